@@ -1,0 +1,197 @@
+"""From runs to the measures table: measure checkpoints in parallel, keep what is done, mark what fails."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import table
+from analysis.measures import MEASURES, entry_of, failed_rows, names
+from analysis.subject import Subject
+from analysis.table import Row
+from analysis.targets import TARGETS
+from trainers.config import TrainConfig
+from trainers.data import DataBundle
+from trainers.files import read_json, write_json
+from trainers.naming import nearest
+from trainers.options import checked
+from trainers.parallel import in_parallel
+from trainers.runs import Run, load_data
+
+VERSION = 1  # part of the cache key: raise it when a measure comes to mean another number
+
+Plan = dict[str, dict[str, Any]]  # measure -> options, all filled in
+
+
+def plan(measures: Mapping[str, Mapping[str, Any] | None] | Sequence[str] | None = None) -> Plan:
+    """Check a choice of measures and fill in their options.
+
+    Args:
+        measures: Names, or names with options; None takes all with their defaults. The name of a row, such as
+            top_eigenvalue, stands for the measure that makes it.
+
+    Raises:
+        ValueError: For an unknown measure or option, with the nearest name.
+    """
+    given = dict.fromkeys(MEASURES) if measures is None else measures
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(given)
+    chosen: Plan = {}
+    for name, options in given.items():
+        key = entry_of(name)
+        if key is None:
+            raise ValueError(f"measure {name!r} is unknown; there are {sorted(MEASURES)}.{nearest(name, names())}")
+        chosen[key] = checked(MEASURES[key].function, options or {}, owner=f"measure {key!r}")
+    return chosen
+
+
+def measure_subject(subject: Subject, chosen: Plan) -> dict[str, list[Row]]:
+    """Take measures of one checkpoint; one that fails becomes rows with the reason."""
+    rows: dict[str, list[Row]] = {}
+    for key, options in chosen.items():
+        try:
+            rows[key] = MEASURES[key].function(subject, **options)
+        except Exception as error:  # one bad measure is marked rows, the others go on
+            rows[key] = failed_rows(key, f"{type(error).__name__}: {error}")
+    return rows
+
+
+def measure_run(
+    folder: str | Path, chosen: Plan, along: Plan | None = None, *, trust: bool = False, seed: int = 0
+) -> pd.DataFrame:
+    """Measure a run: `chosen` at its last checkpoint, `along` at those before it (not at the initial weights).
+
+    What was measured before with the same options, seed and version is read back from RUN/measures.
+
+    Returns:
+        Rows of the table. A run that diverged or failed gives rows of the targets that say so.
+    """
+    run = Run(Path(folder))
+    status = run.status()
+    if status["status"] in ("diverged", "failed"):
+        reason = f"{status['status']}: {status['reason']}"
+        rows = [Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason) for name in TARGETS]
+        return table.to_frame(rows, run_id=run.run_id, step=0, epoch=int(status["epochs"]))
+    steps = list(run.checkpoints())
+    if not steps or status["status"] == "interrupted":
+        reason = "no checkpoint: the run was interrupted; run the same command again to continue it"
+        rows = [Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason) for name in TARGETS]
+        return table.to_frame(rows, run_id=run.run_id, step=0, epoch=0)
+    config = run.config()
+    frames = []
+    for step in steps:
+        wanted = chosen if step == steps[-1] else along if step > 0 else None
+        if wanted:
+            frames.append(_measure_checkpoint(run, step, config, wanted, trust=trust, seed=seed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _measure_checkpoint(run: Run, step: int, config: TrainConfig, wanted: Plan, *, trust: bool, seed: int) -> pd.DataFrame:
+    cache = Cache(run.folder / "measures", step)
+    kept = cache.load()
+    keys = {key: option_hash(key, options, seed) for key, options in wanted.items()}
+    todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
+    if todo:
+        try:
+            data = data_of(config, trust=trust)
+            subject = Subject.of_checkpoint(run, step, data, trust=trust, seed=seed)
+            measured, epoch = measure_subject(subject, todo), subject.epoch
+        except (OSError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            measured, epoch = {key: failed_rows(key, reason) for key in todo}, -1
+        for key, rows in measured.items():
+            kept[keys[key]] = table.to_frame(rows, run_id=run.run_id, step=step, epoch=epoch)
+        if epoch >= 0:
+            cache.store(kept)
+    return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True)
+
+
+class Cache:
+    """Measured rows of one checkpoint, by hash of measure and options: RUN/measures/<step>.{parquet,json}."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.rows, self.index = folder / f"{step}.parquet", folder / f"{step}.json"
+
+    def load(self) -> dict[str, pd.DataFrame]:
+        """What is stored; nothing where a file is missing or broken."""
+        try:
+            index = read_json(self.index)
+            rows = table.check(pd.read_parquet(self.rows))
+            if len(rows) != sum(index.values()):
+                return {}
+        except (OSError, ValueError):
+            return {}
+        found, start = {}, 0
+        for key, count in index.items():
+            found[key] = rows.iloc[start : start + count].reset_index(drop=True)
+            start += count
+        return found
+
+    def store(self, kept: Mapping[str, pd.DataFrame]) -> None:
+        """Write all rows, and the index last."""
+        ordered = dict(sorted(kept.items()))
+        self.index.unlink(missing_ok=True)
+        table.write(pd.concat(ordered.values(), ignore_index=True), self.rows)
+        write_json(self.index, {key: len(frame) for key, frame in ordered.items()})
+
+
+def option_hash(key: str, options: Mapping[str, Any], seed: int) -> str:
+    """What the cache knows a measurement by."""
+    text = json.dumps([VERSION, key, options, seed], sort_keys=True)
+    return f"{key}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+_last_data: tuple[str, DataBundle] | None = None  # one process measures many runs on the same data
+
+
+def data_of(config: TrainConfig, *, trust: bool = False) -> DataBundle:
+    """The data of a configuration; the last one is kept in memory."""
+    global _last_data
+    keys = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
+    name = json.dumps([getattr(config, key) for key in keys])
+    if _last_data is None or _last_data[0] != name:
+        _last_data = (name, load_data(config, trust=trust))
+    return _last_data[1]
+
+
+def collect(
+    runs: Sequence[Run],
+    *,
+    measures: Mapping[str, Mapping[str, Any] | None] | Sequence[str] | None = None,
+    along: Mapping[str, Mapping[str, Any] | None] | Sequence[str] = (),
+    along_runs: Callable[[TrainConfig], bool] | None = None,
+    jobs: int | None = None,
+    trust: bool = False,
+    seed: int = 0,
+) -> Iterator[pd.DataFrame]:
+    """Measure many runs in parallel; yields each run's rows as they come.
+
+    Args:
+        runs: What to measure.
+        measures: For the last checkpoint of each run, see `plan`.
+        along: For the checkpoints before it.
+        along_runs: Which runs to measure along training; None is all.
+        jobs: Processes; None is one a core.
+        trust: Import a model or dataset that a run names as module:function.
+        seed: Of the measures' random choices.
+    """
+    chosen, path = plan(measures), plan(along) if along else {}
+    calls = []
+    for run in runs:
+        follow = path if path and (along_runs is None or along_runs(run.config())) else None
+        calls.append((str(run.folder), chosen, follow, trust, seed))
+    yield from in_parallel(_measure_call, calls, jobs=jobs)
+
+
+def _measure_call(folder: str, chosen: Plan, along: Plan | None, trust: bool, seed: int) -> pd.DataFrame:
+    return measure_run(folder, chosen, along, trust=trust, seed=seed)
+
+
+def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in an order that does not depend on which process was first."""
+    keys = ["run_id", "step", "measure", "split", "options"]
+    return frame.sort_values(keys, kind="stable").reset_index(drop=True)

@@ -1,0 +1,115 @@
+"""What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from analysis.perturbed_forgetting import OwnPerturbation
+from landscape import AscentStep, EmpiricalRisk, Hessian, Params
+from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
+from trainers.config import TrainConfig
+from trainers.data import DataBundle
+from trainers.methods import compose
+from trainers.ascent import Random
+from trainers.randomness import stream
+from trainers.runs import Run
+
+Inputs = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One checkpoint under measurement.
+
+    Attributes:
+        model: In evaluation mode; measures never change it.
+        data: Its data.
+        run_id: Of the run, or the name of a foreign file.
+        step: Optimizer steps taken.
+        epoch: Epochs taken.
+        config: The run's configuration; None for foreign weights.
+        initial: The parameters before training, where they are known.
+        run: The run folder, where there is one.
+        seed: Of all random choices of the measures; the same for every model, so that models are compared on equal draws.
+    """
+
+    model: nn.Module
+    data: DataBundle
+    run_id: str
+    step: int = 0
+    epoch: int = 0
+    config: TrainConfig | None = None
+    initial: Params | None = None
+    run: Run | None = None
+    seed: int = 0
+
+    @classmethod
+    def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
+        """A checkpoint of one of our runs."""
+        model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+        first = run.checkpoints().get(0)
+        initial = None
+        if first is not None:
+            stored = read_weights(first / "params.safetensors")
+            initial = {name: stored[name] for name in meta["names"]}
+        return cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
+
+    @classmethod
+    def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
+        """Foreign weights (.pt state_dict or .safetensors) in a model that fits them; the model takes them over."""
+        apply_weights(model, read_weights(path))
+        return cls(model.eval(), data, Path(path).stem, seed=seed)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The source of randomness of one measure: depends on its name and the seed, not on the model."""
+        return stream(self.seed, purpose)
+
+    @cached_property
+    def risk(self) -> EmpiricalRisk:
+        """Plain cross-entropy over the training set, evaluation mode, no augmentation."""
+        train = self.data.train
+        batches = list(zip(train.x.split(1024), train.y.split(1024), strict=True))
+        return EmpiricalRisk.from_model(self.model, F.cross_entropy, batches)
+
+    @cached_property
+    def hessian(self) -> Hessian:
+        """The Hessian of `risk`, shared by the measures that use it."""
+        return Hessian(self.risk)
+
+    @cached_property
+    def gradient(self) -> Params:
+        """∇L at the checkpoint."""
+        return self.risk.gradient()
+
+    @cached_property
+    def own(self) -> OwnPerturbation | None:
+        """The perturbation that the run was trained with; None for plain methods and foreign weights."""
+        if self.config is None:
+            return None
+        config = self.config.resolved()
+        if config.rho is None:
+            return None
+        parts = compose(
+            config.method, radius=None, generator=torch.Generator(), ascent=config.ascent,
+            options=dict(config.method_options),
+        )
+        source = "random" if isinstance(parts.source, Random) else "obf" if parts.ascent == "obf" else "gradient"
+        scaler = parts.scaler
+        step = AscentStep(config.rho, p=scaler.p, metric=scaler.metric, where=scaler.where, normalise=scaler.normalise)
+        return OwnPerturbation(source, step)
+
+    def correctness(self, protocol: Literal["presentation", "sweep"]) -> np.ndarray:
+        """Per-example correctness up to this checkpoint.
+
+        Raises:
+            ValueError: If the training record is not there.
+        """
+        if self.run is None:
+            raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
+        return self.run.correctness(protocol)[: self.epoch]

@@ -1,0 +1,161 @@
+"""The measures table: its schema, how rows are named, how runs' configurations are joined.
+
+Long form, one row a number: `run_id, step, epoch, split, measure, options, value, stderr, draws, converged, warnings`.
+`options` is JSON with sorted keys. After `join_config` the configuration stands beside it as `hp.*` columns.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS: dict[str, str] = {
+    "run_id": "str",
+    "step": "int64",
+    "epoch": "int64",
+    "split": "str",
+    "measure": "str",
+    "options": "str",
+    "value": "float64",
+    "stderr": "float64",
+    "draws": "int64",
+    "converged": "bool",
+    "warnings": "str",
+}
+
+# The options that tell two rows of one measure apart; the rest is context, recorded but not part of the name.
+NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number about one checkpoint, before it is told which run it belongs to.
+
+    Attributes:
+        measure: Name in the registry, or of a target.
+        value: The number; NaN where it could not be had, with the reason in `warnings`.
+        stderr: Standard error; 0.0 for exact values, NaN where unknown.
+        draws: Independent draws behind the value.
+        split: Data it was taken on: "train", "test", "validation", "exposed", "other_train", "held_out", "ood".
+        options: What decides the number: norm, rho, m, provider, ...
+        converged: False where an iteration ended on its budget.
+        warnings: Text, empty where there is nothing to say.
+    """
+
+    measure: str
+    value: float
+    stderr: float = 0.0
+    draws: int = 1
+    split: str = "train"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    converged: bool = True
+    warnings: str = ""
+
+
+def to_frame(rows: Iterable[Row], *, run_id: str, step: int, epoch: int) -> pd.DataFrame:
+    """Rows of one checkpoint as a table with the columns of the schema."""
+    records = [
+        {
+            "run_id": run_id,
+            "step": step,
+            "epoch": epoch,
+            "split": r.split,
+            "measure": r.measure,
+            "options": json.dumps(dict(r.options), sort_keys=True),
+            "value": float(r.value),
+            "stderr": float(r.stderr),
+            "draws": int(r.draws),
+            "converged": bool(r.converged),
+            "warnings": r.warnings,
+        }
+        for r in rows
+    ]
+    return check(pd.DataFrame.from_records(records, columns=list(COLUMNS)))
+
+
+def check(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the schema's types, or say what is wrong with it.
+
+    Raises:
+        ValueError: If a column is missing.
+    """
+    missing = [c for c in COLUMNS if c not in table.columns]
+    if missing:
+        raise ValueError(f"the measures table lacks the columns {missing}; it needs {list(COLUMNS)}.")
+    return table.astype(COLUMNS)
+
+
+def write(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as Parquet, aside and then by rename, so that a file that exists is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        table.to_parquet(aside, index=False)
+        Path(aside).replace(path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read a measures table written by `write`.
+
+    Raises:
+        FileNotFoundError: If there is none, with the command that makes it.
+        ValueError: If it is not a measures table.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: make it with `landscape measure {path.parent}`.")
+    return check(pd.read_parquet(path))
+
+
+def variant(measure: str, options: str | Mapping[str, Any], split: str) -> str:
+    """The name under which a row is compared across runs: `F_mi[obf, iso-loss, m=64, held_out]`."""
+    given = json.loads(options) if isinstance(options, str) else dict(options)
+    parts = []
+    for key in NAMING:
+        if key in given and given[key] is not None:
+            value = given[key]
+            parts.append(value if isinstance(value, str) and key != "rho" else f"{key}={_short(value)}")
+    if split not in ("train", "test", "ood"):
+        parts.append(split)
+    return f"{measure}[{', '.join(parts)}]" if parts else measure
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def with_variant(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `variant`, made by `variant` from each row."""
+    keys = table[["measure", "options", "split"]].drop_duplicates()
+    keys = keys.assign(variant=[variant(m, o, s) for m, o, s in keys.itertuples(index=False)])
+    return table.merge(keys, on=["measure", "options", "split"], how="left")
+
+
+def join_config(table: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Put each run's configuration beside its rows, as columns `hp.<key>`; dict values as JSON."""
+    flat = {
+        run: {f"hp.{k}": json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else v for k, v in config.items()}
+        for run, config in configs.items()
+    }
+    frame = pd.DataFrame.from_dict(flat, orient="index").rename_axis("run_id").reset_index()
+    return table.merge(frame, on="run_id", how="left")
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """Only the rows of each run's last checkpoint."""
+    return table[table["step"] == table.groupby("run_id")["step"].transform("max")]
+
+
+def wide(table: pd.DataFrame, values: str = "value") -> pd.DataFrame:
+    """One row a run, one column a variant, at each run's last checkpoint."""
+    rows = with_variant(last_step(table))
+    return rows.pivot_table(index="run_id", columns="variant", values=values, aggfunc="first", dropna=False)

@@ -1,0 +1,104 @@
+"""Objectives that a perturbation may ascend instead of the training loss."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Link = Literal["softmax", "sigmoid"]
+
+
+def obf_direction(
+    logits: Float[Tensor, "n k"],
+    targets: Int[Tensor, " n"],
+    *,
+    C: float | None = None,
+    gamma: float = 1.0,
+    link: Link = "softmax",
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, " n"]]:
+    """The OBF objective's exact gradient with respect to the logits, per example, and its mixing weights α.
+
+    J_i = (1 - α_i) ℓ(x_i, e_y) - ℓ(x_i, 1/K) is to be maximised, with α_i held constant:
+
+        q_i = 1/K - α_i p_i - (1 - α_i) e_y,    α_i = γ max(0, (1 - λ/p_y) / (1 - λ)),   λ = 1/C
+
+    Args:
+        logits: Outputs, one row an example.
+        targets: Hard labels.
+        C: Number of classes that sets chance level λ = 1/C; None means K. C < 0 means λ = 0, so that α = γ.
+        gamma: γ in [0, 1]. γ = 0 pushes the true logit down and all others up evenly.
+        link: "softmax" with cross-entropy, or "sigmoid" with the sum over classes of binary cross-entropy.
+
+    Returns:
+        q of shape (n, k) and α of shape (n,), both without gradient.
+
+    Raises:
+        ValueError: If C lies in [0, 1] or γ outside [0, 1].
+
+    Source:
+        Vani et al. (2024), ICML, as in their released code (there always with the sigmoid link).
+    """
+    k = logits.shape[-1]
+    c = float(k if C is None else C)
+    if not math.isfinite(c) or 0 <= c <= 1:
+        raise ValueError(f"`C` must be above 1 (chance level 1/C), or negative for chance level 0, got {C!r}.")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"`gamma` must be in [0, 1], got {gamma!r}.")
+    if link not in ("softmax", "sigmoid"):
+        raise ValueError(f"`link` must be 'softmax' or 'sigmoid', got {link!r}.")
+    with torch.no_grad():
+        p = logits.softmax(-1) if link == "softmax" else logits.sigmoid()
+        onehot = F.one_hot(targets, k).to(p.dtype)
+        chance = 0.0 if c < 0 else 1 / c
+        p_true = p.gather(-1, targets[:, None]).squeeze(-1).clamp_min(max(chance, torch.finfo(p.dtype).tiny))
+        alpha = gamma * (1 - chance / p_true) / (1 - chance)
+        a = alpha[:, None]
+        return 1 / k - a * p - (1 - a) * onehot, alpha
+
+
+def obf_loss(
+    logits: Float[Tensor, "n k"],
+    targets: Int[Tensor, " n"],
+    *,
+    C: float | None = None,
+    gamma: float = 1.0,
+    link: Link = "softmax",
+    value: Literal["surrogate", "objective"] = "surrogate",
+) -> Float[Tensor, ""]:
+    """The surrogate that the output-bias-forgetting (OBF) perturbation ascends: mean_i ⟨stopgrad(q_i), x_i⟩.
+
+    Its gradient is that of the objective J of `obf_direction`; its value S is not J unless α = 0. They differ by
+    J_i = S_i - α_i H(p_i), H the softmax entropy, or the sum of binary entropies for the sigmoid link.
+
+    Args:
+        logits: Outputs, one row an example.
+        targets: Hard labels; label smoothing of the training loss does not apply here.
+        C: See `obf_direction`.
+        gamma: See `obf_direction`.
+        link: See `obf_direction`.
+        value: "surrogate" returns S; "objective" returns J. The gradient is the same.
+
+    Returns:
+        A scalar to be maximised.
+
+    Raises:
+        ValueError: As `obf_direction`.
+
+    Source:
+        Vani et al. (2024), ICML; the relation of the values is our derivation.
+    """
+    q, alpha = obf_direction(logits, targets, C=C, gamma=gamma, link=link)
+    surrogate = (q * logits).sum(-1).mean()
+    if value == "surrogate":
+        return surrogate
+    with torch.no_grad():
+        if link == "softmax":
+            entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
+        else:
+            p = logits.sigmoid()
+            entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1)
+        shift = (alpha * entropy).mean()
+    return surrogate - shift

@@ -1,0 +1,185 @@
+"""The perturbation of the weights that SAM ascends, and that a sharpness or forgetting measure applies: one object.
+
+A perturbation maps weights θ and a raw ascent direction (a gradient, or noise) to a displacement δ that is *added* to θ.
+It never calls a model, so the optimizer and the measures share it and cannot drift apart.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from landscape.params import Params, norm
+
+TINY = 1e-12
+
+
+@runtime_checkable
+class Perturbation(Protocol):
+    """Maps weights and a raw direction to the displacement δ; same keys and shapes as the direction."""
+
+    def __call__(self, theta: Params, grad: Params) -> Params: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Maps weights θ to a positive diagonal T(θ), tensor by tensor; the ball is then ‖T⁻¹δ‖ ≤ ρ."""
+
+    def __call__(self, theta: Params) -> Params: ...
+
+
+def check_radius(rho: float, name: str = "rho") -> None:
+    """Raise a ValueError unless `rho` is a finite radius ≥ 0 (NaN is refused too)."""
+    if not (math.isfinite(rho) and rho >= 0):
+        raise ValueError(f"`{name}` must be a finite radius >= 0, got {rho!r}.")
+
+
+@dataclass(frozen=True)
+class AbsWeight:
+    """T = |θ| + η, elementwise: ASAM's metric (Kwon et al. 2021).
+
+    Attributes:
+        eta: η ≥ 0. With η = 0 a weight that is exactly zero is never perturbed.
+        scope: "all" scales every parameter (as most public ports do); "weights" scales those whose name contains
+            "weight" and leaves T = 1 elsewhere (as the official code does).
+    """
+
+    eta: float = 0.0
+    scope: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        check_radius(self.eta, "eta")
+
+    def __call__(self, theta: Params) -> Params:
+        return {
+            name: t.abs() + self.eta if self.scope == "all" or "weight" in name else torch.ones_like(t)
+            for name, t in theta.items()
+        }
+
+
+@dataclass(frozen=True)
+class TensorNorm:
+    """T = ‖θ_l‖ + η for every entry of tensor l: layerwise ASAM."""
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_radius(self.eta, "eta")
+
+    def __call__(self, theta: Params) -> Params:
+        return {name: torch.full_like(t, 1.0) * (torch.linalg.vector_norm(t) + self.eta) for name, t in theta.items()}
+
+
+@dataclass(frozen=True)
+class FilterNorm:
+    """T = norm of the output-channel slice (filter, row), constant inside it; entrywise for tensors of one dimension."""
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_radius(self.eta, "eta")
+
+    def __call__(self, theta: Params) -> Params:
+        return {
+            name: (torch.linalg.vector_norm(t.flatten(1), dim=1).view(-1, *[1] * (t.ndim - 1)) + self.eta).expand_as(t)
+            if t.ndim > 1
+            else t.abs() + self.eta
+            for name, t in theta.items()
+        }
+
+
+@dataclass(frozen=True)
+class AscentStep:
+    """One step of length ρ up a raw direction a: the maximiser of ⟨a, δ⟩ over the ball ‖T⁻¹δ‖_p ≤ ρ.
+
+    With 1/p + 1/q = 1 and dual_p(x) = sign(x) |x|^(q-1) / ‖x‖_q^(q-1), the maximiser of ⟨x, u⟩ over ‖u‖_p ≤ 1:
+
+        where = "both":    δ = ρ T dual_p(T a)          ASAM; for p = 2, δ = ρ T² a / ‖T a‖
+        where = "before":  δ = ρ dual_p(T a)            ‖δ‖_p = ρ
+        where = "after":   δ = ρ T dual_p(a)            GSAM's "adaptive" form
+        normalise = False: δ = ρ T² a                   USAM (T = I); `where` counts as above
+
+    All norms run over all tensors jointly. A zero direction, or one with an entry that is not finite, gives δ = 0.
+    For p = 1 the whole step goes to the first entry of largest magnitude.
+
+    Attributes:
+        rho: ρ ≥ 0, in units of θ for T = I, relative to T otherwise; in units of θ / gradient for `normalise=False`.
+        p: Exponent of the norm, in [1, inf].
+        metric: T, or None for T = I.
+        where: On which side of the normalisation T is applied.
+        normalise: False leaves out the division by the norm (unnormalised SAM).
+
+    Source:
+        Foret et al. (2021), eq. 2; Kwon et al. (2021), eq. 6. "before" and "after" are the options of the code of
+        Vani et al. (2024); see `AbsWeight` for what differs between public versions of ASAM.
+    """
+
+    rho: float
+    p: float = 2.0
+    metric: Metric | None = None
+    where: Literal["both", "before", "after"] = "both"
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        check_radius(self.rho)
+        if not self.p >= 1:
+            raise ValueError(f"`p` must be in [1, inf], got {self.p!r}.")
+        if self.where not in ("both", "before", "after"):
+            raise ValueError(f"`where` must be 'both', 'before' or 'after', got {self.where!r}.")
+
+    def __call__(self, theta: Params, grad: Params) -> Params:
+        return dict(zip(grad, torch._foreach_mul(list(self.direction(theta, grad).values()), self.rho), strict=True))
+
+    def direction(self, theta: Params, grad: Params) -> Params:
+        """The displacement for ρ = 1; δ is ρ times this."""
+        names, parts = list(grad), list(grad.values())
+        scale = None
+        if self.metric is not None:
+            scales = self.metric({name: theta[name] for name in names})
+            scale = [scales[name] for name in names]
+        if scale is not None and self.where != "after":
+            parts = list(torch._foreach_mul(parts, scale))
+        if self.normalise:
+            parts = _dual(parts, self.p)
+        elif not bool(torch.isfinite(norm(dict(zip(names, parts, strict=True))))):
+            parts = [torch.zeros_like(t) for t in parts]
+        if scale is not None and self.where != "before":
+            parts = list(torch._foreach_mul(parts, scale))
+        return dict(zip(names, parts, strict=True))
+
+
+def _dual(parts: list[Tensor], p: float) -> list[Tensor]:
+    """The maximiser of ⟨x, u⟩ over ‖u‖_p ≤ 1; zeros where x is zero or not finite."""
+    length = norm({str(i): t for i, t in enumerate(parts)}, 2.0 if p == 2 else math.inf)
+    if not bool(torch.isfinite(length)) or not bool(length > 0):
+        return [torch.zeros_like(t) for t in parts]
+    if p == 2:
+        return list(torch._foreach_mul(parts, 1 / (length + TINY)))
+    if math.isinf(p):
+        return [torch.sign(t) for t in parts]
+    if p == 1:
+        tops = [float(t.abs().max()) if t.numel() else 0.0 for t in parts]
+        winner = tops.index(max(tops))
+        out = [torch.zeros_like(t) for t in parts]
+        at = int(parts[winner].abs().argmax())
+        out[winner].view(-1)[at] = torch.sign(parts[winner].reshape(-1)[at])
+        return out
+    q = p / (p - 1)
+    parts = list(torch._foreach_div(parts, length))  # |x| / max|x|, so that |x|^q cannot overflow
+    total = norm({str(i): t for i, t in enumerate(parts)}, q)
+    return [torch.sign(t) * (t.abs() / total) ** (q - 1) for t in parts]
+
+
+def random_direction(like: Params, generator: Generator) -> Params:
+    """Draw n ~ N(0, I) with the shapes of `like`; drawn on the generator's device, then moved."""
+    return {
+        name: torch.randn(t.shape, generator=generator, dtype=t.dtype, device=generator.device).to(t.device)
+        for name, t in like.items()
+    }
+
+
+def displaced(theta: Params, delta: Params, scale: float = 1.0) -> Params:
+    """θ + scale · δ as new tensors; names without a displacement keep their tensor."""
+    return {name: t + scale * delta[name] if name in delta else t for name, t in theta.items()}

@@ -1,0 +1,34 @@
+"""Data, models and the SAM family: everything that turns a configuration into checkpoints."""
+
+from landscape.objectives import obf_loss
+from trainers.checkpoint import load_checkpoint, read_weights, save_checkpoint
+from trainers.config import TrainConfig
+from trainers.data import DATASETS, load_dataset
+from trainers.engine import Composition, SharpnessAware
+from trainers.loop import fit
+from trainers.methods import METHODS
+from trainers.models import MODELS, build_model
+from trainers.optimizers import make_optimizer
+from trainers.runs import Run, list_runs
+from trainers.sweep import expand, train_all
+
+__all__ = [
+    "DATASETS",
+    "METHODS",
+    "MODELS",
+    "Composition",
+    "Run",
+    "SharpnessAware",
+    "TrainConfig",
+    "build_model",
+    "expand",
+    "fit",
+    "list_runs",
+    "load_checkpoint",
+    "load_dataset",
+    "make_optimizer",
+    "obf_loss",
+    "read_weights",
+    "save_checkpoint",
+    "train_all",
+]

@@ -1,0 +1,141 @@
+"""Checkpoints: a folder of safetensors and JSON that is whole as soon as its meta.json is there. Nothing is pickled."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainers.files import read_json, write_atomically, write_json
+from trainers.models import build_model
+from trainers.naming import nearest
+
+SCHEMA = 1
+PARAMS, META = "params.safetensors", "meta.json"
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, tied tensors once."""
+    kept = set(model.state_dict())
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: t.detach() for name, t in named if name in kept}
+
+
+def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> Path:
+    """Write a model's parameters and buffers, then `meta.json`; both aside and by rename.
+
+    Args:
+        folder: Of this checkpoint.
+        model: Its `named_parameters()` order is kept in the meta, since safetensors keeps an order of its own.
+        meta: At least run_id, step, epoch, config, shape and classes.
+    """
+    state = {name: t.contiguous().cpu().clone() for name, t in model_state(model).items()}
+    write_atomically(folder / PARAMS, lambda aside: save_file(state, aside))
+    names = [name for name, _ in model.named_parameters()]
+    write_json(folder / META, {"schema": SCHEMA, "names": names, **meta})
+    return folder
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The meta of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: If there is none: the write was cut short, or this is no checkpoint.
+        ValueError: If it was written by a later version.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: give the folder of a checkpoint (RUN/checkpoints/STEP).")
+    if not (folder / META).exists():
+        raise FileNotFoundError(f"{folder} has no {META}: the write was cut short; delete it and train again.")
+    meta: dict[str, Any] = read_json(folder / META)
+    if meta.get("schema", 0) > SCHEMA:
+        raise ValueError(f"{folder} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
+    return meta
+
+
+def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the model of a checkpoint, in evaluation mode.
+
+    Args:
+        folder: RUN/checkpoints/STEP.
+        trust: Import a model that the file names as module:function. Reading a file never runs code otherwise.
+
+    Returns:
+        The model and the checkpoint's meta.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        PermissionError: If the model is a module:function and `trust` is False.
+        ValueError: If the file is truncated, or does not fit the model.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    config = meta["config"]
+    model = build_model(
+        config["model"],
+        shape=tuple(meta["shape"]),
+        classes=meta["classes"],
+        generator_seed=config["seed"],
+        options=config["model_options"],
+        trust=trust,
+    )
+    apply_weights(model, read_weights(folder / PARAMS))
+    return model.eval(), meta
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a file of weights: .safetensors, or a `state_dict` saved by torch (.pt, .pth, .bin), without running its code.
+
+    A `state_dict` under the key "state_dict" or "model" is found, and a "module." prefix (data parallel) taken off.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated, holds something else than tensors, or has another extension.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a file of weights.")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): the file is truncated or no safetensors file.") from None
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin, not {path.suffix!r}.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place, without code
+    except Exception as error:  # torch raises many kinds here
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read without running its code or is truncated ({first}).") from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ValueError(f"{path} holds no `state_dict`: save it with torch.save(model.state_dict(), path).")
+    return {str(name).removeprefix("module."): t for name, t in found.items()}
+
+
+def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into a model, in place; everything must fit.
+
+    Raises:
+        ValueError: Naming what is missing, unexpected or of another shape.
+    """
+    own, every = model_state(model), model.state_dict()
+    for name in weights:
+        if name not in every:
+            raise ValueError(f"the weights hold `{name}`, which the model lacks.{nearest(name, own)}")
+    for name, tensor in own.items():
+        if name not in weights:
+            raise ValueError(f"the weights lack `{name}`, which the model has: is it another model or size?")
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"`{name}` has shape {tuple(weights[name].shape)} in the file and {tuple(tensor.shape)} in the model."
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])

@@ -1,0 +1,133 @@
+"""Run folders: what is in them, and how they are read.
+
+config.json (resolved), status.json, history.parquet (one row an epoch), examples.npz (per-example correctness, packed),
+checkpoints/<step>/, and resume/ while a run is not finished.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from trainers.checkpoint import META
+from trainers.config import TrainConfig, train_config
+from trainers.data import DataBundle, load_dataset
+from trainers.files import read_json, write_atomically, write_json
+
+State = Literal["finished", "diverged", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds one run.
+
+    Attributes:
+        folder: Its place; the name is the run id for runs of a sweep.
+    """
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        """The hash of the configuration."""
+        return str(read_json(self.folder / "config.json")["run_id"])
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration as it was written, without the run id.
+
+        Raises:
+            FileNotFoundError: If the folder holds no run.
+        """
+        path = self.folder / "config.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{self.folder} holds no run (no config.json): give a folder that `landscape train` made.")
+        values = dict(read_json(path))
+        values.pop("run_id", None)
+        return values
+
+    def config(self) -> TrainConfig:
+        """The configuration, validated."""
+        return train_config(self.settings())
+
+    def status(self) -> dict[str, Any]:
+        """`status`, `reason`, `epochs` and `seconds`; "interrupted" where the run has not ended."""
+        path = self.folder / "status.json"
+        if not path.exists():
+            return {"status": "interrupted", "reason": "the run has not ended", "epochs": 0, "seconds": 0.0}
+        return dict(read_json(path))
+
+    def write_status(self, status: State, *, reason: str = "", epochs: int = 0, seconds: float = 0.0) -> None:
+        """Record how the run ended."""
+        values = {"status": status, "reason": reason, "epochs": epochs, "seconds": round(seconds, 3)}
+        write_json(self.folder / "status.json", values)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do: the run ended, well or by diverging."""
+        return self.status()["status"] in ("finished", "diverged")
+
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.read_parquet(self.folder / "history.parquet")
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Write the history, whole."""
+        write_atomically(self.folder / "history.parquet", lambda aside: pd.DataFrame(rows).to_parquet(aside, index=False))
+
+    def correctness(self, protocol: Literal["presentation", "sweep"]) -> Bool[np.ndarray, "t n"]:
+        """Whether each training example was right, epoch by epoch.
+
+        "presentation": on the training minibatch, before the update, in training mode. "sweep": on the whole training
+        set at the end of the epoch, in evaluation mode. Both against the label given to training.
+        """
+        with np.load(self.folder / "examples.npz", allow_pickle=False) as stored:
+            n = int(stored["n"])
+            return np.unpackbits(stored[protocol], axis=1, count=n).astype(bool)
+
+    def write_examples(self, *, index: np.ndarray, noisy: np.ndarray, **protocols: np.ndarray) -> None:
+        """Write correctness matrices (epochs × examples) as bits, with the examples' index and noise flags."""
+        packed = {name: np.packbits(matrix, axis=1) for name, matrix in protocols.items()}
+
+        def write(aside: Path) -> None:
+            with aside.open("wb") as file:
+                np.savez_compressed(file, n=np.array(len(index)), index=index, noisy=noisy, **packed)
+
+        write_atomically(self.folder / "examples.npz", write)
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after a step."""
+        return self.folder / "checkpoints" / f"{step}"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Whole checkpoints by step, in order."""
+        folders = (self.folder / "checkpoints").glob("*/" + META)
+        found = {int(path.parent.name): path.parent for path in folders if path.parent.name.isdigit()}
+        return dict(sorted(found.items()))
+
+
+def list_runs(folder: str | Path) -> list[Run]:
+    """The runs in a folder: itself, or its subfolders, or those of its `runs` subfolder; in order of name.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        return [Run(folder)]
+    for place in (folder / "runs", folder):
+        runs = [Run(path.parent) for path in sorted(place.glob("*/config.json"))]
+        if runs:
+            return runs
+    raise FileNotFoundError(f"{folder} holds no run: train some with `landscape train` or `landscape study`.")
+
+
+def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
+    """The data of a configuration."""
+    return load_dataset(
+        config.dataset, train_size=config.train_size, validation_size=config.validation_size,
+        test_size=config.test_size, label_noise=config.label_noise, spurious=config.spurious, seed=config.data_seed,
+        trust=trust,
+    )
