@@ -116,19 +116,7 @@ def example_forgetting(
     subject: Subject, *, protocols: tuple[Literal["presentation", "sweep"], ...] = ("presentation", "sweep")
 ) -> Rows:
     """Example forgetting (Toneva et al. 2019): mean events an example, shares of unforgettable and never learned ones."""
-    rows = []
-    for protocol in protocols:
-        counted = count_forgetting(subject.correctness(protocol))
-        options = {"protocol": protocol, "presentations": subject.epoch}
-        n = len(counted.events)
-        spread = float(counted.events.std(ddof=1)) / math.sqrt(n)
-        rows.append(Row("forgetting_events", counted.mean_events, spread, n, options=options))
-        for name, share in (
-            ("unforgettable", counted.fraction_unforgettable),
-            ("never_learned", counted.fraction_never_learned),
-        ):
-            rows.append(Row(name, share, math.sqrt(share * (1 - share) / n), n, options=options))
-    return rows
+    return [row for p in protocols for row in count_forgetting(subject.correctness(p)).rows(protocol=p)]
 
 
 def perturbed_forgetting(
@@ -154,7 +142,8 @@ def perturbed_forgetting(
 def output_bias(subject: Subject) -> Rows:
     """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
     held_out = subject.data.validation
-    return bias_of(subject.risk.on(_pair(held_out)).outputs().double().softmax(-1).numpy(), held_out.y.numpy())
+    probs = subject.risk.on(_pair(held_out)).outputs().double().softmax(-1).numpy()
+    return bias_of(probs, held_out.y.numpy(), split="held_out")
 
 
 def targets(subject: Subject) -> Rows:
@@ -165,9 +154,8 @@ def targets(subject: Subject) -> Rows:
     def predict(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)])
 
-    return target_rows(
-        predict, {"train": _pair(data.train), "test": _pair(data.test), "ood": ood}, clean=data.train.clean
-    )
+    splits = {"train": _pair(data.train), "test": _pair(data.test), "ood": ood}
+    return target_rows(predict, splits, train_clean_labels=data.train.clean)
 
 
 def _ascent_row(subject: Subject, name: str, step: AscentStep, m: int | None) -> Row:
@@ -199,7 +187,10 @@ def _pair(split: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return split.x, split.y
 
 
-FORGETTING_ROWS = ("F_cmi", "F_mi", "F_use", "selectivity", "dH", "KL", "dCE", "cw", "wc", "F_bias")
+FORGETTING_ROWS = (
+    "F_cmi", "F_mi", "F_use", "selectivity", "dH", "KL", "dCE", "cw", "wc", "F_bias",
+    "M_gap_F_cmi", "M_gap_F_mi", "M_gap_dCE", "M_gap_cw",
+)  # fmt: skip
 
 MEASURES: dict[str, Measure] = {
     "targets": Measure(
@@ -243,7 +234,7 @@ MEASURES: dict[str, Measure] = {
         "T3 T5 (gradient)", "1",
     ),
     "example_forgetting": Measure(
-        example_forgetting, ("forgetting_events", "unforgettable", "never_learned"),
+        example_forgetting, ("forgetting_events", "fraction_unforgettable", "fraction_never_learned"),
         "examples that went from right to wrong during training", "forgetting", "forgets more", +1, "function", "0",
     ),
     "perturbed_forgetting": Measure(
@@ -252,14 +243,14 @@ MEASURES: dict[str, Measure] = {
         "function, inherits the perturbation's", "about 150",
     ),
     "output_bias": Measure(
-        output_bias, ("b_marg", "tv_marg", "mean_confidence", "overconfidence", "mean_entropy"),
+        output_bias, ("b_marg", "b_tv", "b_prior", "b_marg_count", "b_tv_count", "b_prior_count", "mean_confidence", "overconfidence", "mean_entropy"),
         "bias and confidence of the outputs on held-out data", "bias", "more biased", +1, "T1 T2 T3 T5", "1/3",
     ),
 }
 
 # Rows whose expected sign is not that of their registry entry; 0 where theory predicts none.
 SIGNS = {
-    "bottom_eigenvalue": 0, "unforgettable": -1, "never_learned": +1, "F_use": 0, "KL": 0, "dCE": 0, "dH": 0, "cw": 0,
+    "bottom_eigenvalue": 0, "fraction_unforgettable": -1, "F_use": 0, "KL": 0, "dCE": 0, "dH": 0, "cw": 0,
     "wc": 0, "F_bias": -1, "mean_entropy": 0,
 }
 

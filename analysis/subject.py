@@ -1,6 +1,6 @@
 """What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.perturbed_forgetting import OwnPerturbation
-from landscape import AscentStep, EmpiricalRisk, Hessian, Params
+from landscape import EmpiricalRisk, Hessian, Params
+from trainers.ascent import Random
 from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
 from trainers.config import TrainConfig
 from trainers.data import DataBundle
 from trainers.methods import compose
-from trainers.ascent import Random
 from trainers.randomness import stream
 from trainers.runs import Run
 
@@ -99,10 +99,13 @@ class Subject:
             config.method, radius=None, generator=torch.Generator(), ascent=config.ascent,
             options=dict(config.method_options),
         )
-        source = "random" if isinstance(parts.source, Random) else "obf" if parts.ascent == "obf" else "gradient"
-        scaler = parts.scaler
-        step = AscentStep(config.rho, p=scaler.p, metric=scaler.metric, where=scaler.where, normalise=scaler.normalise)
-        return OwnPerturbation(source, step)
+        if isinstance(parts.source, Random):
+            provider = "random"
+        elif parts.ascent == "obf":
+            provider = "obf"
+        else:
+            provider = "sam" if parts.scaler.metric is None else "asam"
+        return OwnPerturbation(provider, replace(parts.scaler, rho=config.rho))
 
     def correctness(self, protocol: Literal["presentation", "sweep"]) -> np.ndarray:
         """Per-example correctness up to this checkpoint.

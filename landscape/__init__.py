@@ -1,7 +1,9 @@
 """Mathematics of the loss surface at a point: tensors in, tensors out."""
 
+from landscape.eigen import Eigenpairs, top_eigenpairs
 from landscape.estimate import Estimate
 from landscape.objectives import obf_loss
+from landscape.operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, SymmetricOperator, dense
 from landscape.params import Params, flatten, inner, norm, unflatten
 from landscape.perturbation import (
     AbsWeight,
@@ -14,22 +16,44 @@ from landscape.perturbation import (
     random_direction,
 )
 from landscape.risk import EmpiricalRisk
+from landscape.sharpness import Sharpness, ascent_sharpness, average_sharpness
+from landscape.spectrum import SpectralDensity, effective_dimension, log_determinant, spectral_density
+from landscape.trace import Diagonal, diagonal, frobenius_squared, trace
 
 __all__ = [
     "AbsWeight",
     "AscentStep",
+    "Diagonal",
+    "Eigenpairs",
+    "EmpiricalFisher",
     "EmpiricalRisk",
     "Estimate",
     "FilterNorm",
+    "GaussNewton",
+    "Hessian",
     "Metric",
     "Params",
     "Perturbation",
+    "Rescaled",
+    "Sharpness",
+    "SpectralDensity",
+    "SymmetricOperator",
     "TensorNorm",
+    "ascent_sharpness",
+    "average_sharpness",
+    "dense",
+    "diagonal",
     "displaced",
+    "effective_dimension",
     "flatten",
+    "frobenius_squared",
     "inner",
+    "log_determinant",
     "norm",
     "obf_loss",
     "random_direction",
+    "spectral_density",
+    "top_eigenpairs",
+    "trace",
     "unflatten",
 ]

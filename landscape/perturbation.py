@@ -130,10 +130,15 @@ class AscentStep:
             raise ValueError(f"`where` must be 'both', 'before' or 'after', got {self.where!r}.")
 
     def __call__(self, theta: Params, grad: Params) -> Params:
-        return dict(zip(grad, torch._foreach_mul(list(self.direction(theta, grad).values()), self.rho), strict=True))
+        unit = self.unit(theta, grad)
+        return _times(unit.parts, self.rho * unit.factor)
 
     def direction(self, theta: Params, grad: Params) -> Params:
         """The displacement for ρ = 1; δ is ρ times this."""
+        return self.unit(theta, grad).as_params()
+
+    def unit(self, theta: Params, grad: Params) -> "Direction":
+        """The displacement for ρ = 1 as tensors times one number, so that no pass over the weights is wasted."""
         names, parts = list(grad), list(grad.values())
         scale = None
         if self.metric is not None:
@@ -141,22 +146,50 @@ class AscentStep:
             scale = [scales[name] for name in names]
         if scale is not None and self.where != "after":
             parts = list(torch._foreach_mul(parts, scale))
-        if self.normalise:
-            parts = _dual(parts, self.p)
-        elif not bool(torch.isfinite(norm(dict(zip(names, parts, strict=True))))):
-            parts = [torch.zeros_like(t) for t in parts]
+        factor = 1.0
+        length = float(norm(dict(zip(names, parts, strict=True)), 2.0 if self.p == 2 else math.inf)) if parts else 0.0
+        if not math.isfinite(length) or (self.normalise and length == 0):
+            return Direction({name: torch.zeros_like(t) for name, t in grad.items()}, 1.0, 0.0)
+        if self.normalise and self.p == 2:
+            factor = 1 / (length + TINY)
+        elif self.normalise:
+            parts = _dual(parts, length, self.p)
+        known = length * factor if self.p == 2 else None
         if scale is not None and self.where != "before":
-            parts = list(torch._foreach_mul(parts, scale))
-        return dict(zip(names, parts, strict=True))
+            parts, known = list(torch._foreach_mul(parts, scale)), None
+        return Direction(dict(zip(names, parts, strict=True)), factor, known)
 
 
-def _dual(parts: list[Tensor], p: float) -> list[Tensor]:
-    """The maximiser of ⟨x, u⟩ over ‖u‖_p ≤ 1; zeros where x is zero or not finite."""
-    length = norm({str(i): t for i, t in enumerate(parts)}, 2.0 if p == 2 else math.inf)
-    if not bool(torch.isfinite(length)) or not bool(length > 0):
-        return [torch.zeros_like(t) for t in parts]
-    if p == 2:
-        return list(torch._foreach_mul(parts, 1 / (length + TINY)))
+@dataclass(frozen=True)
+class Direction:
+    """A displacement for ρ = 1: `factor` times `parts`.
+
+    Attributes:
+        parts: Tensors; they may be the gradient's own.
+        factor: The number they are to be multiplied by.
+        known_length: Its l2 length where that came for free.
+    """
+
+    parts: Params
+    factor: float
+    known_length: float | None
+
+    @property
+    def length(self) -> float:
+        """The l2 length, over all tensors jointly."""
+        return abs(self.factor) * float(norm(self.parts)) if self.known_length is None else self.known_length
+
+    def as_params(self) -> Params:
+        """The displacement itself, as new tensors."""
+        return _times(self.parts, self.factor)
+
+
+def _times(parts: Params, number: float) -> Params:
+    return dict(zip(parts, torch._foreach_mul(list(parts.values()), number), strict=True)) if parts else {}
+
+
+def _dual(parts: list[Tensor], largest: float, p: float) -> list[Tensor]:
+    """The maximiser of ⟨x, u⟩ over ‖u‖_p ≤ 1 for p ≠ 2; `largest` is max|x| > 0."""
     if math.isinf(p):
         return [torch.sign(t) for t in parts]
     if p == 1:
@@ -167,7 +200,7 @@ def _dual(parts: list[Tensor], p: float) -> list[Tensor]:
         out[winner].view(-1)[at] = torch.sign(parts[winner].reshape(-1)[at])
         return out
     q = p / (p - 1)
-    parts = list(torch._foreach_div(parts, length))  # |x| / max|x|, so that |x|^q cannot overflow
+    parts = list(torch._foreach_div(parts, largest))  # |x| / max|x|, so that |x|^q cannot overflow
     total = norm({str(i): t for i, t in enumerate(parts)}, q)
     return [torch.sign(t) * (t.abs() / total) ** (q - 1) for t in parts]
 

@@ -1,6 +1,7 @@
 """How the gradients of a chunk become the one handed to the base optimizer."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,25 +12,25 @@ from landscape.perturbation import TINY
 class Combiner(Protocol):
     """Maps (clean gradient, unit direction, perturbed gradient) to the gradient u of the base optimizer.
 
-    `clean` is the gradient of the ascent objective at the clean weights, None for sources that use none; `unit` is the
-    displacement divided by ρ; `perturbed` the gradient of the training loss at the displaced weights.
+    `clean` is the gradient of the ascent objective at the clean weights, None for sources that use none; `unit()` gives
+    the displacement divided by ρ; `perturbed` is the gradient of the training loss at the displaced weights.
 
     Attributes:
-        needs_clean: Whether `clean` (and `unit`) must be kept until the perturbed gradient is there.
+        active: Whether the combiner is called at all; the perturbed gradient is used as it is otherwise.
     """
 
-    needs_clean: bool
+    active: bool
 
-    def __call__(self, clean: Params | None, unit: Params | None, perturbed: Params) -> Params: ...
+    def __call__(self, clean: Params | None, unit: Callable[[], Params], perturbed: Params) -> Params: ...
 
 
 @dataclass(frozen=True)
 class TakePerturbed:
     """u = g_p: SAM and all that only change the perturbation."""
 
-    needs_clean: bool = False
+    active: bool = False
 
-    def __call__(self, clean: Params | None, unit: Params | None, perturbed: Params) -> Params:  # noqa: ARG002
+    def __call__(self, clean: Params | None, unit: Callable[[], Params], perturbed: Params) -> Params:  # noqa: ARG002
         return perturbed
 
 
@@ -53,14 +54,14 @@ class SurrogateGap:
     alpha: float = 0.4
     backup: Literal["gradient", "direction"] = "gradient"
     minimize: Literal["perturbed", "clean"] = "perturbed"
-    needs_clean: bool = True
+    active: bool = True
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.alpha):
             raise ValueError(f"`alpha` must be finite, got {self.alpha!r}.")
 
-    def __call__(self, clean: Params | None, unit: Params | None, perturbed: Params) -> Params:
-        a = unit if self.backup == "direction" else clean
+    def __call__(self, clean: Params | None, unit: Callable[[], Params], perturbed: Params) -> Params:
+        a = unit() if self.backup == "direction" else clean
         if a is None:
             raise ValueError("GSAM needs a gradient at the clean weights; use an ascent source that has one.")
         base, other, sign = (perturbed, a, -1.0) if self.minimize == "perturbed" else (a, perturbed, 1.0)

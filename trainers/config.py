@@ -29,7 +29,7 @@ Option = bool | int | float | str
 class Strict(pydantic.BaseModel):
     """A frozen model that refuses unknown keys, and says which key was probably meant."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "the configuration") -> "Strict":

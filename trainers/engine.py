@@ -192,24 +192,28 @@ class SharpnessAware(Optimizer):
             loss = self._call(descent)  # a full pass, for the running statistics at the clean weights
         theta: Params = {name: p.detach() for name, p in self._named.items()}
         with self._restored(), frozen_statistics(self._tracking):
-            raw = source.direction(theta, clean)
-            unit = scaler.direction(theta, raw)
-            delta = source.advance(None, unit, rho)
-            self._displace(delta)
-            for _ in range(source.steps - 1):
-                self._rewind(rng)
-                self._call(objective or descent)
-                inner = scaler.direction(self._clean_point(), source.direction(theta, self._take_gradients()))
-                delta = source.advance(delta, inner, rho)
-                self._displace(delta, afresh=True)
+            unit = scaler.unit(theta, source.direction(theta, clean))
+            length = rho * unit.length
+            if source.steps == 1:
+                self._displace(unit.parts, rho * unit.factor)
+            else:
+                delta = source.advance(None, unit.as_params(), rho)
+                self._displace(delta)
+                for _ in range(source.steps - 1):
+                    self._rewind(rng)
+                    self._call(objective or descent)
+                    inner = scaler.direction(self._clean_point(), source.direction(theta, self._take_gradients()))
+                    delta = source.advance(delta, inner, rho)
+                    self._displace(delta, afresh=True)
+                length = float(norm(delta))
             self._rewind(rng)
             perturbed_loss = self._call(descent)
         self._note(loss, perturbed_loss, weight)
-        if self.parts.combiner.needs_clean:
-            combined = self.parts.combiner(clean, unit, self._take_gradients())
+        if self.parts.combiner.active:
+            combined = self.parts.combiner(clean, unit.as_params, self._take_gradients())
             for name, grad in combined.items():
                 self._named[name].grad = grad
-        return (perturbed_loss if loss is None else loss), float(norm(delta)) if delta else 0.0
+        return (perturbed_loss if loss is None else loss), length
 
     # -- weights, gradients, randomness ----------------------------------------------------------------------------
 
@@ -232,11 +236,11 @@ class SharpnessAware(Optimizer):
         return dict(zip(self._named, self._saved, strict=True))
 
     @torch.no_grad()
-    def _displace(self, delta: Params, *, afresh: bool = False) -> None:
+    def _displace(self, delta: Params, times: float = 1.0, *, afresh: bool = False) -> None:
         if afresh:
             torch._foreach_copy_([p.detach() for p in self._named.values()], self._saved)
         if delta:
-            torch._foreach_add_([self._named[name].detach() for name in delta], list(delta.values()))
+            torch._foreach_add_([self._named[name].detach() for name in delta], list(delta.values()), alpha=times)
 
     def _call(self, closure: Closure) -> Tensor:
         self.last.passes += 1

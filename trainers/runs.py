@@ -17,6 +17,10 @@ from trainers.config import TrainConfig, train_config
 from trainers.data import DataBundle, load_dataset
 from trainers.files import read_json, write_atomically, write_json
 
+HISTORY = (
+    "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
+    "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds",
+)  # fmt: skip
 State = Literal["finished", "diverged", "failed", "interrupted"]
 
 
@@ -74,8 +78,9 @@ class Run:
         return pd.read_parquet(self.folder / "history.parquet")
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Write the history, whole."""
-        write_atomically(self.folder / "history.parquet", lambda aside: pd.DataFrame(rows).to_parquet(aside, index=False))
+        """Write the history, whole, with the columns of `HISTORY`."""
+        frame = pd.DataFrame(rows, columns=list(HISTORY))
+        write_atomically(self.folder / "history.parquet", lambda aside: frame.to_parquet(aside, index=False))
 
     def correctness(self, protocol: Literal["presentation", "sweep"]) -> Bool[np.ndarray, "t n"]:
         """Whether each training example was right, epoch by epoch.

@@ -1,0 +1,41 @@
+# `make study` and `make test` need Python 3.11+ and nothing else; both make the environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STUDY ?= studies/digits.yaml
+# One process a core with one thread each beats many threads in one process for small models.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: setup study test notebooks bench lint clean
+
+setup: $(VENV)/.ready
+
+# torch comes first and by its exact version: a range could pull a build with gigabytes of GPU libraries.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e ".[notebooks,mnist1d]" --group dev -c constraints.txt
+	touch $@
+
+study: setup
+	$(BIN)/landscape study $(STUDY)
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+notebooks: setup
+	$(BIN)/python notebooks/build.py
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,312 @@
+"""The program `landscape`: one function a command, with the arguments of the library call behind it."""
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import field, fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pandas as pd
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis import table as tables
+from analysis.collect import collect, measure_subject, plan, sort_rows
+from analysis.measures import MEASURES
+from analysis.progress import track
+from analysis.report import report as write_report
+from analysis.study import Study, read_study, write_statistics
+from analysis.subject import Subject
+from trainers.config import Option, TrainConfig, train_config
+from trainers.data import DATASETS, load_dataset
+from trainers.loop import fit
+from trainers.methods import METHODS
+from trainers.models import MODELS, build_model
+from trainers.options import knobs
+from trainers.runs import list_runs
+
+Positional = tyro.conf.Positional
+out = Console()
+
+
+def study(
+    file: Positional[Path],
+    *,
+    out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
+    jobs: int | None = None,
+    trust: bool = False,
+    extend: bool = False,
+) -> int:
+    """Run a study from its file to the report; what is done already is kept.
+
+    Args:
+        file: A study file, such as studies/digits.yaml.
+        out_folder: Folder of the study; runs/<name> if left out.
+        jobs: Processes; one a core if left out.
+        trust: Import a model or dataset that the file names as module:function.
+        extend: Go on in a folder that was made with another configuration.
+    """
+    config = read_study(file)
+    folder = out_folder or Path("runs") / config.name
+    command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
+    work = Study(config, folder, jobs=jobs, trust=trust, command=command)
+    path = work.all(track, extend=extend)
+    bad = [(run.run_id, run.status()) for run in work.runs() if run.status()["status"] != "finished"]
+    for run_id, status in bad:
+        print(f"run {run_id} {status['status']}: {status['reason']}", file=sys.stderr)
+    print(f"report: {path.resolve()}")
+    return 1 if any(status["status"] == "failed" for _, status in bad) else 0
+
+
+def _arguments() -> type:
+    """The fields of `TrainConfig` as command-line options; `train_config` then checks them, with its own messages."""
+    found = []
+    for name, info in TrainConfig.model_fields.items():
+        annotation = Annotated[info.annotation, tyro.conf.arg(help=info.description)]  # type: ignore[name-defined]
+        default = info.get_default(call_default_factory=True)
+        given = field(default_factory=dict) if isinstance(default, dict) else field(default=default)
+        found.append((name, annotation, given))
+    return make_dataclass("Configuration", found, frozen=True)
+
+
+if TYPE_CHECKING:
+    Configuration = Any
+else:
+    Configuration = tyro.conf.OmitArgPrefixes[_arguments()]
+
+
+def train(
+    config: Configuration,
+    *,
+    out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs"),
+    device: str = "cpu",
+) -> int:
+    """Train one run; a finished run is skipped, an interrupted one is continued.
+
+    Args:
+        config: What decides the result.
+        out_folder: Folder of runs; the run goes into a subfolder named by its hash.
+        device: Where to train, such as cpu or cuda.
+    """
+    chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
+    rows = track(iter(range(chosen.epochs)), f"{chosen.method} {chosen.run_id}", chosen.epochs)
+
+    def advance(_: dict[str, Any]) -> None:
+        next(rows, None)
+
+    run = fit(chosen, out=out_folder, device=device, trust=True, progress=advance)  # named on the command line itself
+    status = run.status()
+    last = run.history().iloc[-1]
+    print(
+        f"{status['status']} after {status['epochs']} epochs"
+        + (f" ({status['reason']})" if status["reason"] else "")
+        + f": train error {last['train_error']:.4f}, test error {last['test_error']:.4f}"
+    )
+    print(f"run: {run.folder}")
+    return 0
+
+
+def measure(
+    path: Positional[Path],
+    *,
+    measures: tuple[str, ...] | None = None,
+    out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
+    jobs: int | None = None,
+    trust: bool = False,
+    model: str | None = None,
+    model_options: dict[str, Option] | None = None,
+    dataset: str = "digits",
+    train_size: int | None = None,
+    label_noise: float = 0.0,
+    data_seed: int = 0,
+) -> int:
+    """Measure the checkpoints of runs, or a file of weights from elsewhere.
+
+    Args:
+        path: A study's folder, a folder of runs, one run, or a file of weights (.safetensors, .pt).
+        measures: Names (`landscape list measures`); the study's own, or all, if left out.
+        out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
+        jobs: Processes; one a core if left out.
+        trust: Import a model or dataset that the runs name as module:function.
+        model: For a file of weights: the model's name or module:function.
+        model_options: For a file of weights: the model's sizes.
+        dataset: For a file of weights: the data's name or module:function.
+        train_size: For a file of weights: training examples.
+        label_noise: For a file of weights: label noise of the training data.
+        data_seed: For a file of weights: seed of the split and the noise.
+    """
+    if path.is_file():
+        if model is None:
+            raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
+        data = load_dataset(dataset, train_size=train_size, label_noise=label_noise, seed=data_seed)
+        built = build_model(
+            model, shape=data.shape, classes=data.classes, generator_seed=0, options=model_options or {}
+        )
+        subject = Subject.of_weights(path, built, data)
+        rows = [row for found in measure_subject(subject, plan(measures)).values() for row in found]
+        frame = tables.to_frame(rows, run_id=subject.run_id, step=0, epoch=0)
+        target = out_file or path.with_suffix(".measures.parquet")
+    elif measures is None and (path / "study.json").exists():
+        work = Study.open(path, jobs=jobs, trust=trust)
+        frame, target = work.measure(track), path / "measures.parquet"
+        if out_file is not None:
+            target = out_file
+    else:
+        runs = list_runs(path)
+        found = track(collect(runs, measures=measures, jobs=jobs, trust=trust), "measuring", len(runs))
+        frame = sort_rows(pd.concat(list(found), ignore_index=True))
+        target = out_file or path / "measures.parquet"
+    tables.write(frame, target)
+    show_measures(frame)
+    print(f"table: {target}")
+    return 0
+
+
+def correlate(
+    path: Positional[Path],
+    *,
+    targets: tuple[str, ...] | None = None,
+    measures: tuple[str, ...] | None = None,
+    draws: int = 2000,
+    permutations: int = 9999,
+    level: float = 0.95,
+    seed: int = 0,
+    top: int = 15,
+) -> int:
+    """Relate measures to generalisation, with intervals, p-values and corrections.
+
+    Args:
+        path: A study's folder, or a folder of runs that was measured.
+        targets: What is to be explained; test error, gaps and shifted errors if left out.
+        measures: What may explain it; all measures if left out.
+        draws: Bootstrap resamples of configurations.
+        permutations: Permutations for p-values.
+        level: Coverage of the intervals.
+        seed: Of resampling.
+        top: Measures to print for each target.
+    """
+    measured = tables.read(path / "measures.parquet")
+    runs = {run.run_id: run.settings() for run in list_runs(path)}
+    compare: list[tuple[str, str]] = []
+    if (path / "study.json").exists():
+        from analysis.study import present
+
+        compare = present(Study.open(path).config.statistics.compare, measured)
+    found = write_statistics(
+        tables.join_config(measured, runs), path / "statistics", targets=targets, measures=measures, draws=draws,
+        permutations=permutations, level=level, seed=seed, compare=compare,
+    )
+    for warning in found.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    show_correlations(found.table, top)
+    print(f"statistics: {path / 'statistics'}")
+    return 0
+
+
+def report(path: Positional[Path], *, figure: tuple[str, ...] | None = None) -> int:
+    """Write the report of a study, or only some of its figures.
+
+    Args:
+        path: The study's folder.
+        figure: Names of figures to redraw; the whole report if left out.
+    """
+    print(f"report: {Path(write_report(path, figures=figure)).resolve()}")
+    return 0
+
+
+def list_names(what: Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
+    """Print what there is, with a line of help each.
+
+    Args:
+        what: Which list.
+    """
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    if what == "methods":
+        for name in ("name", "what it is", "passes", "rho", "options", "source"):
+            grid.add_column(name, overflow="fold")
+        for name, method in METHODS.items():
+            options = ", ".join(f"{k}={p.default}" for k, p in knobs(method.compose).items())
+            grid.add_row(name, method.help, method.cost, "-" if method.rho is None else f"{method.rho:g}", options, method.source)
+    elif what == "measures":
+        for name in ("name", "what it is", "a larger value means", "expected sign with the gap", "invariant to"):
+            grid.add_column(name, overflow="fold")
+        for name, entry in MEASURES.items():
+            sign = {1: "+", -1: "-", 0: ""}[entry.sign]
+            grid.add_row(name, entry.help, entry.higher_means, sign, entry.invariant)
+    else:
+        grid.add_column("name")
+        grid.add_column("what it is", overflow="fold")
+        for name, thing in (MODELS if what == "models" else DATASETS).items():
+            grid.add_row(name, escape(thing.help))
+    out.print(grid)
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "study": study,
+    "train": train,
+    "measure": measure,
+    "correlate": correlate,
+    "report": report,
+    "list": list_names,
+}
+
+
+def show_measures(frame: pd.DataFrame) -> None:
+    """Print one run's last values, or how much was measured and what failed."""
+    if frame["run_id"].nunique() == 1:
+        grid = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("measure", "value", "± stderr", "note"):
+            grid.add_column(name)
+        rows = tables.with_variant(tables.last_step(frame))
+        for name, value, stderr, note in rows[["variant", "value", "stderr", "warnings"]].itertuples(index=False):
+            grid.add_row(name, f"{value:.6g}", "" if stderr == 0 else f"{stderr:.2g}", note)
+        out.print(grid)
+    missing = frame[frame["value"].isna()]
+    print(f"{len(frame)} values of {frame['run_id'].nunique()} runs, {len(missing)} missing")
+    for reason, count in missing["warnings"].value_counts().head(5).items():
+        print(f"  {count} x {reason}")
+
+
+def show_correlations(frame: pd.DataFrame, top: int) -> None:
+    """Print the strongest measures for each target."""
+    kendall = frame[frame["coefficient"] == "kendall"]
+    for target, part in kendall.groupby("target", sort=False):
+        grid = Table(title=f"Kendall tau_b with {target}", box=None, pad_edge=False, header_style="bold", title_justify="left")
+        for name in ("measure", "tau_b", "interval", "p (Holm)", "within methods", "note"):
+            grid.add_column(name)
+        for row in part.sort_values("value", key=abs, ascending=False).head(top).itertuples():
+            note = "sign reverses within methods" if row.reversal else ""
+            grid.add_row(
+                str(row.measure), f"{row.value:+.3f}", f"[{row.low:+.3f}, {row.high:+.3f}]", f"{row.p_holm:.3g}",
+                f"{row.within:+.3f}", "; ".join(t for t in (note, str(row.warnings)) if t),
+            )
+        out.print(grid)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; exits with 0, or 2 for a bad argument, 1 for a failure, 130 after Ctrl-C."""
+    try:
+        code = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="landscape", description="Loss landscapes, sharpness and perturbed forgetting.", args=arguments
+        )
+    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, ImportError) as error:
+        code = _complain(str(error), 2)
+    except KeyboardInterrupt:
+        code = _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: nothing is left to say
+        code = 0
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "the disk is full: make room, then run the same command; what was finished is kept." if full else str(error)
+        code = _complain(hint, 1)
+    sys.exit(code)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"landscape: {message}", file=sys.stderr)
+    return code

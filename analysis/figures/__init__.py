@@ -1,0 +1,25 @@
+"""Figures from tables: each function draws a table on the axes it is given and computes no statistics of its own.
+
+`FIGURES` names those of the report, with the caption that says how each number was made.
+"""
+
+from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, strongest
+from analysis.figures.curves import accuracy_by_radius, training_curves
+from analysis.figures.forgetting import forgetting_bars, forgetting_curves
+from analysis.figures.plates import FIGURES, NothingToDraw, Plate
+from analysis.figures.scatter import scatter
+
+__all__ = [
+    "FIGURES",
+    "NothingToDraw",
+    "Plate",
+    "accuracy_by_radius",
+    "comparison_plot",
+    "correlation_matrix",
+    "forest",
+    "forgetting_bars",
+    "forgetting_curves",
+    "scatter",
+    "strongest",
+    "training_curves",
+]

@@ -1,0 +1,129 @@
+"""Perturbed forgetting: over training, and by who perturbs and what the perturbation had seen."""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.curves import legend
+from analysis.style import EXPOSURES, MUTED, PROVIDERS, RADII, looks, ordered
+
+UNITS = {
+    "cw": "right → wrong (share)",
+    "wc": "wrong → right (share)",
+    "F_mi": "F_mi (nats)",
+    "F_cmi": "F_cmi (nats)",
+    "F_use": "F_use (nats)",
+    "dCE": "loss increase (nats)",
+}
+
+
+def forgetting_curves(
+    figure: Figure | SubFigure,
+    rows: pd.DataFrame,
+    *,
+    by: Literal["exposure", "method"] = "exposure",
+    measures: tuple[str, ...] = ("F_mi", "cw"),
+    methods: list[str] | None = None,
+) -> Figure | SubFigure:
+    """Forgetting over training: measures down, providers across, a line an exposure (or a method); mean and deviation.
+
+    Args:
+        figure: Where to draw.
+        rows: `StudyResults.forgetting()`, cut to one radius and one m (and, by method, to one exposure).
+        by: What the lines are.
+        measures: Measures, one row of panels each.
+        methods: All methods of the study, so that colours agree between figures.
+
+    Raises:
+        ValueError: If `by` is neither "exposure" nor "method".
+    """
+    if by not in ("exposure", "method"):
+        raise ValueError(f'`by` must be "exposure" or "method", got {by!r}.')
+    providers = _present(rows["provider"], PROVIDERS)
+    panels = figure.subplots(len(measures), len(providers), squeeze=False, sharex=True, sharey="row")
+    lines = _exposure_lines() if by == "exposure" else _method_lines(methods or list(rows["method"]))
+    key = "split" if by == "exposure" else "method"
+    for i, measure in enumerate(measures):
+        for j, provider in enumerate(providers):
+            ax = panels[i, j]
+            ax.axhline(0, color=MUTED, lw=0.8)
+            here = rows[(rows["measure"] == measure) & (rows["provider"] == provider)]
+            for name, (colour, style) in lines.items():
+                by_epoch = here[here[key] == name].groupby("epoch")["value"]
+                mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
+                ax.plot(mean.index, mean, color=colour, ls=style, marker="o", ms=2.5)
+                ax.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+            if i == 0:
+                ax.set_title(f"{PROVIDERS.get(provider, provider)} perturbs")
+            if j == 0:
+                ax.set_ylabel(UNITS.get(measure, measure))
+            if i == len(measures) - 1:
+                ax.set_xlabel("Epoch")
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            ax.grid(axis="y")
+    if by == "method":
+        legend(figure, ordered(rows["method"]), methods)
+    else:
+        handles = [
+            Line2D([], [], color=c, ls=s, label=n) for k, (n, c, s) in EXPOSURES.items() if k in set(rows["split"])
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    return figure
+
+
+def forgetting_bars(
+    figure: Figure | SubFigure, rows: pd.DataFrame, *, measures: tuple[str, ...] = ("cw", "F_mi", "F_cmi")
+) -> Figure | SubFigure:
+    """Small multiples: measures down, radii across; bars by provider and exposure, mean and deviation over runs.
+
+    Args:
+        figure: Where to draw.
+        rows: `StudyResults.forgetting()`, cut to one checkpoint a run and one m.
+        measures: Measures, one row of panels each.
+    """
+    providers = _present(rows["provider"], PROVIDERS)
+    radii = _present(rows["radius"], RADII)
+    panels = figure.subplots(len(measures), len(radii), squeeze=False, sharex=True, sharey="row")
+    width = 0.8 / len(EXPOSURES)
+    for i, measure in enumerate(measures):
+        for j, radius in enumerate(radii):
+            ax = panels[i, j]
+            here = rows[(rows["measure"] == measure) & (rows["radius"] == radius)]
+            for k, (split, (_, colour, _)) in enumerate(EXPOSURES.items()):
+                groups = here[here["split"] == split].groupby("provider")["value"]
+                mean, sd = groups.mean().reindex(providers), groups.std().reindex(providers)
+                at = np.arange(len(providers)) + (k - 1) * width
+                ax.bar(at, mean, width, yerr=sd, color=colour, error_kw={"elinewidth": 0.8, "ecolor": MUTED})
+            for x, provider in enumerate(providers):
+                if provider not in set(here["provider"]):
+                    ax.annotate("not measured", (x, 0), (0, 3), textcoords="offset points", ha="center",
+                                fontsize="x-small", color=MUTED)  # fmt: skip
+            ax.axhline(0, color=MUTED, lw=0.8)
+            if i == 0:
+                ax.set_title(RADII.get(radius, radius))
+            if j == 0:
+                ax.set_ylabel(UNITS.get(measure, measure))
+            ax.set_xticks(range(len(providers)), [PROVIDERS.get(p, p) for p in providers])
+            ax.tick_params(axis="x", length=0)
+            ax.grid(axis="y")
+    handles = [Patch(color=c, label=n) for k, (n, c, _) in EXPOSURES.items() if k in set(rows["split"])]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    return figure
+
+
+def _present(values: pd.Series, known: dict[str, str]) -> list[str]:
+    given = set(values.astype(str))
+    return [k for k in known if k in given] + sorted(given - set(known))
+
+
+def _exposure_lines() -> dict[str, tuple[str, str]]:
+    return {k: (colour, style) for k, (_, colour, style) in EXPOSURES.items()}
+
+
+def _method_lines(methods: list[str]) -> dict[str, tuple[str, str]]:
+    return {k: (colour, "-") for k, (_, colour, _) in looks(methods).items()}

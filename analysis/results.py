@@ -1,0 +1,287 @@
+"""One study's results, read from its folder: what the figures, the tables and the report are made from.
+
+    <folder>/study.json
+    <folder>/runs/<run_id>/{config.json, status.json, history.parquet}
+    <folder>/measures.parquet
+    <folder>/statistics/{correlations,comparisons,ceilings}.parquet
+
+Every file is written by an earlier command; `StudyResults.load` reads them and says which command to run where one is
+missing. A run that is not whole is not an error: it stays in `runs` with a status that says so.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from analysis.style import EXPOSURES, method_labels
+from analysis.table import COLUMNS, check, join_config, last_step, with_variant
+
+HISTORY = (
+    "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
+    "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds",
+)  # fmt: skip
+CORRELATIONS = (
+    "measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs", "dropped",
+    "within", "within_low", "within_high", "groups", "reversal", "warnings", "expected_sign",
+)  # fmt: skip
+COMPARISONS = (
+    "forgetting", "sharpness", "target", "tau_forgetting", "tau_sharpness", "difference", "low", "high",
+    "n_configurations", "warnings",
+)  # fmt: skip
+CEILINGS = (
+    "target", "coefficient", "split_half", "spearman_brown", "oracle_with_noise", "n_configurations", "warnings",
+)  # fmt: skip
+RUNS = ("run_id", "status", "reason", "seconds", "epochs")
+STATUSES = ("finished", "diverged", "failed", "interrupted", "missing")
+
+# The first of these that was measured is the one the report leads with.
+LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
+_OPTIONAL = {"expected_sign": 0}  # columns that older statistics may lack, with what stands for "unknown"
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything one study produced, as tables.
+
+    Attributes:
+        folder: The study's folder.
+        study: The resolved study: name, command, created, seconds, environment, ...
+        runs: One row a run: run_id, status (one of `STATUSES`), reason, seconds, epochs, and `hp.*`.
+        history: One row an epoch of a run, the columns of `HISTORY`, and `hp.*`.
+        measures: The long table of `analysis.table`, with `hp.*`.
+        correlations: One row a (measure, target, coefficient), the columns of `CORRELATIONS`.
+        comparisons: One row a (forgetting, sharpness, target), the columns of `COMPARISONS`.
+        ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
+
+    Raises:
+        ValueError: If a table lacks a column, naming the table and the columns.
+    """
+
+    folder: Path
+    study: dict[str, Any]
+    runs: pd.DataFrame
+    history: pd.DataFrame
+    measures: pd.DataFrame
+    correlations: pd.DataFrame
+    comparisons: pd.DataFrame
+    ceilings: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        needed = {
+            "runs": RUNS,
+            "history": HISTORY,
+            "measures": tuple(COLUMNS),
+            "correlations": CORRELATIONS,
+            "comparisons": COMPARISONS,
+            "ceilings": CEILINGS,
+        }
+        for name, columns in needed.items():
+            missing = [c for c in columns if c not in getattr(self, name).columns]
+            if missing:
+                raise ValueError(f"`{name}` lacks the columns {missing}; it needs {list(columns)}.")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a study's folder.
+
+        Args:
+            folder: The folder that `landscape study` wrote.
+
+        Raises:
+            FileNotFoundError: If a file of the study is missing, with the command that makes it.
+            ValueError: If a file cannot be read as what it should be, naming the file.
+        """
+        folder = Path(folder)
+        study = _json(folder / "study.json", f"make a study with `landscape study FILE --out {folder}`")
+        configs, runs, histories = _runs(folder / "runs", study, f"train with `landscape study FILE --out {folder}`")
+        measures = check(_parquet(folder / "measures.parquet", f"make it with `landscape measure {folder}`"))
+        statistics = {
+            name: _parquet(folder / "statistics" / f"{name}.parquet", f"make it with `landscape correlate {folder}`")
+            for name in ("correlations", "comparisons", "ceilings")
+        }
+        for column, unknown in _OPTIONAL.items():
+            if column not in statistics["correlations"].columns:
+                statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
+        # A run that left measures but whose folder is gone is still named.
+        ghosts = sorted(set(measures["run_id"]) - set(runs["run_id"]))
+        if ghosts:
+            runs = pd.concat([runs, pd.DataFrame([_run_row(g, "missing", "no run folder") for g in ghosts])])
+        return cls(
+            folder=folder,
+            study=study,
+            runs=_with_config(runs.reset_index(drop=True), configs),
+            history=_with_config(histories, configs),
+            measures=_with_config(measures[list(COLUMNS)], configs),
+            **statistics,
+        )
+
+    @property
+    def methods(self) -> list[str]:
+        """The labels of all methods in the study, in no particular order."""
+        return sorted(set(method_labels(self.runs)))
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets that something was correlated with, the leading one first."""
+        given = list(dict.fromkeys(self.correlations["target"].astype(str)))
+        return [t for t in LEADING_TARGETS if t in given] + [t for t in given if t not in LEADING_TARGETS]
+
+    @property
+    def configuration_columns(self) -> list[str]:
+        """The columns that tell configurations apart: all `hp.*` but the seed, where the runs differ."""
+        columns = [c for c in self.runs.columns if c.startswith("hp.") and c != "hp.seed"]
+        return [c for c in columns if self.runs[c].map(str).nunique() > 1]
+
+    def configurations(self) -> pd.DataFrame:
+        """One row a run: run_id, status, method, and configuration: a number shared by runs that differ in the seed."""
+        columns = [c for c in self.runs.columns if c.startswith("hp.") and c != "hp.seed"]
+        keys = self.runs[columns].map(str).agg("|".join, axis=1) if columns else self.runs["run_id"]
+        return pd.DataFrame(
+            {
+                "run_id": self.runs["run_id"],
+                "configuration": pd.factorize(keys)[0],
+                "method": method_labels(self.runs),
+                "status": self.runs["status"],
+            }
+        )
+
+    def final(self) -> pd.DataFrame:
+        """The last row of history of every finished run, with `configuration` and `method`."""
+        finished = self.configurations().query("status == 'finished'")
+        rows = self.history.merge(finished, on="run_id", how="inner")
+        return rows[rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max")].reset_index(drop=True)
+
+    def best_configurations(self, *by: str) -> tuple[pd.DataFrame, str]:
+        """For each method the configuration with the lowest mean final validation error over its finished seeds.
+
+        The test error never chooses. Without a validation set nothing is chosen.
+
+        Args:
+            *by: Further columns; one configuration is then chosen for each method and each value of these.
+
+        Returns:
+            The rows of `final` of the chosen runs, and the rule, in words.
+        """
+        final = self.final()
+        keys = ["method", *by]
+        if final.empty or not np.isfinite(final["validation_error"].to_numpy(dtype=float)).any():
+            return final, "all finished configurations of the method (there is no validation error to choose one by)"
+        mean = final.groupby([*keys, "configuration"], dropna=False)["validation_error"].mean().dropna().reset_index()
+        best = mean.sort_values(["validation_error", "configuration"]).drop_duplicates(keys)
+        chosen = final[final["configuration"].isin(set(best["configuration"]))]
+        return chosen, "the configuration with the lowest mean validation error at the end"
+
+    def forgetting(self) -> pd.DataFrame:
+        """The rows of perturbed forgetting of all finished runs, with columns provider, radius, m and method."""
+        rows = self.measures[self.measures["split"].isin(list(EXPOSURES))]
+        options = {text: json.loads(text) for text in rows["options"].unique()}
+        columns = {k: rows["options"].map(lambda t, k=k: options[t].get(k)) for k in ("provider", "radius", "m")}
+        rows = rows.assign(**columns).dropna(subset=["provider", "radius"])
+        return rows.merge(self.configurations().query("status == 'finished'"), on="run_id", how="inner")
+
+    def points(self, measure: str, target: str) -> pd.DataFrame:
+        """One row a configuration: mean and standard deviation over its seeds of two variants, at the last checkpoint.
+
+        Returns:
+            Columns configuration, method, x, x_sd, y, y_sd, seeds; configurations where either is not finite are left
+            out. The standard deviation is NaN for a single seed.
+        """
+        rows = with_variant(last_step(self.measures))
+        rows = rows[rows["variant"].isin([measure, target])]
+        value = rows.pivot_table(index="run_id", columns="variant", values="value", aggfunc="first")
+        value = value.reindex(columns=[measure, target]).set_axis(["x", "y"], axis=1)
+        value = value.loc[np.isfinite(value.to_numpy(dtype=float)).all(axis=1)]
+        joined = value.reset_index().merge(self.configurations(), on="run_id", how="inner")
+        groups = joined.groupby(["configuration", "method"])
+        points: pd.DataFrame = groups.agg(
+            x=("x", "mean"), x_sd=("x", "std"), y=("y", "mean"), y_sd=("y", "std"), seeds=("x", "size")
+        )
+        return points.reset_index()
+
+    def facts(self) -> dict[str, str]:
+        """How the statistics were made, in words for captions: `level`, `intervals`, `permutations`, `nats`.
+
+        What the study does not record is left out of the words, except the level, which is then 95 %.
+        """
+        study = self.study.get("study") or {}
+        settings = study.get("statistics") or {}
+        draws, permutations = settings.get("draws"), settings.get("permutations")
+        options = [json.loads(text) for text in self.measures["options"].unique()]
+        rises = sorted({o["iso_loss"] for o in options if o.get("iso_loss") is not None})
+        level = f"{100 * float(settings.get('level', 0.95)):g} %"
+        times = f" ({draws} times)" if draws else ""
+        return {
+            "level": level,
+            "intervals": f"{level} intervals resample configurations{times}, all seeds of one together",
+            "permutations": f"{permutations} permutations" if permutations else "permutations",
+            "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
+        }
+
+
+def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """Configurations, one row a run, and all histories; a run that is not whole says so in its row."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: {hint}.")
+    promised = [r["run_id"] if isinstance(r, dict) else r for r in study.get("runs") or []]
+    present = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    configs: dict[str, Any] = {}
+    rows, histories = [], []
+    for run in dict.fromkeys([*map(str, promised), *present]):
+        here = folder / run
+        if not (here / "config.json").exists():
+            reason = "no run folder" if not here.is_dir() else "no config.json"
+            rows.append(_run_row(run, "missing", reason))
+            continue
+        configs[run] = {k: v for k, v in _json(here / "config.json", hint).items() if k != "run_id"}
+        state: dict[str, Any] = {
+            "status": "interrupted",
+            "reason": "stopped before it ended; the same command continues",
+        }
+        if (here / "status.json").exists():
+            state = _json(here / "status.json", hint)
+        epochs: float = 0
+        if (here / "history.parquet").exists():
+            history = _parquet(here / "history.parquet", hint)
+            histories.append(history.assign(run_id=run))
+            epochs = float(history["epoch"].max()) if len(history) else 0
+        status = str(state.get("status", "interrupted"))
+        rows.append(_run_row(run, status, str(state.get("reason") or ""), state.get("seconds"), epochs))
+    history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=["run_id"], dtype=object)
+    extra = [c for c in history.columns if c not in HISTORY and not c.startswith("hp.")]
+    return configs, pd.DataFrame(rows, columns=list(RUNS)), history.reindex(columns=[*HISTORY, *extra])
+
+
+def _run_row(run: str, status: str, reason: str, seconds: Any = None, epochs: float = 0) -> dict[str, Any]:
+    took = float("nan") if seconds is None else float(seconds)
+    return {"run_id": run, "status": status, "reason": reason, "seconds": took, "epochs": int(epochs)}
+
+
+def _with_config(table: pd.DataFrame, configs: dict[str, Any]) -> pd.DataFrame:
+    if not configs:
+        return table
+    return join_config(table.assign(run_id=table["run_id"].astype("str")), configs)
+
+
+def _json(path: Path, hint: str) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: {hint}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): delete it, then {hint}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: delete it, then {hint}.")
+    return content
+
+
+def _parquet(path: Path, hint: str) -> pd.DataFrame:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: {hint}.")
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueError or OSError
+        raise ValueError(f"{path} is not a Parquet table ({error}): delete it, then {hint}.") from error

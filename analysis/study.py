@@ -1,0 +1,301 @@
+"""A study: from one YAML file to runs, measures, statistics and a report. Every step is a file, so it can be redone alone."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import yaml
+from pydantic import Field
+
+from analysis import table
+from analysis.collect import collect, plan, sort_rows
+from analysis.correlation import Correlations, correlate
+from analysis.measures import expected_sign
+from analysis.report import report
+from trainers.config import Strict, TrainConfig
+from trainers.files import read_json, write_json
+from trainers.parallel import cores
+from trainers.runs import Run, list_runs
+from trainers.sweep import expand, train_all
+
+Options = dict[str, Any]
+Track = Callable[[Iterable[Any], str, int], Iterator[Any]]  # shows progress over (items, what, how many)
+
+
+class Trajectory(Strict):
+    """What is measured at the checkpoints before the last one."""
+
+    measures: dict[str, Options | None] = Field(default_factory=dict)
+    """Measures with their options."""
+    where: dict[str, Any] = Field(default_factory=dict)
+    """Only runs whose configuration has these values, such as {seed: 0}."""
+
+
+class Statistics(Strict):
+    """How measures are related to generalisation."""
+
+    draws: Annotated[int, Field(ge=0)] = 2000
+    """Bootstrap resamples of configurations."""
+    permutations: Annotated[int, Field(ge=0)] = 9999
+    """Permutations for p-values."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Coverage of the intervals."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of resampling."""
+    compare: list[tuple[str, str]] = Field(default_factory=list)
+    """Pairs (forgetting, sharpness) whose correlation with generalisation is compared; fixed before the study runs."""
+
+
+class StudyConfig(Strict):
+    """A study file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the folder of the study."""
+    question: str = ""
+    """What the study is to answer, for the report."""
+    base: dict[str, Any] = Field(default_factory=dict)
+    """Configuration common to all runs."""
+    grid: dict[str, list[Any]] = Field(default_factory=dict)
+    """Keys with the values that are crossed."""
+    methods: list[dict[str, Any]] = Field(default_factory=lambda: [{}])
+    """Methods with their own grids."""
+    measures: dict[str, Options | None] | None = None
+    """Measures of each run's last checkpoint; None takes all."""
+    trajectory: Trajectory = Field(default_factory=Trajectory)
+    """Measures along training."""
+    statistics: Statistics = Field(default_factory=Statistics)
+    """How measures are related to generalisation."""
+
+    def configs(self) -> list[TrainConfig]:
+        """All runs of the study.
+
+        Raises:
+            ValueError: For an empty grid, or a configuration that is not valid.
+        """
+        return expand(self.base, self.grid, self.methods)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the study, to tell whether a folder belongs to it."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_study(path: str | Path) -> StudyConfig:
+    """Read and check a study file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML, or not a study; every problem is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give a study file, such as studies/digits.yaml.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is no study: it must hold keys such as name, base, grid and methods.")
+    study = StudyConfig.parse(values, where=str(path))
+    assert isinstance(study, StudyConfig)
+    study.configs()
+    plan(study.measures)
+    plan(study.trajectory.measures)
+    return study
+
+
+@dataclass
+class Study:
+    """A study and its folder; each method does one step and writes its file.
+
+    Attributes:
+        config: The study file's content.
+        folder: Where everything goes.
+        jobs: Processes; None is one a core.
+        trust: Import a model or dataset that the study names as module:function.
+        command: What started it, for the report.
+        seconds: Time spent, by step.
+    """
+
+    config: StudyConfig
+    folder: Path
+    jobs: int | None = None
+    trust: bool = False
+    command: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | Path, **settings: Any) -> "Study":
+        """The study that made a folder.
+
+        Raises:
+            FileNotFoundError: If the folder was not made by a study.
+        """
+        folder = Path(folder)
+        path = folder / "study.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} was not made by a study (no study.json): make one with `landscape study`.")
+        stored = read_json(path)
+        config = StudyConfig.parse(stored["study"], where=str(path))
+        assert isinstance(config, StudyConfig)
+        return cls(config, folder, command=stored.get("command", ""), seconds=stored.get("stages", {}), **settings)
+
+    def prepare(self, *, extend: bool = False) -> list[TrainConfig]:
+        """Claim the folder for this study.
+
+        Args:
+            extend: Accept a folder made with another configuration; its finished runs that still belong are kept.
+
+        Raises:
+            FileExistsError: If the folder was made with another configuration.
+        """
+        configs = self.config.configs()
+        path = self.folder / "study.json"
+        if path.exists():
+            stored = read_json(path)
+            if stored.get("digest") != self.config.digest and not extend:
+                raise FileExistsError(
+                    f"{self.folder} was made with another configuration ({changes(stored['study'], self.config)}): choose "
+                    f"another folder with `--out`, or add `--extend` to keep its runs and go on with the new one."
+                )
+            self.seconds = stored.get("stages", {})
+        self.write(configs)
+        return configs
+
+    def write(self, configs: Sequence[TrainConfig]) -> None:
+        """Write study.json."""
+        values = {
+            "name": self.config.name,
+            "question": self.config.question,
+            "command": self.command,
+            "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "seconds": round(sum(self.seconds.values()), 1),
+            "stages": {step: round(spent, 1) for step, spent in self.seconds.items()},
+            "digest": self.config.digest,
+            "study": self.config.model_dump(mode="json"),
+            "compare": [list(pair) for pair in self.config.statistics.compare],
+            "runs": [c.run_id for c in configs],
+            "environment": environment(),
+        }
+        write_json(self.folder / "study.json", values)
+
+    def runs(self) -> list[Run]:
+        """The study's runs that have a folder."""
+        wanted = {c.run_id for c in self.config.configs()}
+        return [run for run in list_runs(self.folder) if run.run_id in wanted]
+
+    def train(self, track: Track) -> list[Run]:
+        """Train what is not trained yet."""
+        configs = self.config.configs()
+        ended = train_all(configs, out=self.folder / "runs", jobs=self.jobs, trust=self.trust)
+        return list(track(ended, "training", len(configs)))
+
+    def measure(self, track: Track) -> pd.DataFrame:
+        """Measure what is not measured yet, and write measures.parquet."""
+        along = self.config.trajectory
+        frames = collect(
+            self.runs(), measures=self.config.measures, along=along.measures, jobs=self.jobs, trust=self.trust,
+            along_runs=lambda config: all(getattr(config, key) == value for key, value in along.where.items()),
+        )
+        found = sort_rows(pd.concat(list(track(frames, "measuring", len(self.runs()))), ignore_index=True))
+        table.write(found, self.folder / "measures.parquet")
+        return found
+
+    def correlate(self) -> Correlations:
+        """Relate measures to generalisation, and write statistics/*.parquet."""
+        measures = table.read(self.folder / "measures.parquet")
+        joined = table.join_config(measures, {run.run_id: run.settings() for run in self.runs()})
+        settings = self.config.statistics
+        return write_statistics(
+            joined, self.folder / "statistics", draws=settings.draws, permutations=settings.permutations,
+            level=settings.level, seed=settings.seed, compare=present(settings.compare, measures),
+        )
+
+    def timed(self, step: str, function: Callable[[], Any]) -> Any:
+        """Call a step and add its time to the record."""
+        start = time.monotonic()
+        result = function()
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - start
+        return result
+
+    def all(self, track: Track, *, extend: bool = False) -> Path:
+        """Every step from training to the report; returns the report's path."""
+        configs = self.prepare(extend=extend)
+        self.timed("training", lambda: self.train(track))
+        self.write(configs)
+        self.timed("measuring", lambda: self.measure(track))
+        self.timed("statistics", self.correlate)
+        self.write(configs)
+        path: Path = self.timed("report", lambda: report(self.folder))
+        return path
+
+
+def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tuple[str, str]]:
+    """The pairs of which both sides were measured."""
+    known = set(table.with_variant(table.last_step(measures))["variant"])
+    return [(a, b) for a, b in pairs if a in known and b in known]
+
+
+def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
+    """Correlate a joined table and write the three tables of statistics."""
+    found = correlate(joined, **settings)
+    signs = found.table["measure"].str.split("[").str[0].map(expected_sign)
+    table.write(found.table.assign(expected_sign=signs), folder / "correlations.parquet")
+    table.write(found.comparisons, folder / "comparisons.parquet")
+    table.write(found.ceilings, folder / "ceilings.parquet")
+    return found
+
+
+def changes(old: Mapping[str, Any], new: StudyConfig) -> str:
+    """Which parts of a study differ."""
+    now = new.model_dump(mode="json")
+    return "other " + ", ".join(key for key in now if old.get(key) != now[key])
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on besides its configuration."""
+    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "landscape")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": cores(),
+        "commit": commit(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    """The commit of the source tree this code runs from; empty where it is installed."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True,
+            timeout=5, check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

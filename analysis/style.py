@@ -1,0 +1,224 @@
+"""How figures look, and which colour, marker and name belongs to what.
+
+One colour per method in every figure. The colours are those of Okabe and Ito (2008, "Color Universal Design"), told
+apart by the common kinds of colour blindness; markers differ as well, so that a grey print still reads.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import pandas as pd
+
+Medium = Literal["screen", "paper-single", "paper-double"]
+
+# Width in inches: one and two columns of a usual two-column paper; the screen is a page about 700 pixels wide.
+WIDTHS: dict[str, float] = {"screen": 5.7, "paper-single": 3.3, "paper-double": 6.8}
+_BASE_SIZE: dict[str, float] = {"screen": 9.0, "paper-single": 7.0, "paper-double": 8.0}
+
+INK = "#22262b"
+MUTED = "#6b7280"
+RULE = "#d5d9de"
+ALERT = "#b3261e"
+
+METHODS: dict[str, tuple[str, str, str]] = {  # label: shown name, colour, marker; the order is that of every legend
+    "sgd": ("SGD", "#4d4d4d", "o"),
+    "adamw": ("AdamW", "#a6a6a6", "X"),
+    "sam": ("SAM", "#0072b2", "s"),
+    "asam": ("ASAM", "#56b4e9", "D"),
+    "gsam": ("GSAM", "#009e73", "^"),
+    "obf": ("OBF", "#d55e00", "v"),
+    "randsam": ("RandSAM", "#cc79a7", "P"),
+    "sam+OBF": ("SAM+OBF", "#e69f00", "<"),
+    "asam+OBF": ("ASAM+OBF", "#8c6d1f", ">"),
+    "gsam+OBF": ("GSAM+OBF", "#7a3b00", "p"),
+}
+_CYCLE = (("#332288", "h"), ("#999933", "d"), ("#882255", "*"), ("#44aa99", "H"), ("#ddcc77", "8"), ("#117733", "p"))
+
+FAMILIES: dict[str, str] = {  # what a measure speaks about, and its colour; again in fixed order
+    "sharpness": "#0072b2",
+    "forgetting": "#d55e00",
+    "norm": "#4d4d4d",
+    "output bias": "#009e73",
+    "other": "#a6a6a6",
+}
+_FAMILY_WORDS: dict[str, tuple[str, ...]] = {  # first words of names; looked through in this order
+    "forgetting": (
+        "F_",
+        "M_gap",
+        "selectivity",
+        "dH",
+        "KL",
+        "JS",
+        "TV",
+        "dCE",
+        "cw",
+        "wc",
+        "ww",
+        "forgetting",
+        "example_forgetting",
+        "fraction",
+    ),
+    "output bias": (
+        "b_",
+        "tv_",
+        "ece",
+        "adaptive_ece",
+        "confidence",
+        "overconfidence",
+        "mean_confidence",
+        "entropy",
+        "mean_entropy",
+    ),
+    "norm": (
+        "parameter_norm",
+        "gradient",
+        "distance",
+        "path_norm",
+        "spectral_norm",
+        "frobenius_norm",
+        "margin",
+        "norm",
+    ),
+    "sharpness": ("top_eigenvalue", "bottom_eigenvalue", "trace", "hessian", "fisher", "relative_flatness", "spectral"),
+}
+
+EXPOSURES: dict[str, tuple[str, str, str]] = {  # split: shown name, colour, line style
+    "exposed": ("in the perturbation batch", "#3b1f6e", "-"),
+    "other_train": ("other training examples", "#a48ad6", "--"),
+    "held_out": ("held-out examples", "#8f959e", ":"),
+}
+PROVIDERS: dict[str, str] = {
+    "sam": "SAM",
+    "asam": "ASAM",
+    "gsam": "GSAM",
+    "obf": "OBF",
+    "random": "random",
+    "zero": "none",
+}
+RADII: dict[str, str] = {"own": "moved as far as in training", "iso-loss": "moved to equal loss increase"}
+
+
+def rc(medium: Medium = "screen") -> dict[Any, Any]:
+    """Matplotlib settings for one medium, to be used as `with matplotlib.rc_context(rc("paper-single")):`.
+
+    Text stays text in PDF and SVG (font type 42), so that it can be searched and journals accept it.
+
+    Raises:
+        ValueError: If `medium` is not known.
+    """
+    if medium not in WIDTHS:
+        raise ValueError(f"`medium` must be one of {list(WIDTHS)}, got {medium!r}.")
+    size = _BASE_SIZE[medium]
+    return {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": size,
+        "axes.titlesize": size,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": size,
+        "xtick.labelsize": size - 1,
+        "ytick.labelsize": size - 1,
+        "legend.fontsize": size - 1,
+        "legend.frameon": False,
+        "legend.handlelength": 1.4,
+        "legend.columnspacing": 1.2,
+        "legend.handletextpad": 0.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": MUTED,
+        "axes.linewidth": 0.7,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "axes.axisbelow": True,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.major.width": 0.7,
+        "ytick.major.width": 0.7,
+        "grid.color": RULE,
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.5,
+        "lines.markersize": 4.5,
+        "errorbar.capsize": 0,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "savefig.bbox": None,
+        "pdf.fonttype": 42,
+        "ps.fonttype": 42,
+        "svg.fonttype": "none",
+    }
+
+
+def method_label(method: Any, ascent: Any = None) -> str:
+    """The label of a training method: `sam`, or `sam+OBF` where the ascent objective is OBF's."""
+    name = "unknown" if method is None or pd.isna(method) else str(method)
+    return f"{name}+OBF" if ascent == "obf" and name != "obf" else name
+
+
+def method_labels(table: pd.DataFrame) -> pd.Series:
+    """`method_label` of every row of a table with `hp.method` and, where there is one, `hp.ascent`."""
+    if "hp.method" not in table.columns:
+        return pd.Series("unknown", index=table.index, dtype=object)
+    ascents = table["hp.ascent"] if "hp.ascent" in table.columns else pd.Series(None, index=table.index, dtype=object)
+    labels = [method_label(m, a) for m, a in zip(table["hp.method"], ascents, strict=True)]
+    return pd.Series(labels, index=table.index, dtype=object)
+
+
+def ordered(labels: Iterable[str]) -> list[str]:
+    """The distinct labels in the order of every legend: the known methods first, then the rest by name."""
+    given = set(labels)
+    return [m for m in METHODS if m in given] + sorted(given - set(METHODS))
+
+
+def looks(labels: Iterable[str]) -> Mapping[str, tuple[str, str, str]]:
+    """Shown name, colour and marker of each method; those without a fixed colour take one from a cycle, by name.
+
+    Pass all the methods of a study at once: a label outside `METHODS` has the same colour in two figures only if the
+    two were given the same labels.
+    """
+    names = ordered(labels)
+    strangers = [n for n in names if n not in METHODS]
+    cycle = {n: (n, *_CYCLE[i % len(_CYCLE)]) for i, n in enumerate(strangers)}
+    return {n: METHODS.get(n) or cycle[n] for n in names}
+
+
+def family(measure: str) -> str:
+    """What a measure, or a variant of one, speaks about: a key of `FAMILIES`."""
+    base = measure.split("[", 1)[0]
+    if base.endswith("sharpness"):
+        return "sharpness"
+    for name, words in _FAMILY_WORDS.items():
+        if any(base == w or base.startswith(w if w.endswith("_") else f"{w}_") for w in words):
+            return name
+    return "other"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for a reader, to so many significant digits: a true minus sign, a dash for what is not finite."""
+    x = math.nan if value is None or value is pd.NA else float(value)
+    if not math.isfinite(x):
+        return "–"
+    if x != 0 and not 1e-3 <= abs(x) < 1e5:
+        return f"{x:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    magnitude = math.floor(math.log10(abs(x))) if x else 0
+    return fixed(x, max(0, digits - 1 - magnitude))
+
+
+def fixed(value: Any, digits: int = 2) -> str:
+    """A number for a reader with so many digits after the point; never a negative zero."""
+    x = math.nan if value is None or value is pd.NA else float(value)
+    if not math.isfinite(x):
+        return "–"
+    text = f"{x:.{digits}f}"
+    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+
+
+def interval(value: Any, low: Any, high: Any, digits: int = 2) -> str:
+    """`value [low, high]`, or the value alone where there is no interval."""
+    if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+        return fixed(value, digits)
+    return f"{fixed(value, digits)} [{fixed(low, digits)}, {fixed(high, digits)}]"

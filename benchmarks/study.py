@@ -1,0 +1,41 @@
+"""The default study from nothing to report, and what one checkpoint costs to measure."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from analysis.collect import data_of, measure_subject, plan
+from analysis.subject import Subject
+from trainers import list_runs
+
+ROOT = Path(__file__).parents[1]
+
+
+def run() -> list[dict]:
+    """Seconds of the whole study, and of measuring a checkpoint of it with all measures and their defaults."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "analysis", "study", "studies/digits.yaml", "--out", folder]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        start = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+        whole = time.perf_counter() - start
+        torch.set_num_threads(1)
+        spent = []
+        for one in list_runs(folder)[:12]:
+            data = data_of(one.config())
+            start = time.perf_counter()
+            measure_subject(Subject.of_checkpoint(one, max(one.checkpoints()), data), plan())
+            spent.append(time.perf_counter() - start)
+    return [
+        {"what": "default study, from nothing to report", "value": whole, "unit": "s", "limit": 240.0},
+        {
+            "what": "all measures of one checkpoint of it, one core", "value": statistics.median(spent),
+            "low": min(spent), "high": max(spent), "unit": "s", "limit": 2.0,
+        },
+    ]  # fmt: skip

@@ -1,0 +1,164 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.results import StudyResults
+from tests.analysis.synthetic import configs, make, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(make(), tmp_path / "toy")
+
+
+def test_what_was_written_is_what_is_read(folder):
+    given, read = make(), StudyResults.load(folder)
+    assert read.study == given.study
+    for name in ("correlations", "comparisons", "ceilings"):
+        pd.testing.assert_frame_equal(getattr(read, name), getattr(given, name), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        read.measures.drop(columns="hp.ascent"), given.measures.drop(columns="hp.ascent"), check_dtype=False
+    )
+    assert dict(zip(read.runs["run_id"], read.runs["status"], strict=True)) == dict(
+        zip(given.runs["run_id"], given.runs["status"], strict=True)
+    )
+    assert set(read.history["hp.method"]) == {"sgd", "sam", "asam", "gsam", "obf"}
+
+
+def test_the_run_id_in_a_config_is_not_a_hyper_parameter(folder):
+    import json
+
+    for path in folder.glob("runs/*/config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "run_id": path.parent.name}))
+    read = StudyResults.load(folder)
+    assert "hp.run_id" not in read.runs
+    assert read.configurations()["configuration"].nunique() == 17
+
+
+def test_runs_that_are_not_whole_say_so(folder):
+    (folder / "runs/sam-r0.02-l0.1-s0/status.json").unlink()
+    (folder / "runs/sam-r0.02-l0.1-s1/config.json").unlink()
+    for path in (folder / "runs/sgd-r0-l0.05-s0").iterdir():
+        path.unlink()
+    (folder / "runs/sgd-r0-l0.05-s0").rmdir()
+    (folder / "runs/gsam-r0.05-l0.1-s0/history.parquet").unlink()
+    runs = StudyResults.load(folder).runs.set_index("run_id")
+    assert runs.loc["sam-r0.02-l0.1-s0", "status"] == "interrupted"
+    assert runs.loc["sam-r0.02-l0.1-s1", ["status", "reason"]].tolist() == ["missing", "no config.json"]
+    assert runs.loc["sgd-r0-l0.05-s0", ["status", "reason"]].tolist() == ["missing", "no run folder"]
+    assert runs.loc["gsam-r0.05-l0.1-s0", "epochs"] == 0
+    assert runs.loc["asam-r2-l0.1-s0", ["status", "epochs"]].tolist() == ["diverged", 10]
+    assert len(runs) == 34
+
+
+def test_a_study_without_a_single_whole_run_still_loads(folder):
+    for path in folder.glob("runs/*/*"):
+        path.unlink()
+    read = StudyResults.load(folder)
+    assert set(read.runs["status"]) == {"missing"}
+    assert read.history.empty
+    assert read.final().empty
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("study.json", "landscape study"),
+        ("measures.parquet", "landscape measure"),
+        ("statistics/correlations.parquet", "landscape correlate"),
+        ("statistics/comparisons.parquet", "landscape correlate"),
+        ("statistics/ceilings.parquet", "landscape correlate"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_command_that_makes_it(folder, name, command):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}.*does not exist.*{command}"):
+        StudyResults.load(folder)
+
+
+def test_a_study_without_runs_says_how_to_train(folder):
+    (folder / "runs").rename(folder / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="runs does not exist: train with `landscape study"):
+        StudyResults.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("study.json", "{", "is not JSON"),
+        ("study.json", "[1]", "holds a list, not an object"),
+        ("measures.parquet", "nothing", "is not a Parquet table"),
+    ],
+)
+def test_a_broken_file_is_named(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        StudyResults.load(folder)
+
+
+def test_a_table_without_its_columns_is_refused():
+    given = make(methods=(("sgd", None),))
+    with pytest.raises(ValueError, match=r"`ceilings` lacks the columns \['split_half'\]"):
+        StudyResults(**{**given.__dict__, "ceilings": given.ceilings.drop(columns="split_half")})
+
+
+def test_statistics_without_expected_signs_are_read_as_unknown(folder):
+    path = folder / "statistics/correlations.parquet"
+    pd.read_parquet(path).drop(columns="expected_sign").to_parquet(path)
+    assert set(StudyResults.load(folder).correlations["expected_sign"]) == {0}
+
+
+def test_points_are_means_and_deviations_over_seeds():
+    given = make()
+    points = given.points("top_eigenvalue", "test_error")
+    chosen = configs()
+    runs = [
+        r for r, c in chosen.items() if c["method"] == "sam" and not c["ascent"] and (c["rho"], c["lr"]) == (0.05, 0.1)
+    ]
+    assert len(runs) == 2
+    rows = given.measures[given.measures["run_id"].isin(runs)]
+    x = rows.loc[rows["measure"] == "top_eigenvalue", "value"].to_numpy()
+    y = rows.loc[rows["measure"] == "test_error", "value"].to_numpy()
+    here = points[np.isclose(points["x"], x.mean())]
+    assert here["method"].tolist() == ["sam"]
+    np.testing.assert_allclose(here[["y", "x_sd", "y_sd"]].to_numpy()[0], [y.mean(), x.std(ddof=1), y.std(ddof=1)])
+    assert here["seeds"].tolist() == [2]
+
+
+def test_points_leave_out_what_is_not_finite():
+    given = make()
+    run = "sam-r0.05-l0.1-s0"
+    rows = given.measures.copy()
+    rows.loc[(rows["run_id"] == run) & (rows["measure"] == "top_eigenvalue"), "value"] = np.inf
+    changed = StudyResults(**{**given.__dict__, "measures": rows})
+    before, after = (r.points("top_eigenvalue", "test_error") for r in (given, changed))
+    assert np.isfinite(after["x"]).all()
+    assert after["seeds"].sum() == before["seeds"].sum() - 1
+
+
+def test_the_best_configuration_is_chosen_by_validation_and_never_by_test():
+    given = make(methods=(("sam", None),))
+    history = given.history.copy()
+    config = (history["hp.rho"] == 0.1) & (history["hp.lr"] == 0.1)
+    history.loc[config, "validation_error"] = 0.0
+    history.loc[config, "test_error"] = 0.9  # the worst test error must not keep it from being chosen
+    chosen, rule = StudyResults(**{**given.__dict__, "history": history}).best_configurations()
+    assert set(chosen["run_id"]) == {"sam-r0.1-l0.1-s0", "sam-r0.1-l0.1-s1"}
+    assert "validation" in rule
+
+
+def test_without_validation_nothing_is_chosen():
+    given = make(methods=(("sam", None),))
+    blind = StudyResults(**{**given.__dict__, "history": given.history.assign(validation_error=np.nan)})
+    chosen, rule = blind.best_configurations()
+    assert chosen["configuration"].nunique() == 3
+    assert rule.startswith("all finished configurations")
+
+
+def test_facts_are_those_of_the_study():
+    given = make(methods=(("sgd", None),))
+    study = {**given.study, "study": {"statistics": {"level": 0.9, "draws": 500, "permutations": 99}}}
+    facts = StudyResults(**{**given.__dict__, "study": study}).facts()
+    assert facts["level"] == "90 %"
+    assert facts["intervals"].startswith("90 % intervals resample configurations (500 times)")
+    assert facts["permutations"] == "99 permutations"

@@ -1,0 +1,64 @@
+"""Configurations: what names a run, what is refused, and with which words."""
+
+import math
+
+import pytest
+
+from trainers.config import TrainConfig, train_config
+
+
+def test_the_name_of_a_run_depends_on_what_decides_the_result_alone():
+    one = train_config({"method": "sam", "rho": 0.05, "method_options": {"p": 2.0}})
+    assert one.run_id == train_config({"method": "sam"}).run_id  # defaults, spelled out or not
+    assert one.run_id == train_config({"method": "sam", "rho_min": 0.0, "obf_gamma": 0.3}).run_id  # not read by SAM
+    assert one.run_id != train_config({"method": "sam", "rho": 0.06}).run_id
+    assert one.run_id != train_config({"method": "sam", "seed": 1}).run_id
+    assert train_config({"model_options": {"width": 256}}).run_id == train_config({}).run_id
+    assert train_config({"checkpoints": [5, 2]}).run_id == train_config({"checkpoints": [2, 5, 100]}).run_id
+
+
+def test_a_plain_method_has_no_radius_and_its_own_base():
+    resolved = train_config({"method": "adamw", "momentum": 0.3}).resolved()
+    assert (resolved.rho, resolved.base, resolved.ascent) == (None, "adamw", None)
+    assert train_config({"method": "adamw", "momentum": 0.3}).run_id == train_config({"method": "adamw"}).run_id
+
+
+def test_obf_is_a_method_and_an_option_of_others():
+    assert train_config({"method": "obf"}).resolved().ascent == "obf"
+    composed = train_config({"method": "asam", "ascent": "obf", "loss": "bce"}).resolved()
+    assert (composed.ascent, composed.obf_link) == ("obf", "sigmoid")
+
+
+def test_resolving_twice_changes_nothing():
+    config = train_config({"method": "gsam", "rho_schedule": "lr", "checkpoints": [3, 1]})
+    assert config.resolved().resolved() == config.resolved()
+    assert config.resolved().run_id == config.run_id
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"rhoo": 0.1}, r"unknown key `rhoo`\. Did you mean 'rho'\?"),
+    ({"zzz": 0.1}, r"unknown key `zzz`\. Known keys"),
+    ({"method": "smm"}, r"`method` 'smm' is unknown.*Did you mean 'sam'"),
+    ({"model": "resnet2"}, r"`model` 'resnet2' is unknown.*Did you mean 'resnet20'"),
+    ({"dataset": "digit"}, r"`dataset` 'digit' is unknown.*Did you mean 'digits'"),
+    ({"rho": -0.1, "method": "sam"}, r"`rho` got -0.1: input should be greater than or equal to 0"),
+    ({"rho": math.nan, "method": "sam"}, r"`rho` got nan: input should be a finite number"),
+    ({"rho": 0.1}, r"`rho` has no meaning for method 'sgd'"),
+    ({"epochs": "many"}, r"`epochs` got 'many'"),
+    ({"epochs": 0}, r"`epochs` got 0"),
+    ({"lr": 0}, r"`lr` got 0"),
+    ({"method": "gsam", "method_options": {"alhpa": 1}}, r"method 'gsam' has no option `alhpa`.*Did you mean 'alpha'"),
+    ({"method": "gsam", "method_options": {"alpha": "x"}}, r"option `alpha` of method 'gsam' got 'x'"),
+    ({"model_options": {"widht": 3}}, r"model 'mlp' has no option `widht`.*Did you mean 'width'"),
+    ({"method": "sam", "m": 64}, r"`m` must be at most the batch size 32, got 64"),
+    ({"checkpoints": [200]}, r"`checkpoints` names epochs \[200\] beyond the last epoch 100"),
+    ({"nesterov": True, "momentum": 0}, r"`nesterov` needs `momentum` above 0"),
+    ({"obf_classes": 0.5, "method": "obf"}, r"`obf_classes` must be above 1"),
+])  # fmt: skip
+def test_bad_values_get_one_clear_message(values, message):
+    with pytest.raises(ValueError, match=message):
+        train_config(values)
+
+
+def test_every_key_is_documented():
+    assert [k for k, f in TrainConfig.model_fields.items() if not f.description] == []

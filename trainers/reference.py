@@ -1,0 +1,57 @@
+"""References to a user's own function, written `package.module:function`.
+
+Loading one imports, and so runs, the module: a reference that comes out of a file needs the user's permission.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from trainers.naming import nearest
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name is meant as `module:function` rather than as the name of something built in."""
+    return ":" in name
+
+
+def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
+    """Import `package.module:function` and return the function.
+
+    The part after the colon may have dots (`module:Class.method`). An exception that the module itself raises while
+    it is imported is passed on as it is.
+
+    Args:
+        text: The reference.
+        trust: False refuses, without importing anything.
+
+    Raises:
+        ValueError: If the text is not of that form, there is no such module or attribute, or it cannot be called; the
+            message says which.
+        PermissionError: If `trust` is False.
+    """
+    module_name, colon, path = text.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *path.split("."))):
+        raise ValueError(f"a reference must have the form `package.module:function`, got {text!r}.")
+    if not trust:
+        raise PermissionError(f"{text!r} was not imported: that would run its code; allow it with `--trust`.")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # The module may exist and lack one of its own imports: that message must not be hidden behind ours.
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise
+        raise ValueError(
+            f"{text!r}: there is no module {error.name!r}; install it, or put its folder on PYTHONPATH."
+        ) from error
+    target: Any = module
+    for part in path.split("."):
+        if not hasattr(target, part):
+            names = [name for name in dir(target) if not name.startswith("_")]
+            raise ValueError(f"{text!r}: {module_name!r} has no attribute {part!r}.{nearest(part, names)}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise ValueError(f"{text!r} is of type {type(target).__name__}, which cannot be called; name a function.")
+    found: Callable[..., Any] = target
+    return found
