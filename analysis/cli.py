@@ -28,12 +28,11 @@ from trainers.models import MODELS, build_model
 from trainers.options import knobs
 from trainers.runs import list_runs
 
-Positional = tyro.conf.Positional
 out = Console()
 
 
 def study(
-    file: Positional[Path],
+    file: tyro.conf.Positional[Path],
     *,
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     jobs: int | None = None,
@@ -110,7 +109,7 @@ def train(
 
 
 def measure(
-    path: Positional[Path],
+    path: tyro.conf.Positional[Path],
     *,
     measures: tuple[str, ...] | None = None,
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
@@ -166,7 +165,7 @@ def measure(
 
 
 def correlate(
-    path: Positional[Path],
+    path: tyro.conf.Positional[Path],
     *,
     targets: tuple[str, ...] | None = None,
     measures: tuple[str, ...] | None = None,
@@ -196,8 +195,15 @@ def correlate(
 
         compare = present(Study.open(path).config.statistics.compare, measured)
     found = write_statistics(
-        tables.join_config(measured, runs), path / "statistics", targets=targets, measures=measures, draws=draws,
-        permutations=permutations, level=level, seed=seed, compare=compare,
+        tables.join_config(measured, runs),
+        path / "statistics",
+        targets=targets,
+        measures=measures,
+        draws=draws,
+        permutations=permutations,
+        level=level,
+        seed=seed,
+        compare=compare,
     )
     for warning in found.warnings:
         print(f"note: {warning}", file=sys.stderr)
@@ -206,7 +212,7 @@ def correlate(
     return 0
 
 
-def report(path: Positional[Path], *, figure: tuple[str, ...] | None = None) -> int:
+def report(path: tyro.conf.Positional[Path], *, figure: tuple[str, ...] | None = None) -> int:
     """Write the report of a study, or only some of its figures.
 
     Args:
@@ -217,7 +223,7 @@ def report(path: Positional[Path], *, figure: tuple[str, ...] | None = None) -> 
     return 0
 
 
-def list_names(what: Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
+def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
     """Print what there is, with a line of help each.
 
     Args:
@@ -229,7 +235,9 @@ def list_names(what: Positional[Literal["methods", "measures", "models", "datase
             grid.add_column(name, overflow="fold")
         for name, method in METHODS.items():
             options = ", ".join(f"{k}={p.default}" for k, p in knobs(method.compose).items())
-            grid.add_row(name, method.help, method.cost, "-" if method.rho is None else f"{method.rho:g}", options, method.source)
+            grid.add_row(
+                name, method.help, method.cost, "-" if method.rho is None else f"{method.rho:g}", options, method.source
+            )
     elif what == "measures":
         for name in ("name", "what it is", "a larger value means", "expected sign with the gap", "invariant to"):
             grid.add_column(name, overflow="fold")
@@ -275,14 +283,20 @@ def show_correlations(frame: pd.DataFrame, top: int) -> None:
     """Print the strongest measures for each target."""
     kendall = frame[frame["coefficient"] == "kendall"]
     for target, part in kendall.groupby("target", sort=False):
-        grid = Table(title=f"Kendall tau_b with {target}", box=None, pad_edge=False, header_style="bold", title_justify="left")
+        grid = Table(
+            title=f"Kendall tau_b with {target}", box=None, pad_edge=False, header_style="bold", title_justify="left"
+        )
         for name in ("measure", "tau_b", "interval", "p (Holm)", "within methods", "note"):
             grid.add_column(name)
         for row in part.sort_values("value", key=abs, ascending=False).head(top).itertuples():
             note = "sign reverses within methods" if row.reversal else ""
             grid.add_row(
-                str(row.measure), f"{row.value:+.3f}", f"[{row.low:+.3f}, {row.high:+.3f}]", f"{row.p_holm:.3g}",
-                f"{row.within:+.3f}", "; ".join(t for t in (note, str(row.warnings)) if t),
+                str(row.measure),
+                f"{row.value:+.3f}",
+                f"[{row.low:+.3f}, {row.high:+.3f}]",
+                f"{row.p_holm:.3g}",
+                f"{row.within:+.3f}",
+                "; ".join(t for t in (note, str(row.warnings)) if t),
             )
         out.print(grid)
 
@@ -291,7 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program; exits with 0, or 2 for a bad argument, 1 for a failure, 130 after Ctrl-C."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="landscape", description="Loss landscapes, sharpness and perturbed forgetting.", args=arguments
+            COMMANDS,
+            prog="landscape",
+            description="Loss landscapes, sharpness and perturbed forgetting.",
+            args=arguments,
         )
     except (ValueError, FileNotFoundError, FileExistsError, PermissionError, ImportError) as error:
         code = _complain(str(error), 2)
@@ -302,7 +319,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 0
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "the disk is full: make room, then run the same command; what was finished is kept." if full else str(error)
+        hint = (
+            "the disk is full: make room, then run the same command; what was finished is kept." if full else str(error)
+        )
         code = _complain(hint, 1)
     sys.exit(code)
 

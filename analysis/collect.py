@@ -90,7 +90,9 @@ def measure_run(
     return pd.concat(frames, ignore_index=True)
 
 
-def _measure_checkpoint(run: Run, step: int, config: TrainConfig, wanted: Plan, *, trust: bool, seed: int) -> pd.DataFrame:
+def _measure_checkpoint(
+    run: Run, step: int, config: TrainConfig, wanted: Plan, *, trust: bool, seed: int
+) -> pd.DataFrame:
     cache = Cache(run.folder / "measures", step)
     kept = cache.load()
     keys = {key: option_hash(key, options, seed) for key, options in wanted.items()}

@@ -51,14 +51,21 @@ class Measure:
 
 
 def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: int = 200) -> Rows:
-    """Largest and smallest eigenvalue of the Hessian, from one Krylov space; `stderr` holds the residual, which bounds the error."""
+    """Largest and smallest Hessian eigenvalue, from one Krylov space; `stderr` holds the residual, which bounds the error."""
     pairs = top_eigenpairs(
         subject.hessian, k=1, which="both", tol=tol, max_products=max_products, generator=subject.generator("eigen")
     )
     context = {**_context(subject), "tol": tol}
     warning = "" if pairs.converged else f"not converged after {pairs.products} products"
     return [
-        Row(name, float(pairs.values[i]), float(pairs.residuals[i]), options=context, converged=pairs.converged, warnings=warning)
+        Row(
+            name,
+            float(pairs.values[i]),
+            float(pairs.residuals[i]),
+            options=context,
+            converged=pairs.converged,
+            warnings=warning,
+        )
         for i, name in enumerate(("top_eigenvalue", "bottom_eigenvalue"))
     ]
 
@@ -115,7 +122,7 @@ def norms(subject: Subject) -> Rows:
 def example_forgetting(
     subject: Subject, *, protocols: tuple[Literal["presentation", "sweep"], ...] = ("presentation", "sweep")
 ) -> Rows:
-    """Example forgetting (Toneva et al. 2019): mean events an example, shares of unforgettable and never learned ones."""
+    """Example forgetting (Toneva et al. 2019): mean events, shares of unforgettable and never learned examples."""
     return [row for p in protocols for row in count_forgetting(subject.correctness(p)).rows(protocol=p)]
 
 
@@ -131,11 +138,21 @@ def perturbed_forgetting(
     gamma: float = 1.0,
     eta: float = 0.0,
 ) -> Rows:
-    """What a perturbation makes the model forget: information, loss and decisions before and after it (see `analysis.perturbed_forgetting`)."""
+    """Information, loss and decisions before and after a perturbation, see `analysis.perturbed_forgetting`."""
     size = None if m is None else min(m, len(subject.data.train))
     return measure_forgetting(
-        subject.risk, _pair(subject.data.validation), providers=providers, radii=radii, own=subject.own, m=size,
-        batches=batches, iso_loss=iso_loss, C=C, gamma=gamma, eta=eta, generator=subject.generator("forgetting"),
+        subject.risk,
+        _pair(subject.data.validation),
+        providers=providers,
+        radii=radii,
+        own=subject.own,
+        m=size,
+        batches=batches,
+        iso_loss=iso_loss,
+        C=C,
+        gamma=gamma,
+        eta=eta,
+        generator=subject.generator("forgetting"),
     )
 
 
@@ -197,61 +214,146 @@ MEASURES: dict[str, Measure] = {
         targets,
         ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error"),
         "errors, losses, gaps and calibration on train, test and shifted data",
-        "target", "worse", 0, "T1 T2 T3 T5", "1/3 per data set",
+        "target",
+        "worse",
+        0,
+        "T1 T2 T3 T5",
+        "1/3 per data set",
     ),
     "hessian_eigenvalues": Measure(
-        hessian_eigenvalues, ("top_eigenvalue", "bottom_eigenvalue"),
+        hessian_eigenvalues,
+        ("top_eigenvalue", "bottom_eigenvalue"),
         "largest and smallest Hessian eigenvalue, by Lanczos with residuals",
-        "sharpness", "sharper", +1, "T3 T5", "2 to 3 a product, 20 to 60 products",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5",
+        "2 to 3 a product, 20 to 60 products",
     ),
     "hessian_trace": Measure(
-        hessian_trace, ("hessian_trace",), "Hessian trace with standard error", "sharpness", "sharper", +1, "T3 T5",
+        hessian_trace,
+        ("hessian_trace",),
+        "Hessian trace with standard error",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5",
         "2 to 3 a product, 48 products",
     ),
     "ascent_sharpness": Measure(
-        one_step_sharpness, ("ascent_sharpness",), "loss increase after one SAM step on the training set",
-        "sharpness", "sharper", +1, "T3 T5", "1.3",
+        one_step_sharpness,
+        ("ascent_sharpness",),
+        "loss increase after one SAM step on the training set",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5",
+        "1.3",
     ),
     "m_sharpness": Measure(
-        m_sharpness, ("m_sharpness",), "the same for blocks of m examples, each with its own step", "sharpness",
-        "sharper", +1, "T3 T5", "1.3 a value of m",
+        m_sharpness,
+        ("m_sharpness",),
+        "the same for blocks of m examples, each with its own step",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5",
+        "1.3 a value of m",
     ),
     "adaptive_ascent_sharpness": Measure(
-        adaptive_ascent_sharpness, ("adaptive_ascent_sharpness",), "loss increase after one ASAM step", "sharpness",
-        "sharper", +1, "T1 T2 T5", "1.3",
+        adaptive_ascent_sharpness,
+        ("adaptive_ascent_sharpness",),
+        "loss increase after one ASAM step",
+        "sharpness",
+        "sharper",
+        +1,
+        "T1 T2 T5",
+        "1.3",
     ),
     "average_sharpness": Measure(
-        average_sharpness, ("average_sharpness",), "mean loss increase under Gaussian noise on the weights",
-        "sharpness", "sharper", +1, "T3 T5", "7",
+        average_sharpness,
+        ("average_sharpness",),
+        "mean loss increase under Gaussian noise on the weights",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5",
+        "7",
     ),
     "adaptive_average_sharpness": Measure(
-        adaptive_average_sharpness, ("adaptive_average_sharpness",), "the same with noise in proportion to |w|",
-        "sharpness", "sharper", +1, "T1 T2 T5", "7",
+        adaptive_average_sharpness,
+        ("adaptive_average_sharpness",),
+        "the same with noise in proportion to |w|",
+        "sharpness",
+        "sharper",
+        +1,
+        "T1 T2 T5",
+        "7",
     ),
     "norms": Measure(
-        norms, ("gradient_norm", "parameter_norm", "distance_from_init"),
-        "norms of the gradient, of the weights and of the way from the initial weights", "norm", "more complex", +1,
-        "T3 T5 (gradient)", "1",
+        norms,
+        ("gradient_norm", "parameter_norm", "distance_from_init"),
+        "norms of the gradient, of the weights and of the way from the initial weights",
+        "norm",
+        "more complex",
+        +1,
+        "T3 T5 (gradient)",
+        "1",
     ),
     "example_forgetting": Measure(
-        example_forgetting, ("forgetting_events", "fraction_unforgettable", "fraction_never_learned"),
-        "examples that went from right to wrong during training", "forgetting", "forgets more", +1, "function", "0",
+        example_forgetting,
+        ("forgetting_events", "fraction_unforgettable", "fraction_never_learned"),
+        "examples that went from right to wrong during training",
+        "forgetting",
+        "forgets more",
+        +1,
+        "function",
+        "0",
     ),
     "perturbed_forgetting": Measure(
-        perturbed_forgetting, FORGETTING_ROWS,
-        "what a perturbation of the weights makes the model forget", "forgetting", "forgets more", -1,
-        "function, inherits the perturbation's", "about 150",
+        perturbed_forgetting,
+        FORGETTING_ROWS,
+        "what a perturbation of the weights makes the model forget",
+        "forgetting",
+        "forgets more",
+        -1,
+        "function, inherits the perturbation's",
+        "about 150",
     ),
     "output_bias": Measure(
-        output_bias, ("b_marg", "b_tv", "b_prior", "b_marg_count", "b_tv_count", "b_prior_count", "mean_confidence", "overconfidence", "mean_entropy"),
-        "bias and confidence of the outputs on held-out data", "bias", "more biased", +1, "T1 T2 T3 T5", "1/3",
+        output_bias,
+        (
+            "b_marg",
+            "b_tv",
+            "b_prior",
+            "b_marg_count",
+            "b_tv_count",
+            "b_prior_count",
+            "mean_confidence",
+            "overconfidence",
+            "mean_entropy",
+        ),
+        "bias and confidence of the outputs on held-out data",
+        "bias",
+        "more biased",
+        +1,
+        "T1 T2 T3 T5",
+        "1/3",
     ),
 }
 
 # Rows whose expected sign is not that of their registry entry; 0 where theory predicts none.
 SIGNS = {
-    "bottom_eigenvalue": 0, "fraction_unforgettable": -1, "F_use": 0, "KL": 0, "dCE": 0, "dH": 0, "cw": 0,
-    "wc": 0, "F_bias": -1, "mean_entropy": 0,
+    "bottom_eigenvalue": 0,
+    "fraction_unforgettable": -1,
+    "F_use": 0,
+    "KL": 0,
+    "dCE": 0,
+    "dH": 0,
+    "cw": 0,
+    "wc": 0,
+    "F_bias": -1,
+    "mean_entropy": 0,
 }
 
 

@@ -30,7 +30,9 @@ def track(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
         if done in marks:
             spent = time.monotonic() - start
             left = spent / done * (total - done)
-            print(f"{what}: {done} of {total} after {spent:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{what}: {done} of {total} after {spent:.0f} s, about {left:.0f} s left", file=sys.stderr, flush=True
+            )
         yield item
 
 

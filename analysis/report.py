@@ -29,11 +29,10 @@ DPI = 200
 LEAST = 5  # configurations below which nothing is claimed
 ALPHA = 0.05
 
-# What stands where: (heading, an introduction, (kind, name) in order).
-SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+# What stands where: (heading, (kind, name) in order).
+SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Sharpness, forgetting and generalisation",
-        "",
         (
             ("figure", "forest"),
             ("figure", "comparison"),
@@ -44,14 +43,14 @@ SECTIONS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("table", "ceilings"),
         ),
     ),
-    ("Methods", "", (("table", "methods"), ("figure", "training_curves"), ("figure", "radius"))),
+    ("Methods", (("table", "methods"), ("figure", "training_curves"), ("figure", "radius"))),
     (
         "Forgetting",
         "",
         (("figure", "forgetting_bars"), ("figure", "forgetting_curves"), ("figure", "forgetting_by_method")),
     ),
-    ("What went wrong", "", (("table", "unfinished"), ("table", "doubts"))),
-    ("What was run", "", (("table", "settings"), ("table", "environment"))),
+    ("What went wrong", (("table", "unfinished"), ("table", "doubts"))),
+    ("What was run", (("table", "settings"), ("table", "environment"))),
 )
 
 
@@ -163,7 +162,7 @@ def report(
 def _sections(results: StudyResults, folder: Path) -> list[Section]:
     sections = []
     count = {"figure": 0, "table": 0}
-    for title, _, names in SECTIONS:
+    for title, names in SECTIONS:
         items = []
         for kind, name in names:
             label = f"{kind.capitalize()} {count[kind] + 1}"

@@ -1,4 +1,7 @@
-"""A study: from one YAML file to runs, measures, statistics and a report. Every step is a file, so it can be redone alone."""
+"""A study: from one YAML file to runs, measures, statistics and a report.
+
+Every step leaves files, so it can be redone alone.
+"""
 
 import hashlib
 import importlib.metadata
@@ -65,7 +68,7 @@ class StudyConfig(Strict):
     """Configuration common to all runs."""
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     """Keys with the values that are crossed."""
-    methods: list[dict[str, Any]] = Field(default_factory=lambda: [{}])
+    methods: list[dict[str, Any]] = Field(default=[{}])
     """Methods with their own grids."""
     measures: dict[str, Options | None] | None = None
     """Measures of each run's last checkpoint; None takes all."""
@@ -143,7 +146,9 @@ class Study:
         folder = Path(folder)
         path = folder / "study.json"
         if not path.exists():
-            raise FileNotFoundError(f"{folder} was not made by a study (no study.json): make one with `landscape study`.")
+            raise FileNotFoundError(
+                f"{folder} was not made by a study (no study.json): make one with `landscape study`."
+            )
         stored = read_json(path)
         config = StudyConfig.parse(stored["study"], where=str(path))
         assert isinstance(config, StudyConfig)
@@ -163,9 +168,10 @@ class Study:
         if path.exists():
             stored = read_json(path)
             if stored.get("digest") != self.config.digest and not extend:
+                what = changes(stored["study"], self.config)
                 raise FileExistsError(
-                    f"{self.folder} was made with another configuration ({changes(stored['study'], self.config)}): choose "
-                    f"another folder with `--out`, or add `--extend` to keep its runs and go on with the new one."
+                    f"{self.folder} was made with another configuration ({what}): choose another folder with `--out`, "
+                    f"or add `--extend` to keep its runs and go on with the new one."
                 )
             self.seconds = stored.get("stages", {})
         self.write(configs)
@@ -203,7 +209,11 @@ class Study:
         """Measure what is not measured yet, and write measures.parquet."""
         along = self.config.trajectory
         frames = collect(
-            self.runs(), measures=self.config.measures, along=along.measures, jobs=self.jobs, trust=self.trust,
+            self.runs(),
+            measures=self.config.measures,
+            along=along.measures,
+            jobs=self.jobs,
+            trust=self.trust,
             along_runs=lambda config: all(getattr(config, key) == value for key, value in along.where.items()),
         )
         found = sort_rows(pd.concat(list(track(frames, "measuring", len(self.runs()))), ignore_index=True))
@@ -216,8 +226,13 @@ class Study:
         joined = table.join_config(measures, {run.run_id: run.settings() for run in self.runs()})
         settings = self.config.statistics
         return write_statistics(
-            joined, self.folder / "statistics", draws=settings.draws, permutations=settings.permutations,
-            level=settings.level, seed=settings.seed, compare=present(settings.compare, measures),
+            joined,
+            self.folder / "statistics",
+            draws=settings.draws,
+            permutations=settings.permutations,
+            level=settings.level,
+            seed=settings.seed,
+            compare=present(settings.compare, measures),
         )
 
     def timed(self, step: str, function: Callable[[], Any]) -> Any:
@@ -293,8 +308,12 @@ def commit() -> str:
     """The commit of the source tree this code runs from; empty where it is installed."""
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True,
-            timeout=5, check=True,
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ""

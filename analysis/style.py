@@ -197,17 +197,6 @@ def family(measure: str) -> str:
     return "other"
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """A number for a reader, to so many significant digits: a true minus sign, a dash for what is not finite."""
-    x = math.nan if value is None or value is pd.NA else float(value)
-    if not math.isfinite(x):
-        return "–"
-    if x != 0 and not 1e-3 <= abs(x) < 1e5:
-        return f"{x:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
-    magnitude = math.floor(math.log10(abs(x))) if x else 0
-    return fixed(x, max(0, digits - 1 - magnitude))
-
-
 def fixed(value: Any, digits: int = 2) -> str:
     """A number for a reader with so many digits after the point; never a negative zero."""
     x = math.nan if value is None or value is pd.NA else float(value)

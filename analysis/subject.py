@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from analysis.perturbed_forgetting import OwnPerturbation
+from analysis.providers import OwnPerturbation
 from landscape import EmpiricalRisk, Hessian, Params
 from trainers.ascent import Random
 from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
@@ -36,7 +36,7 @@ class Subject:
         config: The run's configuration; None for foreign weights.
         initial: The parameters before training, where they are known.
         run: The run folder, where there is one.
-        seed: Of all random choices of the measures; the same for every model, so that models are compared on equal draws.
+        seed: Of all random choices of the measures; the same for every model, so that they are compared on equal draws.
     """
 
     model: nn.Module
@@ -96,7 +96,10 @@ class Subject:
         if config.rho is None:
             return None
         parts = compose(
-            config.method, radius=None, generator=torch.Generator(), ascent=config.ascent,
+            config.method,
+            radius=None,
+            generator=torch.Generator(),
+            ascent=config.ascent,
             options=dict(config.method_options),
         )
         if isinstance(parts.source, Random):

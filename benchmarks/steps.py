@@ -23,7 +23,9 @@ LIMITS = {
 METHODS = {"sam": {"rho": 0.1}, "asam": {"rho": 0.5}, "gsam": {"rho": 0.1}, "randsam": {"rho": 0.1}}
 
 
-def stepper(method: str, model_name: str, options: dict, shape: tuple, batch: int, **settings: float) -> Callable[[], None]:
+def stepper(
+    method: str, model_name: str, options: dict, shape: tuple, batch: int, **settings: float
+) -> Callable[[], None]:
     """A function that takes one training step of a fresh model on fixed random data, as the loop does."""
     model = build_model(model_name, shape=shape, classes=10, generator_seed=0, options=options).train()
     draw = torch.Generator().manual_seed(0)

@@ -271,10 +271,8 @@ def _checked(space: Krylov, which: Which, tol: float) -> Eigenpairs:
     each = len(rows) // 2 if which == "both" else len(rows)
     order = torch.from_numpy(_order(values.cpu().numpy(), each, which).copy())
     values, residuals = values.cpu()[order], residuals.cpu()[order]
-    allowed = (
-        tol * max(float(values.abs().max()), float(np.abs(space.held_values).max()))
-        + ROUNDING * space.epsilon * space.scale
-    )
+    largest = max(float(values.abs().max()), float(np.abs(space.held_values).max()))
+    allowed = tol * largest + ROUNDING * space.epsilon * space.scale
     converged = bool((residuals <= allowed).all())
     products = space.products + len(rows)
     if not converged:

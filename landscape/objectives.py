@@ -91,7 +91,7 @@ def obf_loss(
         Vani et al. (2024), ICML; the relation of the values is our derivation.
     """
     q, alpha = obf_direction(logits, targets, C=C, gamma=gamma, link=link)
-    surrogate = (q * logits).sum(-1).mean()
+    surrogate: Tensor = (q * logits).sum(-1).mean()
     if value == "surrogate":
         return surrogate
     with torch.no_grad():
@@ -100,5 +100,5 @@ def obf_loss(
         else:
             p = logits.sigmoid()
             entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1)
-        shift = (alpha * entropy).mean()
-    return surrogate - shift
+        shift: Tensor = (alpha * entropy).mean()
+    return torch.sub(surrogate, shift)

@@ -27,10 +27,7 @@ def unflatten(vector: Float[Tensor, " p"], like: Params) -> Params:
     sizes = [t.numel() for t in like.values()]
     if vector.numel() != sum(sizes):
         raise ValueError(f"`vector` must have {sum(sizes)} entries, one per parameter, got {vector.numel()}.")
-    return {
-        name: part.view_as(t)
-        for (name, t), part in zip(like.items(), vector.split(sizes), strict=True)
-    }
+    return {name: part.view_as(t) for (name, t), part in zip(like.items(), vector.split(sizes), strict=True)}
 
 
 def inner(a: Params, b: Params) -> Tensor:
@@ -41,4 +38,5 @@ def inner(a: Params, b: Params) -> Tensor:
 def norm(a: Params, p: float = 2.0) -> Tensor:
     """The p-norm over all tensors jointly, `inf` included; half-precision entries are summed in float32."""
     parts = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in a.values()], p)
-    return torch.linalg.vector_norm(torch.stack(parts), p)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(parts), p)
+    return total

@@ -1,6 +1,6 @@
 """The perturbation of the weights that SAM ascends, and that a sharpness or forgetting measure applies: one object.
 
-A perturbation maps weights θ and a raw ascent direction (a gradient, or noise) to a displacement δ that is *added* to θ.
+A perturbation maps weights θ and a raw ascent direction (a gradient, or noise) to a displacement δ, *added* to θ.
 It never calls a model, so the optimizer and the measures share it and cannot drift apart.
 """
 
@@ -74,7 +74,7 @@ class TensorNorm:
 
 @dataclass(frozen=True)
 class FilterNorm:
-    """T = norm of the output-channel slice (filter, row), constant inside it; entrywise for tensors of one dimension."""
+    """T = norm of the output-channel slice (filter, row), constant inside it; entrywise for 1-d tensors."""
 
     eta: float = 0.0
 

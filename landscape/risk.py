@@ -20,7 +20,7 @@ Batch = tuple[Any, Any]
 
 def differentiable_attention() -> AbstractContextManager[None]:
     """Use the attention kernel that has second derivatives; the caller's choice is back on exit."""
-    return sdpa_kernel(SDPBackend.MATH)  # type: ignore[no-any-return]
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def batch_size(batch: Batch) -> int:

@@ -15,15 +15,15 @@ from landscape.perturbation import random_direction
 
 
 class AscentSource(Protocol):
-    """Supplies the raw direction of each inner step.
+    """Supplies the raw direction of each inner step."""
 
-    Attributes:
-        needs_gradient: Whether the direction is made from the gradient of the ascent objective.
-        steps: Number of inner steps; each after the first evaluates the gradient at the displaced point.
-    """
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the direction is made from the gradient of the ascent objective."""
 
-    needs_gradient: bool
-    steps: int
+    @property
+    def steps(self) -> int:
+        """Number of inner steps; each after the first evaluates the gradient at the displaced point."""
 
     def direction(self, theta: Params, grad: Params | None) -> Params:
         """The raw direction at the current inner step."""

@@ -102,7 +102,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): the file is truncated or no safetensors file.") from None
+            raise ValueError(
+                f"{path} cannot be read ({error}): it is truncated or no safetensors file."
+            ) from None
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin, not {path.suffix!r}.")
     try:

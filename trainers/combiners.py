@@ -14,12 +14,11 @@ class Combiner(Protocol):
 
     `clean` is the gradient of the ascent objective at the clean weights, None for sources that use none; `unit()` gives
     the displacement divided by ρ; `perturbed` is the gradient of the training loss at the displaced weights.
-
-    Attributes:
-        active: Whether the combiner is called at all; the perturbed gradient is used as it is otherwise.
     """
 
-    active: bool
+    @property
+    def active(self) -> bool:
+        """Whether the combiner is called at all; the perturbed gradient is used as it is otherwise."""
 
     def __call__(self, clean: Params | None, unit: Callable[[], Params], perturbed: Params) -> Params: ...
 

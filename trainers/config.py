@@ -164,7 +164,9 @@ class TrainConfig(Strict):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         if self.method not in METHODS:
-            raise ValueError(f"`method` {self.method!r} is unknown; there are {sorted(METHODS)}.{nearest(self.method, METHODS)}")
+            raise ValueError(
+                f"`method` {self.method!r} is unknown; there are {sorted(METHODS)}.{nearest(self.method, METHODS)}"
+            )
         for key, registry in (("dataset", DATASETS), ("model", MODELS)):
             name = getattr(self, key)
             if name not in registry and not is_reference(name):
@@ -186,7 +188,9 @@ class TrainConfig(Strict):
         if late:
             raise ValueError(f"`checkpoints` names epochs {late} beyond the last epoch {self.epochs}.")
         if self.obf_classes is not None and 0 <= self.obf_classes <= 1:
-            raise ValueError(f"`obf_classes` must be above 1, or negative for chance level 0, got {self.obf_classes!r}.")
+            raise ValueError(
+                f"`obf_classes` must be above 1, or negative for chance level 0, got {self.obf_classes!r}."
+            )
         return self
 
     def resolved(self) -> "TrainConfig":

@@ -174,7 +174,9 @@ class SharpnessAware(Optimizer):
             self.last.clean_loss = float(result)
         return result
 
-    def _perturbed_pass(self, descent: Closure, objective: Closure | None, rho: float, weight: float) -> tuple[Tensor, float]:
+    def _perturbed_pass(
+        self, descent: Closure, objective: Closure | None, rho: float, weight: float
+    ) -> tuple[Tensor, float]:
         """Leave the chunk's combined gradient in `.grad`; return its loss and the length of the displacement."""
         source, scaler = self.parts.source, self.parts.scaler
         rng = RandomState.take(self._devices) if self.same_rng else None
@@ -221,7 +223,9 @@ class SharpnessAware(Optimizer):
     def _restored(self) -> Iterator[None]:
         """Copy the weights now and put the copy back at the end, whatever happens in between."""
         weights = [p.detach() for p in self._named.values()]
-        if self._saved is None or any(s.shape != w.shape or s.device != w.device for s, w in zip(self._saved, weights, strict=True)):
+        if self._saved is None or any(
+            s.shape != w.shape or s.device != w.device for s, w in zip(self._saved, weights, strict=True)
+        ):
             self._saved = [torch.empty_like(w) for w in weights]
         with torch.no_grad():
             torch._foreach_copy_(self._saved, weights)
@@ -237,7 +241,7 @@ class SharpnessAware(Optimizer):
 
     @torch.no_grad()
     def _displace(self, delta: Params, times: float = 1.0, *, afresh: bool = False) -> None:
-        if afresh:
+        if afresh and self._saved is not None:
             torch._foreach_copy_([p.detach() for p in self._named.values()], self._saved)
         if delta:
             torch._foreach_add_([self._named[name].detach() for name in delta], list(delta.values()), alpha=times)
@@ -263,9 +267,9 @@ class SharpnessAware(Optimizer):
         record = self.last
         if loss is not None:
             record.clean_loss = (0.0 if math.isnan(record.clean_loss) else record.clean_loss) + weight * float(loss)
-        record.perturbed_loss = (
-            0.0 if math.isnan(record.perturbed_loss) else record.perturbed_loss
-        ) + weight * float(perturbed)
+        record.perturbed_loss = (0.0 if math.isnan(record.perturbed_loss) else record.perturbed_loss) + weight * float(
+            perturbed
+        )
 
     def _chunks(
         self,
@@ -280,8 +284,8 @@ class SharpnessAware(Optimizer):
         if ascent is None:
             if self.parts.ascent != "loss":
                 raise ValueError(
-                    f"this method ascends {self.parts.ascent!r}, not the loss: pass `ascent=`, a closure that clears the "
-                    f"gradients and runs backward on that objective (for OBF, `trainers.obf_loss(model(x), y)`)."
+                    f"this method ascends {self.parts.ascent!r}, not the loss: pass `ascent=`, a closure that clears "
+                    f"the gradients and runs backward on that objective (for OBF, `trainers.obf_loss(model(x), y)`)."
                 )
             objectives = [None] * len(descents)
         else:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Gate(Protocol):
-    """Tells whether optimizer step t (from 0) is perturbed; a closed gate makes it a plain step of the base optimizer."""
+    """Tells whether optimizer step t (from 0) is perturbed, or a plain step of the base optimizer."""
 
     def __call__(self, t: int) -> bool: ...
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @dataclass
 class ShrinkPerturb:
-    """Shrink-and-perturb: w ← (1 - f_t) w + f_t w_init with f_t = f lr_t / lr_base, for every floating-point entry of state.
+    """Shrink-and-perturb: w ← (1 - f_t) w + f_t w_init with f_t = f lr_t / lr_base, for every floating-point entry.
 
     Nothing is drawn: the "perturbation" is the fixed initial point. Buffers count too; integer ones are left alone.
 

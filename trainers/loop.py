@@ -97,10 +97,16 @@ class Training:
         self.data: DataBundle = load_data(config, trust=trust)
         self.train: Split = self.data.train.to(self.device)
         self.model: nn.Module = build_model(
-            config.model, shape=self.data.shape, classes=self.data.classes, generator_seed=config.seed,
-            options=config.model_options, trust=trust,
+            config.model,
+            shape=self.data.shape,
+            classes=self.data.classes,
+            generator_seed=config.seed,
+            options=config.model_options,
+            trust=trust,
         ).to(self.device)
-        self.loss: Loss = make_loss(config.loss, smoothing=config.label_smoothing, convention=config.smoothing_convention)
+        self.loss: Loss = make_loss(
+            config.loss, smoothing=config.label_smoothing, convention=config.smoothing_convention
+        )
         self.ascent: Loss = partial(
             obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=config.obf_link or "softmax"
         )
@@ -108,9 +114,13 @@ class Training:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.batches = math.ceil(len(self.train) / config.batch_size)
         self.rate = LearningRate(
-            kind=config.lr_schedule, peak=config.lr, total=config.epochs * self.batches,
-            warmup=round(config.warmup_epochs * self.batches), floor=config.lr_min,
-            milestones=config.lr_milestones, factor=config.lr_factor,
+            kind=config.lr_schedule,
+            peak=config.lr,
+            total=config.epochs * self.batches,
+            warmup=round(config.warmup_epochs * self.batches),
+            floor=config.lr_min,
+            milestones=config.lr_milestones,
+            factor=config.lr_factor,
         )
         self.order = stream(config.seed, "order")
         self.epoch = 0
@@ -139,7 +149,7 @@ class Training:
             loss, seen = self.train_step(x[batch], y[batch])
             losses.append(loss * len(seen))
             logits.append(seen)
-            squared_length += self.optimizer.last.length ** 2
+            squared_length += self.optimizer.last.length**2
             rho = self.optimizer.last.rho
             self.step += 1
         self.epoch += 1
@@ -147,7 +157,10 @@ class Training:
         right[order] = (torch.cat(logits).argmax(-1) == y).cpu()
         self.correct["presentation"].append(right.numpy())
         row = {
-            "epoch": self.epoch, "step": self.step, "lr": lr, "rho": rho,
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": lr,
+            "rho": rho,
             "loss": float(torch.stack(losses).sum()) / len(x),
             "perturbation_norm": math.sqrt(squared_length / self.batches),
             **self.evaluate(),
@@ -206,17 +219,26 @@ class Training:
     def save_checkpoint(self) -> None:
         """Keep the model as it is now."""
         meta = {
-            "run_id": self.config.run_id, "step": self.step, "epoch": self.epoch, "config": self.config.as_dict(),
-            "shape": list(self.data.shape), "classes": self.data.classes,
+            "run_id": self.config.run_id,
+            "step": self.step,
+            "epoch": self.epoch,
+            "config": self.config.as_dict(),
+            "shape": list(self.data.shape),
+            "classes": self.data.classes,
         }
         save_checkpoint(self.run.checkpoint(self.step), self.model, meta)
 
     def snapshot(self) -> None:
         """Write everything that the rest of the run depends on, so that a killed run continues bit for bit."""
         state = {
-            "epoch": self.epoch, "step": self.step, "seconds": self.seconds, "history": self.history,
-            "model": model_state(self.model), "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(), "random": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "model": model_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "random": torch.get_rng_state(),
             "correct": {k: torch.from_numpy(np.array(v)) for k, v in self.correct.items()},
         }
         if self.device.type == "cuda":
@@ -251,7 +273,8 @@ class Training:
         """Write the records and the status; the snapshot is no longer needed."""
         self.run.write_history(self.history)
         self.run.write_examples(
-            index=self.train.index.cpu().numpy(), noisy=(self.train.y != self.train.clean).cpu().numpy(),
+            index=self.train.index.cpu().numpy(),
+            noisy=(self.train.y != self.train.clean).cpu().numpy(),
             **{name: np.array(rows) for name, rows in self.correct.items()},
         )
         self.run.write_status(status, reason=reason, epochs=self.epoch, seconds=self.seconds)
@@ -261,12 +284,26 @@ class Training:
 
 def optimizer_of(config: TrainConfig, model: nn.Module) -> SharpnessAware:
     """The optimizer of a resolved configuration."""
+    knobs: dict[str, Any] = dict(config.method_options)
     return make_optimizer(
-        config.method, model, config.base, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay_all=config.decay_all, rho=config.rho,
-        rho_schedule=config.rho_schedule, rho_min=config.rho_min, lr_min=config.lr_min, ascent=config.ascent,
-        same_rng=config.same_rng, shrink_perturb=config.shrink_perturb, grad_clip=config.grad_clip, seed=derive(config.seed, "method"),
-        **config.method_options,
+        config.method,
+        model,
+        config.base,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        decay_all=config.decay_all,
+        rho=config.rho,
+        rho_schedule=config.rho_schedule,
+        rho_min=config.rho_min,
+        lr_min=config.lr_min,
+        ascent=config.ascent,
+        same_rng=config.same_rng,
+        shrink_perturb=config.shrink_perturb,
+        grad_clip=config.grad_clip,
+        seed=derive(config.seed, "method"),
+        **knobs,
     )
 
 

@@ -165,8 +165,11 @@ METHODS: dict[str, Method] = {
         sam, "gradient at the worst point of a ball (any p-norm, one or more steps)", "2F+2B", "Foret et al. (2021)"
     ),
     "usam": Method(
-        usam, "SAM without the normalisation; rho in units of weight / gradient", "2F+2B",
-        "Andriushchenko and Flammarion (2022)", rho=0.01,
+        usam,
+        "SAM without the normalisation; rho in units of weight / gradient",
+        "2F+2B",
+        "Andriushchenko and Flammarion (2022)",
+        rho=0.01,
     ),
     "asam": Method(asam, "SAM in a ball scaled by |w|", "2F+2B", "Kwon et al. (2021)", rho=0.5),
     "gsam": Method(gsam, "SAM that also closes the surrogate gap", "2F+2B", "Zhuang et al. (2022)"),

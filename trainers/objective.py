@@ -23,7 +23,7 @@ class Objective:
     def __call__(self) -> Tensor:
         """Forward and backward."""
         loss = self._evaluate()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
 
     def forward(self) -> Tensor:

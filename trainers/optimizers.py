@@ -22,14 +22,15 @@ def decay_groups(model: nn.Module, weight_decay: float, *, exclude_small: bool =
     """Parameter groups of a model: weight decay for weights, none for tensors of at most one dimension.
 
     Args:
-        model: Parameters that require no gradient are left out; those it names in a method `no_weight_decay()` get none.
+        model: Frozen parameters are left out; those it names in a method `no_weight_decay()` get no decay.
         weight_decay: Decay of the first group.
         exclude_small: False puts every parameter in one group.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if not exclude_small or weight_decay == 0:
         return [{"params": [p for _, p in named], "weight_decay": weight_decay}]
-    listed = set(model.no_weight_decay()) if callable(getattr(model, "no_weight_decay", None)) else set()
+    listing: Any = getattr(model, "no_weight_decay", None)
+    listed = set(listing()) if callable(listing) else set()
     small = [n for n, p in named if p.ndim <= 1 or n.endswith(".bias") or n in listed]
     groups = [
         {"params": [p for n, p in named if n not in set(small)], "weight_decay": weight_decay},
@@ -133,7 +134,10 @@ def make_optimizer(
         inner_optimizer = make_base(
             entry.base or base,
             decay_groups(model, weight_decay, exclude_small=not decay_all),
-            lr=lr, momentum=momentum, nesterov=nesterov, betas=betas,
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            betas=betas,
         )
     lr_max = float(inner_optimizer.param_groups[0]["lr"])
     radius: Radius | None = None

@@ -47,7 +47,9 @@ class Run:
         """
         path = self.folder / "config.json"
         if not path.exists():
-            raise FileNotFoundError(f"{self.folder} holds no run (no config.json): give a folder that `landscape train` made.")
+            raise FileNotFoundError(
+                f"{self.folder} holds no run (no config.json): give a folder that `landscape train` made."
+            )
         values = dict(read_json(path))
         values.pop("run_id", None)
         return values
@@ -94,7 +96,7 @@ class Run:
 
     def write_examples(self, *, index: np.ndarray, noisy: np.ndarray, **protocols: np.ndarray) -> None:
         """Write correctness matrices (epochs × examples) as bits, with the examples' index and noise flags."""
-        packed = {name: np.packbits(matrix, axis=1) for name, matrix in protocols.items()}
+        packed: dict[str, Any] = {name: np.packbits(matrix, axis=1) for name, matrix in protocols.items()}
 
         def write(aside: Path) -> None:
             with aside.open("wb") as file:
@@ -132,7 +134,12 @@ def list_runs(folder: str | Path) -> list[Run]:
 def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
     """The data of a configuration."""
     return load_dataset(
-        config.dataset, train_size=config.train_size, validation_size=config.validation_size,
-        test_size=config.test_size, label_noise=config.label_noise, spurious=config.spurious, seed=config.data_seed,
+        config.dataset,
+        train_size=config.train_size,
+        validation_size=config.validation_size,
+        test_size=config.test_size,
+        label_noise=config.label_noise,
+        spurious=config.spurious,
+        seed=config.data_seed,
         trust=trust,
     )

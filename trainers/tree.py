@@ -1,4 +1,4 @@
-"""Nested state (dicts, lists, tensors, numbers) as one safetensors file and one JSON text: nothing that can run code."""
+"""Nested state (dicts, lists, tensors, numbers) as tensors and one JSON text: nothing that can run code."""
 
 import math
 from typing import Any

@@ -410,6 +410,13 @@ def test_auto_counts_what_all_batches_would_keep(monkeypatch):
     assert Hessian(few.on(list(zip(x.split(2), y.split(2), strict=True)))).path == "afresh"
 
 
+def test_auto_does_not_count_the_weights_as_activations(monkeypatch):
+    # 2 x 16 kB for the gradient and 4 x 16 kB for the inputs make 96 kB; with the weights it would be 160 kB
+    monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 120_000)
+    wide = small(nn.Linear(2000, 1), shape=(1, 2000), sizes=(1,), loss=lambda out, _: (out**2).mean())
+    assert Hessian(wide).path == "kept"
+
+
 def test_operators_and_dense_tensors_share_a_protocol():
     risk = o1()
     everything = [*(operator(risk) for operator in OPERATORS), torch.eye(3)]

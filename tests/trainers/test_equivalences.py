@@ -99,7 +99,7 @@ def test_both_passes_see_the_same_dropout_mask_unless_asked_otherwise(method, ba
         model = network(dropout=0.5, norm=False)
         optimizer = make_optimizer(method, model, lr=0.05, rho=0.4, same_rng=same)
         masks = []
-        model[3].register_forward_hook(lambda _, inputs, out, seen=masks: seen.append(out == 0))
+        model[3].register_forward_hook(lambda _, __, out, seen=masks: seen.append(out == 0))
         with torch.random.fork_rng():
             train(model, optimizer, batches[:1])
         positive = masks[0] == masks[1]
@@ -163,7 +163,9 @@ def test_save_and_load_in_the_middle_continues_identically(method, batches):
     with seeded(2):
         model, optimizer = fresh()
         first = train(model, optimizer, batches)
-        saved = split_tensors({"optimizer": optimizer.state_dict(), "model": state(model), "rng": torch.get_rng_state()})
+        saved = split_tensors(
+            {"optimizer": optimizer.state_dict(), "model": state(model), "rng": torch.get_rng_state()}
+        )
     with seeded(99):
         model, optimizer = fresh()
         stored = join_tensors(*saved)
@@ -182,7 +184,7 @@ def test_cost_in_passes_is_that_of_the_equations(method, passes, options, batche
     model = network()
     forwards, backwards = [], []
     model.register_forward_hook(lambda *_: forwards.append(1))
-    model[0].weight.register_hook(lambda grad: backwards.append(1))
+    model[0].weight.register_hook(lambda _: backwards.append(1))
     optimizer = make_optimizer(method, model, lr=0.05, **options)
     train(model, optimizer, batches[:1])
     assert len(forwards) == len(backwards) == optimizer.last.passes == passes
@@ -243,7 +245,9 @@ def test_label_smoothing_conventions():
 def test_smoothed_losses_equal_their_definitions(convention, generator):
     logits, y = torch.randn(4, 5, generator=generator), torch.randint(5, (4,), generator=generator)
     soft = smoothed_targets(y, 5, 0.2, convention=convention)
-    assert_close(cross_entropy(logits, y, smoothing=0.2, convention=convention), -(soft * logits.log_softmax(-1)).sum(-1).mean())
+    assert_close(
+        cross_entropy(logits, y, smoothing=0.2, convention=convention), -(soft * logits.log_softmax(-1)).sum(-1).mean()
+    )
     p = logits.sigmoid()
     by_hand = -(soft * p.log() + (1 - soft) * (1 - p).log()).sum(-1).mean()
     assert_close(bce(logits, y, smoothing=0.2, convention=convention), by_hand, rtol=1e-5, atol=1e-6)
@@ -256,10 +260,15 @@ def test_bce_at_a_head_bias_of_minus_ten():
     assert float(bce(logits, torch.tensor([0, 1]))) == pytest.approx(10 * 4.5398899e-5 + 10, rel=1e-9)
 
 
-@pytest.mark.parametrize(("link", "value", "expected"), [
-    ("softmax", "surrogate", -1.345051657), ("softmax", "objective", -1.820791539),
-    ("sigmoid", "surrogate", -1.193650394), ("sigmoid", "objective", -2.723313312),
-])
+@pytest.mark.parametrize(
+    ("link", "value", "expected"),
+    [
+        ("softmax", "surrogate", -1.345051657),
+        ("softmax", "objective", -1.820791539),
+        ("sigmoid", "surrogate", -1.193650394),
+        ("sigmoid", "objective", -2.723313312),
+    ],
+)
 def test_obf_objective_and_surrogate(link, value, expected):
     logits = torch.tensor([[2.0, 0.0, -1.0]], dtype=F64)
     got = obf_loss(logits, torch.tensor([0]), C=3, link=link, value=value)
@@ -288,10 +297,14 @@ def test_obf_gradient_is_that_of_the_exact_objective_with_alpha_frozen(link, gam
     assert_close(got, expected, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"C": 0.5}, "`C` must be above 1"), ({"C": float("nan")}, "`C` must be above 1"),
-    ({"gamma": 1.5}, r"`gamma` must be in \[0, 1\]"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"C": 0.5}, "`C` must be above 1"),
+        ({"C": float("nan")}, "`C` must be above 1"),
+        ({"gamma": 1.5}, r"`gamma` must be in \[0, 1\]"),
+    ],
+)
 def test_obf_refuses_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         obf_loss(torch.zeros(1, 3), torch.tensor([0]), **options)

@@ -13,7 +13,9 @@ TINY = {"train_size": 40, "validation_size": 20, "test_size": 20, "epochs": 1, "
 
 
 def test_a_grid_is_the_product_within_each_variant_without_repetition():
-    configs = expand(TINY, {"lr": [0.1, 0.2]}, [{"method": "sgd"}, {"method": "sam", "rho": [0.1, 0.2]}, {"method": "sgd"}])
+    configs = expand(
+        TINY, {"lr": [0.1, 0.2]}, [{"method": "sgd"}, {"method": "sam", "rho": [0.1, 0.2]}, {"method": "sgd"}]
+    )
     assert [(c.method, c.lr, c.rho) for c in configs] == [
         ("sgd", 0.1, None), ("sgd", 0.2, None),
         ("sam", 0.1, 0.1), ("sam", 0.1, 0.2), ("sam", 0.2, 0.1), ("sam", 0.2, 0.2),
@@ -77,7 +79,12 @@ def test_states_survive_the_way_through_json():
 
     import torch
 
-    state = {"a": [torch.arange(3), (1, 2.5, float("nan"))], 0: {"x": None, "inf": float("-inf")}, "s": "text", "b": True}
+    state = {
+        "a": [torch.arange(3), (1, 2.5, float("nan"))],
+        0: {"x": None, "inf": float("-inf")},
+        "s": "text",
+        "b": True,
+    }
     skeleton, tensors = split_tensors(state)
     back = join_tensors(json.loads(json.dumps(skeleton, allow_nan=False)), tensors)
     assert back["a"][1][2] != back["a"][1][2]
