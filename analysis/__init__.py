@@ -1,19 +1,27 @@
-"""Measures over checkpoints, forgetting, statistics, figures and the report."""
+"""Measures over checkpoints, forgetting, statistics, figures and the report.
+
+Statistics and figures are imported when they are first used: a worker process that only measures needs neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from analysis.collect import collect, measure_run
-from analysis.correlation import Correlations, correlate
 from analysis.example_forgetting import ExampleForgetting, example_forgetting
-from analysis.figures import FIGURES
 from analysis.information import Information, output_information
 from analysis.measures import MEASURES
 from analysis.output_bias import output_bias
 from analysis.perturbed_forgetting import perturbed_forgetting
 from analysis.providers import PROVIDERS, OwnPerturbation
-from analysis.report import report
-from analysis.results import StudyResults
-from analysis.study import Study, StudyConfig, read_study
 from analysis.subject import Subject
 from analysis.targets import TARGETS, target_rows
+
+if TYPE_CHECKING:
+    from analysis.correlation import Correlations, correlate
+    from analysis.figures import FIGURES
+    from analysis.reporting import report
+    from analysis.results import StudyResults
+    from analysis.study import Study, StudyConfig, read_study
 
 __all__ = [
     "FIGURES",
@@ -39,3 +47,24 @@ __all__ = [
     "report",
     "target_rows",
 ]
+
+_LATER = {
+    "Correlations": "correlation",
+    "correlate": "correlation",
+    "FIGURES": "figures",
+    "report": "reporting",
+    "StudyResults": "results",
+    "Study": "study",
+    "StudyConfig": "study",
+    "read_study": "study",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"analysis.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,7 @@
 """The program `landscape`: one function a command, with the arguments of the library call behind it."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass
@@ -17,8 +18,6 @@ from analysis import table as tables
 from analysis.collect import collect, measure_subject, plan, sort_rows
 from analysis.measures import MEASURES
 from analysis.progress import track
-from analysis.report import report as write_report
-from analysis.study import Study, read_study, write_statistics
 from analysis.subject import Subject
 from trainers.config import Option, TrainConfig, train_config
 from trainers.data import DATASETS, load_dataset
@@ -48,6 +47,8 @@ def study(
         trust: Import a model or dataset that the file names as module:function.
         extend: Go on in a folder that was made with another configuration.
     """
+    from analysis.study import Study, read_study
+
     config = read_study(file)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
@@ -137,6 +138,8 @@ def measure(
         label_noise: For a file of weights: label noise of the training data.
         data_seed: For a file of weights: seed of the split and the noise.
     """
+    from analysis.study import Study
+
     if path.is_file():
         if model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
@@ -187,12 +190,12 @@ def correlate(
         seed: Of resampling.
         top: Measures to print for each target.
     """
+    from analysis.study import Study, present, write_statistics  # statistics are slow to import
+
     measured = tables.read(path / "measures.parquet")
     runs = {run.run_id: run.settings() for run in list_runs(path)}
     compare: list[tuple[str, str]] = []
     if (path / "study.json").exists():
-        from analysis.study import present
-
         compare = present(Study.open(path).config.statistics.compare, measured)
     found = write_statistics(
         tables.join_config(measured, runs),
@@ -219,7 +222,9 @@ def report(path: tyro.conf.Positional[Path], *, figure: tuple[str, ...] | None =
         path: The study's folder.
         figure: Names of figures to redraw; the whole report if left out.
     """
-    print(f"report: {Path(write_report(path, figures=figure)).resolve()}")
+    from analysis.reporting import report as write_report  # and so are figures
+
+    print(f"report: {write_report(path, figures=figure).resolve()}")
     return 0
 
 
@@ -302,7 +307,11 @@ def show_correlations(frame: pd.DataFrame, top: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program; exits with 0, or 2 for a bad argument, 1 for a failure, 130 after Ctrl-C."""
+    """Run the program; exits with 0, or 2 for a bad argument, 1 for a failure, 130 after Ctrl-C.
+
+    With the environment variable LANDSCAPE_TRACEBACK set, errors keep their traceback.
+    """
+    sys.path.insert(0, str(Path.cwd()))  # so that module:function finds the user's own module
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -311,6 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=arguments,
         )
     except (ValueError, FileNotFoundError, FileExistsError, PermissionError, ImportError) as error:
+        if os.environ.get("LANDSCAPE_TRACEBACK"):
+            raise
         code = _complain(str(error), 2)
     except KeyboardInterrupt:
         code = _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)

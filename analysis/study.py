@@ -22,7 +22,6 @@ from analysis import table
 from analysis.collect import collect, plan, sort_rows
 from analysis.correlation import Correlations, correlate
 from analysis.measures import expected_sign
-from analysis.report import report
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
 from trainers.parallel import cores
@@ -152,7 +151,7 @@ class Study:
         stored = read_json(path)
         config = StudyConfig.parse(stored["study"], where=str(path))
         assert isinstance(config, StudyConfig)
-        return cls(config, folder, command=stored.get("command", ""), seconds=stored.get("stages", {}), **settings)
+        return cls(config, folder, command=stored.get("command", ""), seconds=stored.get("seconds", {}), **settings)
 
     def prepare(self, *, extend: bool = False) -> list[TrainConfig]:
         """Claim the folder for this study.
@@ -173,7 +172,7 @@ class Study:
                     f"{self.folder} was made with another configuration ({what}): choose another folder with `--out`, "
                     f"or add `--extend` to keep its runs and go on with the new one."
                 )
-            self.seconds = stored.get("stages", {})
+            self.seconds = stored.get("seconds", {})
         self.write(configs)
         return configs
 
@@ -184,8 +183,7 @@ class Study:
             "question": self.config.question,
             "command": self.command,
             "created": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-            "seconds": round(sum(self.seconds.values()), 1),
-            "stages": {step: round(spent, 1) for step, spent in self.seconds.items()},
+            "seconds": {step: round(spent, 1) for step, spent in self.seconds.items()},
             "digest": self.config.digest,
             "study": self.config.model_dump(mode="json"),
             "compare": [list(pair) for pair in self.config.statistics.compare],
@@ -250,6 +248,8 @@ class Study:
         self.timed("measuring", lambda: self.measure(track))
         self.timed("statistics", self.correlate)
         self.write(configs)
+        from analysis.reporting import report  # figures are slow to import, and only needed here
+
         path: Path = self.timed("report", lambda: report(self.folder))
         return path
 

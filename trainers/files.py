@@ -30,6 +30,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes atomically."""
+    write_atomically(path, lambda aside: aside.write_bytes(content))
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON atomically; NaN and infinities are refused."""
     text = json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from synthetic import make
 
 from analysis import figures, style
 from analysis.measures import MEASURES
 from analysis.results import StudyResults
-from tests.analysis.synthetic import make
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import make, write
 
 from analysis.figures import FIGURES
-from analysis.report import findings, key_numbers, report
+from analysis.findings import findings, key_numbers
+from analysis.reporting import report
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
 from analysis.tables import TABLES
-from tests.analysis.synthetic import make, write
 
 
 @pytest.fixture(scope="module")

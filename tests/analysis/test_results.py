@@ -1,9 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import configs, make, write
 
 from analysis.results import StudyResults
-from tests.analysis.synthetic import configs, make, write
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import make
 
 from analysis import tables
 from analysis.results import StudyResults
-from tests.analysis.synthetic import make
 
 
 @pytest.fixture(scope="module")

@@ -415,6 +415,8 @@ def test_auto_does_not_count_the_weights_as_activations(monkeypatch):
     monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 120_000)
     wide = small(nn.Linear(2000, 1), shape=(1, 2000), sizes=(1,), loss=lambda out, _: (out**2).mean())
     assert Hessian(wide).path == "kept"
+    monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 80_000)
+    assert Hessian(wide).path == "afresh"
 
 
 def test_operators_and_dense_tensors_share_a_protocol():
