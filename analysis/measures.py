@@ -51,7 +51,7 @@ class Measure:
 
 
 def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: int = 200) -> Rows:
-    """Largest and smallest Hessian eigenvalue, from one Krylov space; `stderr` holds the residual, which bounds the error."""
+    """Largest and smallest Hessian eigenvalue from one Krylov space; `stderr` is the residual, a bound of the error."""
     pairs = top_eigenpairs(
         subject.hessian, k=1, which="both", tol=tol, max_products=max_products, generator=subject.generator("eigen")
     )

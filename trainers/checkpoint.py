@@ -87,7 +87,7 @@ def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Modu
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a file of weights: .safetensors, or a `state_dict` saved by torch (.pt, .pth, .bin), without running its code.
+    """Read .safetensors, or a `state_dict` saved by torch (.pt, .pth, .bin), without running its code.
 
     A `state_dict` under the key "state_dict" or "model" is found, and a "module." prefix (data parallel) taken off.
 
@@ -102,9 +102,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}): it is truncated or no safetensors file."
-            ) from None
+            raise ValueError(f"{path} cannot be read ({error}): it is truncated or no safetensors file.") from None
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin, not {path.suffix!r}.")
     try:
