@@ -70,7 +70,7 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: in
     ]
 
 
-def hessian_trace(subject: Subject, *, draws: int = 48) -> Rows:
+def hessian_trace(subject: Subject, *, draws: int = 32) -> Rows:
     """Trace of the Hessian from random probes, with its standard error."""
     found = estimate_trace(subject.hessian, draws=draws, generator=subject.generator("trace"))
     context = {**_context(subject), "method": found.method}
@@ -82,9 +82,14 @@ def one_step_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.05, 0.5)
     return [_ascent_row(subject, "ascent_sharpness", AscentStep(r), None) for r in rho]
 
 
-def m_sharpness(subject: Subject, *, m: tuple[int | None, ...] = (1, 16, 128, None), rho: float = 0.05) -> Rows:
-    """Mean over blocks of m examples of each block's own one-step sharpness; m = None is all examples together."""
-    return [_ascent_row(subject, "m_sharpness", AscentStep(rho), size) for size in m]
+def m_sharpness(
+    subject: Subject, *, m: tuple[int | None, ...] = (1, 16, 128, None), rho: float = 0.05, blocks: int = 200
+) -> Rows:
+    """Mean over blocks of m examples of each block's own one-step sharpness; m = None is all examples together.
+
+    At most `blocks` blocks of one fixed random partition are taken; the standard error is over blocks.
+    """
+    return [_ascent_row(subject, "m_sharpness", AscentStep(rho), size, blocks) for size in m]
 
 
 def adaptive_ascent_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.5,), eta: float = 0.0) -> Rows:
@@ -175,11 +180,11 @@ def targets(subject: Subject) -> Rows:
     return target_rows(predict, splits, train_clean_labels=data.train.clean)
 
 
-def _ascent_row(subject: Subject, name: str, step: AscentStep, m: int | None) -> Row:
+def _ascent_row(subject: Subject, name: str, step: AscentStep, m: int | None, blocks: int = 1) -> Row:
     """One-step sharpness; with m, over the most examples that m divides, in one fixed random partition."""
     risk = subject.risk
     if m is not None and m < risk.n:
-        order = torch.randperm(risk.n, generator=subject.generator("partition"))[: risk.n // m * m]
+        order = torch.randperm(risk.n, generator=subject.generator("partition"))[: min(risk.n // m, blocks) * m]
         x, y = torch.cat([b[0] for b in risk.batches])[order], torch.cat([b[1] for b in risk.batches])[order]
         risk = risk.on((x, y))
     elif m is not None:
@@ -206,7 +211,7 @@ def _pair(split: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 FORGETTING_ROWS = (
     "F_cmi", "F_mi", "F_use", "selectivity", "dH", "KL", "dCE", "cw", "wc", "F_bias",
-    "M_gap_F_cmi", "M_gap_F_mi", "M_gap_dCE", "M_gap_cw",
+    "M_gap_F_cmi", "M_gap_F_mi", "M_gap_dCE", "M_gap_cw", "eps_norm", "eps_rho",
 )  # fmt: skip
 
 MEASURES: dict[str, Measure] = {
@@ -238,7 +243,7 @@ MEASURES: dict[str, Measure] = {
         "sharper",
         +1,
         "T3 T5",
-        "2 to 3 a product, 48 products",
+        "2 to 3 a product, 32 products",
     ),
     "ascent_sharpness": Measure(
         one_step_sharpness,
@@ -353,6 +358,8 @@ SIGNS = {
     "cw": 0,
     "wc": 0,
     "F_bias": -1,
+    "eps_norm": -1,
+    "eps_rho": 0,
     "mean_entropy": 0,
 }
 

@@ -84,8 +84,8 @@ def perturbed_forgetting(
             and radii asked for: equal seeds give every model the same batches, and the same noise if of equal shape.
 
     Returns:
-        Rows whose `draws` are the batches used, and whose options hold the mean ρ (in the provider's own units) and
-        the mean l2 length of ε.
+        Rows whose `draws` are the batches used. Two of each cell say how far θ moved: `eps_norm`, the mean l2 length of
+        ε, and `eps_rho`, the mean ρ in the provider's own units.
 
     Raises:
         ValueError: If a name is unknown, a number out of range, or the data are not tensors with integer labels.
@@ -141,7 +141,6 @@ def perturbed_forgetting(
             options["iso_loss"] = iso_loss
         elif own is not None:
             options["own"] = f"{own.provider}: {own.step!r}"
-        options |= {"mean_rho": _mean(tally.rhos), "mean_eps_norm": _mean(tally.lengths)}
         exact = m is None and PROVIDERS[provider].objective != "random"
         rows += _summarise(tally, options, base, labels, len(x), correction, exact=exact)
     return rows
@@ -248,6 +247,14 @@ def _summarise(
         gap = results["exposed"][name] - results["held_out"][name] if used else None
         extra = few("exposed", "held_out") if name in INFORMATION else []
         rows.append(row(f"M_gap_{name}", "exposed", gap, extra))
+    finite = bool(np.isfinite(base.losses).all())
+    for name, values in (("eps_norm", tally.lengths), ("eps_rho", tally.rhos)):
+        known = used > 0 and finite
+        value = float(np.mean(values)) if known else math.nan
+        spread = float(np.std(values, ddof=1)) / math.sqrt(used) if known and used > 1 else math.nan
+        extra = ["the outputs are not finite"] if used and not finite else []
+        note = "; ".join([*notes, *extra])
+        rows.append(Row(name, value, 0.0 if exact and known else spread, used, "exposed", options, True, note))
     return rows
 
 
@@ -307,8 +314,3 @@ def _check_options(providers: Sequence[str], radii: Sequence[str], batches: int,
         raise ValueError(f"`batches` must be at least 1, and 2 or more for a standard error, got {batches!r}.")
     if correction not in get_args(Correction):
         raise ValueError(f"`correction` must be one of {get_args(Correction)}, got {correction!r}.")
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    mean = math.fsum(values) / len(values) if values else math.nan
-    return mean if math.isfinite(mean) else None

@@ -126,9 +126,11 @@ class StudyResults:
 
     @property
     def targets(self) -> list[str]:
-        """The targets that something was correlated with, the leading one first."""
+        """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
-        return [t for t in LEADING_TARGETS if t in given] + [t for t in given if t not in LEADING_TARGETS]
+        lead = str(((self.study.get("study") or {}).get("statistics") or {}).get("lead") or "")
+        order = [t for t in dict.fromkeys((lead, *LEADING_TARGETS)) if t in given]
+        return order + [t for t in given if t not in order]
 
     @property
     def configuration_columns(self) -> list[str]:

@@ -52,6 +52,8 @@ class Statistics(Strict):
     """Coverage of the intervals."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of resampling."""
+    lead: str | None = None
+    """Target that the report leads with; None is the gap in error."""
     compare: list[tuple[str, str]] = Field(default_factory=list)
     """Pairs (forgetting, sharpness) whose correlation with generalisation is compared; fixed before the study runs."""
 
@@ -243,8 +245,10 @@ class Study:
     def all(self, track: Track, *, extend: bool = False) -> Path:
         """Every step from training to the report; returns the report's path."""
         configs = self.prepare(extend=extend)
-        self.timed("training", lambda: self.train(track))
+        trained = self.timed("training", lambda: self.train(track))
         self.write(configs)
+        if all(run.status()["status"] == "failed" for run in trained):
+            raise ValueError(f"no run of the study could be trained; the first: {trained[0].status()['reason']}")
         self.timed("measuring", lambda: self.measure(track))
         self.timed("statistics", self.correlate)
         self.write(configs)

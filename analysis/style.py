@@ -55,6 +55,7 @@ _FAMILY_WORDS: dict[str, tuple[str, ...]] = {  # first words of names; looked th
         "cw",
         "wc",
         "ww",
+        "eps_",
         "forgetting",
         "example_forgetting",
         "fraction",

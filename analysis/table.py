@@ -31,6 +31,8 @@ COLUMNS: dict[str, str] = {
 
 # The options that tell two rows of one measure apart; the rest is context, recorded but not part of the name.
 NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol")
+# Options that are named only where they are not the usual ones.
+USUAL = {"C": None, "gamma": 1.0, "link": "softmax", "eta": 0.0, "iso_loss": 0.1, "correction": "first-order"}
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def variant(measure: str, options: str | Mapping[str, Any], split: str) -> str:
         if key in given and given[key] is not None:
             value = given[key]
             parts.append(value if isinstance(value, str) and key != "rho" else f"{key}={_short(value)}")
+    parts += [f"{key}={_short(given[key])}" for key, usual in USUAL.items() if given.get(key, usual) != usual]
     if split not in ("train", "test", "ood"):
         parts.append(split)
     return f"{measure}[{', '.join(parts)}]" if parts else measure

@@ -1,6 +1,5 @@
 """The risk: a loss averaged over data, as a pure function of the parameters."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape.functional import PureModel
 from landscape.params import Params
 
 Batch = tuple[Any, Any]
@@ -77,11 +77,8 @@ class EmpiricalRisk:
         Raises:
             ValueError: If a name is unknown, or no parameter or example is left.
         """
-        pure = copy.deepcopy(
-            model, memo={id(t): t for t in [*model.parameters(), *model.buffers()]}
-        )  # shares every tensor: only the tree of modules, with its modes, is new
-        pure.train(mode == "train")
-        everything = dict(pure.named_parameters())
+        pure = PureModel(model, mode=mode)
+        everything = pure.parameters
         if parameters is None:
             wanted = [name for name, p in everything.items() if p.requires_grad]
         else:
@@ -91,15 +88,7 @@ class EmpiricalRisk:
                     raise ValueError(f"`parameters` names {name!r}, which the model lacks; it has {list(everything)}.")
             wanted = [name for name in everything if name in set(wanted)]
         theta = {name: everything[name].detach() for name in wanted}
-        buffers = {name: b.detach().clone() for name, b in pure.named_buffers()}
-
-        def predict(point: Params, inputs: Any) -> Any:
-            state = {**buffers, **point}
-            if isinstance(inputs, dict):
-                return torch.func.functional_call(pure, state, (), inputs)
-            return torch.func.functional_call(pure, state, inputs if isinstance(inputs, tuple) else (inputs,))
-
-        return cls(predict, loss, as_batches(data), theta)
+        return cls(pure, loss, as_batches(data), theta)
 
     @property
     def names(self) -> list[str]:

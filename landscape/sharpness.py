@@ -17,7 +17,7 @@ from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Metric, Perturbation, check_radius, displaced, random_direction
 from landscape.risk import EmpiricalRisk, differentiable_attention
 
-BLOCK_BYTES = 32 * 2**20  # gradients of chunks of data held at once; larger blocks leave the cache and are no faster
+BLOCK_BYTES = 12 * 2**20  # gradients of chunks held at once: more leaves the cache, less pays the overhead more often
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def ascent_sharpness(
     Where ‖∇L‖ < 1e-12, a normalised l2 `AscentStep` has no direction, and the value is the second-order one,
     ρ² max(λ_max, 0) / 2 with λ_max of H (of T H T, unless the metric T is applied "before"), with a warning.
 
-    Equal chunks with an `AscentStep` of p = 2 or inf are computed together by vmap, in blocks of 32 MiB of gradients;
+    Equal chunks with an `AscentStep` of p = 2 or inf are computed together by vmap, in blocks of 12 MiB of gradients;
     everything else, and models that vmap refuses, one chunk at a time.
 
     Args:

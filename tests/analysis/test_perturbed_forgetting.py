@@ -77,8 +77,8 @@ def test_softmax_regression_full_batch(case):
             assert row.value == pytest.approx(value, abs=2e-10), name
             assert (row.stderr, row.draws) == (0.0, 1)
         assert found[provider, "own", "other_train", name].warnings == "no training example lies outside the batch"
-    assert row.options["mean_eps_norm"] == pytest.approx(length, abs=1e-9)
-    assert row.options["mean_rho"] == 0.5
+    assert found[provider, "own", "exposed", "eps_norm"].value == pytest.approx(length, abs=1e-9)
+    assert found[provider, "own", "exposed", "eps_rho"].value == 0.5
     for name in GAPS:
         assert found[provider, "own", "exposed", f"M_gap_{name}"].value == 0.0
 
@@ -164,9 +164,9 @@ def test_own_radius_gives_every_provider_the_length_of_the_runs_own_step(own):
     risk, held_out = classifier()
     step = replace(PROVIDERS[own].step(0.05), p=math.inf)  # not what the provider itself would do
     found = measure(risk, held_out, radii=["own"], own=OwnPerturbation(own, step), m=30, batches=4)
-    lengths = {p: r.options["mean_eps_norm"] for (p, *_), r in found.items() if p != "zero"}
+    lengths = {p: r.value for (p, *_, name), r in found.items() if p != "zero" and name == "eps_norm"}
     assert list(lengths.values()) == pytest.approx([lengths[own]] * 4, rel=1e-12)
-    assert found[own, "own", "held_out", "dCE"].options["mean_rho"] == pytest.approx(0.05)
+    assert found[own, "own", "exposed", "eps_rho"].value == pytest.approx(0.05)
     if own != "random":
         x, y = torch.cat([b[0] for b in risk.batches]), risk.targets()
         g, rises = rng(), []
@@ -187,7 +187,7 @@ def test_iso_loss_raises_the_loss_by_as_much_for_every_provider():
         assert row.value == pytest.approx(0.2, rel=1e-3)
         assert row.converged
         assert (row.draws, row.options["iso_loss"]) == (4, 0.2)
-    sam, random = (found[p, "iso-loss", "exposed", "dCE"].options["mean_eps_norm"] for p in ("sam", "random"))
+    sam, random = (found[p, "iso-loss", "exposed", "eps_norm"].value for p in ("sam", "random"))
     assert random > 2 * sam
 
 
@@ -200,7 +200,7 @@ def test_a_rise_out_of_reach_is_left_out_and_said():
     assert math.isnan(row.stderr)
     assert (row.draws, row.converged) == (0, False)
     assert row.warnings == "no radius raised the loss by 5 nats on 3 of 3 batches"
-    assert row.options["mean_rho"] is None
+    assert math.isnan(found["random", "iso-loss", "exposed", "eps_rho"].value)
 
 
 def test_the_control_forgets_exactly_nothing():
@@ -225,7 +225,7 @@ def test_a_radius_of_zero_forgets_exactly_nothing():
 def test_a_run_without_perturbation_has_no_own_rows_but_says_so():
     found = measure(*classifier(), own=None, m=20, batches=2)
     own = [row for (_, radius, *_), row in found.items() if radius == "own"]
-    assert len(own) == 5 * (3 * len(METRICS) + len(GAPS))
+    assert len(own) == 5 * (3 * len(METRICS) + len(GAPS) + 2)
     assert all(math.isnan(r.value) and r.warnings == "the run has no perturbation of its own" for r in own)
     assert not any(math.isnan(r.value) for (_, radius, *_), r in found.items() if radius == "iso-loss")
 
