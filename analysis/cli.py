@@ -224,7 +224,7 @@ def report(path: tyro.conf.Positional[Path], *, figure: tuple[str, ...] | None =
     """
     from analysis.reporting import report as write_report  # and so are figures
 
-    print(f"report: {write_report(path, figures=figure).resolve()}")
+    print(f"report: {write_report(path, figures=figure, jobs=None).resolve()}")
     return 0
 
 

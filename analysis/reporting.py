@@ -4,7 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from analysis.results import StudyResults
 from analysis.style import rc
 from analysis.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from trainers.files import write_bytes
+from trainers.parallel import cores, in_parallel
 
 DPI = 200
 
@@ -99,6 +100,7 @@ def report(
     *,
     out: str | Path | None = None,
     figures: Sequence[str] | None = None,
+    jobs: int | None = 1,
 ) -> Path:
     """Write the report of a study.
 
@@ -111,6 +113,7 @@ def report(
         out: Where to write; `<folder>/report` by default.
         figures: Names of `analysis.figures.FIGURES`: then only these figures' files are redone, and nothing else is
             touched.
+        jobs: Processes to draw with; None is one a core.
 
     Returns:
         The path of `report.html`, or of the folder of figures if `figures` is given.
@@ -134,7 +137,7 @@ def report(
             if drawn.empty:
                 raise ValueError(f"`figures` asks for {name!r}, but there is nothing to draw: {drawn.empty}")
         return folder / "figures"
-    sections = _sections(results, folder)
+    sections = _sections(results, folder, jobs)
     context: dict[str, Any] = {
         "study": results.study,
         "name": str(results.study.get("name") or results.folder.name),
@@ -152,7 +155,11 @@ def report(
     return folder / "report.html"
 
 
-def _sections(results: StudyResults, folder: Path) -> list[Section]:
+def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Section]:
+    wanted = [name for _, items in SECTIONS for kind, name in items if kind == "figure"]
+    share = max(1, cores() if jobs is None else jobs)
+    calls = [(results, wanted[i::share], folder / "figures") for i in range(share) if wanted[i::share]]
+    drawn = {shown.name: shown for part in in_parallel(_draw_some, calls, jobs=jobs) for shown in part}
     sections = []
     count = {"figure": 0, "table": 0}
     for title, names in SECTIONS:
@@ -160,7 +167,7 @@ def _sections(results: StudyResults, folder: Path) -> list[Section]:
         for kind, name in names:
             label = f"{kind.capitalize()} {count[kind] + 1}"
             if kind == "figure":
-                item = _draw(results, name, folder / "figures", label)
+                item = replace(drawn[name], label="" if drawn[name].empty else label)
             else:
                 item = _tabulate(results, name, folder / "tables", label)
             count[kind] += not item.empty
@@ -169,7 +176,11 @@ def _sections(results: StudyResults, folder: Path) -> list[Section]:
     return sections
 
 
-def _draw(results: StudyResults, name: str, folder: Path, label: str = "") -> Shown:
+def _draw_some(results: StudyResults, names: Sequence[str], folder: Path) -> list[Shown]:
+    return [_draw(results, name, folder) for name in names]
+
+
+def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
     """Draw one figure and write its files; where there is nothing to draw, remove them and keep the reason."""
     plate = FIGURES[name]
     with matplotlib.rc_context(rc("screen")):
@@ -185,7 +196,7 @@ def _draw(results: StudyResults, name: str, folder: Path, label: str = "") -> Sh
     write_bytes(folder / f"{name}.png", png)
     command = f"landscape report {_called(results)} --figure {name}"
     caption = plate.says(results, facts)
-    return Shown("figure", name, label, plate.title, caption, command, alt=plate.alt, png=png)
+    return Shown("figure", name, "", plate.title, caption, command, alt=plate.alt, png=png)
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:

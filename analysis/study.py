@@ -254,7 +254,7 @@ class Study:
         self.write(configs)
         from analysis.reporting import report  # figures are slow to import, and only needed here
 
-        path: Path = self.timed("report", lambda: report(self.folder))
+        path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
         return path
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,6 +120,7 @@ class SharpnessAware(Optimizer):
         self._saved: list[Tensor] | None = None
         self._devices = {p.device for p in self._named.values() if p.device.type == "cuda"}
         self._tracking = tracking_modules(model)
+        self._base_step = _unhooked_step(base)
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class SharpnessAware(Optimizer):
                 self._named[name].grad = grad
         if self.grad_clip is not None:
             nn.utils.clip_grad_norm_(list(self._named.values()), self.grad_clip)
-        self.base.step()
+        self._base_step()
         self.steps_taken += 1
         self.last.length = math.sqrt(squared)
         result = losses[0] if len(losses) == 1 else torch.stack([t.reshape(()) for t in losses]).sum()
@@ -328,6 +330,14 @@ class SharpnessAware(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients."""
         self.base.zero_grad(set_to_none)
+
+
+def _unhooked_step(base: Optimizer) -> Callable[[], Any]:
+    """The base optimizer's step without torch's wrapper for hooks and profiling, which our own step already has."""
+    bare = getattr(type(base).step, "__wrapped__", None)
+    if bare is None or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks:
+        return base.step
+    return partial(bare, base)
 
 
 def _accumulate(total: Params | None, grads: Params, weight: float) -> Params:
