@@ -35,7 +35,10 @@ from analysis.table import wide, with_variant
 TARGETS = ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error")
 
 # Measures that are no candidate explanation: parts of the targets, or what training reached.
-CONTROLS = ("train_error", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "ood_loss", "ood_gap")
+CONTROLS = (
+    *("train_error", "train_loss", "train_clean_error", "test_loss", "validation_error", "validation_loss"),
+    *("ood_gap", "ood_error_severity", "ece", "ece_adaptive", "brier"),
+)  # what describes the targets themselves, or the training error: not measures that might explain them
 
 GROUP = ("hp.method", "hp.ascent")
 GROUP_MINIMUM = 3  # a method with fewer configurations has no correlation of its own

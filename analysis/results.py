@@ -134,9 +134,14 @@ class StudyResults:
 
     @property
     def configuration_columns(self) -> list[str]:
-        """The columns that tell configurations apart: all `hp.*` but the seed, where the runs differ."""
-        columns = [c for c in self.runs.columns if c.startswith("hp.") and c != "hp.seed"]
-        return [c for c in columns if self.runs[c].map(str).nunique() > 1]
+        """The columns that tell configurations apart: `hp.method`, and those in which runs of one method differ.
+
+        The seed is not among them, nor what a method brings with it, such as its own options.
+        """
+        columns = [c for c in self.runs.columns if c.startswith("hp.") and c not in ("hp.seed", "hp.method")]
+        within = [self.runs[c].map(str).groupby(method_labels(self.runs)).nunique().max() for c in columns]
+        varied = [c for c, n in zip(columns, within, strict=True) if n > 1]
+        return (["hp.method"] if len(self.methods) > 1 else []) + varied
 
     def configurations(self) -> pd.DataFrame:
         """One row a run: run_id, status, method, and configuration: a number shared by runs that differ in the seed."""

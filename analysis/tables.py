@@ -4,6 +4,7 @@ A table has two faces: `data`, raw numbers in full precision, which goes into th
 for a reader, which goes into the page and the LaTeX file.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,7 @@ def correlations(results: StudyResults) -> Table:
     facts = results.facts()
     level = facts["level"]
     every = strongest(results.correlations, target=target)
-    rows = every.head(SHOWN_ROWS)
+    rows = strongest(results.correlations, target=target, top=SHOWN_ROWS)
     shown = pd.DataFrame(
         {
             "Measure": rows["measure"],
@@ -175,12 +176,13 @@ def correlations(results: StudyResults) -> Table:
     if not (shown["Remark"] != "").any():
         shown = shown.drop(columns="Remark")
     note = (
-        f"Kendall's τ_b with `{target}`, strongest first, {len(rows)} of {len(every)} measures. n: configurations, "
+        f"Kendall's τ_b with `{target}`, strongest first, {len(rows)} of {len(every)} measures, at "
+        f"most {math.ceil(0.4 * SHOWN_ROWS)} of one family while others have any. n: configurations, "
         f"each averaged over its seeds; left out: those without a finite value. {facts['intervals']}; p from "
         f"{facts['permutations']} of configurations; Holm corrects over all measures of one target. Within methods: "
         "mean of τ_b inside each method, ⇄ where its sign differs from the pooled one. Expected: sign of the "
-        "correlation with the gap that the measure's theory predicts. The CSV file holds every measure and target, "
-        "with Spearman and Pearson."
+        "correlation with the gap that the measure's theory predicts. Measures on held_out see validation "
+        "labels, never the test set. The CSV file holds every measure and target, with Spearman and Pearson."
     )
     empty = "No correlation: too few finished configurations, or nothing was measured."
     return Table("correlations", "Correlations", note, results.correlations, shown, ("Measure", "Remark"), empty)
@@ -189,7 +191,8 @@ def correlations(results: StudyResults) -> Table:
 def comparisons(results: StudyResults) -> Table:
     """Paired differences between a forgetting and a sharpness measure."""
     level = results.facts()["level"]
-    rows = results.comparisons.head(SHOWN_ROWS)
+    place = {target: i for i, target in enumerate(results.targets)}
+    rows = results.comparisons.sort_values("target", key=lambda t: t.map(place), kind="stable").head(SHOWN_ROWS)
     shown = pd.DataFrame(
         {
             "Forgetting": rows["forgetting"],
@@ -268,7 +271,7 @@ def _where_row(results: StudyResults, row: dict[Any, Any]) -> str:
 def grid(results: StudyResults) -> Table:
     """What was varied and what was not."""
     columns = [c for c in results.runs.columns if c.startswith("hp.")]
-    varied = [c for c in columns if c in results.configuration_columns or c == "hp.seed"]
+    varied = [c for c in columns if results.runs[c].map(str).nunique() > 1]
     names = [*varied, *(c for c in columns if c not in varied)]
     values = [list(dict.fromkeys(_plain(v) for v in results.runs[c] if not _missing(v))) for c in names]
     data = pd.DataFrame(

@@ -1,5 +1,7 @@
 """Correlations of measures with targets: forest plot, heat map, and paired comparisons of two measures."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,6 +18,12 @@ def strongest(
 ) -> pd.DataFrame:
     """The rows of one target and coefficient with a finite value, strongest first, by absolute value.
 
+    Args:
+        correlations: Table with the columns of `analysis.results.CORRELATIONS`.
+        target: What is explained.
+        coefficient: "kendall", "spearman" or "pearson".
+        top: How many; of one family at most two in five, as long as others have any, so that none fills the page.
+
     Raises:
         ValueError: If `coefficient` is not known, or `top` is below 1.
     """
@@ -28,8 +36,12 @@ def strongest(
     order: pd.DataFrame = rows.assign(strength=rows["value"].abs()).sort_values(
         ["strength", "measure"], ascending=[False, True]
     )
-    kept: pd.DataFrame = order.drop(columns="strength").head(top or len(order))
-    return kept
+    kept: pd.DataFrame = order.drop(columns="strength")
+    if top is None:
+        return kept
+    place = kept.groupby(kept["measure"].map(family)).cumcount().to_numpy()
+    first = np.argsort(place >= math.ceil(0.4 * top), kind="stable")[:top]
+    return kept.iloc[np.sort(first)]
 
 
 def forest(
@@ -137,7 +149,9 @@ def correlation_matrix(
     value = rows.pivot_table(index="measure", columns="target", values="value", aggfunc="first").reindex(columns=names)
     clear = (rows["low"] > 0) | (rows["high"] < 0)
     sure = rows.assign(clear=clear.astype(float)).pivot_table(index="measure", columns="target", values="clear")
-    value = value.loc[value.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:top]]
+    peak = value.abs().max(axis=1).sort_values(ascending=False, kind="stable")
+    place = peak.groupby(peak.index.map(family)).cumcount().to_numpy()
+    value = value.loc[peak.index[np.sort(np.argsort(place >= math.ceil(0.4 * top), kind="stable")[:top])]]
     groups = {name: i for i, name in enumerate(FAMILIES)}
     order = sorted(value.index, key=lambda m: (groups[family(m)], -np.nan_to_num(abs(value.loc[m].iloc[0]))))
     value, sure = value.loc[order], sure.reindex(index=order, columns=names)
@@ -148,7 +162,7 @@ def correlation_matrix(
             ax.text(j, i, fixed(x), ha="center", va="center", fontsize="small",
                     color="white" if abs(x) > 0.62 else INK,
                     fontweight="bold" if sure.loc[measure, name] == 1 else "normal")  # fmt: skip
-    ax.set_xticks(range(len(names)), names, fontsize="small")
+    ax.set_xticks(range(len(names)), names, fontsize="small", rotation=35, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
     ax.set_yticks(range(len(order)), order, fontsize="small")
     for label, name in zip(ax.get_yticklabels(), order, strict=True):

@@ -222,7 +222,8 @@ FIGURES: dict[str, Plate] = {
         draw=_forest,
         caption=(
             "Kendall's τ_b of each measure with `{target}` over {n} configurations, each averaged over its seeds; "
-            "the {shown} strongest of {all} by absolute value. They were chosen for being strong, so read them with "
+            "the {shown} strongest of {all} by absolute value, at most two in "
+            "five of one family. They were chosen for being strong, so read them with "
             "the Holm column of the table, which corrects for all that were tried. Lines: {intervals}. Hollow: mean "
             "of τ_b inside each method. ⇄: pooled and within-method signs differ. Band: noise ceiling, what a "
             "measure could reach at most given the noise between seeds. Measures are raw: a positive value means a "
@@ -257,7 +258,8 @@ FIGURES: dict[str, Plate] = {
         draw=_matrix,
         caption=(
             "Kendall's τ_b of measures (rows, grouped by family) with targets (columns); the {shown} of {all} "
-            "measures with the largest absolute value over the targets. Bold: the {level} interval excludes 0, "
+            "measures with the largest absolute value over the targets, at most two in five of one family. "
+            "Bold: the {level} interval excludes 0, "
             "before any correction for the number of tests. Every target is larger-is-worse."
         ),
         alt="Heat map of rank correlations, measures by targets.",
