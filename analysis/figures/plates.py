@@ -151,8 +151,8 @@ def _forgetting_rows(
 ) -> tuple[pd.DataFrame, Any]:
     """Rows of forgetting of one batch size m: the most measured, and the smallest among equals.
 
-    The control that perturbs nothing is left out. Over time, only runs measured at several checkpoints count: others
-    would enter the last point of a curve alone, and bend it.
+    The control that perturbs nothing is left out. Over time, only runs and providers measured at several checkpoints
+    count: others would enter the last point of a curve alone, and bend it.
     """
     rows = results.forgetting()
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float)) & (rows["provider"] != "zero")]
@@ -161,7 +161,7 @@ def _forgetting_rows(
     if rows.empty:
         raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
     if over_time:
-        rows = rows[rows.groupby("run_id")["step"].transform("nunique") > 1]
+        rows = rows[rows.groupby(["run_id", "provider"])["step"].transform("nunique") > 1]
         if rows.empty:
             raise NothingToDraw("Forgetting was measured at the last checkpoint only.")
     sizes = rows["m"].dropna()
