@@ -23,7 +23,7 @@ study: setup
 	$(BIN)/landscape study $(STUDY)
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 notebooks: setup
 	$(BIN)/python notebooks/build.py

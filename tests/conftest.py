@@ -1,5 +1,7 @@
 """Shared fixtures: a seeded generator, one thread, float64 oracles."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
@@ -16,3 +18,15 @@ def one_thread():
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """The folder of the smoke study, made once; tests that use it share a worker (xdist_group "smoke")."""
+    from analysis.progress import quiet
+    from analysis.study import Study, read_study
+
+    folder = tmp_path_factory.mktemp("smoke") / "study"
+    path = Path(__file__).parents[1] / "studies" / "smoke.yaml"
+    Study(read_study(path), folder, jobs=1, command="landscape study studies/smoke.yaml").all(quiet)
+    return folder

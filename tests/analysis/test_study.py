@@ -20,19 +20,13 @@ from trainers.files import write_json
 
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 
+pytestmark = pytest.mark.xdist_group("smoke")
+
 
 def run(*arguments):
     with pytest.raises(SystemExit) as stopped:
         main([str(a) for a in arguments])
     return stopped.value.code
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "study"
-    work = Study(read_study(SMOKE), folder, jobs=1, command="landscape study studies/smoke.yaml")
-    work.all(quiet)
-    return folder
 
 
 @pytest.fixture

@@ -191,3 +191,38 @@ def test_refused_arguments():
     awkward = risk.on([((x, x), y)])
     with pytest.raises(ValueError, match="`m` needs batches that are pairs of tensors"):
         awkward.chunks(2)
+
+
+def test_a_pure_model_equals_functional_call_and_leaves_the_module_alone(generator):
+    from landscape.functional import PureModel
+
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5)).train()
+    x = torch.randn(5, 3, generator=generator)
+    theta = {name: torch.randn(p.shape, generator=generator) for name, p in net.named_parameters()}
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    pure = PureModel(net)
+    expected = torch.func.functional_call(net.eval(), theta, (x,))
+    net.train()
+    torch.testing.assert_close(pure(theta, x), expected)
+    torch.testing.assert_close(pure({}, x), torch.func.functional_call(net.eval(), {}, (x,)))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    with pytest.raises(RuntimeError):
+        pure(theta, x[:, :2])
+    torch.testing.assert_close(pure({}, x), net(x))  # the parameters are back after an error
+
+
+def test_tied_parameters_move_together(generator):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = torch.nn.Linear(3, 3, bias=False)
+            self.b = torch.nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    from landscape.functional import PureModel
+
+    x, w = torch.randn(2, 3, generator=generator), torch.randn(3, 3, generator=generator)
+    torch.testing.assert_close(PureModel(Tied())({"a.weight": w}, x), x @ w.T @ w.T)

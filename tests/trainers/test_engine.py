@@ -377,3 +377,29 @@ class TestBadInput:
         optimizer = make_optimizer("sam", Quadratic(), lr=0.1)
         with pytest.raises(ValueError, match="not from a sharpness-aware optimizer"):
             optimizer.load_state_dict(optimizer.base.state_dict())
+
+
+def test_the_general_norm_tends_to_sam_at_two():
+    u, _, _ = step_of("sam", rho=0.5, p=2.0 + 1e-9)  # takes the dual-norm path, not the shortcut for 2
+    sam, _, _ = step_of("sam", rho=0.5)
+    assert_close(u, sam, rtol=1e-8, atol=0)
+
+
+def test_ascent_on_other_data_is_n_sam():
+    # The perturbation from both examples, the descent gradient from the first alone: u = r_1 + rho r / |r|.
+    model = TwoExamples()
+    optimizer = make_optimizer("sam", model, lr=1.0, rho=0.5)
+    optimizer.step(closure_of(model, lambda: model([0])), ascent=closure_of(model, lambda: model([0, 1])))
+    r = tensor(1.5, 2.5)
+    assert_close(tensor(3.0, 1.0) - model.w.detach(), tensor(3.0, 1.0) + 0.5 * r / r.norm(), **NEAR)
+
+
+def test_hooks_of_the_base_optimizer_still_run():
+    model = Quadratic()
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen = []
+    base.register_step_post_hook(lambda *_: seen.append(1))
+    optimizer = make_optimizer("sam", model, base, rho=0.5)
+    optimizer.register_step_post_hook(lambda *_: seen.append(2))
+    optimizer.step(closure_of(model, model))
+    assert sorted(seen) == [1, 2]
