@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +55,17 @@ def measure_subject(subject: Subject, chosen: Plan) -> dict[str, list[Row]]:
     """Take measures of one checkpoint; one that fails becomes rows with the reason."""
     rows: dict[str, list[Row]] = {}
     for key, options in chosen.items():
-        try:
-            rows[key] = MEASURES[key].function(subject, **options)
-        except Exception as error:  # one bad measure is marked rows, the others go on
-            rows[key] = failed_rows(key, f"{type(error).__name__}: {error}")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                rows[key] = MEASURES[key].function(subject, **options)
+            except Exception as error:  # one bad measure is marked rows, the others go on
+                rows[key] = failed_rows(key, f"{type(error).__name__}: {error}")
+        notes = list(
+            dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning | RuntimeWarning))
+        )
+        if notes:
+            rows[key] = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *notes])) for r in rows[key]]
     return rows
 
 
@@ -185,8 +194,23 @@ def collect(
     calls = []
     for run in runs:
         follow = path if path and (along_runs is None or along_runs(run.config())) else None
-        calls.append((str(run.folder), chosen, follow, trust, seed))
+        call = (str(run.folder), chosen, follow, trust, seed)
+        if _is_measured(run, chosen, follow, seed):
+            yield _measure_call(*call)  # only to be read: not worth a process
+        else:
+            calls.append(call)
     yield from in_parallel(_measure_call, calls, jobs=jobs)
+
+
+def _is_measured(run: Run, chosen: Plan, along: Plan | None, seed: int) -> bool:
+    """Whether all that is asked for is in the run's cache."""
+    steps = list(run.checkpoints())
+    for step in steps:
+        wanted = chosen if step == steps[-1] else along if step > 0 else None
+        kept = Cache(run.folder / "measures", step).load() if wanted else {}
+        if any(option_hash(key, options, seed) not in kept for key, options in (wanted or {}).items()):
+            return False
+    return run.finished
 
 
 def _measure_call(folder: str, chosen: Plan, along: Plan | None, trust: bool, seed: int) -> pd.DataFrame:

@@ -56,7 +56,6 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: in
         subject.hessian, k=1, which="both", tol=tol, max_products=max_products, generator=subject.generator("eigen")
     )
     context = {**_context(subject), "tol": tol}
-    warning = "" if pairs.converged else f"not converged after {pairs.products} products"
     return [
         Row(
             name,
@@ -64,13 +63,12 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: in
             float(pairs.residuals[i]),
             options=context,
             converged=pairs.converged,
-            warnings=warning,
         )
         for i, name in enumerate(("top_eigenvalue", "bottom_eigenvalue"))
     ]
 
 
-def hessian_trace(subject: Subject, *, draws: int = 32) -> Rows:
+def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
     """Trace of the Hessian from random probes, with its standard error."""
     found = estimate_trace(subject.hessian, draws=draws, generator=subject.generator("trace"))
     context = {**_context(subject), "method": found.method}
@@ -83,7 +81,7 @@ def one_step_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.05, 0.5)
 
 
 def m_sharpness(
-    subject: Subject, *, m: tuple[int | None, ...] = (1, 16, 128, None), rho: float = 0.05, blocks: int = 200
+    subject: Subject, *, m: tuple[int | None, ...] = (1, 16, 128, None), rho: float = 0.05, blocks: int = 128
 ) -> Rows:
     """Mean over blocks of m examples of each block's own one-step sharpness; m = None is all examples together.
 
@@ -243,7 +241,7 @@ MEASURES: dict[str, Measure] = {
         "sharper",
         +1,
         "T3 T5",
-        "2 to 3 a product, 32 products",
+        "2 to 3 a product, 20 products",
     ),
     "ascent_sharpness": Measure(
         one_step_sharpness,

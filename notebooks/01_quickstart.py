@@ -20,14 +20,18 @@
 # %%
 # %matplotlib inline
 import os
+import textwrap
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 import torch
+from IPython.display import display
 
 import analysis
 import landscape
 import trainers
+from analysis.style import rc
 from analysis.table import last_step
 
 STUDY = Path(os.environ.get("LANDSCAPE_STUDY", "../runs/digits"))
@@ -47,7 +51,7 @@ by_method = test_error.groupby(["hp.method", "hp.rho"], dropna=False)["value"].a
 by_method.round(4)
 
 # %%
-interesting = ["top_eigenvalue", "bottom_eigenvalue", "hessian_trace", "gradient_norm", "test_error", "gap_error"]
+interesting = ["top_eigenvalue", "bottom_eigenvalue", "hessian_trace", "gradient_norm", "test_error"]
 one_run = last[(last["run_id"] == last["run_id"].iloc[0]) & last["measure"].isin(interesting)]
 one_run[["measure", "value", "stderr", "draws", "converged"]]
 
@@ -101,13 +105,15 @@ frame.pivot_table(index=["measure", "provider"], columns="set", values="value").
 
 # %%
 plate = analysis.FIGURES["forest"]
-figure, facts = plate.draw(results)
-print(plate.says(results, facts))
-figure
+with matplotlib.rc_context(rc("screen")):
+    figure, facts = plate.draw(results)
+    display(figure)
+print("\n".join(textwrap.wrap(plate.says(results, facts), 110)))
 
 # %%
-figure, facts = analysis.FIGURES["training_curves"].draw(results)
-figure
+with matplotlib.rc_context(rc("screen")):
+    figure, facts = analysis.FIGURES["training_curves"].draw(results)
+    display(figure)
 
 # %% [markdown]
 # ## Where to go on

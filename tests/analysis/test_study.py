@@ -282,3 +282,12 @@ def test_a_run_that_left_nothing_is_still_counted(smoke, tmp_path):
     write_json(tmp_path / "study.json", {"study": {"nme": 1}})
     with pytest.raises(ValueError, match=r"unknown key `nme`\. Did you mean 'name'"):
         Study.open(tmp_path)
+
+
+def test_warnings_of_a_measure_stand_in_its_rows():
+    data = load_dataset("digits", train_size=50, validation_size=50, test_size=50)
+    model = build_model("mlp", shape=data.shape, classes=10, generator_seed=0, options={"width": 4})
+    chosen = plan({"hessian_eigenvalues": {"max_products": 3, "tol": 1e-6}})
+    rows = measure_subject(Subject(model.eval(), data, "x"), chosen)["hessian_eigenvalues"]
+    assert [r.converged for r in rows] == [False, False]
+    assert all("did not reach a residual" in r.warnings for r in rows)
