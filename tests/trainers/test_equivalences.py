@@ -227,7 +227,12 @@ def test_shrink_and_perturb_has_its_closed_form():
     for name, value in state(model).items():
         expected = start[name] + 0.9**3 * (moved[name] - start[name]) if value.is_floating_point() else moved[name]
         assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    before = state(model)
     hook(model, 0.0)  # in proportion to the learning rate
+    assert equal(state(model), before)
+    hook(model, 0.25)
+    weight = "0.weight"
+    assert_close(state(model)[weight], before[weight] + 0.05 * (start[weight] - before[weight]), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match=r"`shrink_perturb` must be in \[0, 1\], got 1.5"):
         ShrinkPerturb.of(model, 1.5, 0.1)
 
