@@ -30,9 +30,9 @@ from analysis.resampling import (
     weighted_spearman,
 )
 from analysis.table import wide, with_variant
+from analysis.targets import TARGETS
 
 # Measures of the table that are targets of correlation unless the caller names others; larger is worse in all.
-TARGETS = ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error")
 
 # Measures that are no candidate explanation: parts of the targets, or what training reached.
 CONTROLS = (

@@ -16,7 +16,7 @@ from analysis.output_bias import output_bias as bias_of
 from analysis.perturbed_forgetting import perturbed_forgetting as measure_forgetting
 from analysis.subject import Subject
 from analysis.table import Row
-from analysis.targets import target_rows
+from analysis.targets import TARGETS, target_rows
 from landscape import AbsWeight, AscentStep, ascent_sharpness, flatten, norm, top_eigenpairs
 from landscape import average_sharpness as average_over_noise
 from landscape import trace as estimate_trace
@@ -215,7 +215,7 @@ FORGETTING_ROWS = (
 MEASURES: dict[str, Measure] = {
     "targets": Measure(
         targets,
-        ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error"),
+        TARGETS,
         "errors, losses, gaps and calibration on train, test and shifted data",
         "target",
         "worse",

@@ -6,14 +6,14 @@ Long form, one row a number: `run_id, step, epoch, split, measure, options, valu
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from trainers.files import write_atomically
 
 COLUMNS: dict[str, str] = {
     "run_id": "str",
@@ -95,14 +95,7 @@ def check(table: pd.DataFrame) -> pd.DataFrame:
 
 def write(table: pd.DataFrame, path: Path) -> Path:
     """Write a table as Parquet, aside and then by rename, so that a file that exists is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        table.to_parquet(aside, index=False)
-        Path(aside).replace(path)
-    finally:
-        Path(aside).unlink(missing_ok=True)
+    write_atomically(path, lambda aside: table.to_parquet(aside, index=False))
     return path
 
 
