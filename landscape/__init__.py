@@ -1,6 +1,5 @@
 """Mathematics of the loss surface at a point: tensors in, tensors out."""
 
-from landscape.eigen import Eigenpairs, top_eigenpairs
 from landscape.estimate import Estimate
 from landscape.objectives import obf_loss
 from landscape.operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, SymmetricOperator, dense
@@ -17,8 +16,18 @@ from landscape.perturbation import (
 )
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness import Sharpness, ascent_sharpness, average_sharpness
-from landscape.spectrum import SpectralDensity, effective_dimension, log_determinant, spectral_density
-from landscape.trace import Diagonal, diagonal, frobenius_squared, trace
+from landscape.spectral import (
+    Diagonal,
+    Eigenpairs,
+    SpectralDensity,
+    diagonal,
+    effective_dimension,
+    frobenius_squared,
+    log_determinant,
+    spectral_density,
+    top_eigenpairs,
+    trace,
+)
 
 __all__ = [
     "AbsWeight",

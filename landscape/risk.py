@@ -12,23 +12,14 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape.batches import Batch, as_batches, batch_size
 from landscape.functional import PureModel
 from landscape.params import Params
-
-Batch = tuple[Any, Any]
 
 
 def differentiable_attention() -> AbstractContextManager[None]:
     """Use the attention kernel that has second derivatives; the caller's choice is back on exit."""
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def batch_size(batch: Batch) -> int:
-    """Number of examples of one batch: the length of its first tensor."""
-    first = batch[0]
-    while isinstance(first, dict | list | tuple):
-        first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-    return len(first)
 
 
 @dataclass(frozen=True)
@@ -172,12 +163,3 @@ class EmpiricalRisk:
 
     def _weighted(self) -> Iterable[tuple[Batch, int]]:
         return zip(self.batches, self.sizes, strict=True)
-
-
-def as_batches(data: Any) -> list[Batch]:
-    """Turn a pair of tensors, a list of batches or a DataLoader into a list of (inputs, targets)."""
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
-        return [data]
-    if isinstance(data, dict):
-        return [(data, data)]
-    return [(b, b) if isinstance(b, dict) else (b[0], b[1]) for b in data]

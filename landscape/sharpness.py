@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from landscape.eigen import top_eigenpairs
 from landscape.estimate import Estimate
 from landscape.operators import Hessian, Rescaled, SymmetricOperator, chunk_gradients
 from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Metric, Perturbation, check_radius, displaced, random_direction
 from landscape.risk import EmpiricalRisk, differentiable_attention
+from landscape.spectral.eigenpairs import top_eigenpairs
 
 BLOCK_BYTES = 12 * 2**20  # gradients of chunks held at once: more leaves the cache, less pays the overhead more often
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
 from landscape.perturbation import AscentStep
 from trainers.ascent import AscentSource, Gradient
-from trainers.batchnorm import frozen_statistics, tracking_modules
 from trainers.combiners import Combiner, TakePerturbed
 from trainers.gates import Always, Gate
 from trainers.hooks import ShrinkPerturb

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from scipy.linalg import eigh_tridiagonal
 from torch import Generator, Tensor
 
-from landscape.eigen import Krylov
 from landscape.estimate import Estimate
-from landscape.operators import SymmetricOperator, dense
+from landscape.operators.protocol import SymmetricOperator, dense
+from landscape.spectral.krylov import Krylov
 
 EXACT_SIZE = 256  # up to here the eigenvalues of the whole matrix cost no more than an estimate
 BANDWIDTH = 0.01  # default standard deviation of the smoothing, in units of the nodes' range

@@ -10,7 +10,7 @@ from scipy.stats import wasserstein_distance
 from torch.testing import assert_close
 
 from landscape.operators import GaussNewton, Hessian
-from landscape.spectrum import (
+from landscape.spectral.density import (
     effective_dimension,
     lanczos_quadrature,
     log_determinant,

@@ -11,7 +11,7 @@ from problems import F64, o1, o2
 from torch.testing import assert_close
 
 from landscape.operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, dense
-from landscape.trace import diagonal, frobenius_squared, trace
+from landscape.spectral.traces import diagonal, frobenius_squared, trace
 
 N = 200
 
@@ -184,7 +184,7 @@ def test_auto_chooses_by_the_budget(generator, draws, chosen):
 
 
 def test_auto_does_without_storage_that_does_not_fit(generator, monkeypatch):
-    monkeypatch.setattr(sys.modules["landscape.trace"], "XTRACE_BYTES", 1000)
+    monkeypatch.setattr(sys.modules["landscape.spectral.traces"], "XTRACE_BYTES", 1000)
     assert trace(laplacian(), generator=generator).method == "hutchinson"
 
 

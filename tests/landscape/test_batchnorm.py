@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from trainers.batchnorm import frozen_statistics, recalibrate, tracking_modules
+from landscape.batchnorm import frozen_statistics, recalibrate, tracking_modules
 
 F64 = torch.float64
 

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from landscape import EmpiricalRisk
-from landscape.eigen import top_eigenpairs
 from landscape.operators import GaussNewton, Hessian, Rescaled, dense
+from landscape.spectral.eigenpairs import top_eigenpairs
 
 
 def unchecked(function):

@@ -6,14 +6,16 @@ mode alone, the mode that every model which trains supports.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.batches import Batch, batch_size, map_tensors, slice_batch
+from landscape.operators.protocol import SymmetricOperator
 from landscape.params import Params
-from landscape.risk import Batch, EmpiricalRisk, batch_size, differentiable_attention
+from landscape.risk import EmpiricalRisk, differentiable_attention
 
 Path = Literal["auto", "kept", "afresh"]
 RowMap = Callable[[Tensor], Tensor]  # rows of shape (k, p) to rows of shape (k, p)
@@ -22,31 +24,6 @@ KEPT_BYTES = 256 * 2**20  # what `path="auto"` may hold between products
 CHUNK_BYTES = 64 * 2**20  # per-example gradients held at once
 GRAPH_FACTOR = 4  # a graph for second derivatives, in units of the tensors that the forward pass saves
 IGNORED_TARGET = -100  # the default `ignore_index` of cross_entropy
-
-
-@runtime_checkable
-class SymmetricOperator(Protocol):
-    """A symmetric p × p matrix A that is multiplied from the left: `A @ v` for v of shape (p,) or (p, k).
-
-    A dense `Tensor` is one already.
-    """
-
-    @property
-    def shape(self) -> torch.Size:
-        """(p, p)."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the entries."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the entries live."""
-        ...
-
-    def __matmul__(self, other: Tensor, /) -> Tensor: ...
 
 
 class _RiskOperator:
@@ -236,31 +213,6 @@ class Rescaled:
         return s * (self.operator @ (s * other))
 
 
-def dense(A: SymmetricOperator, *, limit: int = 4096) -> Float[Tensor, "p p"]:
-    """Write an operator out as a matrix, by p products with unit vectors; for small p and for tests.
-
-    Args:
-        A: Symmetric operator of shape (p, p); a dense tensor comes back as it is.
-        limit: Largest p allowed, because memory and time grow as p² and p products.
-
-    Returns:
-        The matrix, as computed: symmetric up to rounding.
-
-    Raises:
-        ValueError: If p exceeds `limit`.
-    """
-    if isinstance(A, Tensor):
-        return A
-    p = A.shape[0]
-    if p > limit:
-        raise ValueError(
-            f"`A` has p = {p} rows, more than `limit` = {limit}: use top_eigenpairs, trace or spectral_density, "
-            "restrict it by `parameters`, or raise `limit`."
-        )
-    unit = torch.eye(p, dtype=A.dtype, device=A.device)
-    return torch.cat([A @ unit[:, i : i + 64] for i in range(0, p, 64)], dim=1)
-
-
 def chunk_gradients(
     risk: EmpiricalRisk, theta: Params, x: Any, y: Any, fixed: Params | None = None
 ) -> tuple[Params, Tensor]:
@@ -285,17 +237,6 @@ def chunk_gradients(
     with differentiable_attention():
         grads, losses = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0))(point, x, y)
     return grads, losses
-
-
-def map_tensors(f: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Apply f to every tensor of nested dicts, lists and tuples; leave the rest."""
-    if isinstance(tree, Tensor):
-        return f(tree)
-    if isinstance(tree, dict):
-        return {key: map_tensors(f, value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)([map_tensors(f, value) for value in tree])
-    return tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -496,23 +437,18 @@ def _example_rows(place: _Place, batch: Batch) -> Tensor:
     except (RuntimeError, NotImplementedError, ValueError, TypeError):  # not every model can be vmapped
         rows = []
         for i in range(batch_size(batch)):
-            one = _slice(batch, i, i + 1)
+            one = slice_batch(batch, i, i + 1)
             with torch.enable_grad(), differentiable_attention():
                 loss = place.risk.loss(place.outputs(one[0]), one[1])
                 rows.append(_row(torch.autograd.grad(loss, place.leaves, materialize_grads=True)))
         return torch.stack(rows)
 
 
-def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    x, y = (map_tensors(lambda t: t[start:stop], part) for part in batch)
-    return x, y
-
-
 def _example_blocks(place: _Place, batch: Batch) -> Iterable[Tensor]:
     step = max(1, CHUNK_BYTES // place.row_bytes)
     size = batch_size(batch)
     for start in range(0, size, step):
-        yield _example_rows(place, _slice(batch, start, min(start + step, size)))
+        yield _example_rows(place, slice_batch(batch, start, min(start + step, size)))
 
 
 def _kept_fisher_map(place: _Place, batch: Batch) -> RowMap:

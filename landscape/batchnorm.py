@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from landscape.risk import as_batches, batch_size
+from landscape.batches import as_batches, batch_size
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -25,7 +25,7 @@ def tracking_modules(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
 
 
-def frozen_statistics(modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
+def frozen_statistics(modules: Sequence[nn.Module] | nn.Module) -> AbstractContextManager[None]:
     """Leave running statistics alone inside a `with` block; what the layers compute stays the same.
 
     In train mode they go on normalising with the statistics of the batch, in eval mode with the running ones; neither

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from landscape.estimate import Estimate
-from landscape.operators import SymmetricOperator
+from landscape.operators.protocol import SymmetricOperator
 
 Method = Literal["auto", "hutchinson", "xtrace", "exact"]
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, one_hot, scaled_dot_product_attention
 from torch.testing import assert_close
 
-import landscape.operators
+import landscape.operators.risk_operators
 from landscape import AbsWeight, EmpiricalRisk, flatten, unflatten
 from landscape.operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, SymmetricOperator, dense
 
@@ -262,7 +262,7 @@ def test_ignored_targets_do_not_count():
 @pytest.mark.parametrize("path", ["kept", "afresh"])
 @pytest.mark.parametrize("model", [nn.Linear(3, 2), DataDependent(), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))])
 def test_empirical_fisher_is_the_second_moment_of_example_gradients(model, path, monkeypatch):
-    monkeypatch.setattr(landscape.operators, "CHUNK_BYTES", 3 * 8 * 20)  # several chunks a batch
+    monkeypatch.setattr(landscape.operators.risk_operators, "CHUNK_BYTES", 3 * 8 * 20)  # several chunks a batch
     risk = small(model, sizes=(5, 1))
     G = example_gradients(risk)
     assert_close(dense(EmpiricalFisher(risk, path=path)), G.T @ G / 6, **EXACT)
@@ -397,13 +397,13 @@ def test_dict_batches():
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_auto_keeps_what_fits(operator, monkeypatch):
     assert operator(o2()).path == "kept"
-    monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 100)
+    monkeypatch.setattr(landscape.operators.risk_operators, "KEPT_BYTES", 100)
     assert operator(o2()).path == "afresh"
     assert operator(o2(), path="kept").path == "kept"
 
 
 def test_auto_counts_what_all_batches_would_keep(monkeypatch):
-    monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 20_000)
+    monkeypatch.setattr(landscape.operators.risk_operators, "KEPT_BYTES", 20_000)
     x, y = torch.randn(200, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.zeros(200).long()
     few = o2().on((x[:2], y[:2]))
     assert Hessian(few).path == "kept"
@@ -412,10 +412,10 @@ def test_auto_counts_what_all_batches_would_keep(monkeypatch):
 
 def test_auto_does_not_count_the_weights_as_activations(monkeypatch):
     # 2 x 16 kB for the gradient and 4 x 16 kB for the inputs make 96 kB; with the weights it would be 160 kB
-    monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 120_000)
+    monkeypatch.setattr(landscape.operators.risk_operators, "KEPT_BYTES", 120_000)
     wide = small(nn.Linear(2000, 1), shape=(1, 2000), sizes=(1,), loss=lambda out, _: (out**2).mean())
     assert Hessian(wide).path == "kept"
-    monkeypatch.setattr(landscape.operators, "KEPT_BYTES", 80_000)
+    monkeypatch.setattr(landscape.operators.risk_operators, "KEPT_BYTES", 80_000)
     assert Hessian(wide).path == "afresh"
 
 
