@@ -1,33 +1,64 @@
-"""Run the benchmarks: `python -m benchmarks [steps] [memory] [study]`; all if none is named."""
+"""Run the benchmarks: `python -m benchmarks [steps] [memory] [study] [curvature[:group]]`; all if none is named."""
 
+import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from analysis.study import environment
-from benchmarks import memory, steps, study
+from benchmarks import curvature, memory, steps, study
+from benchmarks.table import line, markdown
 
-PARTS = {"steps": steps.run, "memory": memory.run, "study": study.run}
+PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
+    "steps": steps.run, "memory": memory.run, "study": study.run, "curvature": curvature.run,
+}  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(names: list[str]) -> int:
-    unknown = [n for n in names if n not in PARTS]
-    if unknown:
-        print(f"unknown benchmark {unknown}; there are {list(PARTS)}", file=sys.stderr)
+def rows_of(name: str, *, quick: bool) -> Iterable[dict[str, Any]]:
+    """The rows of a part, or of one group of the part "curvature".
+
+    Raises:
+        ValueError: If there is no such part or group, or the part has no quick size.
+    """
+    part, _, group = name.partition(":")
+    if part not in PARTS:
+        raise ValueError(f"unknown benchmark {name!r}; there are {list(PARTS)}.")
+    if part == "curvature":
+        if group and group not in curvature.GROUPS:
+            raise ValueError(f"unknown group {group!r} of curvature; there are {list(curvature.GROUPS)}.")
+        return curvature.run(quick=quick, groups=[group] if group else [])
+    if group or quick:
+        raise ValueError(f"{part!r} has no groups and no quick size; only 'curvature' has.")
+    return PARTS[part]()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"some of {list(PARTS)}, or curvature:group")
+    parser.add_argument("--quick", action="store_true", help="small sizes, which show only that it runs (curvature)")
+    parser.add_argument("--markdown", action="store_true", help="print the table in Markdown too")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
+    asked = parser.parse_args(arguments)
+    names = asked.parts or list(PARTS)
+    try:
+        made = [(name, rows_of(name, quick=asked.quick)) for name in names]
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
-    rows = []
-    for name in names or PARTS:
-        for row in PARTS[name]():
-            rows.append({"part": name, **row})
-            limit = row.get("limit")
-            verdict = "" if limit is None else f"  limit {limit:g}: {'met' if row['value'] <= limit else 'MISSED'}"
-            spread = f"  [{row['low']:.2f}, {row['high']:.2f}]" if "low" in row else ""
-            print(f"{row['what']:75s} {row['value']:8.2f} {row['unit']}{spread}{verdict}", flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps({"environment": environment(), "results": rows}, indent=1) + "\n")
+    rows: list[dict[str, Any]] = []
+    for name, some in made:
+        for row in some:
+            rows.append({"part": name.partition(":")[0], **row})
+            print(line(row), flush=True)
+    if asked.markdown:
+        print(markdown(rows))
+    asked.out.mkdir(exist_ok=True, parents=True)
+    path = asked.out / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.write_text(json.dumps({"environment": environment(), "quick": asked.quick, "results": rows}, indent=1) + "\n")
     print(f"results: {path}")
     return 0
 

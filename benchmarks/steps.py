@@ -1,12 +1,12 @@
 """Time of a sharpness-aware step in units of an SGD step, paired in the order A B B A, ratio by ratio."""
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.pairing import mirrored
 from trainers import build_model, make_optimizer
 from trainers.objective import Objective
 
@@ -56,19 +56,8 @@ def torch_stepper(model_name: str, options: dict, shape: tuple, batch: int) -> C
 
 def paired(one: Callable[[], None], other: Callable[[], None], inner: int, pairs: int) -> list[float]:
     """Ratios time(other) / time(one), each from A B B A, so that a steady drift cancels; a warm-up of each first."""
-
-    def spent(step: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        for _ in range(inner):
-            step()
-        return time.perf_counter() - start
-
-    spent(one), spent(other)
-    ratios = []
-    for _ in range(pairs):
-        first, second, third, last = spent(one), spent(other), spent(other), spent(one)
-        ratios.append((second + third) / (first + last))
-    return ratios
+    seconds = mirrored({"one": one, "other": other}, rounds=pairs, inner=inner, warm_up=inner)
+    return [b / a for a, b in zip(seconds["one"], seconds["other"], strict=True)]
 
 
 def run() -> list[dict]:

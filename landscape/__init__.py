@@ -2,7 +2,18 @@
 
 from landscape.estimate import Estimate
 from landscape.objectives import obf_loss
-from landscape.operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, SymmetricOperator, dense
+from landscape.operators import (
+    EmpiricalFisher,
+    Fisher,
+    GaussNewton,
+    Hessian,
+    Rescaled,
+    Shifted,
+    Sum,
+    SymmetricOperator,
+    dense,
+    to_scipy,
+)
 from landscape.params import Params, flatten, inner, norm, unflatten
 from landscape.perturbation import (
     AbsWeight,
@@ -38,6 +49,7 @@ __all__ = [
     "EmpiricalRisk",
     "Estimate",
     "FilterNorm",
+    "Fisher",
     "GaussNewton",
     "Hessian",
     "Metric",
@@ -45,7 +57,9 @@ __all__ = [
     "Perturbation",
     "Rescaled",
     "Sharpness",
+    "Shifted",
     "SpectralDensity",
+    "Sum",
     "SymmetricOperator",
     "TensorNorm",
     "ascent_sharpness",
@@ -62,6 +76,7 @@ __all__ = [
     "obf_loss",
     "random_direction",
     "spectral_density",
+    "to_scipy",
     "top_eigenpairs",
     "trace",
     "unflatten",

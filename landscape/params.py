@@ -4,7 +4,8 @@
 order of a vector is always the order of `names`, which is a model's `named_parameters()` order, never that of a file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from jaxtyping import Float
@@ -40,3 +41,63 @@ def norm(a: Params, p: float = 2.0) -> Tensor:
     parts = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in a.values()], p)
     total: Tensor = torch.linalg.vector_norm(torch.stack(parts), p)
     return total
+
+
+def select(names: Sequence[str], wanted: str | Iterable[str] | None, *, argument: str = "parameters") -> list[str]:
+    """Choose parameters by name, by glob or by module.
+
+    Args:
+        names: All names, such as "blocks.0.fc.weight".
+        wanted: One or several of: a name; a glob, such as "*.weight"; a module, such as "blocks.0", which stands for
+            all parameters in it. None means all.
+        argument: The caller's name of `wanted`, for its messages.
+
+    Returns:
+        The chosen names, in the order of `names`.
+
+    Raises:
+        ValueError: If something in `wanted` chooses nothing.
+    """
+    if wanted is None:
+        return list(names)
+    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {n for n in names if n == pattern or n.startswith(f"{pattern}.") or fnmatchcase(n, pattern)}
+        if not found:
+            raise ValueError(
+                f"`{argument}` has {pattern!r}, which is no name, glob or module of the parameters {list(names)}."
+            )
+        chosen |= found
+    if not chosen:
+        raise ValueError(f"`{argument}` must choose some of {list(names)}, got none.")
+    return [n for n in names if n in chosen]
+
+
+def slices(theta: Params) -> dict[str, slice]:
+    """Where each parameter lies in the flat vector."""
+    places, start = {}, 0
+    for name, tensor in theta.items():
+        places[name] = slice(start, start + tensor.numel())
+        start += tensor.numel()
+    return places
+
+
+def layer_slices(theta: Params) -> dict[str, slice]:
+    """Where each layer, the parameters that one module owns, lies in the flat vector.
+
+    The layer of "blocks.0.fc.weight" is "blocks.0.fc"; a parameter of the model itself is a layer of its own name. A
+    module whose parameters do not follow each other directly makes several layers, numbered "name#2" and so on.
+    """
+    layers: dict[str, slice] = {}
+    last, seen = None, dict[str, int]()
+    for name, place in slices(theta).items():
+        layer = name.rpartition(".")[0] or name
+        if layer == last:
+            key = layer if seen[layer] == 1 else f"{layer}#{seen[layer]}"
+            layers[key] = slice(layers[key].start, place.stop)
+            continue
+        seen[layer] = seen.get(layer, 0) + 1
+        layers[layer if seen[layer] == 1 else f"{layer}#{seen[layer]}"] = place
+        last = layer
+    return layers

@@ -2,29 +2,25 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.batches import Batch, as_batches, batch_size
-from landscape.functional import PureModel
-from landscape.params import Params
-
-
-def differentiable_attention() -> AbstractContextManager[None]:
-    """Use the attention kernel that has second derivatives; the caller's choice is back on exit."""
-    return sdpa_kernel(SDPBackend.MATH)
+from landscape.batches import Batch, as_batches, batch_size, split_batches
+from landscape.functional import Mode, PureModel
+from landscape.params import Params, select
+from landscape.ranks import Ranks
 
 
 @dataclass(frozen=True)
 class EmpiricalRisk:
-    """L(θ) = (1/n) Σ_i ℓ_i(θ): the mean loss over all examples, whatever the sizes of the batches.
+    """L(θ) = Σ_b w_b L_b(θ) / Σ_b w_b: the mean loss over all examples, whatever the sizes of the batches.
+
+    L_b is the loss of batch b, a mean over its examples, and w_b the number of them, unless `weight` says otherwise.
 
     Attributes:
         predict: Maps (θ, inputs) to outputs; pure in θ.
@@ -32,12 +28,19 @@ class EmpiricalRisk:
         batches: Pairs (inputs, targets); they may differ in size.
         theta: The point that methods use when no other is given.
         names: Names of θ in the model's `named_parameters()` order, the order of every flat vector.
+        weight: Maps (inputs, targets) to a batch's weight; None means its number of examples. A loss that is a mean
+            over tokens, say, needs the number of tokens.
+        ranks: The processes that the batches are shared out to; None if this one has them all.
+        total: Σ_b w_b over all processes, where the batches are shared out.
     """
 
     predict: Callable[[Params, Any], Any]
     loss: Callable[[Any, Any], Tensor]
     batches: Sequence[Batch]
     theta: Params
+    weight: Callable[[Any, Any], float] | None = None
+    ranks: Ranks | None = None
+    total: float | None = None
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -52,8 +55,9 @@ class EmpiricalRisk:
         loss: Callable[[Any, Any], Tensor],
         data: Any,
         *,
-        parameters: Iterable[str] | None = None,
-        mode: Literal["eval", "train"] = "eval",
+        parameters: str | Iterable[str] | None = None,
+        mode: Mode = "eval",
+        weight: Callable[[Any, Any], float] | None = None,
     ) -> "EmpiricalRisk":
         """Make the risk of a model on data. The model itself is never touched: its tensors are shared, its modes not.
 
@@ -62,8 +66,13 @@ class EmpiricalRisk:
             loss: Mean loss of one batch, called as loss(outputs, targets); for dict batches, loss(outputs, batch).
             data: A pair (inputs, targets) of tensors, a list of batches, or a DataLoader. A dict batch is passed to
                 the model by keyword.
-            parameters: Names to differentiate; None means all that require a gradient.
-            mode: "eval" fixes BatchNorm statistics and switches dropout off.
+            parameters: What to differentiate by: names, globs ("*.weight") or modules ("blocks.0"); None means all
+                that require a gradient.
+            mode: "eval" fixes BatchNorm's running statistics and switches dropout off. "batch" normalises by each
+                batch's own statistics, so that each batch is one fixed function and the risk their weighted mean;
+                dropout off. "recalibrate" estimates the running statistics afresh, over all batches, at every θ where
+                the risk is asked for, and derivatives hold them there. "train" is as in training, dropout included.
+            weight: Weight of a batch, called as weight(inputs, targets); None means its number of examples.
 
         Raises:
             ValueError: If a name is unknown, or no parameter or example is left.
@@ -73,13 +82,9 @@ class EmpiricalRisk:
         if parameters is None:
             wanted = [name for name, p in everything.items() if p.requires_grad]
         else:
-            wanted = list(parameters)
-            for name in wanted:
-                if name not in everything:
-                    raise ValueError(f"`parameters` names {name!r}, which the model lacks; it has {list(everything)}.")
-            wanted = [name for name in everything if name in set(wanted)]
+            wanted = select(list(everything), parameters)
         theta = {name: everything[name].detach() for name in wanted}
-        return cls(pure, loss, as_batches(data), theta)
+        return cls(pure, loss, as_batches(data), theta, weight)
 
     @property
     def names(self) -> list[str]:
@@ -96,20 +101,84 @@ class EmpiricalRisk:
         """Number of examples."""
         return sum(self.sizes)
 
+    @property
+    def mode(self) -> str:
+        """How normalisation and dropout layers behave; "eval" for a `predict` that is no model of ours."""
+        return self.predict.mode if isinstance(self.predict, PureModel) else "eval"
+
+    @cached_property
+    def shares(self) -> list[float]:
+        """Each batch's part of the risk, w_b / Σ w_b, where the sum is over all processes."""
+        weights = self._weights()
+        total = math.fsum(weights) if self.total is None else self.total
+        return [w / total for w in weights]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lives."""
+        return next(iter(self.theta.values())).device
+
     def at(self, theta: Params) -> "EmpiricalRisk":
         """The same risk with another default point."""
         return replace(self, theta={name: theta[name].detach() for name in self.names})
 
     def on(self, data: Any) -> "EmpiricalRisk":
-        """The same model and loss on other data."""
-        return replace(self, batches=as_batches(data))
+        """The same model and loss on other data; shared out to the processes as this risk's data are."""
+        other = replace(self, batches=as_batches(data), ranks=None, total=None)
+        return other if self.ranks is None else other.sharded(self.ranks.group)
+
+    def in_parts(self, size: int) -> "EmpiricalRisk":
+        """The same risk with batches of at most `size` examples: the same function, less memory at a time.
+
+        Raises:
+            ValueError: If `size` is below 1, or batches may not be cut because they normalise by their own statistics.
+        """
+        if size < 1:
+            raise ValueError(f"`size` must be at least 1 example, got {size!r}.")
+        if max(self.sizes) <= size:
+            return self
+        if self.mode in ("batch", "train") and isinstance(self.predict, PureModel) and self.predict.normalised:
+            raise ValueError(
+                f"`size` = {size} would cut batches that are normalised by their own statistics, which changes the "
+                "risk: use mode='eval' or 'recalibrate', or make the data's batches smaller."
+            )
+        return replace(self, batches=split_batches(self.batches, size))
+
+    def sharded(self, group: Any = None) -> "EmpiricalRisk":
+        """The same risk with its examples shared out to the processes of `torch.distributed`.
+
+        Every process must hold the same data, loss and weights. Values, gradients and operators' products are then sums
+        over processes, and equal in all of them, so that every process runs the same program to the same answer, up to
+        the rounding of another order of summation. `n`, `outputs` and `targets` are those of this process.
+
+        Args:
+            group: A process group; None means all processes.
+
+        Raises:
+            RuntimeError: If no process group is initialised.
+            ValueError: If there are fewer examples than processes.
+        """
+        if self.mode == "recalibrate":
+            raise ValueError("mode='recalibrate' needs all data in each process: use .settled(theta), then .sharded().")
+        ranks = Ranks(group)
+        whole = self.mode in ("batch", "train")
+        mine = replace(self, batches=ranks.share(self.batches, whole=whole), ranks=ranks)
+        return replace(mine, total=ranks.total(math.fsum(mine._weights()), self.device))
+
+    def settled(self, theta: Params | None = None) -> "EmpiricalRisk":
+        """The risk that is differentiated at θ: in mode "recalibrate" with the running statistics of θ, else itself."""
+        if self.mode != "recalibrate":
+            return self
+        assert isinstance(self.predict, PureModel)
+        return replace(self, predict=self.predict.recalibrated(self.theta if theta is None else theta, self.batches))
 
     def value(self, theta: Params | None = None) -> float:
         """L(θ), summed over batches in float64."""
         point = self.theta if theta is None else theta
+        risk = self.settled(point)
         with torch.no_grad():
-            parts = [float(self.loss(self.predict(point, x), y)) * k for (x, y), k in self._weighted()]
-        return math.fsum(parts) / self.n
+            parts = [scalar(risk.loss(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
+        return self._total(math.fsum(parts))
 
     def gradient(self, theta: Params | None = None) -> Params:
         """∇L(θ) as a dict of tensors."""
@@ -118,24 +187,33 @@ class EmpiricalRisk:
     def value_and_gradient(self, theta: Params | None = None) -> tuple[float, Params]:
         """L(θ) and ∇L(θ); a parameter that the loss does not use has gradient zero."""
         point = {k: t.detach().requires_grad_() for k, t in (self.theta if theta is None else theta).items()}
+        risk = self.settled(point)
         total: list[Tensor] | None = None
         values = []
-        for (x, y), k in self._weighted():
-            loss = self.loss(self.predict(point, x), y)
-            grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
-            values.append(float(loss.detach()) * k)
-            if total is None:
-                total = [g * (k / self.n) for g in grads] if len(self.batches) > 1 else list(grads)
+        for (x, y), w in risk._weighted():
+            with torch.enable_grad():
+                loss = risk.loss(risk.predict(point, x), y)
+            values.append(scalar(loss) * w)
+            if loss.requires_grad:
+                grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
             else:
-                torch._foreach_add_(total, grads, alpha=k / self.n)
+                grads = tuple(torch.zeros_like(t) for t in point.values())
+            if total is None:
+                total = [g * w for g in grads] if w != 1 else list(grads)
+            else:
+                torch._foreach_add_(total, grads, alpha=w)
         assert total is not None
-        return math.fsum(values) / self.n, dict(zip(point, total, strict=True))
+        if self.ranks is not None:
+            for g in total:
+                self.ranks.sum_(g)
+        return self._total(math.fsum(values)), dict(zip(point, total, strict=True))
 
     def outputs(self, theta: Params | None = None) -> Float[Tensor, "n k"]:
         """The model's outputs on all examples, in order, without gradient."""
         point = self.theta if theta is None else theta
+        risk = self.settled(point)
         with torch.no_grad():
-            return torch.cat([self.predict(point, x) for x, _ in self.batches])
+            return torch.cat([risk.predict(point, x) for x, _ in self.batches])
 
     def targets(self) -> Tensor:
         """The targets of all examples, in order."""
@@ -153,6 +231,8 @@ class EmpiricalRisk:
         """
         if not 1 <= m <= self.n:
             raise ValueError(f"`m` must be between 1 and the number of examples {self.n}, got {m}.")
+        if self.ranks is not None:
+            raise ValueError("`m` needs all data in each process: take the chunks before .sharded().")
         if not all(isinstance(x, Tensor) and isinstance(y, Tensor) for x, y in self.batches):
             raise ValueError("`m` needs batches that are pairs of tensors; this risk has other ones.")
         x, y = torch.cat([b[0] for b in self.batches]), torch.cat([b[1] for b in self.batches])
@@ -161,5 +241,31 @@ class EmpiricalRisk:
             x, y = x[order.to(x.device)], y[order.to(y.device)]
         return [replace(self, batches=[(x[i : i + m], y[i : i + m])]) for i in range(0, self.n, m)]
 
-    def _weighted(self) -> Iterable[tuple[Batch, int]]:
-        return zip(self.batches, self.sizes, strict=True)
+    def _weights(self) -> list[float]:
+        if self.weight is None:
+            return [float(k) for k in self.sizes]
+        weights = [float(self.weight(x, y)) for x, y in self.batches]
+        if not (math.isfinite(sum(weights)) and sum(weights) > 0 and min(weights) >= 0):
+            raise ValueError(f"`weight` must give batches weights >= 0, not all of them 0, got {weights}.")
+        return weights
+
+    def _weighted(self) -> Iterable[tuple[Batch, float]]:
+        return zip(self.batches, self.shares, strict=True)
+
+    def _total(self, x: float) -> float:
+        return x if self.ranks is None else self.ranks.total(x, self.device)
+
+
+def scalar(loss: Any) -> float:
+    """The number that a loss returned.
+
+    Raises:
+        ValueError: If it is not one number.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"`loss` must return one number, the mean over the batch's examples, got {got}: use reduction='mean', or "
+            "call .mean()."
+        )
+    return float(loss.detach())

@@ -11,10 +11,12 @@ import torch
 from torch import Generator, Tensor
 
 from landscape.estimate import Estimate
-from landscape.operators import Hessian, Rescaled, SymmetricOperator, chunk_gradients
+from landscape.kernels import math_attention
+from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
+from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric, Perturbation, check_radius, displaced, random_direction
-from landscape.risk import EmpiricalRisk, differentiable_attention
+from landscape.risk import EmpiricalRisk
 from landscape.spectral.eigenpairs import top_eigenpairs
 
 BLOCK_BYTES = 12 * 2**20  # gradients of chunks held at once: more leaves the cache, less pays the overhead more often
@@ -287,7 +289,7 @@ def _values_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) -
         loss = risk.loss(out, y)
         return loss, _mistakes(out, y) if _labelled(out, y) else torch.full_like(loss, math.nan)
 
-    with torch.no_grad(), differentiable_attention():
+    with torch.no_grad(), math_attention():
         losses, wrong = torch.func.vmap(evaluate)(theta, x, y)
     return losses, wrong
 

@@ -1,6 +1,20 @@
-"""Symmetric operators: the protocol, and the curvature of a risk."""
+"""Symmetric operators: the protocol, the curvature of a risk, and what can be made of them."""
 
+from landscape.operators.algebra import Rescaled, Shifted, Sum, to_scipy
+from landscape.operators.fisher import EmpiricalFisher, Fisher
+from landscape.operators.gauss_newton import GaussNewton
+from landscape.operators.hessian import Hessian
 from landscape.operators.protocol import SymmetricOperator, dense
-from landscape.operators.risk_operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, chunk_gradients
 
-__all__ = ["EmpiricalFisher", "GaussNewton", "Hessian", "Rescaled", "SymmetricOperator", "chunk_gradients", "dense"]
+__all__ = [
+    "EmpiricalFisher",
+    "Fisher",
+    "GaussNewton",
+    "Hessian",
+    "Rescaled",
+    "Shifted",
+    "Sum",
+    "SymmetricOperator",
+    "dense",
+    "to_scipy",
+]

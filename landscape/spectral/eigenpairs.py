@@ -1,44 +1,55 @@
-"""Extreme eigenpairs by Lanczos iteration with full reorthogonalisation, thick restarts and residuals."""
+"""Extreme eigenpairs by block Lanczos iteration with full reorthogonalisation, thick restarts and residuals."""
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from landscape.memory import free_bytes, require
 from landscape.operators.protocol import SymmetricOperator
-from landscape.spectral.krylov import Krylov
+from landscape.progress import Progress, watching
+from landscape.spectral.basis import loses_digits
+from landscape.spectral.extremes import Found, Goal, Which, find, interrupted
+from landscape.spectral.krylov import Krylov, working_dtype
 
-Which = Literal["largest", "smallest", "magnitude", "both"]
-Array = np.ndarray[Any, np.dtype[Any]]
+Store = torch.dtype | torch.device | str | tuple[torch.dtype, torch.device | str]
 
 BASIS_BYTES = 256 * 2**20  # what the default basis may occupy
 BASIS_CAP = 300
-ROUNDING = 20  # relative error of a product, in units of the machine epsilon
+FREE_SHARE = 0.5  # of the free memory, for a basis that was not asked for
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Eigenpairs:
     """Eigenvalues and eigenvectors of a symmetric operator, with what was checked about them.
 
     Attributes:
         values: Signed eigenvalues, float64 on the CPU, of shape (k,), or (2k,) for "both"; ordered as `which` says.
-        vectors: Unit eigenvectors as columns, of shape (p, k) or (p, 2k), in the operator's dtype; signs are arbitrary.
-        residuals: ‖A v - λ v‖ of each pair, from one true product each. Some eigenvalue lies within it of λ.
-        converged: Whether every residual met the tolerance.
-        products: Operator products spent, checks included.
+        vectors: Unit eigenvectors as columns, of shape (p, k) or (p, 2k), in the operator's dtype; signs are
+            arbitrary. None if they were not wanted.
+        residuals: ‖A v - λ v‖ of each pair. Some eigenvalue lies within it of λ.
+        converged: Whether every residual met the tolerance and was verified.
+        products: Operator products spent, in vectors, checks included.
         which: Which end of the spectrum they are from.
+        verified: Whether a true product is behind the residuals. False after an interrupt: they are then what the
+            Lanczos recurrence implies.
     """
 
     values: Float[Tensor, " k"]
-    vectors: Float[Tensor, "p k"]
+    vectors: Float[Tensor, "p k"] | None
     residuals: Float[Tensor, " k"]
     converged: bool
     products: int
     which: Which
+    verified: bool = True
+
+    def __repr__(self) -> str:
+        state = "converged" if self.converged else "NOT converged" if self.verified else "NOT converged, interrupted"
+        lines = [f"Eigenpairs({self.which}; {state} after {self.products} products)"]
+        pairs = zip(self.values.tolist(), self.residuals.tolist(), strict=True)
+        return "\n".join(lines + [f"  {value: .6g}  residual {residual:.1e}" for value, residual in pairs])
 
 
 def top_eigenpairs(
@@ -49,26 +60,51 @@ def top_eigenpairs(
     tol: float | None = None,
     max_products: int | None = None,
     basis: int | None = None,
+    block: int = 1,
+    vectors: bool = True,
+    store: Store | None = None,
+    progress: Progress = False,
     generator: Generator,
 ) -> Eigenpairs:
     """Find k extreme eigenpairs of a symmetric operator.
 
-    Lanczos from a random vector, orthogonalised twice against the whole basis at each step, with Rayleigh-Ritz on the
-    projected matrix in float64. It stops on residuals, β_m |s_mi| <= tol · max|θ|, never on the change of a value.
-    When the basis is full it restarts from the best Ritz vectors. When the Krylov space closes (is invariant) the
-    orthogonal complement of what was found is searched from a fresh random vector, until it holds nothing more
-    extreme; so multiple eigenvalues are found there. Where it does not close, a multiple eigenvalue may be counted
-    once, as in any Krylov method that starts from one vector.
+    Block Lanczos from random vectors, orthogonalised twice against the whole basis at each step, with Rayleigh-Ritz on
+    the projected matrix in float64. It stops on residuals, ‖C s_i‖ <= tol · max|θ| + 20 ε ‖A‖, where C couples the
+    basis to the next block, max|θ| is the largest modulus seen anywhere in the spectrum and ε the machine epsilon;
+    never on the change of a value. When the basis is full it restarts from the best Ritz vectors.
+
+    Multiple eigenvalues: one of multiplicity m is found m times if m <= `block`. When the Krylov space closes (is
+    invariant) the orthogonal complement of what was found is searched from fresh random vectors, until it holds
+    nothing more extreme, so all are found there. Else the copies beyond `block` may be missed, as in any Krylov method.
+
+    Check: when the residuals are met, one true product of a random-signed sum of all vectors found is compared with
+    the image that the recurrence predicts, and what it is off by is added to every residual (for a single pair the
+    residual is measured itself). If that breaks the tolerance, all pairs are multiplied and the search goes on from
+    them. So rounding cannot pass for convergence, at a product in all instead of one a pair.
+
+    Ctrl-C during the search returns the best pairs so far, with a warning, `converged` and `verified` False; there
+    are fewer than k if fewer are known. Before the first product is complete it is raised as ever. A `progress`
+    function that raises KeyboardInterrupt does the same.
 
     Args:
-        A: Symmetric operator of shape (p, p).
+        A: Symmetric operator of shape (p, p). Vectors are worked on in its dtype, in float32 if that has fewer bits.
         k: Number of pairs; for "both", at each end.
         which: "largest" (algebraic; descending), "smallest" (algebraic; ascending), "magnitude" (largest modulus
             first, signs kept) or "both" (one Krylov space; descending: the k largest, then the k smallest).
-        tol: Residual allowed, relative to the largest modulus; None means 1e-8 in float64 and 1e-3 below.
-        max_products: Bound on products before the k of the final check; None means 300 + 20 for each pair wanted.
+        tol: Residual allowed, relative to the largest modulus seen; None means 1e-8 in float64, 1e-3 in float32 and
+            3e-2 below.
+        max_products: Bound on products before the final check; None means 300 + 20 for each pair wanted.
         basis: Length of the basis before a restart; memory is basis × p. None means what fits in 256 MiB, from
-            max(2k + 20, 30) to 300.
+            max(2k + 20, 30, 10 block) to 300, or less where less is free. For "both", k counts both ends.
+        block: Vectors multiplied at once. More than one costs more products for simple eigenvalues, and finds
+            clusters and multiplicities; it pays where A multiplies a block for less than its vectors one by one.
+        vectors: Whether to return the eigenvectors; without them k × p numbers fewer are held.
+        store: Dtype and/or device of the basis: "cpu", torch.bfloat16, (torch.bfloat16, "cpu"), ... A device costs
+            time and no accuracy. With fewer bits than the work, vectors are rounded when they are put down: residuals
+            then stall at about ε_store ‖A‖ (for bfloat16 4e-3 ‖A‖, often less), and the search goes on from the best
+            pairs, kept in full and multiplied by A, which costs k products and gains some digits each time. What is
+            reported is measured as ever; for 1e-8 with half the bytes of float64, take float32.
+        progress: True for a bar with the products and the relative residual, or a function of each `Status`.
         generator: Source of the start vectors.
 
     Returns:
@@ -76,10 +112,11 @@ def top_eigenpairs(
 
     Raises:
         ValueError: If an argument is out of range, or a product is not finite.
+        MemoryError: If the basis does not fit in what is free; nothing is allocated then.
 
     Source:
-        Wu and Simon (2000), SIAM J. Matrix Anal. Appl. 22(2), for thick restarts; the search of the complement is
-        our definition.
+        Golub and Underwood (1977), in Mathematical Software III, for blocks; Wu and Simon (2000), SIAM J. Matrix
+        Anal. Appl. 22(2), for thick restarts; the check and the search of the complement are our definition.
     """
     p = A.shape[0]
     need = 2 * k if which == "both" else k
@@ -89,107 +126,105 @@ def top_eigenpairs(
         most = p // 2 if which == "both" else p
         raise ValueError(f"`k` must be between 1 and {most} for p = {p} and which={which!r}, got {k}.")
     if tol is None:
-        tol = 1e-8 if A.dtype == torch.float64 else 1e-3
+        tol = 1e-8 if A.dtype == torch.float64 else 1e-3 if A.dtype == torch.float32 else 3e-2
     if not tol >= 0:
         raise ValueError(f"`tol` must be a relative residual >= 0, got {tol!r}.")
+    if not 1 <= block <= p:
+        raise ValueError(f"`block` must be between 1 and p = {p}, got {block}.")
     if max_products is None:
         max_products = 300 + 20 * need
-    if max_products < need:
-        raise ValueError(f"`max_products` must be at least the {need} pairs wanted, got {max_products}.")
+    if max_products < max(need, block):
+        wanted = f"the {need} pairs wanted" if need >= block else f"the {block} of one block"
+        raise ValueError(f"`max_products` must be at least {wanted}, got {max_products}.")
+    kept = _place(store, A)
+    capacity = _capacity(A, basis, need, block, kept, vectors=vectors)
+    goal = Goal(k, which, tol, max_products)
+    with torch.no_grad(), watching(progress, work="top_eigenpairs", most=max_products + need) as tell:
+        space = Krylov(A, locked=need, capacity=capacity, block=block, kept=kept, generator=generator)
+        try:
+            found, cut = find(space, goal, tell, vectors=vectors), False
+        except KeyboardInterrupt:
+            known = interrupted(space, goal, vectors=vectors)
+            if known is None:
+                raise
+            found, cut = known, True
+    return _result(space, goal, found, cut=cut)
+
+
+def _place(store: Store | None, A: SymmetricOperator) -> tuple[torch.dtype, torch.device]:
+    """The dtype and device of the basis."""
+    dtype, device = working_dtype(A.dtype), torch.device(A.device)
+    for part in store if isinstance(store, tuple) else () if store is None else (store,):
+        if isinstance(part, torch.dtype):
+            dtype = part
+            continue
+        try:
+            device = torch.device(part)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"`store` must be a dtype, a device or a pair of both, got {store!r}.") from error
+    if not dtype.is_floating_point or dtype.itemsize < 2:
+        raise ValueError(
+            f"`store` must have a floating-point dtype of 16 bits or more, such as bfloat16, got {store!r}."
+        )
+    return dtype, device
+
+
+def _capacity(
+    A: SymmetricOperator,
+    basis: int | None,
+    need: int,
+    block: int,
+    kept: tuple[torch.dtype, torch.device],
+    *,
+    vectors: bool,
+) -> int:
+    """The length of the basis, checked against what is free."""
+    p, (dtype, device) = A.shape[0], kept
+    least = min(p, need + 2 * block)
+    if basis is not None and basis < least:
+        raise ValueError(f"`basis` must be at least {least} for {need} pairs, got {basis}.")
+    row, full_row = p * dtype.itemsize, p * working_dtype(A.dtype).itemsize
+    lossy = loses_digits(dtype, working_dtype(A.dtype))
+    # beside the basis: the vectors that are returned, those kept in full, and the blocks of one step
+    beside = full_row * ((need if vectors else 1) + (need if lossy else 0) + 3 * block + 1)
+    extra = row * (block + (0 if lossy else need))
+    home = torch.device(A.device)
     if basis is None:
-        basis = max(2 * need + 20, 30, min(BASIS_CAP, BASIS_BYTES // (p * A.dtype.itemsize)))
-    if basis < min(p, need + 2):
-        raise ValueError(f"`basis` must be at least {min(p, need + 2)} for {need} pairs, got {basis}.")
-    space = Krylov(A, locked=need, capacity=min(basis, p), generator=generator)
-    with torch.no_grad():
-        _search(space, k, which, tol, max_products)
-        return _checked(space, which, tol)
-
-
-def _order(values: Array, k: int, which: Which) -> Array:
-    """Indices of the k wanted values (k at each end for "both"), in the order in which they are returned."""
-    if which == "magnitude":
-        return np.argsort(-np.abs(values), kind="stable")[:k]
-    order = np.argsort(values, kind="stable")
-    if which == "smallest":
-        return order[:k]
-    order = order[::-1]
-    return np.concatenate([order[:k], order[max(k, len(order) - k) :]]) if which == "both" else order[:k]
-
-
-def _search(space: Krylov, k: int, which: Which, tol: float, budget: int) -> None:
-    """Lock the wanted pairs: one Krylov space, and more of them only where one closes."""
-    p, need = space.rows.shape[1], 2 * k if which == "both" else k
-    while True:
-        again = space.held > 0
-        space.begin()
-        values, vectors, chosen = _grow(space, k, which, tol, budget)
-        before = np.sort(space.held_values)
-        union = np.concatenate([space.held_values, values])
-        after = np.sort(union[chosen])
-        if again and len(before) == need and bool(np.all(np.abs(after - before) <= tol * np.abs(union).max())):
-            return  # the complement holds nothing more extreme
-        old, new = chosen[chosen < space.held], chosen[chosen >= space.held] - space.held
-        parts = torch.cat([space.rows[torch.from_numpy(old.copy())], space.combine(vectors[:, new])])
-        exhausted = space.closed and space.held + space.size == p
-        closed = space.closed
-        space.lock(np.concatenate([space.held_values[old], values[new]]), parts)
-        if exhausted or space.products >= budget or not (closed or again):
-            return
-
-
-def _grow(space: Krylov, k: int, which: Which, tol: float, budget: int) -> tuple[Array, Array, Array]:
-    """Extend and restart one Krylov space until what is wanted has converged, it closes, or the budget is spent.
-
-    Returns:
-        Ritz values, coefficient vectors, and the indices wanted among the locked values followed by the Ritz values.
-    """
-    need = 2 * k if which == "both" else k
-    capacity = space.capacity
-    while True:
-        space.extend()
-        full, out = space.size == capacity, space.products >= budget
-        if not (full or out or space.closed or space.size < 40 or space.size % (space.size // 20) == 0):
-            continue  # the small eigenproblem is not free in a long basis
-        values, vectors, residuals = space.ritz()
-        union = np.concatenate([space.held_values, values])
-        chosen = _order(union, k, which)
-        allowed = tol * np.abs(union).max()
-        good = np.concatenate([np.zeros(space.held), residuals]) <= allowed
-        met = len(union) >= need and bool(good[chosen].all())
-        if met and space.held:  # evidence that nothing was missed: the complement's own extremes are known
-            met = bool((residuals[_order(values, 1, which)] <= allowed).all())
-        if met or out or space.closed:
-            return values, vectors, chosen
-        if full:
-            ends, spare = 2 if which == "both" else 1, capacity - need
-            more = max(5, spare // 3) // ends  # neighbours of the wanted values speed up what comes next
-            kept = _order(values, min(k + more, (capacity - 2) // ends), which)
-            space.restart(values[kept], vectors[:, kept])
-
-
-def _checked(space: Krylov, which: Which, tol: float) -> Eigenpairs:
-    """Measure the locked vectors' Rayleigh quotients and residuals by true products."""
-    rows = space.rows[: space.held]
-    rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    images = torch.stack([space.A @ row for row in rows])
-    # row by row, so that float64 copies stay at one vector
-    values = torch.stack([v.double() @ w.double() for v, w in zip(rows, images, strict=True)])
-    residuals = torch.stack(
-        [torch.linalg.vector_norm(w.double() - x * v.double()) for v, w, x in zip(rows, images, values, strict=True)]
+        good = max(2 * need + 20, 30, 10 * block)
+        free = FREE_SHARE * free_bytes(device) - extra - (beside if device.type == home.type else 0)
+        basis = max(least, min(max(good, min(BASIS_CAP, BASIS_BYTES // row)), int(free // row)))
+    basis = min(basis, p)
+    instead = (
+        f"lower `basis` (at least {least}), keep it in fewer bytes or elsewhere by `store` (torch.bfloat16, 'cpu'), "
+        "or take fewer of the model's parameters by the operator's `parameters`"
     )
-    each = len(rows) // 2 if which == "both" else len(rows)
-    order = torch.from_numpy(_order(values.cpu().numpy(), each, which).copy())
-    values, residuals = values.cpu()[order], residuals.cpu()[order]
-    largest = max(float(values.abs().max()), float(np.abs(space.held_values).max()))
-    allowed = tol * largest + ROUNDING * space.epsilon * space.scale
-    converged = bool((residuals <= allowed).all())
-    products = space.products + len(rows)
-    if not converged:
+    what = f"A Krylov basis of {basis} vectors of length {p}"
+    if device.type == home.type:
+        require(basis * row + extra + beside, device, what=what, instead=instead)
+    else:
+        require(basis * row + extra, device, what=what, instead=instead)
+        require(beside, home, what=f"What goes with {what[0].lower()}{what[1:]}", instead=instead)
+    return basis
+
+
+def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs:
+    """Put the pairs together, with a warning if they did not converge."""
+    values, residuals = torch.from_numpy(found.values).double(), torch.from_numpy(found.residuals).double()
+    allowed, products = goal.allowed(space), space.products
+    converged = found.verified and not cut and bool((residuals <= allowed).all())
+    if cut:
+        warnings.warn(
+            f"top_eigenpairs was interrupted after {products} products: these are the best {len(values)} of "
+            f"{goal.count} pairs so far, with residuals up to {float(residuals.max()):.2g} by estimate.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    elif not converged:
         warnings.warn(
             f"top_eigenpairs did not reach a residual of {allowed:.2g} (largest: {float(residuals.max()):.2g}) in "
             f"{products} products: raise `max_products` or `basis`, or allow a larger `tol`.",
             RuntimeWarning,
             stacklevel=3,
         )
-    return Eigenpairs(values, rows[order.to(rows.device)].T.contiguous(), residuals, converged, products, which)
+    vectors = None if found.vectors is None else found.vectors.to(space.A.dtype).T
+    return Eigenpairs(values, vectors, residuals, converged, products, goal.which, found.verified)

@@ -1,251 +1,144 @@
-"""Trace, diagonal and Frobenius norm of a symmetric operator from few products, with standard errors."""
+"""The trace of a symmetric operator, whole and block by block, from few products, with standard errors."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
+from landscape.progress import Progress
+from landscape.spectral.deflation import deflated
+from landscape.spectral.probes import (
+    BLOCK,
+    FEWEST,
+    Array,
+    Blocks,
+    Goal,
+    Region,
+    Sample,
+    check_blocks,
+    check_draws,
+    finish,
+    images,
+    signs,
+    small,
+    sums,
+    unit_images,
+)
+from landscape.spectral.sketches import hutch_plus_plus, xnystrace, xtrace
 
-Method = Literal["auto", "hutchinson", "xtrace", "exact"]
-Array = np.ndarray[Any, np.dtype[Any]]
+Method = Literal["auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"]
 
-BLOCK = 16  # vectors multiplied at once
-FEWEST = 10  # draws before a tolerance may stop Hutchinson's estimator
-XTRACE_BYTES = 512 * 2**20  # what `method="auto"` lets XTrace store
-XTRACE_STDERR = 1.5  # its leave-one-out terms are dependent: the plain standard error is 5 to 30 % too small
-
-
-@dataclass(frozen=True, eq=False)
-class Diagonal:
-    """An estimate of a diagonal.
-
-    Attributes:
-        value: The estimate, of shape (p,).
-        stderr: Standard errors, of shape (p,); zeros for exact values.
-        draws: Number of random vectors.
-        products: Operator products spent.
-    """
-
-    value: Float[Tensor, " p"]
-    stderr: Float[Tensor, " p"]
-    draws: int
-    products: int
+DRAWS = 64  # default number of products
+DRAWS_FOR_TOL = 2000  # default bound on them where a tolerance says when to stop
+SKETCHES = {"hutch++": (hutch_plus_plus, 6), "xtrace": (xtrace, 4), "xnystrace": (xnystrace, 2)}  # and fewest draws
 
 
 def trace(
     A: SymmetricOperator,
     *,
     method: Method = "auto",
-    draws: int = 64,
+    draws: int | None = None,
     tol: float | None = None,
+    atol: float = 0.0,
+    blocks: Blocks | None = None,
+    progress: Progress = False,
     generator: Generator,
 ) -> Estimate:
     """Estimate tr(A) from products with random vectors.
 
-    "hutchinson": mean of zᵀAz over Rademacher vectors z; unbiased, variance 2 (‖A‖²_F - Σ_i a_ii²) / draws.
-    "xtrace": draws/2 random vectors and as many products with an orthonormal basis of their images; the trace on that
-    basis plus a leave-one-out estimate of the rest. "exact": p products with unit vectors. "auto": exact if draws >= p;
-    else XTrace, if draws >= 8 and its three arrays of p × draws/2 entries fit in 512 MiB; else Hutchinson. The reason:
-    on a spectrum with outliers, as Hessians have, XTrace is far ahead (40 times at i⁻², 30 draws), and on a flat one
-    it loses a factor of about 1.4.
+    - "hutchinson": the mean of zᵀAz over Rademacher vectors z; variance 2 (‖A‖²_F - Σ_i a_ii²) / draws.
+    - "auto": Hutchinson's estimator on what is left of A beside a Krylov space, tr(QᵀAQ) + E[uᵀAu] with
+      u = (I - QQᵀ)z. It starts with 10 probes z. Then each product is a probe or a Lanczos step, whichever promises the
+      smaller error; the probes' terms follow Q at no product. Where outliers carry the matrix, as in a Hessian, it
+      takes a fraction of Hutchinson's products; where nothing is to be gained, at most about 8 % more.
+    - "hutch++": a third of the draws each for the images of random vectors, products with a basis Q of these, and
+      probes of what is left.
+    - "xtrace": draws/2 images and as many products with their basis; each vector is also a probe of what is left
+      beside the basis of the others' images.
+    - "xnystrace": the same idea with Nyström's approximation, for positive semidefinite A: every draw is an image.
+    - "exact": p products with unit vectors.
 
     Args:
         A: Symmetric operator of shape (p, p).
-        method: See above. XTrace with draws >= p is replaced by the exact sum, which costs no more.
-        draws: Largest number of products.
-        tol: Stop earlier, once the standard error is at most tol · |value| (Hutchinson: after 10 draws); None spends
-            all draws. If it is not reached, `converged` is False.
+        method: See above. Without a tolerance, and with draws >= p, all but "hutchinson" are replaced by "exact".
+        draws: Largest number of products; None means 64, or 2000 with a tolerance.
+        tol: Stop once the standard error is at most tol · |value| + atol, and never on the change of the mean
+            ("hutchinson" and "auto": after 10 probes at the earliest). None, with `atol` 0, spends all draws.
+        atol: See `tol`; in units of A's entries.
+        blocks: Names of blocks of rows, each a slice or a tensor of indices, such as an operator's `layers`: the
+            traces of these diagonal blocks are estimated from the same products. They add up to the whole if the
+            blocks divide it.
+        progress: True shows a line on stderr, a function is called with each `Status`; its residual is the relative
+            standard error.
         generator: Source of all randomness.
 
     Returns:
-        The estimate, in units of A's entries; XTrace's standard error is made conservative by a factor of 1.5.
+        The estimate, in units of A's entries, its blocks in `parts`. If a tolerance was not reached, or the work was
+        interrupted from the keyboard, it is the best known, `converged` is False and there is a RuntimeWarning. The terms of
+        "xtrace" and "xnystrace" depend on each other, so their standard errors are enlarged by 1.5 and 2.
 
     Raises:
-        ValueError: If `method` is unknown, `draws` too small for it or `tol` not positive.
+        ValueError: If an argument is out of range, a product is not finite, or A is seen not to be positive
+            semidefinite by "xnystrace".
+        MemoryError: If the vectors that a method stores do not fit in what is free ("auto" does with what fits).
 
     Source:
         Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3); its variance: Avron and Toledo (2011), J. ACM 58(2);
-        Epperly, Tropp and Webber (2024), SIAM J. Matrix Anal. Appl. 45(1), for XTrace, with vectors on the sphere.
+        Meyer, Musco, Musco and Woodruff (2021), SOSA, for Hutch++; Epperly, Tropp and Webber (2024), SIAM J. Matrix
+        Anal. Appl. 45(1), for XTrace and XNysTrace, with vectors on the sphere; "auto" is our definition, after Chen
+        and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
     """
     p = A.shape[0]
-    if method not in ("auto", "hutchinson", "xtrace", "exact"):
-        raise ValueError(f"`method` must be 'auto', 'hutchinson', 'xtrace' or 'exact', got {method!r}.")
-    if tol is not None and not tol > 0:
-        raise ValueError(f"`tol` must be a relative standard error > 0, or None, got {tol!r}.")
-    if method == "exact" or (draws >= p and method in ("auto", "xtrace")):
-        value = math.fsum(float((z * a).sum()) for z, a in _unit_images(A))
-        return Estimate(value, 0.0, p, p, True, "exact")
-    if method == "auto":
-        fits = 3 * p * (draws // 2) * A.dtype.itemsize <= XTRACE_BYTES
-        method = "xtrace" if draws >= 8 and fits else "hutchinson"
-    if method == "xtrace":
-        return _xtrace(A, draws, tol, generator)
-    _check_draws(draws)
-    values: list[float] = []
-    for z, a in _sign_images(A, draws, generator):
-        values += (z * a).sum(0).tolist()
-        estimate = _mean(values, len(values), "hutchinson")
-        if tol is not None and len(values) >= FEWEST and estimate.stderr <= tol * abs(estimate.value):
-            return estimate
-    return _mean(values, len(values), "hutchinson", converged=tol is None)
-
-
-def diagonal(A: SymmetricOperator, *, draws: int = 64, generator: Generator) -> Diagonal:
-    """Estimate diag(A) as the mean of z * (A z) over Rademacher vectors z; exact, by unit vectors, if draws >= p.
-
-    Args:
-        A: Symmetric operator of shape (p, p).
-        draws: Products with A; at least 2.
-        generator: Source of all randomness.
-
-    Returns:
-        The estimate; entry i has variance Σ_{j≠i} a_ij² / draws.
-
-    Raises:
-        ValueError: If `draws` is below 2, and below p.
-
-    Source:
-        Bekas, Kokiopoulou and Saad (2007), Appl. Numer. Math. 57(11-12).
-    """
-    p = A.shape[0]
-    if draws >= p:
-        value = torch.cat([(z * a).sum(0) for z, a in _unit_images(A)])
-        return Diagonal(value, torch.zeros_like(value), p, p)
-    _check_draws(draws)
-    mean = torch.zeros(p, dtype=torch.float64, device=A.device)
-    squares = torch.zeros_like(mean)
-    count = 0
-    for z, a in _sign_images(A, draws, generator):
-        for term in (z * a).T.double():  # Welford's update, one draw at a time
-            count += 1
-            step = term - mean
-            mean += step / count
-            squares += step * (term - mean)
-    stderr = (squares / (count - 1) / count).sqrt()
-    return Diagonal(mean.to(A.dtype), stderr.to(A.dtype), count, count)
-
-
-def frobenius_squared(A: SymmetricOperator, *, draws: int = 64, generator: Generator) -> Estimate:
-    """Estimate ‖A‖²_F = tr(A²) as the mean of ‖A z‖² over Rademacher vectors z; exact if draws >= p.
-
-    Unbiased for the square; its root would be biased low.
-
-    Args:
-        A: Symmetric operator of shape (p, p).
-        draws: Products with A; at least 2.
-        generator: Source of all randomness.
-
-    Returns:
-        The estimate, in squared units of A's entries.
-
-    Raises:
-        ValueError: If `draws` is below 2, and below p.
-
-    Source:
-        Hutchinson (1989), applied to A².
-    """
-    p = A.shape[0]
-    if draws >= p:
-        return Estimate(
-            math.fsum(float(a.double().square().sum()) for _, a in _unit_images(A)), 0.0, p, p, True, "exact"
-        )
-    _check_draws(draws)
-    values: list[float] = []
-    for _, a in _sign_images(A, draws, generator):
-        values += a.double().square().sum(0).tolist()
-    return _mean(values, len(values), "hutchinson")
-
-
-def _check_draws(draws: int) -> None:
-    if draws < 2:
-        raise ValueError(f"`draws` must be at least 2, for a standard error, got {draws}.")
-
-
-def _unit_images(A: SymmetricOperator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs (E, A E), where the E are blocks of the identity's columns."""
-    p = A.shape[0]
-    for start in range(0, p, BLOCK):
-        block = torch.zeros(p, min(BLOCK, p - start), dtype=A.dtype, device=A.device)
-        block[start : start + block.shape[1]].fill_diagonal_(1)
-        yield block, A @ block
-
-
-def _sign_images(A: SymmetricOperator, draws: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs (Z, A Z), where the Z are blocks of Rademacher columns; the draws do not depend on the blocks."""
-    p = A.shape[0]
-    for start in range(0, draws, BLOCK):
-        signs = torch.randint(0, 2, (min(BLOCK, draws - start), p), generator=generator, device=generator.device)
-        block = (2 * signs - 1).to(device=A.device, dtype=A.dtype).T.contiguous()
-        yield block, A @ block
-
-
-def _mean(values: list[float], products: int, method: str, converged: bool = True, factor: float = 1.0) -> Estimate:
-    n = len(values)
-    stderr = factor * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(math.fsum(values) / n, stderr, n, products, converged, method)
-
-
-def _xtrace(A: SymmetricOperator, draws: int, tol: float | None, generator: Generator) -> Estimate:
-    """XTrace with at most `draws` products; with a tolerance, the number of vectors doubles from 8 to draws/2."""
-    if draws < 4:
+    if method not in ("auto", "hutchinson", "exact", *SKETCHES):
         raise ValueError(
-            f"`draws` must be at least 4 for method='xtrace' (two vectors, two products each), got {draws}."
+            "`method` must be 'auto', 'hutchinson', 'hutch++', 'xtrace', 'xnystrace' or 'exact', "
+            f"got {method!r}."
         )
-    p, most = A.shape[0], draws // 2
-    omega, Q, Z = (torch.zeros(p, 0, dtype=A.dtype, device=A.device) for _ in range(3))
-    R: Array = np.zeros((0, 0))
-    while True:
-        have = omega.shape[1]
-        new = most - have if tol is None else min(max(8, have), most - have)
-        block = torch.randn(new, p, generator=generator, dtype=A.dtype, device=generator.device)
-        block = (block / torch.linalg.vector_norm(block, dim=1, keepdim=True) * math.sqrt(p)).T.to(A.device)
-        image = A @ block
-        first = Q.T @ image
-        image = image - Q @ first
-        second = Q.T @ image
-        fresh, corner = torch.linalg.qr(image - Q @ second)
-        third = Q.T @ fresh  # where the images add nothing, `fresh` is rounding and need not be orthogonal to Q
-        fresh, turn = torch.linalg.qr(fresh - Q @ third)
-        above = first + second + third @ corner
-        R = np.block([[R, _small(above)], [np.zeros((new, have)), _small(turn @ corner)]])
-        omega, Q, Z = torch.cat([omega, block], 1), torch.cat([Q, fresh], 1), torch.cat([Z, A @ fresh], 1)
-        k = have + new
-        estimate = _mean(_leave_one_out(omega, Q, Z, R), 2 * k, "xtrace", factor=XTRACE_STDERR)
-        reached = tol is None or estimate.stderr <= tol * abs(estimate.value)
-        if reached or k == most:
-            return Estimate(estimate.value, estimate.stderr, k, 2 * k, reached, "xtrace")
+    if draws is None:
+        draws = DRAWS if tol is None and atol == 0 else DRAWS_FOR_TOL
+    goal = Goal.of(tol, atol, draws)
+    named = check_blocks(blocks, p)
+    regions = list(named.values())
+    samples: Iterator[Sample]
+    if method == "exact" or (goal.open and draws >= p and method != "hutchinson"):
+        goal = Goal(0.0, 0.0, p)
+        samples = _exact(A, regions)
+    elif method == "hutchinson":
+        check_draws(draws)
+        samples = _hutchinson(A, goal, regions, generator)
+    elif method == "auto":
+        check_draws(draws)
+        samples = deflated(A, goal, regions, generator)
+    else:
+        estimator, fewest = SKETCHES[method]
+        if draws < fewest:
+            raise ValueError(f"`draws` must be at least {fewest} for method={method!r}, got {draws}.")
+        samples = estimator(A, goal, regions, generator)
+    return finish(samples, goal, named, work="trace", progress=progress)
 
 
-def _small(t: Tensor) -> Array:
-    return np.asarray(t.double().cpu().numpy())
+def _exact(A: SymmetricOperator, regions: list[Region]) -> Iterator[Sample]:
+    """The sum of the diagonal, by p products; a sample only at the end, because a part of it says nothing."""
+    diagonal: list[Array] = [small(image[start:].diagonal()) for start, image in unit_images(A)]
+    d = np.concatenate(diagonal)
+    pieces = [d, *(d[r if isinstance(r, slice) else r.cpu().numpy()] for r in regions)]
+    yield Sample(np.array([[math.fsum(piece)] for piece in pieces]), len(d), "exact", exact=True)
 
 
-def _leave_one_out(omega: Tensor, Q: Tensor, Z: Tensor, R: Array) -> list[float]:
-    """One trace estimate for each test vector ω_i, from the basis of the other vectors' images.
-
-    With A Ω = Q R and Z = A Q: the basis without ω_i is Q (I - s_i s_iᵀ), s_i the normalised i-th column of R⁻ᵀ, and
-        t_i = tr(QᵀZ) - s_iᵀQᵀZ s_i + (p - k + 1) u_iᵀA u_i / ‖u_i‖²,   u_i = ω_i - Q (I - s_i s_iᵀ) Qᵀω_i,
-    where A u_i = Q r_i - Z (I - s_i s_iᵀ) Qᵀω_i takes no product. Everything but Qᵀ[Ω Q Z] is k × k, in float64.
-    """
-    p, k = omega.shape
-    top = float(np.abs(np.diag(R)).max()) or 1.0
-    weak = np.abs(np.diag(R)) < np.finfo(np.float64).eps * top
-    R_safe = R + np.diag(np.where(weak, np.finfo(np.float64).eps * top, 0.0))  # A of rank < k: any s_i will do there
-    S = np.linalg.solve(R_safe.T, np.eye(k))
-    S = S / np.linalg.norm(S, axis=0)
-    T = _small(Q.T @ Z)
-    W = _small(Q.T @ omega)
-    P = W - S * (S * W).sum(0)  # (I - s_i s_iᵀ) Qᵀω_i
-    small = torch.from_numpy(P).to(Q)
-    U = omega - Q @ small
-    AU = Q @ torch.from_numpy(R).to(Q) - Z @ small
-    curvature = (U * AU).sum(0).double().cpu().numpy() / (U * U).sum(0).double().cpu().numpy()
-    terms: Array = np.trace(T) - (S * (T @ S)).sum(0) + (p - k + 1) * curvature
-    return [float(t) for t in terms]
+def _hutchinson(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
+    """Terms zᵀAz, and over the entries of each region; with a tolerance, half of the missing draws at a time."""
+    everywhere: list[Region] = [slice(None), *regions]
+    terms: Array = np.zeros((1 + len(regions), 0))
+    want = BLOCK if goal.open else FEWEST
+    while terms.shape[1] < goal.draws:
+        z = signs(A, min(want, BLOCK, goal.draws - terms.shape[1]), generator)
+        terms = np.concatenate([terms, sums(z * images(A, z), everywhere)], axis=1)
+        sample = Sample(terms, terms.shape[1], "hutchinson")
+        yield sample
+        target = goal.target(sample.value)
+        if not goal.open and target > 0 and sample.stderr > target:
+            want = 1 + int(terms.shape[1] * ((sample.stderr / target) ** 2 - 1) / 2)

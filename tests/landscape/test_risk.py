@@ -180,7 +180,7 @@ def test_refused_arguments():
     model = nn.Linear(3, 2, dtype=F64)
     with pytest.raises(ValueError, match="`data` has no batch"):
         EmpiricalRisk.from_model(model, cross_entropy, [])
-    with pytest.raises(ValueError, match="`parameters` names 'wieght', which the model lacks; it has"):
+    with pytest.raises(ValueError, match="`parameters` has 'wieght', which is no name, glob or module of"):
         EmpiricalRisk.from_model(model, cross_entropy, (x, y), parameters=["wieght"])
     with pytest.raises(ValueError, match="no trainable parameter"):
         EmpiricalRisk.from_model(nn.Flatten(), cross_entropy, (x, y))

@@ -1,0 +1,201 @@
+"""Scaled dot-product attention that can be differentiated twice without an n × m matrix in memory."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.kernels.score_blocks import Rule, attend, gradient, second_derivative
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # Q, K, V, outputs, normaliser
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(scale · QKᵀ + mask) V, with a first and second derivative in Q, K and V that need little memory.
+
+    Takes what `torch.nn.functional.scaled_dot_product_attention` takes and returns the same, but for rounding. Ask
+    `supports` first: what it refuses is computed wrongly or not at all here.
+
+    Args:
+        query: (…, h, n, d) with at most one leading axis; float64, float32, bfloat16 or float16.
+        key: (…, h, m, d).
+        value: (…, h, m, e).
+        attn_mask: Broadcast to (…, h, n, m): added to the scores, or boolean, where False hides a key from a query. A
+            query that sees no key has output zero.
+        dropout_p: Must be 0.
+        is_causal: Hide key j from query i where j > i.
+        scale: Factor of the scores; 1/√d by default.
+        enable_gqa: Share each head of keys and values among h / h_key consecutive heads of queries.
+
+    Returns:
+        (…, h, n, e), in the dtype of `query`. Its gradient and the derivative of its gradient are computed in blocks,
+        in float32 for the shorter dtypes; a third derivative raises NotImplementedError.
+    """
+    if enable_gqa:
+        key, value = _shared_heads(query, key, value)
+    leading = query.ndim - 2
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
+    q, k, v = (_four_axes(t) for t in (query, key, value))
+    if attn_mask is not None:
+        for _ in range(4 - query.ndim):
+            attn_mask = attn_mask.unsqueeze(-3)
+        attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
+    out: Tensor = _Attention.apply(q, k, v, attn_mask, is_causal, factor)[0]
+    return out if leading == 2 else out.view(*query.shape[:-1], value.shape[-1])
+
+
+def supports(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,  # noqa: ARG001
+    enable_gqa: bool = False,
+) -> bool:
+    """Whether `attention` computes this call; otherwise torch's own kernels must.
+
+    Refused are dropout, masks with a gradient, forward-mode derivatives, `torch.func` transforms, autocast, tensors of
+    other classes (nested, fake), and shapes or dtypes that do not fit each other, about which torch says more.
+    """
+    tensors = [query, key, value]
+    if dropout_p > 0 or (attn_mask is not None and is_causal) or not all(_plain(t) for t in tensors):
+        return False
+    if query.ndim not in (2, 3, 4) or any(t.ndim != query.ndim or t.numel() == 0 for t in tensors):
+        return False
+    if any(t.dtype != query.dtype or t.device != query.device for t in tensors) or query.dtype not in DTYPES:
+        return False
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        return False
+    if enable_gqa:
+        heads = [t.shape[-3] for t in tensors] if query.ndim > 2 else [1, 1, 1]
+        leading = [t.shape[:-3] for t in tensors]
+        if heads[1] != heads[2] or heads[0] % heads[1] or any(shape != leading[0] for shape in leading):
+            return False
+    elif any(t.shape[:-2] != query.shape[:-2] for t in tensors):
+        return False
+    if attn_mask is not None and not _fits(attn_mask, (*query.shape[:-1], key.shape[-2]), query):
+        return False
+    if torch.is_autocast_enabled(query.device.type) or torch._C._are_functorch_transforms_active():
+        return False
+    return not any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors) if _dual() else True
+
+
+def _plain(t: Any) -> bool:
+    return type(t) in (Tensor, torch.nn.Parameter) and t.layout == torch.strided and t.device.type != "meta"
+
+
+def _fits(mask: Any, shape: tuple[int, ...], query: Tensor) -> bool:
+    if not _plain(mask) or mask.requires_grad or mask.device != query.device or mask.ndim > len(shape):
+        return False
+    if mask.dtype != torch.bool and mask.dtype != query.dtype:
+        return False
+    return all(a in (1, b) for a, b in zip(reversed(mask.shape), reversed(shape), strict=False))
+
+
+def _dual() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def _four_axes(t: Tensor) -> Tensor:
+    return t if t.ndim == 4 else t.reshape((1,) * (4 - t.ndim) + t.shape)
+
+
+def _shared_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    times = query.shape[-3] // key.shape[-3] if query.ndim > 2 else 1
+    if times == 1:
+        return key, value
+    return key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        return attend(q, k, v, Rule(mask, causal, scale))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, mask, causal, scale = inputs
+        out, normaliser = output
+        ctx.mark_non_differentiable(normaliser)
+        ctx.save_for_backward(q, k, v, out, normaliser, mask)
+        ctx.causal, ctx.scale = causal, scale
+
+    @staticmethod
+    def backward(ctx: Any, seed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, normaliser, mask = ctx.saved_tensors
+        grads = _Gradient.apply(q, k, v, seed, out.detach(), normaliser, mask, ctx.causal, ctx.scale)
+        return (*grads, None, None, None)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of attention as a function of Q, K, V and the cotangent; outputs and normaliser are only saved work."""
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        seed: Tensor,
+        out: Tensor,
+        normaliser: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return gradient(q, k, v, out, normaliser, seed, Rule(mask, causal, scale))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+        q, k, v, seed, out, normaliser, mask, causal, scale = inputs
+        ctx.save_for_backward(q, k, v, seed, out, normaliser, mask)
+        ctx.causal, ctx.scale = causal, scale
+
+    @staticmethod
+    def backward(ctx: Any, aq: Tensor, ak: Tensor, av: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, seed, out, normaliser, mask = ctx.saved_tensors
+        grads = _SecondDerivative.apply(
+            q, k, v, seed, out, normaliser, aq, ak, av, Rule(mask, ctx.causal, ctx.scale)
+        )
+        return (*grads, None, None, None, None, None)
+
+
+class _SecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        seed: Tensor,
+        out: Tensor,
+        normaliser: Tensor,
+        aq: Tensor,
+        ak: Tensor,
+        av: Tensor,
+        rule: Rule,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return second_derivative(q, k, v, out, normaliser, seed, aq, ak, av, rule)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *seeds: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+        raise NotImplementedError("attention has no third derivative here: use `math_attention` for one.")

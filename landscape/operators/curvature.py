@@ -1,0 +1,209 @@
+"""What the curvature operators of a risk share: the point, the path of products, the trial, the sum over batches."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from landscape.batches import Batch, split_batches
+from landscape.memory import free_bytes, require
+from landscape.operators.algebra import Algebra
+from landscape.operators.point import Point
+from landscape.operators.trial import Trial
+from landscape.params import Params, layer_slices, slices
+from landscape.risk import EmpiricalRisk
+
+Path = Literal["auto", "kept", "afresh", "forward", "difference"]
+RowMap = Callable[[Tensor], Tensor]  # rows of shape (k, p) to rows of shape (k, p)
+
+BUDGET_SHARE = 0.25  # of the free memory, for what `path="auto"` keeps between products
+PEAK_SHARE = 0.5  # of the free memory, for one pass when "auto" cuts batches
+
+
+class RiskOperator(Algebra, ABC):
+    """A symmetric p × p matrix made from the derivatives of a risk at a point θ; only its products are computed.
+
+    Vectors are in the order of the risk's names. Batches are weighted by their size. A parameter that the loss does not
+    use has rows and columns of zeros; a tied one counts once. θ is copied, so the operator stays at the point that it
+    was made at. At the start a few examples are tried: whether the loss is one number, the same when asked twice and
+    whatever the order of the examples, and whether the model's kernels have second derivatives.
+
+    Args:
+        risk: The risk L.
+        theta: The point θ; None means the risk's own.
+        parameters: Names, globs ("*.weight") or modules ("blocks.0") to differentiate by; the result is then that
+            principal submatrix. None means all.
+        path: How products are computed; each operator's text names its paths. "auto" keeps a graph between products if
+            it is estimated to fit `budget`, and finds a path where the kernels lack second derivatives.
+        budget: Bytes that "auto" may keep between products; None means a quarter of what is free.
+        micro_batch: Examples in one pass, at most; None means the data's batches, which "auto" cuts if one alone is
+            estimated not to fit.
+        probe: False leaves out the trial's checks of the loss.
+
+    Attributes:
+        path: The path taken.
+        note: What the user should know about it: empty, or why "auto" took a less accurate path.
+
+    Raises:
+        ValueError: If an argument is out of range, θ is not finite, or a check of the trial fails.
+        MemoryError: If path="kept" is asked for and the graph is estimated not to fit in what is free.
+    """
+
+    paths: ClassVar[tuple[str, ...]] = ("kept", "afresh")
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        theta: Params | None = None,
+        *,
+        parameters: str | Iterable[str] | None = None,
+        path: Path = "auto",
+        budget: int | None = None,
+        micro_batch: int | None = None,
+        probe: bool = True,
+    ) -> None:
+        if path != "auto" and path not in self.paths:
+            raise ValueError(f"`path` must be 'auto' or one of {list(self.paths)}, got {path!r}.")
+        if budget is not None and budget < 0:
+            raise ValueError(f"`budget` must be a number of bytes >= 0, or None, got {budget!r}.")
+        if micro_batch is not None:
+            risk = risk.in_parts(micro_batch)
+        self.point = Point.of(risk, theta, parameters)
+        self.note = ""
+        self._trial = Trial.of(self.point, checks=probe)
+        self._vectors_agree = risk.ranks is None
+        self.path = self._decide(path, budget, micro_batch)
+        self._kept: list[RowMap] = []
+        if self.path == "kept":
+            self._kept = [self._of_batch(i) for i in range(len(self.point.risk.batches))]
+
+    @abstractmethod
+    def _map(self, i: int, batch: Batch, path: str) -> RowMap:
+        """The matrix of batch i as a map of rows; unless the path is "kept", it serves for one call."""
+
+    def _lacking(self) -> str | None:
+        """The operation of the model that rules the usual paths out, if there is one."""
+        return None
+
+    @property
+    def shape(self) -> torch.Size:
+        """(p, p)."""
+        return torch.Size((self.point.p, self.point.p))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype, in which products are computed."""
+        return self.point.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The parameters' device."""
+        return self.point.device
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Where each parameter lies in a vector."""
+        return slices(self.point.theta)
+
+    @property
+    def layers(self) -> dict[str, slice]:
+        """Where each layer, the parameters of one module, lies in a vector."""
+        return layer_slices(self.point.theta)
+
+    @classmethod
+    def by_layer(
+        cls, risk: EmpiricalRisk, theta: Params | None = None, *, path: Path = "auto"
+    ) -> dict[str, "RiskOperator"]:
+        """One operator a layer: the diagonal blocks, each with products of its own.
+
+        Args:
+            risk: The risk.
+            theta: As in the class.
+            path: As in the class.
+        """
+        point = risk.theta if theta is None else {name: theta[name] for name in risk.names}
+        return {
+            layer: cls(risk, theta, parameters=_inside(point, place), path=path)
+            for layer, place in layer_slices(point).items()
+        }
+
+    def __matmul__(self, other: Float[Tensor, "p ..."], /) -> Float[Tensor, "p ..."]:
+        p, v = self.point.p, other
+        if v.ndim not in (1, 2) or v.shape[0] != p or v.dtype != self.dtype:
+            raise ValueError(
+                f"`v` must have shape ({p},) or ({p}, k) and dtype {self.dtype}, got {tuple(v.shape)} and {v.dtype}."
+            )
+        risk = self.point.risk
+        if not self._vectors_agree and risk.ranks is not None:
+            risk.ranks.require_equal(v)
+            self._vectors_agree = True
+        rows = v.detach().reshape(p, -1).T.contiguous()
+        if len(risk.batches) == 1 and risk.ranks is None:
+            total = self._of_batch(0)(rows)
+        else:
+            total = torch.zeros_like(rows)
+            for i, share in enumerate(risk.shares):
+                total.add_(self._of_batch(i)(rows), alpha=share)
+            if risk.ranks is not None:
+                risk.ranks.sum_(total)
+        return total[0] if v.ndim == 1 else total.T.contiguous()
+
+    def __repr__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.point.p} x {self.point.p}, {kind}, path={self.path!r})"
+
+    def _of_batch(self, i: int) -> RowMap:
+        if self._kept:
+            return self._kept[i]
+        return self._map(i, self.point.batch(self.point.risk.batches[i]), self.path)
+
+    def _decide(self, path: Path, budget: int | None, micro_batch: int | None) -> str:
+        """The path to take, after memory and the kernels."""
+        lacking = self._lacking()
+        if path != "auto":
+            if lacking is not None and path in ("kept", "afresh", "forward"):
+                raise ValueError(
+                    f"`path` = {path!r} needs second derivatives, which {lacking} of this model lacks: "
+                    "use path='auto', which finds a way."
+                )
+            if path == "kept":
+                require(
+                    self._kept_bytes(),
+                    self.device,
+                    what=f"{type(self).__name__} with path='kept'",
+                    instead="use path='afresh', fewer examples or fewer `parameters`",
+                )
+            return path
+        if lacking is not None:
+            return self._without(lacking)
+        free = free_bytes(self.device)
+        if self._kept_bytes() <= (BUDGET_SHARE * free if budget is None else budget):
+            return "kept"
+        self._cut_to_fit(PEAK_SHARE * free, micro_batch)
+        return "afresh"
+
+    def _without(self, lacking: str) -> str:
+        raise ValueError(f"`risk` has a model that cannot be differentiated twice: {lacking} has no derivative.")
+
+    def _kept_bytes(self) -> int:
+        """Estimated memory of what is kept between products."""
+        return self._trial.graph_bytes(self.point.risk.sizes)
+
+    def _cut_to_fit(self, allowed: float, micro_batch: int | None) -> None:
+        """Cut batches so that one pass fits, where the user has not said how and batches may be cut."""
+        risk = self.point.risk
+        largest = max(risk.sizes)
+        if micro_batch is not None or risk.mode in ("batch", "train") or risk.weight is not None:
+            return
+        if self._trial.graph_bytes([largest]) <= allowed:
+            return
+        size = self._trial.examples_within(allowed)
+        if size < largest:
+            self.point = self.point.on(split_batches(risk.batches, size))
+
+
+def _inside(theta: Params, place: slice) -> Sequence[str]:
+    return [name for name, where in slices(theta).items() if place.start <= where.start and where.stop <= place.stop]

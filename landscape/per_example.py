@@ -1,0 +1,66 @@
+"""Gradients of single examples, or of many chunks of data, at one point."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from landscape.batches import Batch, batch_size, map_tensors, slice_batch
+from landscape.kernels import math_attention
+from landscape.params import Params
+from landscape.risk import EmpiricalRisk
+
+if TYPE_CHECKING:
+    from landscape.operators.point import Point
+
+CHUNK_BYTES = 64 * 2**20  # per-example gradients held at once
+
+
+def chunk_gradients(
+    risk: EmpiricalRisk, theta: Params, x: Any, y: Any, fixed: Params | None = None
+) -> tuple[Params, Tensor]:
+    """Gradients and losses of many equal chunks of data at one θ, by vmap.
+
+    Args:
+        risk: Gives the model and the loss.
+        theta: Parameters to differentiate by.
+        x: Inputs, every tensor of shape (chunks, examples, ...).
+        y: Targets, likewise.
+        fixed: Parameters to hold.
+
+    Returns:
+        Gradients, each of shape (chunks, *parameter's shape), and losses of shape (chunks,).
+    """
+    held = fixed or {}
+
+    def loss(point: Params, x: Any, y: Any) -> Tensor:
+        return risk.loss(risk.predict({**held, **point}, x), y)
+
+    point = {name: t.detach() for name, t in theta.items()}
+    with math_attention():
+        grads, losses = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0))(point, x, y)
+    return grads, losses
+
+
+def example_gradients(point: "Point", batch: Batch) -> Iterable[Tensor]:
+    """Per-example gradients of a batch, as rows of shape (some, p), 64 MiB at a time."""
+    step = max(1, CHUNK_BYTES // point.row_bytes)
+    size = batch_size(batch)
+    for start in range(0, size, step):
+        yield _rows(point, slice_batch(batch, start, min(start + step, size)))
+
+
+def _rows(point: "Point", batch: Batch) -> Tensor:
+    x, y = (map_tensors(lambda t: t.unsqueeze(1), part) for part in batch)
+    try:
+        grads, _ = chunk_gradients(point.risk, point.theta, x, y, point.fixed)
+        return torch.cat([g.flatten(1) for g in grads.values()], dim=1)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):  # not every model can be vmapped
+        rows = []
+        for i in range(batch_size(batch)):
+            with torch.enable_grad():
+                loss = point.loss(slice_batch(batch, i, i + 1))
+                each = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
+            rows.append(torch.cat([g.reshape(-1) for g in each]))
+        return torch.stack(rows)

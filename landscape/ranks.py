@@ -1,0 +1,92 @@
+"""Several processes that share the data of one risk: sums over them, and who has which examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from landscape.batches import Batch, batch_size, slice_batch
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """The processes of a group of `torch.distributed`, as `torchrun` starts them.
+
+    Attributes:
+        group: The group; None means all processes.
+    """
+
+    group: Any = None
+
+    def __post_init__(self) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise RuntimeError(
+                "`sharded` needs processes that know of each other: start the script by `torchrun` and call "
+                "torch.distributed.init_process_group() first."
+            )
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return dist.get_rank(self.group)
+
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
+        return dist.get_world_size(self.group)
+
+    def sum_(self, t: Tensor) -> Tensor:
+        """Add up over processes, in place; every process gets the same bits."""
+        dist.all_reduce(t, group=self.group)
+        return t
+
+    def total(self, x: float, device: torch.device) -> float:
+        """The sum of one number over processes, in float64 (float32 where the device has no float64)."""
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        return float(self.sum_(torch.tensor([x], dtype=kind, device=device)))
+
+    def share(self, batches: Sequence[Batch], *, whole: bool) -> list[Batch]:
+        """This process's part of the batches: as many examples as any other, or one less or more.
+
+        Args:
+            batches: All batches, the same in every process.
+            whole: Deal out whole batches in turn, for a risk where a batch is one fixed function.
+
+        Raises:
+            ValueError: If there is not one example, or batch, for each process.
+        """
+        rank, count = self.rank, self.count
+        total = len(batches) if whole else sum(map(batch_size, batches))
+        if total < count:
+            what = "batches" if whole else "examples"
+            raise ValueError(f"`data` has {total} {what}, too few for {count} processes: use fewer processes.")
+        if whole:
+            return list(batches[rank::count])
+        first, last = total * rank // count, total * (rank + 1) // count
+        mine, at = [], 0
+        for batch in batches:
+            n = batch_size(batch)
+            a, b = max(first - at, 0), min(last - at, n)
+            if a < b:
+                mine.append(batch if (a, b) == (0, n) else slice_batch(batch, a, b))
+            at += n
+        return mine
+
+    def require_equal(self, v: Tensor) -> None:
+        """Check that all processes are about to multiply the same vectors.
+
+        Raises:
+            RuntimeError: If they differ.
+        """
+        mark = torch.stack([v.double().sum(), v.double().square().sum()]) if v.device.type != "mps" else v.sum()[None]
+        low, high = mark.clone(), mark.clone()
+        dist.all_reduce(low, op=dist.ReduceOp.MIN, group=self.group)
+        dist.all_reduce(high, op=dist.ReduceOp.MAX, group=self.group)
+        if not torch.equal(low, high):
+            raise RuntimeError(
+                "the processes multiply different vectors: give `generator` the same seed, and the model the same "
+                "weights, in every process."
+            )

@@ -1,0 +1,276 @@
+"""Hutchinson's estimator on what is left of a matrix beside a Krylov space that grows while it pays."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import math
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from landscape.memory import free_bytes
+from landscape.operators.protocol import SymmetricOperator
+from landscape.spectral.probes import BLOCK, FEWEST, Array, Goal, Region, Sample, images, signs, small, sums
+
+SHARE = 0.06  # of the products that the rest would take: what may go into columns that turn out not to pay
+OPEN_SHARE = 0.2  # the same where all draws are spent anyway, so that it costs accuracy alone
+WARM = 3  # columns before a start is judged: a random vector itself explains little, its images much
+FADE = 4.0  # how fast a chain's promise falls while its columns do not pay: their gains go up and down
+MEMORY_SHARE = 0.25  # of what is free, for the columns, and as much for the probes
+CHOSEN = 3.0  # n terms whose variance was looked at again and again state an error too small by about 1 + 3 / 2n
+CLOSED = 0.75  # what is left of a product below ‖A‖ ε^0.75 is rounding
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """What is left to do, as the terms stand.
+
+    Attributes:
+        reach: The variance that the estimate is to reach: the tolerance's, or what the budget allows.
+        missing: Probes still missing for it.
+        price: By how much a column must lower the variance of a term to save one probe.
+    """
+
+    reach: float
+    missing: float
+    price: float
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """A row that can be multiplied next: the end of a chain of Lanczos steps.
+
+    Attributes:
+        promise: What its column may take off the variance of a term, to judge by the chain so far.
+        depth: Columns of the chain.
+        debt: Those that did not pay, less what the others paid beyond their price.
+    """
+
+    promise: float = float("inf")
+    depth: int = 0
+    debt: float = 0.0
+
+    def after(self, gain: float, price: float) -> "_Lead":
+        """The next row of the chain."""
+        fading = 0.0 if self.promise == float("inf") else self.promise / FADE
+        promise = float("inf") if self.depth + 1 < WARM else max(gain, fading)
+        debt = self.debt + 1 if gain < price else max(0.0, self.debt + 1 - gain / price)
+        return _Lead(promise, self.depth + 1, debt)
+
+
+def deflated(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
+    """Terms of tr(A) = tr(QᵀAQ) + E[uᵀAu], u = (I - QQᵀ)z, with as many columns in Q as pay for themselves.
+
+    Every product is either a probe A z with a Rademacher vector z, or a Lanczos step A q with a new column q of Q. A
+    term has the variance 2 Σ_{i≠j} b_ij² with B = (I - QQᵀ)A(I - QQᵀ); by how much a column lowered it is known, but
+    for the diagonal of A, which the probes give. A column pays where that exceeds the variance to be reached, because
+    it then saves more than one probe. The terms of all probes follow each new column at no product.
+
+    The chain of steps that promises most goes on while it pays; else a new one is tried from a random vector (which
+    also finds multiple eigenvalues), as long as the columns that did not pay are few beside the products that are
+    still to come; else a probe is drawn.
+
+    Source:
+        Our definition, after Chen and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
+    """
+    pool = _Pool(A, goal, regions, generator)
+    pool.probe(min(FEWEST, max(2, goal.draws // 3) if goal.open else goal.draws))
+    yield pool.sample()
+    share = OPEN_SHARE if goal.open else SHARE
+    while pool.products < goal.draws:
+        now = pool.outlook()
+        all_of_it = pool.completes(now)
+        best = max(pool.leads, key=lambda row: pool.leads[row].promise, default=None)
+        if best is not None and pool.room(1) and (all_of_it or pool.leads[best].promise > now.price):
+            pool.step(best, now.price)
+        elif pool.room(WARM + 1) and (
+            all_of_it or (pool.debt + WARM < share * (now.missing + pool.products) and now.missing > WARM)
+        ):
+            pool.begin()
+            continue
+        else:
+            want = BLOCK if goal.open else max(1, int(1 + now.missing / 2))
+            pool.probe(min(want, BLOCK, goal.draws - pool.products))
+        yield pool.sample()
+
+
+class _Pool:
+    """Orthonormal rows R, some of them multiplied by A (the columns of Q), and probes, known by inner products alone.
+
+    A Q = Rᵀ H, because what a product adds to the span becomes a row. With g = R z and a probe's zᵀA z everything
+    follows: zᵀQQᵀA z = g_Qᵀ Hᵀg, and QᵀAQ = H_Q. Neither images nor products are stored.
+    """
+
+    def __init__(self, A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> None:
+        self.A, self.goal, self.generator = A, goal, generator
+        self.regions: list[Region] = [slice(None), *regions]
+        self.p = A.shape[0]
+        share = MEMORY_SHARE * free_bytes(A.device)
+        self.capacity = min(self.p, goal.draws, int(share / (1.5 * self.p * A.dtype.itemsize)))
+        self.probe_capacity = share / self.p  # one byte a sign
+        self.rows = torch.empty(min(self.capacity, BLOCK), self.p, dtype=A.dtype, device=A.device)
+        self.signs: list[Tensor] = []
+        self.straight: Array = np.zeros((len(self.regions), 0))  # zᵀA z, over the entries of each region
+        self.inner: Array = np.zeros((len(self.regions), BLOCK, BLOCK))  # g, likewise: regions × rows × probes
+        self.gram: Array = np.zeros((len(self.regions), BLOCK, BLOCK))  # R Rᵀ, likewise
+        self.H: Array = np.zeros((0, 0))
+        self.done: list[int] = []  # rows that were multiplied, in the order of H's columns
+        self.held = self.probes = self.products = 0
+        self.leads: dict[int, _Lead] = {}
+        self.ended = 0.0  # debt of the chains that closed
+        self.scale = self.level = self.newest = 0.0
+        self.diagonal = torch.zeros(self.p, dtype=A.dtype, device=A.device)  # sum of z * A z over the probes
+        self.removed = torch.zeros_like(self.diagonal)  # the diagonal of A less that of what is left
+        self.frozen = False  # too many probes to let them follow
+
+    @property
+    def debt(self) -> float:
+        """Columns that did not pay."""
+        return self.ended + sum(lead.debt for lead in self.leads.values())
+
+    def room(self, columns: int) -> bool:
+        """Whether so many further rows fit."""
+        free = self.capacity - self.held if self.capacity < self.p else self.p - len(self.done)
+        return not self.frozen and free >= min(columns, self.p - len(self.done)) > 0
+
+    def completes(self, outlook: _Outlook) -> bool:
+        """Whether all columns, and so the exact trace, cost no more than the probes that are missing."""
+        rest = self.p - len(self.done)
+        return self.capacity == self.p and rest <= min(outlook.missing, self.goal.draws - self.products)
+
+    def probe(self, count: int) -> None:
+        """Multiply some Rademacher vectors."""
+        block = signs(self.A, count, self.generator)
+        image = images(self.A, block)
+        straight = np.concatenate([self.straight, sums(block * image, self.regions)], axis=1)
+        n = self.probes + count
+        if n > self.inner.shape[2]:
+            self.inner = np.concatenate([self.inner, np.zeros_like(self.inner)], axis=2)
+        for b, region in enumerate(self.regions):
+            self.inner[b, : self.held, self.probes : n] = small(self.rows[: self.held, region] @ block[region])
+        self.frozen = self.frozen or n > self.probe_capacity
+        self.signs = [] if self.frozen else [*self.signs, block.to(torch.int8)]
+        self.diagonal += (block * image).sum(1)
+        self.straight, self.probes = straight, n
+        self.products += count
+
+    def begin(self) -> None:
+        """Start a chain from a random vector in the complement of the rows."""
+        start = torch.randn(self.p, generator=self.generator, dtype=self.A.dtype, device=self.generator.device)
+        vector = start.to(self.rows.device)
+        for _ in range(2):  # twice: a small complement cancels most of a random vector
+            vector, _ = self._orthogonal(vector / torch.linalg.vector_norm(vector))
+        self._append(vector / torch.linalg.vector_norm(vector))
+        self.leads = {**self.leads, self.held - 1: _Lead()}
+
+    def step(self, at: int, price: float) -> None:
+        """Multiply a row and make it a column of Q; what is left of its image is the next row of the chain."""
+        q = self.rows[at]
+        image = images(self.A, q)
+        scale = max(self.scale, float(torch.linalg.vector_norm(image)))
+        rest, along = self._orthogonal(image)
+        beta = float(torch.linalg.vector_norm(rest))
+        column = small(along)
+        others = [i for i in range(self.held) if i not in self.done]
+        beside = rest + self.rows[others].T @ along[others]  # (I - QQᵀ) A q
+        own = float(column[at])
+        shrunk = own * q.square() - 2 * q * beside  # of the diagonal of what is left
+        gain = 2 * (self._norm_gain(beside, own) + self._diagonal_gain(shrunk, q))
+        lead = self.leads[at].after(gain, price)
+        grows = beta > scale * torch.finfo(self.A.dtype).eps ** CLOSED and self.held < self.p
+        H = np.zeros((self.held + grows, len(self.done) + 1))
+        H[: self.H.shape[0], :-1] = self.H
+        H[: self.held, -1] = column
+        leads = {row: other for row, other in self.leads.items() if row != at}
+        if grows:
+            H[-1, -1] = beta
+            self._append(rest / beta)
+            leads[self.held - 1] = lead
+        else:
+            self.ended += lead.debt
+        self.removed -= shrunk
+        self.newest = gain
+        self.H, self.done, self.scale, self.leads = H, [*self.done, at], scale, leads
+        self.products += 1
+
+    def _norm_gain(self, beside: Tensor, own: float) -> float:
+        """How much a column takes off ‖B - c(I - QQᵀ)‖²_F: that of c is out of the terms already."""
+        return 2 * (float(beside.double().square().sum()) - own**2) + (own - self.level) ** 2
+
+    def _diagonal_gain(self, shrunk: Tensor, q: Tensor) -> float:
+        """How much it adds to the sum of squares of that matrix's diagonal."""
+        diagonal = self.diagonal / self.probes - self.removed - self.level
+        change = shrunk + self.level * q.square()
+        return float(((2 * diagonal + change) * change).double().sum())
+
+    def outlook(self) -> _Outlook:
+        """What is left to do."""
+        sample = self.sample()
+        variance = float(np.var(sample.terms[0], ddof=1))
+        left = self.goal.draws - self.products
+        reach = max(self.goal.target(sample.value) ** 2, variance / (self.probes + left), 1e-300)
+        inside = float(np.trace(self.H[self.done]))
+        self.level = (sample.value - inside) / max(1, self.p - len(self.done))
+        return _Outlook(reach, variance / reach - self.probes, reach)
+
+    def sample(self) -> Sample:
+        """The terms as they stand; those of the regions are computed when they are asked for."""
+        state = self.probes, list(self.done), self.H
+        terms = self._terms(*state, regions=1)
+        name = "lanczos-hutchinson" if self.done else "hutchinson"
+        bound = self.probes * self.goal.target(float(terms.mean())) ** 2  # the variance that is small enough
+        settled = self.newest <= bound
+        factor = math.sqrt(1 + CHOSEN / self.probes) if self.done else 1.0
+        return Sample(terms, self.products, name, factor, settled=settled, parts=lambda: self._terms(*state))
+
+    def _terms(self, n: int, done: list[int], H: Array, regions: int | None = None) -> Array:
+        """For each region B: tr_B(A) without what is left, plus z_Bᵀ[(I - QQᵀ)A(I - QQᵀ)z]_B of each probe z.
+
+        tr_B(Q QᵀA + A QQᵀ - Q QᵀAQ Qᵀ) is known. Added to it is c(|Qᵀz|² - its mean), with c the mean eigenvalue of
+        what is left: it takes out the part of the variance that comes from |(I - QQᵀ)z|.
+        """
+        r, terms = H.shape[0], []
+        T = (H[done] + H[done].T) / 2
+        whole = self.inner[0, :r, :n]
+        g, image = whole[done], H.T @ whole
+        folded = T @ g
+        level = 0.0
+        for b in range(len(self.regions))[:regions]:
+            part = self.inner[b, :r, :n]
+            gram = self.gram[b, :r, :r]
+            inside = part[done]
+            left = self.straight[b, :n] - (g * (H.T @ part)).sum(0) - (inside * (image - folded)).sum(0)
+            known = 2 * float((H * gram[:, done]).sum()) - float((T * gram[np.ix_(done, done)]).sum())
+            if b == 0:
+                level = float(left.mean()) / max(1, self.p - len(done))
+            terms.append(known + left + level * ((inside * g).sum(0) - float(np.diag(gram)[done].sum())))
+        return np.stack(terms)
+
+    def _append(self, row: Tensor) -> None:
+        at = self.held
+        if at == len(self.rows):
+            more = torch.empty(min(2 * at, self.p), self.p, dtype=self.rows.dtype, device=self.rows.device)
+            more[:at] = self.rows
+            self.rows = more
+        if at == self.inner.shape[1]:
+            self.inner = np.concatenate([self.inner, np.zeros_like(self.inner)], axis=1)
+            wider = np.zeros((len(self.regions), 2 * at, 2 * at))
+            wider[:, :at, :at] = self.gram
+            self.gram = wider
+        self.rows[at] = row
+        for b, region in enumerate(self.regions):
+            piece = row[region]
+            first = 0
+            for block in self.signs:
+                self.inner[b, at, first : first + block.shape[1]] = small(piece @ block[region].to(piece.dtype))
+                first += block.shape[1]
+            self.gram[b, at, : at + 1] = self.gram[b, : at + 1, at] = small(self.rows[: at + 1, region] @ piece)
+        self.held = at + 1
+
+    def _orthogonal(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Take out of w its part along the rows, twice (once is not enough in floating point)."""
+        rows = self.rows[: self.held]
+        first = rows @ w
+        w = torch.addmv(w, rows.T, first, alpha=-1)
+        second = rows @ w
+        return torch.addmv(w, rows.T, second, alpha=-1), first + second

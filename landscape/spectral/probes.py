@@ -1,0 +1,222 @@
+"""What the stochastic estimators share: probes and their images, parts of the diagonal, and when to stop."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from landscape.estimate import Estimate
+from landscape.operators.protocol import SymmetricOperator
+from landscape.progress import Progress, watching
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Region = slice | Tensor
+Blocks = Mapping[str, Region]
+"""Names of blocks of parameters, each with its entries: a slice, or a tensor of indices."""
+
+BLOCK = 16  # vectors multiplied at once
+FEWEST = 10  # draws before a tolerance may stop Hutchinson's estimator
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When to stop: at a standard error of at most tol · |value| + atol, or when `draws` products are spent.
+
+    Attributes:
+        tol: Relative standard error; 0 for none.
+        atol: Absolute standard error; 0 for none.
+        draws: Largest number of products.
+    """
+
+    tol: float
+    atol: float
+    draws: int
+
+    @property
+    def open(self) -> bool:
+        """Whether there is no tolerance, so that all draws are spent."""
+        return self.tol == 0 and self.atol == 0
+
+    def target(self, value: float) -> float:
+        """The standard error asked for."""
+        return self.tol * abs(value) + self.atol
+
+    @classmethod
+    def of(cls, tol: float | None, atol: float, draws: int) -> "Goal":
+        """Check the arguments of an estimator.
+
+        Raises:
+            ValueError: If `tol` or `atol` cannot be a standard error.
+        """
+        if tol is not None and not (math.isfinite(tol) and tol > 0):
+            raise ValueError(f"`tol` must be a relative standard error > 0, or None, got {tol!r}.")
+        if not (math.isfinite(atol) and atol >= 0):
+            raise ValueError(f"`atol` must be an absolute standard error >= 0, got {atol!r}.")
+        return cls(tol or 0.0, atol, draws)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What an estimator knows so far: terms whose mean is the estimate.
+
+    Attributes:
+        terms: Of shape (1 + blocks, n): row 0 for the whole, then one a block; or row 0 alone.
+        products: Products spent.
+        method: Name of the estimator.
+        factor: By how much the plain standard error is enlarged, where the terms depend on each other.
+        exact: Whether nothing was estimated.
+        settled: Whether a tolerance may stop here.
+        parts: Where `terms` is row 0 alone, the function that computes all rows.
+    """
+
+    terms: Array
+    products: int
+    method: str
+    factor: float = 1.0
+    exact: bool = False
+    settled: bool = True
+    parts: Callable[[], Array] | None = None
+
+    @property
+    def value(self) -> float:
+        """The estimate of the whole."""
+        return math.fsum(self.terms[0]) / self.terms.shape[1]
+
+    @property
+    def stderr(self) -> float:
+        """Its standard error."""
+        return self._stderr(self.terms[0])
+
+    def _stderr(self, terms: Array) -> float:
+        if self.exact:
+            return 0.0
+        return self.factor * float(np.std(terms, ddof=1)) / math.sqrt(len(terms)) if len(terms) > 1 else math.nan
+
+    def estimate(self, blocks: Blocks, converged: bool) -> Estimate:
+        """The result, with its parts."""
+        n = self.products if self.exact else self.terms.shape[1]
+        made = [
+            Estimate(math.fsum(row) / len(row), self._stderr(row), n, self.products, converged, self.method)
+            for row in (self.terms if self.parts is None or not blocks else self.parts())
+        ]
+        parts = dict(zip(blocks, made[1:], strict=True))
+        w = made[0]
+        return Estimate(w.value, w.stderr, w.draws, w.products, w.converged, w.method, parts=parts)
+
+
+def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, progress: Progress) -> Estimate:
+    """Run an estimator until its tolerance is met, its budget is spent, or the user interrupts it."""
+    known: Sample | None = None
+    reached, interrupted = goal.open, False
+    with watching(progress, work=work, most=goal.draws) as tell:
+        try:
+            with torch.no_grad():
+                for sample in samples:
+                    known, value = sample, sample.value
+                    tell(sample.products, sample.stderr / abs(value) if value != 0 else math.nan)
+                    reached = goal.open or _met(sample, goal)
+                    if not goal.open and reached:
+                        break
+        except KeyboardInterrupt:
+            if known is None or (known.terms.shape[1] < 2 and not known.exact):
+                raise
+            interrupted = True
+    assert known is not None
+    if interrupted:
+        reached = reached and not goal.open
+        warnings.warn(
+            f"{work} was interrupted after {known.products} products: the estimate is what they gave.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    elif not reached:
+        warnings.warn(
+            f"{work} did not reach a standard error of {goal.target(known.value):.3g} with {known.products} products "
+            f"(it is {known.stderr:.3g}): raise `draws`, `tol` or `atol`.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return known.estimate(blocks, reached)
+
+
+def _met(sample: Sample, goal: Goal) -> bool:
+    return sample.settled and sample.stderr <= goal.target(sample.value)
+
+
+def check_draws(draws: int) -> None:
+    """Refuse a number of draws that has no standard error."""
+    if draws < 2:
+        raise ValueError(f"`draws` must be at least 2, for a standard error, got {draws}.")
+
+
+def check_blocks(blocks: Blocks | None, p: int) -> dict[str, Region]:
+    """The blocks, where every one names entries that exist."""
+    for name, region in (blocks or {}).items():
+        if isinstance(region, Tensor):
+            whole = region.ndim == 1 and not (region.is_floating_point() or region.dtype == torch.bool)
+            if not whole or (len(region) and not bool(((region >= 0) & (region < p)).all())):
+                raise ValueError(f"`blocks` must hold whole numbers from 0 to {p - 1}, got {region!r} for {name!r}.")
+        if not _count(region, p):
+            raise ValueError(f"`blocks` has no entries of 0 to {p - 1} for {name!r}, got {region!r}.")
+    return dict(blocks or {})
+
+
+def _count(region: Region, p: int) -> int:
+    return len(range(*region.indices(p))) if isinstance(region, slice) else len(region)
+
+
+def small(t: Tensor) -> Array:
+    """A small tensor as a float64 array."""
+    return np.asarray(t.detach().double().cpu().numpy())
+
+
+def sums(product: Tensor, regions: list[Region]) -> Array:
+    """Σ over the entries of each region, in float64: (p, n) to (regions, n)."""
+    return np.stack([small(product[region].sum(0, dtype=torch.float64)) for region in regions])
+
+
+def images(A: SymmetricOperator, block: Tensor) -> Tensor:
+    """A times a block of vectors, checked.
+
+    Raises:
+        ValueError: If the product is not finite.
+    """
+    image = A @ block
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError("`A` gave a product that is not finite: the loss diverges, or overflows, at this point.")
+    return image
+
+
+def unit_images(A: SymmetricOperator) -> Iterator[tuple[int, Tensor]]:
+    """Pairs (i, A E), where E holds the columns of the identity from the i-th on."""
+    p = A.shape[0]
+    for start in range(0, p, BLOCK):
+        block = torch.zeros(p, min(BLOCK, p - start), dtype=A.dtype, device=A.device)
+        block[start : start + block.shape[1]].fill_diagonal_(1)
+        yield start, images(A, block)
+
+
+def signs(A: SymmetricOperator, count: int, generator: Generator) -> Tensor:
+    """Rademacher vectors as columns, of shape (p, count); the numbers drawn do not depend on how they are cut up."""
+    drawn = torch.randint(0, 2, (count, A.shape[0]), generator=generator, device=generator.device)
+    return (2 * drawn - 1).to(device=A.device, dtype=A.dtype).T.contiguous()
+
+
+def sign_images(A: SymmetricOperator, draws: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs (Z, A Z), where the Z are blocks of Rademacher columns."""
+    for start in range(0, draws, BLOCK):
+        block = signs(A, min(BLOCK, draws - start), generator)
+        yield block, images(A, block)
+
+
+def on_sphere(A: SymmetricOperator, count: int, generator: Generator) -> Tensor:
+    """Uniform vectors on the sphere of radius √p as columns, of shape (p, count)."""
+    p = A.shape[0]
+    block = torch.randn(count, p, generator=generator, dtype=A.dtype, device=generator.device)
+    block = block / torch.linalg.vector_norm(block, dim=1, keepdim=True) * math.sqrt(p)
+    return block.T.to(A.device)
