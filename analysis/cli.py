@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import table as tables
-from analysis.collect import collect, measure_subject, plan, sort_rows
-from analysis.measures import MEASURES
-from analysis.progress import track
+from analysis.collect import Plan, collect, measure_run, measures_of, plan, sort_rows
+from analysis.measures import MEASURES, failed_rows
+from analysis.progress import steps, track
 from analysis.subject import Subject
 from trainers.config import Option, TrainConfig, train_config
 from trainers.data import DATASETS, load_dataset
@@ -127,7 +127,7 @@ def measure(
 
     Args:
         path: A study's folder, a folder of runs, one run, or a file of weights (.safetensors, .pt).
-        measures: Names (`landscape list measures`); the study's own, or all, if left out.
+        measures: Names (`landscape list measures`), or all; the study's own, or the usual ones, if left out.
         out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
         jobs: Processes; one a core if left out.
         trust: Import a model or dataset that the runs name as module:function.
@@ -140,6 +140,7 @@ def measure(
     """
     from analysis.study import Study
 
+    stopped = False
     if path.is_file():
         if model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
@@ -148,8 +149,7 @@ def measure(
             model, shape=data.shape, classes=data.classes, generator_seed=0, options=model_options or {}
         )
         subject = Subject.of_weights(path, built, data)
-        rows = [row for found in measure_subject(subject, plan(measures)).values() for row in found]
-        frame = tables.to_frame(rows, run_id=subject.run_id, step=0, epoch=0)
+        frame, stopped = _measure_weights(subject, plan(measures))
         target = out_file or path.with_suffix(".measures.parquet")
     elif measures is None and (path / "study.json").exists():
         work = Study.open(path, jobs=jobs, trust=trust)
@@ -158,13 +158,37 @@ def measure(
             target = out_file
     else:
         runs = list_runs(path)
-        found = track(collect(runs, measures=measures, jobs=jobs, trust=trust), "measuring", len(runs))
-        frame = sort_rows(pd.concat(list(found), ignore_index=True))
+        if len(runs) == 1:
+            chosen = plan(measures)
+            with steps("measuring", len(chosen)) as (begin, tell):
+                frames = [measure_run(runs[0].folder, chosen, trust=trust, begin=begin, progress=tell)]
+        else:
+            found = collect(runs, measures=measures, jobs=jobs, trust=trust)
+            frames = list(track(found, "measuring", len(runs)))
+        frame = sort_rows(pd.concat(frames, ignore_index=True))
         target = out_file or path / "measures.parquet"
     tables.write(frame, target)
     show_measures(frame)
     print(f"table: {target}")
+    if stopped:
+        return _complain("stopped; the measures that were not finished are marked so in the table.", 130)
     return 0
+
+
+def _measure_weights(subject: Subject, chosen: Plan) -> tuple[pd.DataFrame, bool]:
+    """The table of a file of weights, and whether Ctrl-C ended it: there is no cache to go on from, so it is kept."""
+    found: dict[str, list[tables.Row]] = {}
+    stopped = False
+    try:
+        with steps("measuring", len(chosen)) as (begin, tell):
+            for key, rows in measures_of(replace(subject, progress=tell), chosen, begin=begin):
+                found[key] = rows  # noqa: PERF403 - what came before an interrupt is kept
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        stopped = True
+    every = [row for key in chosen for row in found.get(key) or failed_rows(key, "stopped by the user")]
+    return tables.to_frame(every, run_id=subject.run_id, step=0, epoch=0), stopped
 
 
 def correlate(
@@ -244,11 +268,19 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models
                 name, method.help, method.cost, "-" if method.rho is None else f"{method.rho:g}", options, method.source
             )
     elif what == "measures":
-        for name in ("name", "what it is", "a larger value means", "expected sign with the gap", "invariant to"):
+        for name in (
+            "name",
+            "what it is",
+            "a larger value means",
+            "expected sign with the gap",
+            "invariant to",
+            "taken",
+        ):
             grid.add_column(name, overflow="fold")
         for name, entry in MEASURES.items():
             sign = {1: "+", -1: "-", 0: ""}[entry.sign]
-            grid.add_row(name, entry.help, entry.higher_means, sign, entry.invariant)
+            taken = "always" if entry.usual else "if named"
+            grid.add_row(name, entry.help, entry.higher_means, sign, entry.invariant, taken)
     else:
         grid.add_column("name")
         grid.add_column("what it is", overflow="fold")

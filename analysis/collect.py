@@ -3,9 +3,11 @@
 import hashlib
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from analysis.measures import MEASURES, entry_of, failed_rows, names
 from analysis.subject import Subject
 from analysis.table import Row
 from analysis.targets import TARGETS
+from landscape.progress import Progress
 from trainers.config import TrainConfig
 from trainers.data import DataBundle
 from trainers.files import read_json, write_json
@@ -24,24 +27,34 @@ from trainers.options import checked
 from trainers.parallel import in_parallel
 from trainers.runs import Run, load_data
 
-VERSION = 1  # part of the cache key: raise it when a measure comes to mean another number
+VERSION = 2  # part of the cache key: raise it when a measure comes to mean another number
+
+STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 
 Plan = dict[str, dict[str, Any]]  # measure -> options, all filled in
+INTERRUPTED = "was interrupted after"  # what the estimators of `landscape` warn when Ctrl-C ended them early
+Begin = Callable[[str], None]  # told of each measure before it is taken
+
+
+def silent(name: str) -> None:
+    """The `Begin` that says nothing."""
 
 
 def plan(measures: Mapping[str, Mapping[str, Any] | None] | Sequence[str] | None = None) -> Plan:
     """Check a choice of measures and fill in their options.
 
     Args:
-        measures: Names, or names with options; None takes all with their defaults. The name of a row, such as
-            top_eigenvalue, stands for the measure that makes it.
+        measures: Names, or names with options; None takes the usual ones with their defaults, "all" stands for all
+            there are. The name of a row, such as top_eigenvalue, stands for the measure that makes it.
 
     Raises:
         ValueError: For an unknown measure or option, with the nearest name.
     """
-    given = dict.fromkeys(MEASURES) if measures is None else measures
+    given = [key for key, entry in MEASURES.items() if entry.usual] if measures is None else measures
     if not isinstance(given, Mapping):
         given = dict.fromkeys(given)
+    if given.get("all", 0) is None:
+        given = {**dict.fromkeys(MEASURES), **{name: options for name, options in given.items() if name != "all"}}
     chosen: Plan = {}
     for name, options in given.items():
         key = entry_of(name)
@@ -51,30 +64,64 @@ def plan(measures: Mapping[str, Mapping[str, Any] | None] | Sequence[str] | None
     return chosen
 
 
-def measure_subject(subject: Subject, chosen: Plan) -> dict[str, list[Row]]:
-    """Take measures of one checkpoint; one that fails becomes rows with the reason."""
-    rows: dict[str, list[Row]] = {}
+def measure_subject(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> dict[str, list[Row]]:
+    """Take measures of one checkpoint; one that fails becomes rows with the reason.
+
+    Args:
+        subject: The checkpoint.
+        chosen: The measures, see `plan`.
+        begin: Called with the name of each measure before it is taken.
+    """
+    return dict(measures_of(subject, chosen, begin=begin))
+
+
+def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Iterator[tuple[str, list[Row]]]:
+    """What `measure_subject` gives, one measure after the other.
+
+    Raises:
+        KeyboardInterrupt: Also if an estimator was interrupted and returned what it knew: that is no measurement.
+    """
     for key, options in chosen.items():
+        begin(key)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                rows[key] = MEASURES[key].function(subject, **options)
+                rows = MEASURES[key].function(subject, **options)
             except Exception as error:  # one bad measure is marked rows, the others go on
-                rows[key] = failed_rows(key, f"{type(error).__name__}: {error}")
+                rows = failed_rows(key, f"{type(error).__name__}: {error}")
         notes = list(
             dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning | RuntimeWarning))
         )
+        if any(INTERRUPTED in note for note in notes):
+            raise KeyboardInterrupt
         if notes:
-            rows[key] = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *notes])) for r in rows[key]]
-    return rows
+            rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *notes])) for r in rows]
+        yield key, rows
 
 
 def measure_run(
-    folder: str | Path, chosen: Plan, along: Plan | None = None, *, trust: bool = False, seed: int = 0
+    folder: str | Path,
+    chosen: Plan,
+    along: Plan | None = None,
+    *,
+    trust: bool = False,
+    seed: int = 0,
+    begin: Begin = silent,
+    progress: Progress = False,
 ) -> pd.DataFrame:
     """Measure a run: `chosen` at its last checkpoint, `along` at those before it (not at the initial weights).
 
-    What was measured before with the same options, seed and version is read back from RUN/measures.
+    What was measured before with the same options, seed and version is read back from RUN/measures. What is measured
+    is kept there as it comes, so that little is lost where this is interrupted.
+
+    Args:
+        folder: The run's.
+        chosen: Measures of the last checkpoint, see `plan`.
+        along: Measures of the others.
+        trust: Import a model or dataset that the run names as module:function.
+        seed: Of the measures' random choices.
+        begin: Called with the name of each measure before it is taken.
+        progress: Told of the products of long measures.
 
     Returns:
         Rows of the table. A run that diverged or failed gives rows of the targets that say so.
@@ -95,12 +142,18 @@ def measure_run(
     for step in steps:
         wanted = chosen if step == steps[-1] else along if step > 0 else None
         if wanted:
-            frames.append(_measure_checkpoint(run, step, config, wanted, trust=trust, seed=seed))
+            load = partial(_subject, run, step, config, trust=trust, seed=seed, progress=progress)
+            frames.append(_measure_checkpoint(run, step, wanted, load, seed=seed, begin=begin))
     return pd.concat(frames, ignore_index=True)
 
 
+def _subject(run: Run, step: int, config: TrainConfig, *, trust: bool, seed: int, progress: Progress) -> Subject:
+    found = Subject.of_checkpoint(run, step, data_of(config, trust=trust), trust=trust, seed=seed)
+    return replace(found, progress=progress)
+
+
 def _measure_checkpoint(
-    run: Run, step: int, config: TrainConfig, wanted: Plan, *, trust: bool, seed: int
+    run: Run, step: int, wanted: Plan, load: Callable[[], Subject], *, seed: int, begin: Begin
 ) -> pd.DataFrame:
     cache = Cache(run.folder / "measures", step)
     kept = cache.load()
@@ -108,17 +161,30 @@ def _measure_checkpoint(
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
-            data = data_of(config, trust=trust)
-            subject = Subject.of_checkpoint(run, step, data, trust=trust, seed=seed)
-            measured, epoch = measure_subject(subject, todo), subject.epoch
-        except (OSError, ValueError) as error:
+            subject = load()
+        except (OSError, ValueError) as error:  # not stored: it may be mended
             reason = f"{type(error).__name__}: {error}"
-            measured, epoch = {key: failed_rows(key, reason) for key in todo}, -1
-        for key, rows in measured.items():
-            kept[keys[key]] = table.to_frame(rows, run_id=run.run_id, step=step, epoch=epoch)
-        if epoch >= 0:
-            cache.store(kept)
+            failed = {key: failed_rows(key, reason) for key in todo}
+            kept |= {keys[key]: table.to_frame(r, run_id=run.run_id, step=step, epoch=-1) for key, r in failed.items()}
+        else:
+            _measure_into(kept, cache, subject, todo, keys, begin)
     return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True)
+
+
+def _measure_into(
+    kept: dict[str, pd.DataFrame], cache: "Cache", subject: Subject, todo: Plan, keys: Mapping[str, str], begin: Begin
+) -> None:
+    """Measure, and store what is there every few seconds, at the end and where Ctrl-C ends it."""
+    stored = time.monotonic()
+    try:
+        for key, rows in measures_of(subject, todo, begin=begin):
+            kept[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            if time.monotonic() - stored > STORE_SECONDS:
+                cache.store(kept)
+                stored = time.monotonic()
+    finally:
+        if kept:
+            cache.store(kept)
 
 
 class Cache:
@@ -183,7 +249,7 @@ def collect(
 
     Args:
         runs: What to measure.
-        measures: For the last checkpoint of each run, see `plan`.
+        measures: For the last checkpoint of each run, see `plan`; None is the usual ones.
         along: For the checkpoints before it.
         along_runs: Which runs to measure along training; None is all.
         jobs: Processes; None is one a core.

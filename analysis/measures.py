@@ -11,15 +11,16 @@ from typing import Any, Literal
 
 import torch
 
+from analysis import curvature
+from analysis.curvature import context
 from analysis.example_forgetting import example_forgetting as count_forgetting
 from analysis.output_bias import output_bias as bias_of
 from analysis.perturbed_forgetting import perturbed_forgetting as measure_forgetting
 from analysis.subject import Subject
 from analysis.table import Row
 from analysis.targets import TARGETS, target_rows
-from landscape import AbsWeight, AscentStep, ascent_sharpness, flatten, norm, top_eigenpairs
+from landscape import AbsWeight, AscentStep, ascent_sharpness, flatten, norm
 from landscape import average_sharpness as average_over_noise
-from landscape import trace as estimate_trace
 
 Rows = list[Row]
 Family = Literal["sharpness", "forgetting", "norm", "bias", "target"]
@@ -38,6 +39,8 @@ class Measure:
         sign: Expected sign of correlation with the generalisation gap; 0 where theory has none.
         invariant: Transformations T1 to T5 under which it does not change.
         cost: In gradients over the training data.
+        usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
+            others.
     """
 
     function: Callable[..., Rows]
@@ -48,31 +51,7 @@ class Measure:
     sign: int
     invariant: str
     cost: str
-
-
-def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: int = 200) -> Rows:
-    """Largest and smallest Hessian eigenvalue from one Krylov space; `stderr` is the residual, a bound of the error."""
-    pairs = top_eigenpairs(
-        subject.hessian, k=1, which="both", tol=tol, max_products=max_products, generator=subject.generator("eigen")
-    )
-    context = {**_context(subject), "tol": tol}
-    return [
-        Row(
-            name,
-            float(pairs.values[i]),
-            float(pairs.residuals[i]),
-            options=context,
-            converged=pairs.converged,
-        )
-        for i, name in enumerate(("top_eigenvalue", "bottom_eigenvalue"))
-    ]
-
-
-def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
-    """Trace of the Hessian from random probes, with its standard error."""
-    found = estimate_trace(subject.hessian, draws=draws, generator=subject.generator("trace"))
-    context = {**_context(subject), "method": found.method}
-    return [Row("hessian_trace", found.value, found.stderr, found.draws, options=context, converged=found.converged)]
+    usual: bool = True
 
 
 def one_step_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.05, 0.5)) -> Rows:
@@ -112,7 +91,7 @@ def norms(subject: Subject) -> Rows:
     """‖∇L‖ on the training set, ‖w‖ and ‖w - w_init‖, all over the trainable parameters jointly."""
     theta = subject.risk.theta
     rows = [
-        Row("gradient_norm", float(norm(subject.gradient)), options=_context(subject)),
+        Row("gradient_norm", float(norm(subject.gradient)), options=context(subject)),
         Row("parameter_norm", float(norm(theta))),
     ]
     if subject.initial is None:
@@ -188,7 +167,7 @@ def _ascent_row(subject: Subject, name: str, step: AscentStep, m: int | None, bl
     elif m is not None:
         m = None
     found = ascent_sharpness(risk, step, m)
-    options = {**_context(subject), "rho": step.rho, "norm": "l2", "steps": 1, "n": risk.n}
+    options = {**context(subject), "rho": step.rho, "norm": "l2", "steps": 1, "n": risk.n}
     if name == "m_sharpness":
         options["m"] = "all" if m is None else m
     return Row(name, found.value, found.stderr, found.draws, options=options)
@@ -196,11 +175,7 @@ def _ascent_row(subject: Subject, name: str, step: AscentStep, m: int | None, bl
 
 def _average_row(subject: Subject, name: str, rho: float, draws: int, metric: AbsWeight | None) -> Row:
     found = average_over_noise(subject.risk, rho, draws=draws, metric=metric, generator=subject.generator("noise"))
-    return Row(name, found.value, found.stderr, found.draws, options={**_context(subject), "rho": rho})
-
-
-def _context(subject: Subject) -> dict[str, Any]:
-    return {"loss": "cross_entropy", "mode": "eval", "n": subject.risk.n}
+    return Row(name, found.value, found.stderr, found.draws, options={**context(subject), "rho": rho})
 
 
 def _pair(split: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -224,24 +199,79 @@ MEASURES: dict[str, Measure] = {
         "1/3 per data set",
     ),
     "hessian_eigenvalues": Measure(
-        hessian_eigenvalues,
-        ("top_eigenvalue", "bottom_eigenvalue"),
-        "largest and smallest Hessian eigenvalue, by Lanczos with residuals",
+        curvature.hessian_eigenvalues,
+        ("top_eigenvalue", "bottom_eigenvalue", "lambda_ratio", "stability_ratio"),
+        "largest and smallest Hessian eigenvalue with residuals; their ratio; the largest against 2/lr (SGD runs)",
         "sharpness",
         "sharper",
         +1,
         "T3 T5",
-        "2 to 3 a product, 20 to 60 products",
+        "2 a product, 10 to 60 products",
     ),
     "hessian_trace": Measure(
-        hessian_trace,
-        ("hessian_trace",),
-        "Hessian trace with standard error",
+        curvature.hessian_trace,
+        ("hessian_trace", "layerwise_trace"),
+        "Hessian trace, and the traces of its blocks times the squared norms of their weights",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5 (trace); T1 T2 T5 (layerwise)",
+        "2 a product, 20 products",
+    ),
+    "adaptive_curvature": Measure(
+        curvature.adaptive_curvature,
+        ("adaptive_eigenvalue", "adaptive_trace"),
+        "largest eigenvalue and trace of the Hessian in units of the weights",
+        "sharpness",
+        "sharper",
+        +1,
+        "T1 T2 T5",
+        "2 a product, 30 to 60 products",
+        usual=False,
+    ),
+    "gauss_newton": Measure(
+        curvature.gauss_newton,
+        ("gauss_newton_eigenvalue", "gauss_newton_trace"),
+        "largest eigenvalue and trace of the Gauss-Newton matrix, for cross-entropy the Fisher matrix",
         "sharpness",
         "sharper",
         +1,
         "T3 T5",
-        "2 to 3 a product, 20 products",
+        "2 a product, 30 to 60 products",
+        usual=False,
+    ),
+    "empirical_fisher": Measure(
+        curvature.gradient_moment,
+        ("empirical_fisher_trace",),
+        "mean squared norm of the gradients of single examples",
+        "sharpness",
+        "sharper",
+        +1,
+        "T3 T5",
+        "1 to 3",
+        usual=False,
+    ),
+    "effective_dimension": Measure(
+        curvature.model_dimension,
+        ("effective_dimension",),
+        "directions that the data determine, from the Gauss-Newton matrix",
+        "sharpness",
+        "more complex",
+        +1,
+        "T3 T5",
+        "2 a product, 160 products",
+        usual=False,
+    ),
+    "spectrum": Measure(
+        curvature.spectrum,
+        ("negative_mass", "bulk_width", "spectral_entropy"),
+        "share of negative Hessian eigenvalues, width and entropy of the spectrum",
+        "sharpness",
+        "less converged (mass), sharper (width), flatter spectrum (entropy)",
+        0,
+        "T3 T5",
+        "2 a product, 240 products",
+        usual=False,
     ),
     "ascent_sharpness": Measure(
         one_step_sharpness,
@@ -348,6 +378,9 @@ MEASURES: dict[str, Measure] = {
 # Rows whose expected sign is not that of their registry entry; 0 where theory predicts none.
 SIGNS = {
     "bottom_eigenvalue": 0,
+    "lambda_ratio": 0,
+    "stability_ratio": 0,
+    "bulk_width": +1,
     "fraction_unforgettable": -1,
     "F_use": 0,
     "KL": 0,

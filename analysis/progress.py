@@ -2,11 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from landscape.progress import Status
+
+LINE_SECONDS = 10.0  # between plain lines
 
 console = Console(stderr=True)
 
@@ -39,3 +44,56 @@ def track(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
 def quiet(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:  # noqa: ARG001 - same signature as `track`
     """Yield the items and show nothing."""
     yield from items
+
+
+@contextmanager
+def steps(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[Status], None]]]:
+    """Show the progress of a few long steps, each with operator products of its own.
+
+    On a terminal it is one bar; elsewhere plain lines, at most every 10 s, so that short work says nothing.
+
+    Args:
+        what: The work, such as "measuring".
+        total: Number of steps.
+
+    Yields:
+        A function to call with the name of each step as it begins, and one for the `Status` of its products.
+    """
+    if not console.is_terminal:
+        yield _lines(what, total)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total, detail="")
+        begun = 0
+
+        def begin(name: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, detail=name)
+            begun += 1
+
+        def tell(status: Status) -> None:
+            bar.update(task, detail=str(status))
+
+        yield begin, tell
+        bar.update(task, completed=total, detail="")
+
+
+def _lines(what: str, total: int) -> tuple[Callable[[str], None], Callable[[Status], None]]:
+    written, begun = time.monotonic(), 0
+
+    def say(text: str) -> None:
+        nonlocal written
+        if time.monotonic() - written >= LINE_SECONDS:
+            print(f"{what} {begun} of {total}: {text}", file=sys.stderr, flush=True)
+            written = time.monotonic()
+
+    def begin(name: str) -> None:
+        nonlocal begun
+        begun += 1
+        say(name)
+
+    return begin, lambda status: say(str(status))

@@ -72,7 +72,7 @@ class StudyConfig(Strict):
     methods: list[dict[str, Any]] = Field(default=[{}])
     """Methods with their own grids."""
     measures: dict[str, Options | None] | None = None
-    """Measures of each run's last checkpoint; None takes all."""
+    """Measures of each run's last checkpoint; None takes the usual ones."""
     trajectory: Trajectory = Field(default_factory=Trajectory)
     """Measures along training."""
     statistics: Statistics = Field(default_factory=Statistics)

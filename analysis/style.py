@@ -81,7 +81,25 @@ _FAMILY_WORDS: dict[str, tuple[str, ...]] = {  # first words of names; looked th
         "margin",
         "norm",
     ),
-    "sharpness": ("top_eigenvalue", "bottom_eigenvalue", "trace", "hessian", "fisher", "relative_flatness", "spectral"),
+    "sharpness": (
+        "top_eigenvalue",
+        "bottom_eigenvalue",
+        "lambda_ratio",
+        "stability_ratio",
+        "trace",
+        "hessian",
+        "layerwise_trace",
+        "adaptive_eigenvalue",
+        "adaptive_trace",
+        "gauss_newton",
+        "fisher",
+        "empirical_fisher",
+        "effective_dimension",
+        "negative_mass",
+        "bulk_width",
+        "relative_flatness",
+        "spectral",
+    ),
 }
 
 EXPOSURES: dict[str, tuple[str, str, str]] = {  # split: shown name, colour, line style

@@ -1,9 +1,10 @@
 """What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -11,16 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.providers import OwnPerturbation
-from landscape import EmpiricalRisk, Hessian, Params
+from landscape import EmpiricalRisk, GaussNewton, Hessian, Params
+from landscape.memory import free_bytes
+from landscape.progress import Progress
 from trainers.ascent import Random
 from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
 from trainers.config import TrainConfig
 from trainers.data import DataBundle
 from trainers.methods import compose
+from trainers.parallel import cores
 from trainers.randomness import stream
 from trainers.runs import Run
 
 Inputs = tuple[Tensor, Tensor]
+T = TypeVar("T", Hessian, GaussNewton)
+
+KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Subject:
         initial: The parameters before training, where they are known.
         run: The run folder, where there is one.
         seed: Of all random choices of the measures; the same for every model, so that they are compared on equal draws.
+        progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
     """
 
     model: nn.Module
@@ -48,6 +56,7 @@ class Subject:
     initial: Params | None = None
     run: Run | None = None
     seed: int = 0
+    progress: Progress = False
 
     @classmethod
     def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
@@ -79,8 +88,20 @@ class Subject:
 
     @cached_property
     def hessian(self) -> Hessian:
-        """The Hessian of `risk`, shared by the measures that use it."""
-        return Hessian(self.risk)
+        """The Hessian of `risk`, shared by the measures that use it; rows carry its `note`."""
+        return self._operator(Hessian)
+
+    @cached_property
+    def gauss_newton(self) -> GaussNewton:
+        """The Gauss-Newton matrix of `risk`, likewise."""
+        return self._operator(GaussNewton)
+
+    def _operator(self, kind: type[T]) -> T:
+        """An operator that keeps its graph if it fits beside those of as many processes as there are cores."""
+        budget = free_bytes(self.risk.device) // (KEPT_SHARE * cores())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what it says is in the operator's note
+            return kind(self.risk, budget=budget)
 
     @cached_property
     def gradient(self) -> Params:

@@ -32,7 +32,15 @@ COLUMNS: dict[str, str] = {
 # The options that tell two rows of one measure apart; the rest is context, recorded but not part of the name.
 NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol")
 # Options that are named only where they are not the usual ones.
-USUAL = {"C": None, "gamma": 1.0, "link": "softmax", "eta": 0.0, "iso_loss": 0.1, "correction": "first-order"}
+USUAL = {
+    "z": "1/n",
+    "C": None,
+    "gamma": 1.0,
+    "link": "softmax",
+    "eta": 0.0,
+    "iso_loss": 0.1,
+    "correction": "first-order",
+}
 
 
 @dataclass(frozen=True)

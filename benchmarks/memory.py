@@ -4,6 +4,7 @@ import gc
 import resource
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ def resident() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def run() -> list[dict]:
+def run() -> list[dict[str, Any]]:
     """Growth of resident memory from run 50 to run 200."""
     torch.set_num_threads(1)
     seen = {}

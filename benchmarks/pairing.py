@@ -38,7 +38,7 @@ def mirrored(steps: Mapping[str, Step], *, rounds: int, inner: int = 1, warm_up:
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         first = {name: spent(step) for name, step in steps.items()}
-        for name in reversed(steps):
+        for name in reversed(list(steps)):
             seconds[name].append((first[name] + spent(steps[name])) / 2)
     return seconds
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.peers import Curvlinops, DoubleBackward, HessianEigenthings, Landscape, Library, PyHessian
+from benchmarks.library import DoubleBackward, Landscape, Library
+from benchmarks.peers import Curvlinops, PyHessian
 from benchmarks.problems import SUBJECTS
 from benchmarks.subjects import Subject
 
@@ -28,11 +29,10 @@ MAKERS: dict[str, Callable[[Subject], Library]] = {
     "double backward afresh": DoubleBackward,
     "PyHessian, dataloader": lambda s: PyHessian(s, afresh=True),
     "curvlinops": Curvlinops,
-    "hessian-eigenthings": HessianEigenthings,
 }
 RESET_PEAK = "5"  # what /proc/[pid]/clear_refs takes to set the high-water mark to the present resident size
 NEEDS: dict[str, type[Library]] = {
-    "PyHessian, dataloader": PyHessian, "curvlinops": Curvlinops, "hessian-eigenthings": HessianEigenthings,
+    "PyHessian, dataloader": PyHessian, "curvlinops": Curvlinops,
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def measured(subject: str, what: str, *, quick: bool) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.peak", subject, what, *(["--quick"] if quick else [])]
     environment = {
         **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
-        "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_TRIM_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1",
     }  # fmt: skip
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)

@@ -45,7 +45,9 @@ def resnet_batches(quick: bool = False, *, untrained: bool = False) -> Subject:
 def resnet_narrow(quick: bool = False, *, untrained: bool = False) -> Subject:
     if quick:
         return resnet_large(quick, untrained=untrained)
-    return network("ResNet-20 width 8, batch 128, 8 x 8", "resnet20", steps=0 if untrained else 100, width=8)
+    return network(
+        "ResNet-20 width 8, batch 32, 8 x 8", "resnet20", sizes=(32,), steps=0 if untrained else 100, width=8
+    )
 
 
 def vit(quick: bool = False, *, untrained: bool = False) -> Subject:
@@ -76,7 +78,8 @@ def both_signs() -> Subject:
 def clustered() -> Subject:
     """Nine eigenvalues between 9.9 and 10 above a bulk in [0, 9]."""
     return prescribed(
-        "nine clustered at the top, p = 300", [*(10 - 0.1 * i / 8 for i in range(9)), *(9 * i / 290 for i in range(291))]
+        "nine clustered at the top, p = 300",
+        [*(10 - 0.1 * i / 8 for i in range(9)), *(9 * i / 290 for i in range(291))],
     )
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from benchmarks.pairing import mirrored
 from trainers import build_model, make_optimizer
 from trainers.objective import Objective
 
-PROBLEMS = {
+PROBLEMS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, int, int]] = {
     "mlp, batch 32": ("mlp", {}, (1, 8, 8), 32, 60, 21),
     "resnet20 width 16, batch 128, 32 x 32": ("resnet20", {"width": 16}, (3, 32, 32), 128, 1, 7),
     "resnet20 width 16, batch 128, 8 x 8": ("resnet20", {"width": 16}, (1, 8, 8), 128, 3, 7),
@@ -20,11 +21,16 @@ LIMITS = {
     "resnet20 width 16, batch 128, 32 x 32": 2.05,
     "resnet20 width 16, batch 128, 8 x 8": 2.05,
 }
-METHODS = {"sam": {"rho": 0.1}, "asam": {"rho": 0.5}, "gsam": {"rho": 0.1}, "randsam": {"rho": 0.1}}
+METHODS: dict[str, dict[str, float]] = {
+    "sam": {"rho": 0.1},
+    "asam": {"rho": 0.5},
+    "gsam": {"rho": 0.1},
+    "randsam": {"rho": 0.1},
+}
 
 
 def stepper(
-    method: str, model_name: str, options: dict, shape: tuple, batch: int, **settings: float
+    method: str, model_name: str, options: dict[str, Any], shape: tuple[int, ...], batch: int, **settings: Any
 ) -> Callable[[], None]:
     """A function that takes one training step of a fresh model on fixed random data, as the loop does."""
     model = build_model(model_name, shape=shape, classes=10, generator_seed=0, options=options).train()
@@ -39,7 +45,7 @@ def stepper(
     return step
 
 
-def torch_stepper(model_name: str, options: dict, shape: tuple, batch: int) -> Callable[[], None]:
+def torch_stepper(model_name: str, options: dict[str, Any], shape: tuple[int, ...], batch: int) -> Callable[[], None]:
     """The same with torch's own SGD, with its defaults, and nothing of ours around it."""
     model = build_model(model_name, shape=shape, classes=10, generator_seed=0, options=options).train()
     draw = torch.Generator().manual_seed(0)
@@ -60,7 +66,7 @@ def paired(one: Callable[[], None], other: Callable[[], None], inner: int, pairs
     return [b / a for a, b in zip(seconds["one"], seconds["other"], strict=True)]
 
 
-def run() -> list[dict]:
+def run() -> list[dict[str, Any]]:
     """All ratios: median, quartiles, the limit where there is one."""
     torch.set_num_threads(1)
     rows = []

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from trainers import list_runs
 ROOT = Path(__file__).parents[1]
 
 
-def run() -> list[dict]:
+def run() -> list[dict[str, Any]]:
     """Seconds of the whole study, and of measuring a checkpoint of it with all measures and their defaults."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "analysis", "study", "studies/digits.yaml", "--out", folder]

@@ -159,7 +159,8 @@ def dense_hessian(subject: Subject) -> Tensor:
         parts = flat.split([t.numel() for t in theta.values()])
         point = {name: part.view_as(t) for (name, t), part in zip(theta.items(), parts, strict=True)}
         losses = [
-            len(x) * subject.loss(torch.func.functional_call(model, point, (x.double(),)), y) for x, y in subject.batches
+            len(x) * subject.loss(torch.func.functional_call(model, point, (x.double(),)), y)
+            for x, y in subject.batches
         ]
         return torch.stack(losses).sum() / subject.n
 

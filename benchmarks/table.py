@@ -1,7 +1,9 @@
 """Rows as lines of a terminal, or as a table in Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+Row = dict[str, Any]
 
 EXTRA = ("returned", "truth", "residual", "stderr", "products", "claims", "wrong", "held", "note")
 PLAIN = {"held": "{:.0f} MiB held between products", "note": "{}"}
@@ -32,7 +34,8 @@ def remarks(row: Mapping[str, Any]) -> str:
     """What else is known of the row."""
     told = [(key, row[key]) for key in EXTRA if row.get(key) not in (None, "")]
     return "; ".join(
-        PLAIN[key].format(x) if key in PLAIN else f"{key} {f'{x:.6g}' if isinstance(x, float) else x}" for key, x in told
+        PLAIN[key].format(x) if key in PLAIN else f"{key} {f'{x:.6g}' if isinstance(x, float) else x}"
+        for key, x in told
     )
 
 
@@ -47,3 +50,16 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     cells = [(row["what"], measured(row), verdict(row), remarks(row)) for row in rows]
     lines = ["| " + " | ".join(str(c).replace("|", "\\|") for c in each) + " |" for each in cells]
     return "\n".join(["| what | measured | limit | remarks |", "|---|---|---|---|", *lines])
+
+
+def span(values: Sequence[float | int]) -> str:
+    """The smallest and the largest, in five digits."""
+    if not values:
+        return "not told"
+    low, high = f"{min(values):.5g}", f"{max(values):.5g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def absent(what: str, error: Exception) -> Row:
+    """A row for what could not be measured."""
+    return {"what": what, "value": None, "unit": "not measured", "note": f"{type(error).__name__}: {error}"}

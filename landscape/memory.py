@@ -45,4 +45,4 @@ def readable(count: float) -> str:
     size, unit = float(count), 0
     while abs(size) >= 1024 and unit < len(UNITS) - 1:
         size, unit = size / 1024, unit + 1
-    return f"{size:.0f} {UNITS[0]}" if unit == 0 else f"{size:.3g} {UNITS[unit]}"
+    return f"{size:.3g} {UNITS[unit]}" if size < 100 and unit else f"{size:,.0f} {UNITS[unit]}"

@@ -4,6 +4,7 @@
 """
 
 from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, strongest
+from analysis.figures.curvature import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
 from analysis.figures.curves import accuracy_by_radius, training_curves
 from analysis.figures.forgetting import forgetting_bars, forgetting_curves
 from analysis.figures.plates import FIGURES, NothingToDraw, Plate
@@ -16,10 +17,14 @@ __all__ = [
     "accuracy_by_radius",
     "comparison_plot",
     "correlation_matrix",
+    "edge_of_stability",
+    "eigenvalue_curves",
     "forest",
     "forgetting_bars",
     "forgetting_curves",
+    "layer_traces",
     "scatter",
+    "spectrum",
     "strongest",
     "training_curves",
 ]

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-from landscape.kernels.score_blocks import Rule, attend, gradient, second_derivative
+from landscape.kernels import fused, score_blocks
+from landscape.kernels.score_blocks import Rule
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # Q, K, V, outputs, normaliser
 
 
 def attention(
@@ -17,7 +19,7 @@ def attention(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
+    dropout_p: float = 0.0,  # noqa: ARG001
     is_causal: bool = False,
     *,
     scale: float | None = None,
@@ -49,10 +51,8 @@ def attention(
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
     q, k, v = (_four_axes(t) for t in (query, key, value))
     if attn_mask is not None:
-        for _ in range(4 - query.ndim):
-            attn_mask = attn_mask.unsqueeze(-3)
         attn_mask = attn_mask.expand(*q.shape[:3], k.shape[2])
-    out: Tensor = _Attention.apply(q, k, v, attn_mask, is_causal, factor)[0]
+    out: Tensor = _Attention.apply(q, k, v, attn_mask, is_causal, factor)[0]  # type: ignore[no-untyped-call]
     return out if leading == 2 else out.view(*query.shape[:-1], value.shape[-1])
 
 
@@ -69,8 +69,8 @@ def supports(
 ) -> bool:
     """Whether `attention` computes this call; otherwise torch's own kernels must.
 
-    Refused are dropout, masks with a gradient, forward-mode derivatives, `torch.func` transforms, autocast, tensors of
-    other classes (nested, fake), and shapes or dtypes that do not fit each other, about which torch says more.
+    Refused are dropout, masks with a gradient, forward-mode derivatives, autocast, tensors of other classes (nested,
+    fake), and shapes or dtypes that do not fit each other, about which torch says more.
     """
     tensors = [query, key, value]
     if dropout_p > 0 or (attn_mask is not None and is_causal) or not all(_plain(t) for t in tensors):
@@ -90,9 +90,7 @@ def supports(
         return False
     if attn_mask is not None and not _fits(attn_mask, (*query.shape[:-1], key.shape[-2]), query):
         return False
-    if torch.is_autocast_enabled(query.device.type) or torch._C._are_functorch_transforms_active():
-        return False
-    return not any(torch.autograd.forward_ad.unpack_dual(t).tangent is not None for t in tensors) if _dual() else True
+    return not torch.is_autocast_enabled(query.device.type) and not _forward_mode()
 
 
 def _plain(t: Any) -> bool:
@@ -107,8 +105,14 @@ def _fits(mask: Any, shape: tuple[int, ...], query: Tensor) -> bool:
     return all(a in (1, b) for a, b in zip(reversed(mask.shape), reversed(shape), strict=False))
 
 
-def _dual() -> bool:
-    return torch.autograd.forward_ad._current_level >= 0
+def _forward_mode() -> bool:
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    return any(
+        level.key() not in (TransformType.Vmap, TransformType.Grad) for level in retrieve_all_functorch_interpreters()
+    )
 
 
 def _four_axes(t: Tensor) -> Tensor:
@@ -122,12 +126,25 @@ def _shared_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     return key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
 
 
+def _folded(function: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The rule of vmap: its axis joins the axis of examples."""
+    size = info.batch_size
+    moved = [
+        (t.expand(size, *t.shape) if at is None else t.movedim(at, 0)).flatten(0, 1) if isinstance(t, Tensor) else t
+        for t, at in zip(args, in_dims, strict=True)
+    ]
+    results = function.apply(*moved)
+    return tuple(t.unflatten(0, (size, -1)) for t in results), (0,) * len(results)
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor]:
-        return attend(q, k, v, Rule(mask, causal, scale))
+        rule = Rule(mask, causal, scale)
+        attend = fused.attend if fused.fits(q, k, v, rule) else score_blocks.attend
+        return attend(q, k, v, rule)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -138,14 +155,20 @@ class _Attention(torch.autograd.Function):
         ctx.causal, ctx.scale = causal, scale
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        return _folded(_Attention, info, in_dims, args)
+
+    @staticmethod
     def backward(ctx: Any, seed: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, normaliser, mask = ctx.saved_tensors
-        grads = _Gradient.apply(q, k, v, seed, out.detach(), normaliser, mask, ctx.causal, ctx.scale)
+        grads = _Gradient.apply(  # type: ignore[no-untyped-call]
+            q, k, v, seed, out.detach(), normaliser, mask, ctx.causal, ctx.scale
+        )
         return (*grads, None, None, None)
 
 
 class _Gradient(torch.autograd.Function):
-    """The gradient of attention as a function of Q, K, V and the cotangent; outputs and normaliser are only saved work."""
+    """The gradient of attention as a function of Q, K, V and the cotangent; the other inputs are work saved."""
 
     @staticmethod
     def forward(
@@ -159,7 +182,9 @@ class _Gradient(torch.autograd.Function):
         causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return gradient(q, k, v, out, normaliser, seed, Rule(mask, causal, scale))
+        rule = Rule(mask, causal, scale)
+        gradient = fused.gradient if fused.fits(q, k, v, rule) else score_blocks.gradient
+        return gradient(q, k, v, out, normaliser, seed, rule)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
@@ -168,10 +193,14 @@ class _Gradient(torch.autograd.Function):
         ctx.causal, ctx.scale = causal, scale
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        return _folded(_Gradient, info, in_dims, args)
+
+    @staticmethod
     def backward(ctx: Any, aq: Tensor, ak: Tensor, av: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, seed, out, normaliser, mask = ctx.saved_tensors
-        grads = _SecondDerivative.apply(
-            q, k, v, seed, out, normaliser, aq, ak, av, Rule(mask, ctx.causal, ctx.scale)
+        grads = _SecondDerivative.apply(  # type: ignore[no-untyped-call]
+            q, k, v, seed, out, normaliser, aq, ak, av, mask, ctx.causal, ctx.scale
         )
         return (*grads, None, None, None, None, None)
 
@@ -188,14 +217,20 @@ class _SecondDerivative(torch.autograd.Function):
         aq: Tensor,
         ak: Tensor,
         av: Tensor,
-        rule: Rule,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return second_derivative(q, k, v, out, normaliser, seed, aq, ak, av, rule)
+        return score_blocks.second_derivative(q, k, v, out, normaliser, seed, aq, ak, av, Rule(mask, causal, scale))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         pass
 
     @staticmethod
-    def backward(ctx: Any, *seeds: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ARG004
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        return _folded(_SecondDerivative, info, in_dims, args)
+
+    @staticmethod
+    def backward(ctx: Any, *seeds: Tensor) -> tuple[Tensor | None, ...]:
         raise NotImplementedError("attention has no third derivative here: use `math_attention` for one.")

@@ -1,8 +1,8 @@
 """Softmax attention and its first and second derivative, block by block, so that no n × m matrix is ever whole.
 
-With scores S = scale · QKᵀ + mask, weights P = softmax(S) by row, and outputs O = PV, each function here goes over blocks
-of (batch, head, query row). A block of scores and the few buffers of its size stay in the cache of a CPU, or within a
-bounded share of a GPU's memory; everything that is kept between blocks has the size of Q, K or V.
+With scores S = scale · QKᵀ + mask, weights P = softmax(S) by row, and outputs O = PV, each function here goes over
+blocks of (example, head, query row). A block of scores and the few buffers of its size stay in the cache of a CPU, or
+within a bounded share of a GPU's memory; everything that is kept between blocks has the size of Q, K or V.
 
 Two habits save passes over the n × m buffers. A number per row is added to a matrix product by one more column in its
 factors, XYᵀ + u1ᵀ = [X u][Y 1]ᵀ, so factors are laid out side by side with a column of ones. And exponentials are taken
@@ -228,7 +228,7 @@ def second_derivative(
         seeds = _side_by_side((block.queries(offset), -1.0), (block.queries(seed), 1.0))
         keys = _side_by_side(1.0, (block.keys(av), 1.0), (block.keys(ak), 1.0), (block.keys(k), 1.0), 1.0)
         values = _side_by_side(1.0, (block.keys(v), 1.0))
-        av_, ak_, k_ = keys[..., 1:-1].split([e, d, d], dim=-1)
+        move, key = keys[..., e + 1 :].split([d, d, 1], dim=-1)[:2]
 
         P = block.hide_(scratch.product(0, queries, keys[..., -d - 1 :])).exp2_()
         G = scratch.product(1, seeds, values)
@@ -242,7 +242,7 @@ def second_derivative(
         seeds[..., 0] = torch.linalg.vecdot(seeds[..., 1:], change).neg_()  # -w in place of -D
         X = moved.mul_(G).addcmul_(P, scratch.product(2, seeds, keys[..., : e + 1]))
         Z = P.mul_(G)
-        block.write(to_q, torch.bmm(Z, ak_).baddbmm_(X, k_).mul_(scale))
+        block.write(to_q, torch.bmm(Z, move).baddbmm_(X, key).mul_(scale))
         block.add(to_k, torch.bmm(Z.mT, moves[..., d:-1]).baddbmm_(X.mT, moves[..., :d]))
     return to_q.to(given), to_k.to(given), to_v.to(given), to_seed.to(given)
 

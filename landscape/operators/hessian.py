@@ -48,7 +48,7 @@ class Hessian(RiskOperator):
             f"Hessian: {lacking} of this model has no second derivative, so products are finite differences of the "
             f"gradient (path='difference'), which in {self.dtype} are less accurate.",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
         )
         return "difference"
 

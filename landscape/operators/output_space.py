@@ -52,7 +52,7 @@ class OutputSpaceOperator(RiskOperator):
             f"{type(self).__name__}: {lacking} of this model has no second derivative, so Jacobian products are finite "
             f"differences of the outputs (path='difference'), which in {self.dtype} are less accurate.",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
         )
         return "difference"
 

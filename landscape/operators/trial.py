@@ -10,8 +10,8 @@ from torch import Tensor
 
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch
 from landscape.functional import PureModel
-from landscape.kernels import lacks_second_derivative, second_derivatives
-from landscape.operators.point import Point, pull
+from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
+from landscape.operators.point import Point, pull, row
 from landscape.risk import scalar
 
 EXAMPLES = 8  # in the trial
@@ -58,13 +58,15 @@ class Trial:
             _require_repeatable(point, few)
             _require_no_order(point, few)
         try:
-            more = _graph_bytes(point, few)
-            less = more if fewer is None else _graph_bytes(point, fewer)
+            more, first = _weighed(point, few)
+            less = more if fewer is None else _weighed(point, fewer)[0]
+            second = _weighed(point, few)[1] if checks else first
         except Exception as error:
-            lacking = lacks_second_derivative(error)
+            lacking = error.operation if isinstance(error, _SeveredError) else lacks_second_derivative(error)
             if lacking is None:
                 raise
             return cls(lacking, 0.0, 0.0, True)
+        _require_same_product(point, first, second)
         n, m = batch_size(few), 0 if fewer is None else batch_size(fewer)
         each = max(more - less, 0) / (n - m) if m else more / n
         fixed = max(more - n * each, 0.0) + 2 * point.row_bytes
@@ -114,13 +116,28 @@ def _require_repeatable(point: Point, batch: Batch) -> None:
     first, second = _value(point, batch), _value(point, batch)
     if not _differ(first, second, REPEATS.get(point.dtype, REPEAT)):
         return
-    cause = "something in the model or the loss draws random numbers, or its kernels are not deterministic"
-    predict = point.risk.predict
-    if isinstance(predict, PureModel) and predict.random_layers:
-        cause = f"the dropout layers {predict.random_layers} are on, because mode={predict.mode!r}: use mode='eval'"
     raise ValueError(
         f"`risk` is not a function of its parameters: the same examples gave {first:.9g} and then {second:.9g}; "
-        f"{cause}."
+        f"{_cause(point)}."
+    )
+
+
+def _require_same_product(point: Point, first: Tensor, second: Tensor) -> None:
+    length, apart = float(torch.linalg.vector_norm(first)), float(torch.linalg.vector_norm(first - second))
+    if apart > 10 * REPEATS.get(point.dtype, REPEAT) * length:
+        raise ValueError(
+            f"`risk` has second derivatives that change: a product differed by {apart / length:.2g} of its length "
+            f"when taken twice; {_cause(point)}."
+        )
+
+
+def _cause(point: Point) -> str:
+    predict = point.risk.predict
+    if isinstance(predict, PureModel) and predict.random_layers:
+        return f"the dropout layers {predict.random_layers} are on, because mode={predict.mode!r}: use mode='eval'"
+    return (
+        "something in the model or the loss draws random numbers, or its kernels are not deterministic: see "
+        "torch.use_deterministic_algorithms, or pass probe=False"
     )
 
 
@@ -153,8 +170,16 @@ def _averages(point: Point, batch: Batch, half: int) -> bool:
     return not _differ(whole, mean, 1e-3) or abs(whole - mean) < 1e-3 * max(map(abs, values))
 
 
-def _graph_bytes(point: Point, batch: Batch) -> int:
-    """Bytes that a graph of the gradient holds, counted while one is built and once differentiated."""
+class _SeveredError(RuntimeError):
+    """A second derivative would silently lack a part."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"{operation} has no second derivative")
+        self.operation = operation
+
+
+def _weighed(point: Point, batch: Batch) -> tuple[int, Tensor]:
+    """Bytes that a graph of the gradient holds, counted while one is built; and a product, from differentiating it."""
     own = {t.untyped_storage().data_ptr() for t in [*point.leaves, *point.fixed.values()]}
     seen: dict[int, int] = {}
     store: list[Tensor] = []
@@ -173,9 +198,12 @@ def _graph_bytes(point: Point, batch: Batch) -> int:
             loss = point.loss(batch)
             scalar(loss)
             if not loss.requires_grad:  # a subset of parameters that the loss does not use
-                return 0
+                return 0, torch.zeros(1, dtype=point.dtype, device=point.device)
             grads = torch.autograd.grad(loss, point.leaves, create_graph=True, materialize_grads=True)
-            pull(grads, point.leaves, [torch.ones_like(g) for g in grads], keep=False)
-        return sum(seen.values())
+            cut = severed_by([loss, *grads])
+            if cut is not None:
+                raise _SeveredError(cut)
+            product = row(pull(grads, point.leaves, [torch.ones_like(g) for g in grads], keep=False))
+        return sum(seen.values()), product
     finally:
         store.clear()  # tensors that hold the graph that holds them

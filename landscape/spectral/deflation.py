@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import math
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from landscape.memory import free_bytes
 from landscape.operators.protocol import SymmetricOperator
-from landscape.spectral.probes import BLOCK, FEWEST, Array, Goal, Region, Sample, images, signs, small, sums
+from landscape.spectral.krylov import working_dtype
+from landscape.spectral.probes import BLOCK, FEWEST, Array, Goal, Region, Sample, images, looked, signs, small, sums
 
 SHARE = 0.06  # of the products that the rest would take: what may go into columns that turn out not to pay
 OPEN_SHARE = 0.2  # the same where all draws are spent anyway, so that it costs accuracy alone
 WARM = 3  # columns before a start is judged: a random vector itself explains little, its images much
 FADE = 4.0  # how fast a chain's promise falls while its columns do not pay: their gains go up and down
 MEMORY_SHARE = 0.25  # of what is free, for the columns, and as much for the probes
-CHOSEN = 3.0  # n terms whose variance was looked at again and again state an error too small by about 1 + 3 / 2n
 CLOSED = 0.75  # what is left of a product below ‖A‖ ε^0.75 is rounding
 
 
@@ -43,19 +42,21 @@ class _Lead:
     Attributes:
         promise: What its column may take off the variance of a term, to judge by the chain so far.
         depth: Columns of the chain.
-        debt: Those that did not pay, less what the others paid beyond their price.
+        debt: Those that did not pay, less what the others paid beyond their price, up to a few.
+        best: The most that one of them took off.
     """
 
     promise: float = float("inf")
     depth: int = 0
     debt: float = 0.0
+    best: float = 0.0
 
     def after(self, gain: float, price: float) -> "_Lead":
         """The next row of the chain."""
         fading = 0.0 if self.promise == float("inf") else self.promise / FADE
         promise = float("inf") if self.depth + 1 < WARM else max(gain, fading)
-        debt = self.debt + 1 if gain < price else max(0.0, self.debt + 1 - gain / price)
-        return _Lead(promise, self.depth + 1, debt)
+        debt = max(-WARM, self.debt + 1 - (gain / price if gain >= price else 0.0))
+        return _Lead(promise, self.depth + 1, debt, max(self.best, gain))
 
 
 def deflated(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
@@ -84,7 +85,9 @@ def deflated(A: SymmetricOperator, goal: Goal, regions: list[Region], generator:
         if best is not None and pool.room(1) and (all_of_it or pool.leads[best].promise > now.price):
             pool.step(best, now.price)
         elif pool.room(WARM + 1) and (
-            all_of_it or (pool.debt + WARM < share * (now.missing + pool.products) and now.missing > WARM)
+            all_of_it
+            or (pool.doubt and not goal.open)
+            or (pool.debt + WARM < share * (now.missing + pool.products) and now.missing > WARM)
         ):
             pool.begin()
             continue
@@ -108,7 +111,7 @@ class _Pool:
         share = MEMORY_SHARE * free_bytes(A.device)
         self.capacity = min(self.p, goal.draws, int(share / (1.5 * self.p * A.dtype.itemsize)))
         self.probe_capacity = share / self.p  # one byte a sign
-        self.rows = torch.empty(min(self.capacity, BLOCK), self.p, dtype=A.dtype, device=A.device)
+        self.rows = torch.empty(min(self.capacity, BLOCK), self.p, dtype=working_dtype(A.dtype), device=A.device)
         self.signs: list[Tensor] = []
         self.straight: Array = np.zeros((len(self.regions), 0))  # zᵀA z, over the entries of each region
         self.inner: Array = np.zeros((len(self.regions), BLOCK, BLOCK))  # g, likewise: regions × rows × probes
@@ -117,16 +120,19 @@ class _Pool:
         self.done: list[int] = []  # rows that were multiplied, in the order of H's columns
         self.held = self.probes = self.products = 0
         self.leads: dict[int, _Lead] = {}
+        self.chains, self.doubt = 0, False
         self.ended = 0.0  # debt of the chains that closed
         self.scale = self.level = self.newest = 0.0
-        self.diagonal = torch.zeros(self.p, dtype=A.dtype, device=A.device)  # sum of z * A z over the probes
+        self.diagonal = torch.zeros(
+            self.p, dtype=working_dtype(A.dtype), device=A.device
+        )  # sum of z * A z over the probes
         self.removed = torch.zeros_like(self.diagonal)  # the diagonal of A less that of what is left
         self.frozen = False  # too many probes to let them follow
 
     @property
     def debt(self) -> float:
         """Columns that did not pay."""
-        return self.ended + sum(lead.debt for lead in self.leads.values())
+        return self.ended + sum(max(0.0, lead.debt) for lead in self.leads.values())
 
     def room(self, columns: int) -> bool:
         """Whether so many further rows fit."""
@@ -156,12 +162,15 @@ class _Pool:
 
     def begin(self) -> None:
         """Start a chain from a random vector in the complement of the rows."""
-        start = torch.randn(self.p, generator=self.generator, dtype=self.A.dtype, device=self.generator.device)
+        start = torch.randn(
+            self.p, generator=self.generator, dtype=working_dtype(self.A.dtype), device=self.generator.device
+        )
         vector = start.to(self.rows.device)
         for _ in range(2):  # twice: a small complement cancels most of a random vector
             vector, _ = self._orthogonal(vector / torch.linalg.vector_norm(vector))
         self._append(vector / torch.linalg.vector_norm(vector))
         self.leads = {**self.leads, self.held - 1: _Lead()}
+        self.chains += 1
 
     def step(self, at: int, price: float) -> None:
         """Multiply a row and make it a column of Q; what is left of its image is the next row of the chain."""
@@ -187,9 +196,12 @@ class _Pool:
             self._append(rest / beta)
             leads[self.held - 1] = lead
         else:
-            self.ended += lead.debt
+            self.ended += max(0.0, lead.debt)
         self.removed -= shrunk
-        self.newest = gain
+        self.newest = gain if grows else 0.0
+        if self.chains > 1 and (lead.depth >= WARM or not grows):
+            # a new start that found much where the first had ended: the next may, and ten probes can miss it
+            self.doubt = lead.best > self.probes * price
         self.H, self.done, self.scale, self.leads = H, [*self.done, at], scale, leads
         self.products += 1
 
@@ -218,9 +230,11 @@ class _Pool:
         state = self.probes, list(self.done), self.H
         terms = self._terms(*state, regions=1)
         name = "lanczos-hutchinson" if self.done else "hutchinson"
-        bound = self.probes * self.goal.target(float(terms.mean())) ** 2  # the variance that is small enough
-        settled = self.newest <= bound
-        factor = math.sqrt(1 + CHOSEN / self.probes) if self.done else 1.0
+        variance = float(np.var(terms, ddof=1)) if self.probes > 1 else 0.0
+        # where the last column took off more than is seen to be left, the terms have missed what else may be there
+        enough = max(variance, self.goal.target(float(terms.mean())) ** 2)
+        settled = (self.newest <= enough and not self.doubt) or not self.room(WARM + 1)
+        factor = looked(self.probes) if self.done or not self.goal.open else 1.0
         return Sample(terms, self.products, name, factor, settled=settled, parts=lambda: self._terms(*state))
 
     def _terms(self, n: int, done: list[int], H: Array, regions: int | None = None) -> Array:

@@ -1,6 +1,7 @@
-"""Spectral density by stochastic Lanczos quadrature, and the spectral sums that follow from it."""
+"""Spectral density by stochastic Lanczos quadrature, with its error from run to run."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,16 +12,22 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Generator, Tensor
 
 from landscape.estimate import Estimate
+from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense
+from landscape.progress import Progress, watching
 from landscape.spectral.krylov import Krylov
 
 EXACT_SIZE = 256  # up to here the eigenvalues of the whole matrix cost no more than an estimate
+ZERO = 1e-5  # of the largest modulus: what is as good as zero in single precision
 BANDWIDTH = 0.01  # default standard deviation of the smoothing, in units of the nodes' range
 
 
 @dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """The density of eigenvalues φ(t) = (1/p) Σ_i δ(t - λ_i), as weighted nodes from independent runs.
+
+    Standard errors are those of the random start vectors, by the jackknife over runs; the error of the quadrature,
+    which falls with the number of steps, is not in them. They are 0 if exact and NaN for a single run.
 
     Attributes:
         nodes: Nodes, float64 on the CPU, ascending.
@@ -30,6 +37,7 @@ class SpectralDensity:
         p: Size of the operator.
         products: Operator products spent.
         exact: Whether the nodes are all p eigenvalues, so that nothing is estimated.
+        converged: False where the work was interrupted before all runs were done.
     """
 
     nodes: Float[Tensor, " m"]
@@ -39,6 +47,7 @@ class SpectralDensity:
     p: int
     products: int
     exact: bool
+    converged: bool = True
 
     def density(self, grid: Float[Tensor, " g"], *, sigma: float | None = None) -> Float[Tensor, " g"]:
         """The density smoothed by a Gaussian of standard deviation sigma, at the points of a grid.
@@ -53,7 +62,7 @@ class SpectralDensity:
         return self._kernels(grid, sigma).sum(0)
 
     def stderr(self, grid: Float[Tensor, " g"], *, sigma: float | None = None) -> Float[Tensor, " g"]:
-        """The standard error of `density` at each point, over runs: zeros if exact, NaN for a single run."""
+        """The standard error of `density` at each point: the error band around it."""
         if self.exact:
             return torch.zeros(len(grid), dtype=torch.float64)
         if self.runs < 2:
@@ -64,25 +73,89 @@ class SpectralDensity:
 
     def cumulative(self, grid: Float[Tensor, " g"]) -> Float[Tensor, " g"]:
         """The share of eigenvalues <= t at each point t, without smoothing."""
-        below = self.nodes[:, None] <= grid.double().cpu()[None, :]
-        return (below * self.weights[:, None]).sum(0)
+        points = grid.double().cpu()
+        before = torch.cat([torch.zeros(1, dtype=torch.float64), self.weights.cumsum(0)])
+        return before[torch.searchsorted(self.nodes, points, right=True)]
 
     def average(self, f: Callable[[Tensor], Tensor]) -> Estimate:
-        """Estimate (1/p) Σ_i f(λ_i) with its standard error over runs; f maps a vector entry by entry.
+        """Estimate (1/p) Σ_i f(λ_i); f maps a vector entry by entry."""
+        values = f(self.nodes)
+        return self._estimate(lambda keep, weights: float((values[keep] * weights).sum()))
 
-        The error is that of the random start vectors; that of the quadrature, which falls with the number of steps,
-        is not in it.
+    def total(self, f: Callable[[Tensor], Tensor]) -> Estimate:
+        """Estimate the spectral sum Σ_i f(λ_i) = tr f(A); f maps a vector entry by entry."""
+        values = self.p * f(self.nodes)
+        return self._estimate(lambda keep, weights: float((values[keep] * weights).sum()))
+
+    def negative_mass(self, tol: float | None = None) -> Estimate:
+        """Estimate the share of eigenvalues below -tol, between 0 and 1.
+
+        Args:
+            tol: None means 1e-5 of the largest modulus, so that rounding of zeros does not count.
+
+        Raises:
+            ValueError: If `tol` is negative.
         """
-        terms = f(self.nodes) * self.weights * self.runs
-        each = torch.zeros(self.runs, dtype=torch.float64).index_add_(0, self.run, terms)
-        stderr = 0.0 if self.exact else float(each.std()) / math.sqrt(self.runs) if self.runs > 1 else math.nan
-        method = "exact" if self.exact else "lanczos-quadrature"
-        return Estimate(float(each.mean()), stderr, self.runs, self.products, True, method)
+        level = ZERO * float(self.nodes.abs().max()) if tol is None else tol
+        if not level >= 0:
+            raise ValueError(f"`tol` must be a distance from zero >= 0, got {tol!r}.")
+        return self.average(lambda t: (t < -level).double())
+
+    def quantile(self, share: float) -> Estimate:
+        """Estimate the point below which this share of the eigenvalues lies, between nodes by interpolation.
+
+        Args:
+            share: Between 0 and 1.
+
+        Raises:
+            ValueError: If `share` is not between 0 and 1.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"`share` must be between 0 and 1, got {share!r}.")
+        return self._estimate(lambda keep, weights: _quantile(self.nodes[keep], weights, share))
+
+    def bulk_width(self, share: float = 0.95) -> Estimate:
+        """Estimate the length of the interval that holds the central share of the eigenvalues.
+
+        Args:
+            share: Between 0 and 1; half of the rest lies on either side.
+
+        Raises:
+            ValueError: If `share` is not between 0 and 1.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"`share` must be between 0 and 1, got {share!r}.")
+        low, high = (1 - share) / 2, (1 + share) / 2
+        return self._estimate(
+            lambda keep, weights: _quantile(self.nodes[keep], weights, high) - _quantile(self.nodes[keep], weights, low)
+        )
+
+    def entropy(self) -> Estimate:
+        """Estimate the spectral entropy -Σ_i q_i log q_i with q_i = |λ_i| / Σ_j |λ_j|, between 0 and log p.
+
+        Its exponential is an effective number of eigenvalues. NaN for a matrix of zeros.
+        """
+        size = self.nodes.abs()
+        return self._estimate(lambda keep, weights: _entropy(size[keep], weights, self.p))
 
     @property
     def bandwidth(self) -> float:
         """The default sigma: 1 % of the range of the nodes."""
         return BANDWIDTH * float(self.nodes[-1] - self.nodes[0])
+
+    def _estimate(self, statistic: Callable[[Tensor, Tensor], float]) -> Estimate:
+        """A statistic of (which nodes, their weights), with the jackknife's standard error over runs."""
+        everything = torch.ones(len(self.nodes), dtype=torch.bool)
+        value, stderr = statistic(everything, self.weights), math.nan
+        if self.exact:
+            stderr = 0.0
+        elif self.runs > 1:
+            rest = self.runs / (self.runs - 1)
+            without = [statistic(self.run != r, self.weights[self.run != r] * rest) for r in range(self.runs)]
+            stderr = float(np.std(without)) * math.sqrt(self.runs - 1)
+        method = "exact" if self.exact else "lanczos-quadrature"
+        draws = self.p if self.exact else self.runs
+        return Estimate(value, stderr, draws, self.products, self.converged, method)
 
     def _kernels(self, grid: Tensor, sigma: float | None) -> Tensor:
         width = self.bandwidth if sigma is None else sigma
@@ -92,7 +165,9 @@ class SpectralDensity:
         return self.weights[:, None] * torch.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
 
 
-def spectral_density(A: SymmetricOperator, *, runs: int = 10, steps: int = 80, generator: Generator) -> SpectralDensity:
+def spectral_density(
+    A: SymmetricOperator, *, runs: int = 10, steps: int = 80, progress: Progress = False, generator: Generator
+) -> SpectralDensity:
     """Estimate the density of A's eigenvalues from Lanczos runs with random start vectors.
 
     Each run takes a Rademacher vector z and gives the Gauss quadrature of its spectral measure: the nodes are the
@@ -103,14 +178,18 @@ def spectral_density(A: SymmetricOperator, *, runs: int = 10, steps: int = 80, g
     Args:
         A: Symmetric operator of shape (p, p). For p <= 256 the result is exact, by p products.
         runs: Independent start vectors; 2 or more give standard errors.
-        steps: Lanczos steps of a run, with full reorthogonalisation; memory is steps × p.
+        steps: Lanczos steps of a run, with full reorthogonalisation; memory is steps × p, used again by each run. A
+            run ends earlier where its Krylov space closes, and its quadrature is exact then.
+        progress: True shows a line on stderr, a function is called with each `Status`, after each run.
         generator: Source of the start vectors.
 
     Returns:
-        The density, in units of one over A's entries.
+        The density, in units of one over A's entries. If the work is interrupted from the keyboard it is that of the
+        runs that were done, `converged` is False and there is a RuntimeWarning.
 
     Raises:
-        ValueError: If `runs` or `steps` is below 1.
+        ValueError: If `runs` or `steps` is below 1, or a product is not finite.
+        MemoryError: If the basis does not fit in what is free.
 
     Source:
         Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38(4).
@@ -118,19 +197,41 @@ def spectral_density(A: SymmetricOperator, *, runs: int = 10, steps: int = 80, g
     p = A.shape[0]
     if runs < 1 or steps < 1:
         raise ValueError(f"`runs` and `steps` must be at least 1, got {runs} and {steps}.")
+    length = min(steps, p)
     if p <= EXACT_SIZE:
-        values = _eigenvalues(A)
+        with torch.no_grad():
+            values = _eigenvalues(A)
         weights = torch.full((p,), 1 / p, dtype=torch.float64)
         return SpectralDensity(values, weights, torch.zeros(p, dtype=torch.long), 1, p, p, True)
-    space = Krylov(A, capacity=min(steps, p), generator=generator)
-    parts = []
-    for _ in range(runs):
-        signs = torch.randint(0, 2, (p,), generator=generator, device=generator.device)
-        parts.append(_quadrature(space, 2 * signs - 1))
+    require(
+        (length + 1) * p * A.dtype.itemsize,
+        A.device,
+        what=f"A Lanczos basis of {length} vectors of {p} entries",
+        instead="lower `steps`, or take fewer `parameters`",
+    )
+    space = Krylov(A, capacity=length, generator=generator)
+    parts: list[tuple[Tensor, Tensor]] = []
+    with watching(progress, work="spectral_density", most=runs * length) as tell:
+        try:
+            for _ in range(runs):
+                signs = torch.randint(0, 2, (p,), generator=generator, device=generator.device)
+                parts.append(_quadrature(space, 2 * signs - 1))
+                tell(space.products, math.nan)
+        except KeyboardInterrupt:
+            if not parts:
+                raise
+            warnings.warn(
+                f"spectral_density was interrupted after {len(parts)} of {runs} runs: the density is theirs.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    done = len(parts)
     nodes, weights = (torch.cat(column) for column in zip(*parts, strict=True))
-    run = torch.repeat_interleave(torch.arange(runs), torch.tensor([len(t) for t, _ in parts]))
+    run = torch.repeat_interleave(torch.arange(done), torch.tensor([len(t) for t, _ in parts]))
     order = nodes.argsort()
-    return SpectralDensity(nodes[order], weights[order] / runs, run[order], runs, p, space.products, False)
+    return SpectralDensity(
+        nodes[order], weights[order] / done, run[order], done, p, space.products, False, done == runs
+    )
 
 
 def lanczos_quadrature(
@@ -160,67 +261,6 @@ def lanczos_quadrature(
     return _quadrature(Krylov(A, capacity=steps, generator=torch.Generator()), start)
 
 
-def log_determinant(
-    A: SymmetricOperator, shift: float, *, runs: int = 10, steps: int = 80, generator: Generator
-) -> Estimate:
-    """Estimate log det(A + shift · I) = Σ_i log(λ_i + shift).
-
-    Args:
-        A: Symmetric operator of shape (p, p).
-        shift: Added to every eigenvalue; it must make all of them positive.
-        runs: As in `spectral_density`.
-        steps: As in `spectral_density`.
-        generator: Source of the start vectors.
-
-    Returns:
-        The estimate, exact for p <= 256. Its standard error is that of the start vectors.
-
-    Raises:
-        ValueError: If `shift` leaves an eigenvalue at or below zero.
-
-    Source:
-        Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38(4).
-    """
-    found = spectral_density(A, runs=runs, steps=steps, generator=generator)
-    lowest = float(found.nodes[0])
-    if not lowest + shift > 0:
-        raise ValueError(f"`shift` must exceed {-lowest:.6g}, because A has an eigenvalue {lowest:.6g}; got {shift!r}.")
-    return _times(found.average(lambda t: torch.log(t + shift)), found.p)
-
-
-def effective_dimension(
-    A: SymmetricOperator, z: float, *, runs: int = 10, steps: int = 80, generator: Generator
-) -> Estimate:
-    """Estimate the effective dimension Σ_i λ_i / (λ_i + z), the number of directions that data determine.
-
-    Negative eigenvalues are set to zero; meant for positive semidefinite A, such as `GaussNewton`.
-
-    Args:
-        A: Symmetric operator of shape (p, p).
-        z: Regularisation z > 0, in units of A's entries: for instance 1/n, or the prior precision over n.
-        runs: As in `spectral_density`.
-        steps: As in `spectral_density`.
-        generator: Source of the start vectors.
-
-    Returns:
-        The estimate, between 0 and the rank; exact for p <= 256.
-
-    Raises:
-        ValueError: If `z` is not positive.
-
-    Source:
-        MacKay (1992), Neural Comput. 4(3).
-    """
-    if not (math.isfinite(z) and z > 0):
-        raise ValueError(f"`z` must be a finite regularisation > 0, got {z!r}.")
-    found = spectral_density(A, runs=runs, steps=steps, generator=generator)
-    return _times(found.average(lambda t: t.clamp_min(0) / (t.clamp_min(0) + z)), found.p)
-
-
-def _times(e: Estimate, p: int) -> Estimate:
-    return Estimate(p * e.value, p * e.stderr, e.draws, e.products, e.converged, e.method)
-
-
 def _eigenvalues(A: SymmetricOperator) -> Tensor:
     matrix = dense(A).detach().double().cpu()
     values: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
@@ -235,3 +275,18 @@ def _quadrature(space: Krylov, start: Tensor) -> tuple[Tensor, Tensor]:
     matrix = space.matrix[: space.size, : space.size]
     nodes, vectors = eigh_tridiagonal(np.diag(matrix), np.diag(matrix, 1))
     return torch.from_numpy(nodes), torch.from_numpy(vectors[0] ** 2)
+
+
+def _quantile(nodes: Tensor, weights: Tensor, share: float) -> float:
+    middle = weights.cumsum(0) - weights / 2
+    return float(np.interp(share, middle.numpy(), nodes.numpy()))
+
+
+def _entropy(size: Tensor, weights: Tensor, p: int) -> float:
+    """Entropy log S - (1/S) Σ |λ| log |λ| with S = Σ |λ|, in units of the largest modulus, which cancels."""
+    top = float(size.max())
+    if top == 0:
+        return math.nan
+    x = size / top
+    total = p * float((weights * x).sum())
+    return math.log(total) - p * float((weights * torch.special.xlogy(x, x)).sum()) / total

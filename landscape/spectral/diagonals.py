@@ -1,6 +1,8 @@
 """Diagonal and Frobenius norm of a symmetric operator from few products, with standard errors."""
 
 import math
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +12,28 @@ from torch import Generator, Tensor
 
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
-from landscape.progress import Progress
+from landscape.progress import Progress, watching
 from landscape.spectral.probes import (
+    BLOCK,
+    FEWEST,
+    Array,
     Blocks,
     Goal,
+    Region,
     Sample,
     check_blocks,
     check_draws,
     finish,
+    images,
+    looked,
     sign_images,
+    signs,
     sums,
     unit_images,
 )
+
+DRAWS = 64  # default number of products
+DRAWS_FOR_TOL = 2000  # default bound on them where a tolerance says when to stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,41 +45,131 @@ class Diagonal:
         stderr: Standard errors, of shape (p,); zeros for exact values.
         draws: Number of random vectors.
         products: Operator products spent.
+        converged: False where the work was interrupted.
     """
 
     value: Float[Tensor, " p"]
     stderr: Float[Tensor, " p"]
     draws: int
     products: int
+    converged: bool = True
 
 
-def diagonal(A: SymmetricOperator, *, draws: int = 64, generator: Generator) -> Diagonal:
+def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = False, generator: Generator) -> Diagonal:
+    """Estimate diag(A) as the mean of z * (A z) over Rademacher vectors z; exact, by unit vectors, if draws >= p.
+
+    Args:
+        A: Symmetric operator of shape (p, p).
+        draws: Products with A; at least 2.
+        progress: As in `trace`; the residual is the root mean square of the standard errors over that of the values.
+        generator: Source of all randomness.
+
+    Returns:
+        The estimate; entry i has variance Σ_{j≠i} a_ij² / draws. If the work is interrupted from the keyboard it is
+        that of the draws that were done, `converged` is False and there is a RuntimeWarning.
+
+    Raises:
+        ValueError: If `draws` is below 2, and below p, or a product is not finite.
+
+    Source:
+        Bekas, Kokiopoulou and Saad (2007), Appl. Numer. Math. 57(11-12).
+    """
     p = A.shape[0]
     if draws >= p:
-        value = torch.cat([a[i:].diagonal() for i, a in unit_images(A)])
+        with torch.no_grad():
+            value = torch.cat([a[i:].diagonal() for i, a in unit_images(A)]).to(A.dtype)
         return Diagonal(value, torch.zeros_like(value), p, p)
     check_draws(draws)
     mean = torch.zeros(p, dtype=torch.float64, device=A.device)
     squares = torch.zeros_like(mean)
     count = 0
-    for z, a in sign_images(A, draws, generator):
-        for term in (z * a).T.double():  # Welford's update, one draw at a time
-            count += 1
-            step = term - mean
-            mean += step / count
-            squares += step * (term - mean)
+    with watching(progress, work="diagonal", most=draws) as tell, torch.no_grad():
+        try:
+            for z, a in sign_images(A, draws, generator):
+                terms = (z * a).double()
+                new = terms.shape[1]
+                step = terms.mean(1) - mean
+                squares += terms.var(1, correction=0) * new + step.square() * (count * new / (count + new))
+                mean += step * (new / (count + new))
+                count += new
+                tell(count, _relative(mean, squares, count))
+        except KeyboardInterrupt:
+            if count < 2:
+                raise
+            warnings.warn(
+                f"diagonal was interrupted after {count} products: the estimate is what they gave.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     stderr = (squares / (count - 1) / count).sqrt()
-    return Diagonal(mean.to(A.dtype), stderr.to(A.dtype), count, count)
+    return Diagonal(mean.to(A.dtype), stderr.to(A.dtype), count, count, count == draws)
 
 
-def frobenius_squared(A: SymmetricOperator, *, draws: int = 64, generator: Generator) -> Estimate:
+def frobenius_squared(
+    A: SymmetricOperator,
+    *,
+    draws: int | None = None,
+    tol: float | None = None,
+    atol: float = 0.0,
+    blocks: Blocks | None = None,
+    progress: Progress = False,
+    generator: Generator,
+) -> Estimate:
+    """Estimate ‖A‖²_F = tr(A²) as the mean of ‖A z‖² over Rademacher vectors z.
+
+    It is exact, by p unit vectors, if draws >= p and there is no tolerance. Unbiased for the square; its root
+    would be biased low.
+
+    Args:
+        A: Symmetric operator of shape (p, p).
+        draws: Largest number of products, at least 2; None means 64, or 2000 with a tolerance.
+        tol: As in `trace`.
+        atol: As in `trace`, in squared units of A's entries.
+        blocks: As in `trace`: the squared norms of these rows of A, over all columns.
+        progress: As in `trace`.
+        generator: Source of all randomness.
+
+    Returns:
+        The estimate, in squared units of A's entries; those of the blocks in `parts`. Otherwise as `trace`.
+
+    Raises:
+        ValueError: If an argument is out of range, or a product is not finite.
+
+    Source:
+        Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3), applied to A².
+    """
     p = A.shape[0]
-    if draws >= p:
-        return Estimate(
-            math.fsum(float(a.double().square().sum()) for _, a in unit_images(A)), 0.0, p, p, True, "exact"
+    if draws is None:
+        draws = DRAWS if tol is None and atol == 0 else DRAWS_FOR_TOL
+    goal = Goal.of(tol, atol, draws)
+    named = check_blocks(blocks, p)
+    everywhere: list[Region] = [slice(None), *named.values()]
+    if goal.open and draws >= p:
+        return finish(
+            _all_squares(A, everywhere), Goal(0.0, 0.0, p), named, work="frobenius_squared", progress=progress
         )
     check_draws(draws)
-    values: list[float] = []
-    for _, a in sign_images(A, draws, generator):
-        values += a.double().square().sum(0).tolist()
-    return Sample(np.array([values]), draws, "hutchinson").estimate({}, True)
+    return finish(_squares(A, goal, everywhere, generator), goal, named, work="frobenius_squared", progress=progress)
+
+
+def _relative(mean: Tensor, squares: Tensor, count: int) -> float:
+    size = float(mean.square().sum())
+    return math.sqrt(float(squares.sum()) / (count - 1) / count / size) if count > 1 and size > 0 else math.nan
+
+
+def _all_squares(A: SymmetricOperator, everywhere: list[Region]) -> Iterator[Sample]:
+    total: Array = np.zeros(len(everywhere))
+    for _, image in unit_images(A):
+        total += sums(image.double().square(), everywhere).sum(1)
+    yield Sample(total[:, None], A.shape[0], "exact", exact=True)
+
+
+def _squares(A: SymmetricOperator, goal: Goal, everywhere: list[Region], generator: Generator) -> Iterator[Sample]:
+    terms: Array = np.zeros((len(everywhere), 0))
+    want = BLOCK if goal.open else FEWEST
+    while (have := terms.shape[1]) < goal.draws:
+        image = images(A, signs(A, min(want, BLOCK, goal.draws - have), generator))
+        terms = np.concatenate([terms, sums(image.double().square(), everywhere)], axis=1)
+        sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
+        yield sample
+        want = goal.batch(sample)

@@ -1,4 +1,4 @@
-"""Spectral densities and sums: exact for small operators, quadrature for large ones."""
+"""Spectral densities: exact for small operators, quadrature for large ones."""
 
 import math
 
@@ -9,13 +9,8 @@ from problems import F64, o1, o2
 from scipy.stats import wasserstein_distance
 from torch.testing import assert_close
 
-from landscape.operators import GaussNewton, Hessian
-from landscape.spectral.density import (
-    effective_dimension,
-    lanczos_quadrature,
-    log_determinant,
-    spectral_density,
-)
+from landscape.operators import GaussNewton, Hessian, dense
+from landscape.spectral.density import lanczos_quadrature, spectral_density
 
 
 def laplacian(n: int = 100) -> torch.Tensor:
@@ -128,27 +123,145 @@ def test_a_single_run_has_no_standard_error(generator):
     assert bool(found.stderr(torch.zeros(2, dtype=F64)).isnan().all())
 
 
-def test_log_determinants(generator):
-    exact = log_determinant(Hessian(o1()), 0.1, generator=generator)
-    assert exact.value == pytest.approx(-8.563704336049536, rel=1e-10)
-    assert exact.stderr == 0.0
-    assert log_determinant(laplacian(), 0.0, generator=generator).value == pytest.approx(math.log(101), rel=1e-10)
-    large = laplacian(400)
-    estimate = log_determinant(large, 0.1, runs=20, steps=60, generator=generator)
-    assert abs(estimate.value - float(torch.logdet(large + 0.1 * torch.eye(400, dtype=F64)))) < 4.5 * estimate.stderr
+def marchenko_pastur(samples: int, p: int, generator) -> torch.Tensor:
+    X = torch.randn(samples, p, generator=generator, dtype=F64)
+    return X.T @ X / samples
 
 
-@pytest.mark.parametrize(("z", "value"), [(0.01, 3.830079083211343), (0.1, 2.82433966215445)])
-def test_effective_dimension(generator, z, value):
-    for operator in (Hessian, GaussNewton):
-        estimate = effective_dimension(operator(o1()), z, generator=generator)
-        assert estimate.value == pytest.approx(value, rel=1e-10)
-        assert 0 <= estimate.value <= 4
+def test_marchenko_pastur_has_its_edges(generator):
+    A = marchenko_pastur(800, 400, generator)
+    found = spectral_density(A, runs=10, steps=60, generator=generator)
+    assert float(found.nodes[-1]) == pytest.approx((1 + math.sqrt(0.5)) ** 2, rel=0.05)
+    assert float(found.nodes[0]) == pytest.approx((1 - math.sqrt(0.5)) ** 2, rel=0.15)
+    second = found.average(lambda t: t**2)
+    assert abs(second.value - float((A**2).sum()) / 400) < 4.5 * second.stderr
+    assert second.value == pytest.approx(1.5, rel=0.05)
+    low, high = found.quantile(0.0), found.quantile(1.0)
+    assert (low.value, high.value) == (float(found.nodes[0]), float(found.nodes[-1]))
 
 
-def test_effective_dimension_sets_negative_eigenvalues_to_zero(generator):
-    A = torch.diag(torch.tensor([1.0, -5.0], dtype=F64))
-    assert effective_dimension(A, 1.0, generator=generator).value == pytest.approx(0.5)
+def test_quantiles_and_bulk_width_are_those_of_the_eigenvalues(generator):
+    A = goe(400, generator)
+    exact = torch.linalg.eigvalsh(A)
+    found = spectral_density(A, runs=10, steps=60, generator=generator)
+    for share in (0.1, 0.5, 0.9):
+        estimate = found.quantile(share)
+        assert abs(estimate.value - float(exact.quantile(share))) < 4.5 * estimate.stderr + 0.02  # spacing of the nodes
+    width = found.bulk_width()
+    assert abs(width.value - float(exact.quantile(0.975) - exact.quantile(0.025))) < 4.5 * width.stderr + 0.04
+    assert 0 < width.stderr < 0.2
+    assert width.draws == 10
+
+
+def test_quantiles_of_exact_spectra_are_interpolated(generator):
+    found = spectral_density(torch.diag(torch.arange(1.0, 6.0, dtype=F64)), generator=generator)
+    assert found.quantile(0.5).value == pytest.approx(3)
+    assert found.quantile(0.4).value == pytest.approx(2.5)
+    assert found.bulk_width(0.4).value == pytest.approx(2)
+    assert found.quantile(0.5).stderr == 0
+
+
+def test_negative_mass_of_the_indefinite_hessian(generator):
+    found = spectral_density(Hessian(o2()), generator=generator)
+    assert found.negative_mass().value == pytest.approx(7 / 17)  # four zeros do not count
+    assert found.negative_mass(0.1).value == pytest.approx(4 / 17)
+    assert spectral_density(GaussNewton(o2()), generator=generator).negative_mass().value == 0
+
+
+def test_negative_mass_by_quadrature_has_an_honest_error(generator):
+    A = goe(300, generator)
+    exact = float((torch.linalg.eigvalsh(A) < 0).double().mean())
+    several = [spectral_density(A, runs=5, steps=40, generator=generator).negative_mass() for _ in range(30)]
+    spread = np.std([e.value for e in several], ddof=1)
+    assert abs(np.mean([e.value for e in several]) - exact) < 4 * spread / math.sqrt(30) + 0.01
+    # thirty repeats of five runs: the mean variance has a relative error of about 30 %
+    assert math.sqrt(np.mean([e.stderr**2 for e in several])) == pytest.approx(spread, rel=0.4)
+
+
+def test_spectral_entropy(generator):
+    flat = spectral_density(torch.diag(torch.tensor([2.0, -2.0, 2.0, 0.0], dtype=F64)), generator=generator)
+    assert flat.entropy().value == pytest.approx(math.log(3), rel=1e-12)
+    values = torch.linalg.eigvalsh(dense(Hessian(o2()))).abs()
+    q = values / values.sum()
+    expected = -float(torch.special.xlogy(q, q).sum())
+    assert spectral_density(Hessian(o2()), generator=generator).entropy().value == pytest.approx(expected, rel=1e-8)
+    zero = spectral_density(torch.zeros(3, 3, dtype=F64), generator=generator)
+    assert math.isnan(zero.entropy().value)
+
+
+def test_spectral_entropy_by_quadrature(generator):
+    A = marchenko_pastur(800, 400, generator)
+    q = torch.linalg.eigvalsh(A)
+    q = q / q.sum()
+    estimate = spectral_density(A, steps=60, generator=generator).entropy()
+    assert abs(estimate.value + float(torch.special.xlogy(q, q).sum())) < 4.5 * estimate.stderr
+    assert 0 < estimate.stderr < 0.1
+
+
+def test_moments_of_every_run_are_exact(generator):
+    A = goe(300, generator)
+    found = spectral_density(A, runs=3, steps=6, generator=torch.Generator().manual_seed(4))
+    g = torch.Generator().manual_seed(4)
+    signs = (2 * torch.stack([torch.randint(0, 2, (300,), generator=g) for _ in range(3)]) - 1).double()
+    for r, v in enumerate(signs / math.sqrt(300)):
+        power = v
+        for q in range(12):
+            moment = float((3 * found.weights * found.nodes**q)[found.run == r].sum())
+            assert moment == pytest.approx(float(v @ power), rel=1e-9, abs=1e-10)
+            power = A @ power
+
+
+def test_runs_that_close_early_are_exact(generator):
+    A = torch.diag(torch.cat([torch.full((200,), 3.0), torch.full((100,), -1.0)])).double()
+    found = spectral_density(A, runs=4, steps=50, generator=generator)
+    assert found.products == 8  # two distinct eigenvalues
+    assert_close(found.nodes, torch.tensor([-1.0] * 4 + [3.0] * 4, dtype=F64))
+    assert found.negative_mass().value == pytest.approx(1 / 3, rel=1e-9)
+    assert found.average(lambda t: t).stderr == pytest.approx(0, abs=1e-12)  # signs weigh a diagonal alike
+
+
+def test_all_runs_share_one_basis(generator, monkeypatch):
+    import landscape.spectral.density as module
+
+    made = []
+    original = module.Krylov
+    monkeypatch.setattr(module, "Krylov", lambda *args, **options: made.append(1) or original(*args, **options))
+    spectral_density(goe(300, generator), runs=5, steps=4, generator=generator)
+    assert len(made) == 1
+
+
+def test_progress_and_interrupt(generator):
+    A = goe(300, generator)
+    seen = []
+    spectral_density(A, runs=3, steps=5, progress=seen.append, generator=generator)
+    assert [(s.work, s.products, s.most) for s in seen] == [("spectral_density", n, 15) for n in (5, 10, 15)]
+
+    def stop(status):
+        if status.products == 10:
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="spectral_density was interrupted after 2 of 3 runs"):
+        found = spectral_density(A, runs=3, steps=5, progress=stop, generator=generator)
+    assert (found.runs, found.converged, found.products) == (2, False, 10)
+    assert float(found.weights.sum()) == pytest.approx(1)
+    assert not found.entropy().converged
+
+
+def test_an_interrupt_before_the_first_run_is_passed_on(generator):
+    class Stopped:
+        shape, dtype, device = torch.Size((300, 300)), F64, torch.device("cpu")
+
+        def __matmul__(self, other):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spectral_density(Stopped(), generator=generator)
+
+
+def test_a_basis_that_does_not_fit_is_refused_before_it_is_made(generator, monkeypatch):
+    monkeypatch.setattr("landscape.memory.free_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError, match="A Lanczos basis of 80 vectors of 300 entries needs .*: lower `steps`"):
+        spectral_density(goe(300, generator), generator=generator)
 
 
 def test_runs_are_repeatable_and_leave_the_global_random_state_alone():
@@ -168,10 +281,13 @@ def test_refused_arguments(generator):
         lanczos_quadrature(A, torch.ones(100, dtype=F64), 101)
     with pytest.raises(ValueError, match=r"`start` must be a finite vector that is not zero, got one of length 0.0"):
         lanczos_quadrature(A, torch.zeros(100, dtype=F64), 5)
-    with pytest.raises(ValueError, match=r"`shift` must exceed 0.816398, because A has an eigenvalue -0.816398"):
-        log_determinant(Hessian(o2()), 0.5, generator=generator)
-    with pytest.raises(ValueError, match=r"`z` must be a finite regularisation > 0, got 0.0"):
-        effective_dimension(A, 0.0, generator=generator)
     found = spectral_density(A, generator=generator)
     with pytest.raises(ValueError, match=r"`sigma` must be > 0, got -1.0"):
         found.density(torch.zeros(1, dtype=F64), sigma=-1.0)
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="`share` must be between 0 and 1, got"):
+            found.quantile(share)
+        with pytest.raises(ValueError, match="`share` must be between 0 and 1, got"):
+            found.bulk_width(share)
+    with pytest.raises(ValueError, match=r"`tol` must be a distance from zero >= 0, got -1.0"):
+        found.negative_mass(-1.0)

@@ -1,0 +1,151 @@
+"""A block in which models have second derivatives, whatever kernels they would choose themselves."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from landscape.kernels.attention import attention, supports
+
+# Models find the functions here at each call: torch.nn's own layers, Hugging Face, timm. A TorchFunctionMode would find
+# more, but costs a small model half of its forward pass, and is off inside nn.MultiheadAttention, of all places.
+_ATTENTION = (F, "scaled_dot_product_attention")
+_RECURRENT = [(torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")]
+_SDP_FLAGS = ("flash", "mem_efficient", "cudnn")
+
+_lock = threading.Lock()
+_depth = {True: 0, False: 0}  # open blocks, by their `cudnn`
+_undo: dict[bool, list[Callable[[], None]]] = {True: [], False: []}
+
+
+def math_attention() -> AbstractContextManager[None]:
+    """Compute attention by torch's plain kernel, which has every derivative; the caller's choice is back on exit.
+
+    For code that `second_derivatives` does not reach: `torch.func` transforms, forward mode, third derivatives. It
+    keeps a dozen n × m matrices a layer.
+    """
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextmanager
+def second_derivatives(*, cudnn: bool = False) -> Iterator[None]:
+    """Run models, inside a `with` block, so that their gradients can be differentiated again, and exactly enough.
+
+    What is different inside: attention goes through `landscape.kernels.attention`, with the same value but for
+    rounding, even where the model asks for a fused kernel; what that does not support (dropout, masks with a gradient,
+    `torch.func`, autocast) goes to torch's plain kernel. TF32 is off, on which products of float32 would lose three
+    digits. Recurrent layers run without cuDNN, whose backward pass has no derivative; convolutions keep it.
+
+    Only the forward pass needs to be inside, unless a model repeats it during the backward pass (checkpointing). Blocks
+    may be nested, raise, and be open in several threads: all is as it was when the last one ends. In the meantime the
+    settings hold for the whole process, as torch's own do.
+
+    Args:
+        cudnn: Leave cuDNN to recurrent layers too; for first derivatives.
+    """
+    _enter(cudnn)
+    try:
+        yield
+    finally:
+        _leave(cudnn)
+
+
+def _enter(cudnn: bool) -> None:
+    with _lock:
+        if _depth[True] + _depth[False] == 0:
+            _undo[True] = _install()
+        if not cudnn and _depth[False] == 0 and torch.backends.cuda.is_built():
+            _undo[False] = [_replace(owner, name, _without_cudnn) for owner, name in _RECURRENT]
+        _depth[cudnn] += 1
+
+
+def _leave(cudnn: bool) -> None:
+    with _lock:
+        _depth[cudnn] -= 1
+        if not cudnn and _depth[False] == 0:
+            _run(_undo[False])
+        if _depth[True] + _depth[False] == 0:
+            _run(_undo[True])
+
+
+def _run(undo: list[Callable[[], None]]) -> None:
+    while undo:
+        undo.pop()()
+
+
+def _install() -> list[Callable[[], None]]:
+    undo = [_replace(*_ATTENTION, _twice_differentiable)]
+    # calls that hold the function itself end up in the plain kernel
+    for name in _SDP_FLAGS:
+        switch = getattr(torch.backends.cuda, f"enable_{name}_sdp")
+        undo.append(_later(switch, getattr(torch.backends.cuda, f"{name}_sdp_enabled")()))
+        switch(False)
+    undo.append(_later(torch.backends.cuda.enable_math_sdp, torch.backends.cuda.math_sdp_enabled()))
+    torch.backends.cuda.enable_math_sdp(True)
+    if torch.backends.cuda.is_built():
+        undo += _full_precision()
+    return undo
+
+
+def _full_precision() -> list[Callable[[], None]]:
+    """Switch TF32 off in whichever of torch's two ways the process uses: it refuses to read a mixture.
+
+    Where both could serve it is the older one, which leaves both readable inside the block.
+    """
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    newer: list[tuple[Any, str]] = []
+    if hasattr(cudnn, "conv"):
+        newer = [(cuda.matmul, "fp32_precision"), (cudnn.conv, "fp32_precision"), (cudnn.rnn, "fp32_precision")]
+    places: list[tuple[Any, str]] = [(cuda.matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+    off: Any = False
+    # undone from the last to the first: a default that was never set is one again
+    undo = [_later(setattr, owner, name, getattr(owner, name)) for owner, name in newer]
+    try:
+        undo += [_later(setattr, owner, name, getattr(owner, name)) for owner, name in places]
+    except RuntimeError:
+        places, off = newer, "ieee"
+    for owner, name in places:
+        setattr(owner, name, off)
+    return undo
+
+
+def _later(function: Callable[..., Any], *arguments: Any) -> Callable[[], None]:
+    return lambda: function(*arguments)
+
+
+def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
+    """Put wrap(function) in the place of a module's function; returns what undoes it."""
+    own = name in vars(owner)  # torch._VF looks its functions up elsewhere
+    original = getattr(owner, name)
+    setattr(owner, name, wrap(original))
+    return _later(setattr, owner, name, original) if own else _later(delattr, owner, name)
+
+
+def _twice_differentiable(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return original(*args, **kwargs)
+        if supports(*args, **kwargs):
+            return attention(*args, **kwargs)
+        with math_attention():
+            return original(*args, **kwargs)
+
+    return scaled_dot_product_attention
+
+
+def _without_cudnn(original: Callable[..., Any]) -> Callable[..., Any]:
+    def recurrent(*args: Any, **kwargs: Any) -> Any:
+        flags: Any = torch.backends.cudnn
+        before = flags.enabled
+        flags.enabled = False
+        try:
+            return original(*args, **kwargs)
+        finally:
+            flags.enabled = before
+
+    return recurrent
