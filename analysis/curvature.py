@@ -131,7 +131,8 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
 
     The share of eigenvalues below -`level` times the largest modulus, the length of the interval that holds the central
     95 %, and the entropy of |λ| / Σ|λ|, in nats. The standard errors are over runs. Many eigenvalues of a network are
-    zero, and the quadrature's node for them falls on either side of it, so a much smaller `level` counts them at random.
+    zero, and the quadrature's node for them falls on either side of it: a much smaller `level` would count them at
+    random.
     """
     H = subject.hessian
     found = spectral_density(

@@ -59,9 +59,15 @@ def vit(quick: bool = False, *, untrained: bool = False) -> Subject:
     )  # fmt: skip
 
 
+def vit_small(quick: bool = False, *, untrained: bool = False) -> Subject:
+    if quick:
+        return vit(quick, untrained=untrained)
+    return network("ViT patch 2, batch 64, 8 x 8", "vit", sizes=(64,), lr=0.02, steps=0 if untrained else 200)
+
+
 SUBJECTS: dict[str, MakeSubject] = {
     "mlp": mlp, "resnet-large": resnet_large, "resnet": resnet, "resnet-batches": resnet_batches,
-    "resnet-narrow": resnet_narrow, "vit": vit,
+    "resnet-narrow": resnet_narrow, "vit": vit, "vit-small": vit_small,
 }  # fmt: skip
 
 

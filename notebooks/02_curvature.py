@@ -185,5 +185,5 @@ pd.DataFrame(rows).T
 # * Other models: `EmpiricalRisk.from_model` takes any module and data, with `mode=` for BatchNorm and `parameters=` for
 #   a part of the model; operators find a path of products for attention and recurrent layers too.
 # * `H.rescaled(w.abs())` is the Hessian in relative units, `GaussNewton`, `Fisher` and `EmpiricalFisher` its relatives.
-# * `landscape measure RUN --measures hessian_eigenvalues hessian_trace spectrum gauss_newton` takes such measures of any
-#   run or file of weights; `landscape list measures` names them all.
+# * `landscape measure RUN --measures hessian_eigenvalues hessian_trace spectrum` takes such measures of any run or file
+#   of weights; `landscape list measures` names them all.

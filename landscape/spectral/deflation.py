@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -119,6 +120,7 @@ class _Pool:
         self.H: Array = np.zeros((0, 0))
         self.done: list[int] = []  # rows that were multiplied, in the order of H's columns
         self.held = self.probes = self.products = 0
+        self.known: Sample | None = None
         self.leads: dict[int, _Lead] = {}
         self.chains, self.doubt = 0, False
         self.ended = 0.0  # debt of the chains that closed
@@ -218,45 +220,57 @@ class _Pool:
     def outlook(self) -> _Outlook:
         """What is left to do."""
         sample = self.sample()
-        variance = float(np.var(sample.terms[0], ddof=1))
+        value, variance = sample.value, float(np.var(sample.terms[0], ddof=1))
         left = self.goal.draws - self.products
-        reach = max(self.goal.target(sample.value) ** 2, variance / (self.probes + left), 1e-300)
+        reach = max(self.goal.target(value) ** 2, variance / (self.probes + left), 1e-300)
         inside = float(np.trace(self.H[self.done]))
-        self.level = (sample.value - inside) / max(1, self.p - len(self.done))
+        self.level = (value - inside) / max(1, self.p - len(self.done))
         return _Outlook(reach, variance / reach - self.probes, reach)
 
     def sample(self) -> Sample:
         """The terms as they stand; those of the regions are computed when they are asked for."""
-        state = self.probes, list(self.done), self.H
-        terms = self._terms(*state, regions=1)
-        name = "lanczos-hutchinson" if self.done else "hutchinson"
-        variance = float(np.var(terms, ddof=1)) if self.probes > 1 else 0.0
+        if self.known is not None and self.known.products == self.products:
+            return self.known
+        n, done, H = self.probes, list(self.done), self.H
+        terms, _ = self._whole(n, done, H)
+        variance = float(np.var(terms, ddof=1)) if n > 1 else 0.0
         # where the last column took off more than is seen to be left, the terms have missed what else may be there
         enough = max(variance, self.goal.target(float(terms.mean())) ** 2)
         settled = (self.newest <= enough and not self.doubt) or not self.room(WARM + 1)
-        factor = looked(self.probes) if self.done or not self.goal.open else 1.0
-        return Sample(terms, self.products, name, factor, settled=settled, parts=lambda: self._terms(*state))
+        name = "lanczos-hutchinson" if done else "hutchinson"
+        factor = looked(n) if done or not self.goal.open else 1.0
+        parts = partial(self._parts, n, done, H)
+        self.known = Sample(terms[None], self.products, name, factor, settled=settled, parts=parts)
+        return self.known
 
-    def _terms(self, n: int, done: list[int], H: Array, regions: int | None = None) -> Array:
-        """For each region B: tr_B(A) without what is left, plus z_Bᵀ[(I - QQᵀ)A(I - QQᵀ)z]_B of each probe z.
+    def _whole(self, n: int, done: list[int], H: Array) -> tuple[Array, float]:
+        """Term tr(QᵀAQ) + uᵀAu for each probe z, with u = (I - QQᵀ)z, and less of the variance.
 
-        tr_B(Q QᵀA + A QQᵀ - Q QᵀAQ Qᵀ) is known. Added to it is c(|Qᵀz|² - its mean), with c the mean eigenvalue of
-        what is left: it takes out the part of the variance that comes from |(I - QQᵀ)z|.
+        Added is c(|Qᵀz|² - its mean), with c the mean eigenvalue of what is left: it takes out the part of the variance
+        that comes from the length of u. Returned too.
         """
-        r, terms = H.shape[0], []
-        T = (H[done] + H[done].T) / 2
-        whole = self.inner[0, :r, :n]
-        g, image = whole[done], H.T @ whole
-        folded = T @ g
-        level = 0.0
-        for b in range(len(self.regions))[:regions]:
-            part = self.inner[b, :r, :n]
-            gram = self.gram[b, :r, :r]
+        rows = self.inner[0, : H.shape[0], :n]
+        T, g = (H[done] + H[done].T) / 2, rows[done]
+        left = self.straight[0, :n] - (g * (2 * (H.T @ rows) - T @ g)).sum(0)
+        level = float(left.mean()) / max(1, self.p - len(done))
+        terms: Array = float(np.trace(T)) + left + level * ((g**2).sum(0) - len(done))
+        return terms, level
+
+    def _parts(self, n: int, done: list[int], H: Array) -> Array:
+        """The same for the whole and for each region B, with what is known and what is left cut to its diagonal block.
+
+        tr_B(Q QᵀA + A QQᵀ - Q QᵀAQ Qᵀ) is known, and z_Bᵀ[(I - QQᵀ)A(I - QQᵀ)z]_B estimates the rest.
+        """
+        whole, level = self._whole(n, done, H)
+        rows = self.inner[0, : H.shape[0], :n]
+        T, g = (H[done] + H[done].T) / 2, rows[done]
+        across = H.T @ rows - T @ g
+        terms = [whole]
+        for b in range(1, len(self.regions)):
+            part, gram = self.inner[b, : H.shape[0], :n], self.gram[b, : H.shape[0], : H.shape[0]]
             inside = part[done]
-            left = self.straight[b, :n] - (g * (H.T @ part)).sum(0) - (inside * (image - folded)).sum(0)
+            left = self.straight[b, :n] - (g * (H.T @ part)).sum(0) - (inside * across).sum(0)
             known = 2 * float((H * gram[:, done]).sum()) - float((T * gram[np.ix_(done, done)]).sum())
-            if b == 0:
-                level = float(left.mean()) / max(1, self.p - len(done))
             terms.append(known + left + level * ((inside * g).sum(0) - float(np.diag(gram)[done].sum())))
         return np.stack(terms)
 

@@ -144,9 +144,10 @@ def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, 
             stacklevel=3,
         )
     elif not reached:
+        doubt = "" if known.settled else ", from terms that may miss a part"
         warnings.warn(
             f"{work} did not reach a standard error of {goal.target(known.value):.3g} with {known.products} products "
-            f"(it is {known.stderr:.3g}): raise `draws`, `tol` or `atol`.",
+            f"(it is {known.stderr:.3g}{doubt}): raise `draws`, `tol` or `atol`.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,21 +1,27 @@
 """Measures of curvature against dense matrices in float64, and what they do when a kernel, a run or a user says no."""
 
+import io
+import itertools
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from analysis import curvature
+from analysis import curvature, progress
+from analysis.cli import main
 from analysis.collect import measure_run, measure_subject, plan
 from analysis.curvature import Stability
 from analysis.measures import MEASURES
 from analysis.subject import Subject
+from landscape.progress import Status
 from trainers import Run, build_model, fit, load_dataset
 from trainers.config import train_config
 
@@ -73,7 +79,7 @@ class Dense:
     @property
     def blocks(self):
         ends = np.cumsum([0, *self.sizes.values()])
-        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def test_both_ends_and_their_ratio(subject, exact):
 
 
 def test_no_ratio_to_a_largest_eigenvalue_below_zero(subject, monkeypatch):
-    monkeypatch.setattr(Subject, "hessian", property(lambda self: Concave()))
+    monkeypatch.setattr(Subject, "hessian", property(lambda _: Concave()))
     row = values_of(curvature.hessian_eigenvalues(subject))["lambda_ratio"]
     assert math.isnan(row.value)
     assert "the largest eigenvalue is -1" in row.warnings
@@ -259,12 +265,12 @@ class Halve(torch.autograd.Function):
     """x/2 with a first derivative alone."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(_, x):
         return x / 2
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(_, grad):
         return grad / 2
 
 
@@ -289,7 +295,7 @@ def test_what_an_operator_says_stands_in_each_row_once(data):
 
 
 def test_no_graph_is_kept_where_memory_is_short(data, monkeypatch):
-    monkeypatch.setattr("analysis.subject.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("analysis.subject.free_bytes", lambda _: 1000)
     assert Subject(small_model(), data, "x").hessian.path == "afresh"
 
 
@@ -346,3 +352,62 @@ def test_ctrl_c_keeps_what_is_finished_and_nothing_half(tmp_path):
     assert begun == ["hessian_trace"]
     assert table["converged"].all()
     assert not table["warnings"].str.contains("interrupted").any()
+
+
+def test_ctrl_c_at_a_file_of_weights_marks_what_is_missing(tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    torch.save(small_model().state_dict(), tmp_path / "theirs.pt")
+    monkeypatch.setitem(MEASURES, "hessian_trace", replace(MEASURES["hessian_trace"], function=stop))
+    arguments = ["measure", str(tmp_path / "theirs.pt"), "--model", "mlp", "--model-options", "width", "5"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--train-size", "40", "--measures", "norms", "hessian_trace"])
+    assert stopped.value.code == 130
+    assert "marked so in the table" in capsys.readouterr().err
+    kept = pd.read_parquet(tmp_path / "theirs.measures.parquet").set_index("measure")
+    assert math.isfinite(kept.loc["gradient_norm", "value"])
+    assert math.isnan(kept.loc["hessian_trace", "value"])
+    assert kept.loc["hessian_trace", "warnings"] == "stopped by the user"
+
+
+# -- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_progress_of_long_work_is_a_plain_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.steps("measuring", 2) as (begin, tell):
+        begin("norms")
+        begin("hessian_trace")
+        tell(Status("trace", 7, 20, 0.25))
+    assert capsys.readouterr().err.splitlines() == [
+        "measuring 1 of 2: norms",
+        "measuring 2 of 2: hessian_trace",
+        "measuring 2 of 2: trace: 7 of at most 20 products, residual 2.5e-01",
+    ]
+
+
+def test_short_work_says_nothing(capsys):
+    with progress.steps("measuring", 1) as (begin, tell):
+        begin("norms")
+        tell(Status("trace", 7, 20, 0.25))
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_is_one_bar(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=120))
+    with progress.steps("measuring", 2) as (begin, tell):
+        begin("norms")
+        begin("hessian_trace")
+        tell(Status("trace", 7, 20, 0.25))
+        assert "1/2" in frame(screen)
+        assert "trace: 7 of at most 20 products" in frame(screen)
+    assert "2/2" in screen.getvalue()
+
+
+def frame(screen):
+    deadline = time.monotonic() + 5  # the bar draws itself ten times a second
+    while "7 of at most" not in screen.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return screen.getvalue()

@@ -292,5 +292,5 @@ def test_warnings_of_a_measure_stand_in_its_rows():
     model = build_model("mlp", shape=data.shape, classes=10, generator_seed=0, options={"width": 4})
     chosen = plan({"hessian_eigenvalues": {"max_products": 3, "tol": 1e-6}})
     rows = measure_subject(Subject(model.eval(), data, "x"), chosen)["hessian_eigenvalues"]
-    assert [r.converged for r in rows] == [False, False]
+    assert [r.converged for r in rows] == [False] * 3  # the two ends and their ratio
     assert all("did not reach a residual" in r.warnings for r in rows)

@@ -30,7 +30,7 @@ def test_exact_and_unknown_errors():
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0, math.nan])
 def test_refused_levels(level):
-    with pytest.raises(ValueError, match="`level` must be a probability between 0 and 1, such as 0.95"):
+    with pytest.raises(ValueError, match=r"`level` must be a probability between 0 and 1, such as 0.95"):
         Estimate(1.0, 0.1, 10).interval(level)
 
 

@@ -10,6 +10,7 @@ from problems import F64
 from torch.testing import assert_close
 
 from landscape import flatten, inner, norm, unflatten
+from landscape.params import layer_slices, select, slices
 
 THETA = {"w": torch.tensor([[1.0, -2.0], [3.0, 0.0]], dtype=F64), "b": torch.tensor([4.0], dtype=F64)}
 
@@ -52,3 +53,83 @@ def test_half_precision_is_summed_in_single():
     many = {"w": torch.full((70_000,), 10.0, dtype=torch.float16)}  # the sum of squares, 7e6, overflows float16
     assert float(norm(many)) == pytest.approx(10 * math.sqrt(70_000), rel=1e-3)
     assert norm(many).dtype == torch.float32
+
+
+NAMES = ["stem.weight", "blocks.0.fc.weight", "blocks.0.fc.bias", "blocks.10.fc.weight", "blocks.1.fc.weight", "scale"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [
+        (None, [0, 1, 2, 3, 4, 5]),
+        ("stem.weight", [0]),
+        ("blocks.0", [1, 2]),
+        ("blocks.1", [4]),  # and not blocks.10
+        ("blocks", [1, 2, 3, 4]),
+        ("*.weight", [0, 1, 3, 4]),
+        ("blocks.?.fc.weight", [1, 4]),
+        ("blocks.[01].*", [1, 2, 4]),
+        (["scale", "stem"], [0, 5]),
+        (("blocks.0", "blocks.0.fc.bias"), [1, 2]),
+        ((name for name in ["scale", "stem.weight"]), [0, 5]),
+    ],
+)
+def test_parameters_are_chosen_in_their_own_order(wanted, places):
+    assert select(NAMES, wanted) == [NAMES[i] for i in places]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("block", r"`parameters` has 'block', which is no name, glob or module of the parameters \['stem.weight'"),
+        (["scale", "*.gain"], r"`parameters` has '\*\.gain', which is no name"),
+        ("SCALE", r"`parameters` has 'SCALE'"),
+        ("", r"`parameters` has '', which is no name"),
+        ([], r"`parameters` must choose some of \['stem.weight', .*\], got none"),
+    ],
+)
+def test_choices_that_choose_nothing_are_refused(wanted, message):
+    with pytest.raises(ValueError, match=message):
+        select(NAMES, wanted)
+
+
+def test_the_callers_own_name_of_the_argument_is_in_the_message():
+    with pytest.raises(ValueError, match="`layers` has 'x', which is no name"):
+        select(NAMES, "x", argument="layers")
+
+
+def theta(**sizes):
+    return {name.replace("_", "."): torch.zeros(size) for name, size in sizes.items()}
+
+
+def test_slices_follow_each_other():
+    places = slices(theta(a_weight=6, a_bias=2, b=0, c=3))
+    assert places == {"a.weight": slice(0, 6), "a.bias": slice(6, 8), "b": slice(8, 8), "c": slice(8, 11)}
+
+
+def test_layers_are_the_parameters_of_one_module():
+    assert layer_slices(theta(a_weight=6, a_bias=2, scale=1, b_c_weight=3)) == {
+        "a": slice(0, 8),
+        "scale": slice(8, 9),
+        "b.c": slice(9, 12),
+    }
+
+
+def test_layers_that_others_interrupt_are_numbered():
+    """A module with its own parameter before and after a child's, as multi-head attention has."""
+    places = layer_slices(theta(m_in=4, m_out_weight=3, m_last=2, m_out_bias=1, m_more=1))
+    assert places == {
+        "m": slice(0, 4),
+        "m.out": slice(4, 7),
+        "m#2": slice(7, 9),
+        "m.out#2": slice(9, 10),
+        "m#3": slice(10, 11),
+    }
+
+
+@given(st.lists(st.sampled_from(["a.w", "a.b", "a.c.w", "b.w", "w", "v"]), min_size=1, unique=True))
+def test_layers_cover_every_entry_once(names):
+    point = {name: torch.zeros(i + 1) for i, name in enumerate(names)}
+    places = list(layer_slices(point).values())
+    assert [s.start for s in places] == [0, *[s.stop for s in places[:-1]]]
+    assert places[-1].stop == sum(t.numel() for t in point.values())

@@ -226,3 +226,94 @@ def test_tied_parameters_move_together(generator):
 
     x, w = torch.randn(2, 3, generator=generator), torch.randn(3, 3, generator=generator)
     torch.testing.assert_close(PureModel(Tied())({"a.weight": w}, x), x @ w.T @ w.T)
+
+
+def test_weights_of_batches_decide_their_shares():
+    x, y = data()
+    model = nn.Linear(3, 2, dtype=F64)
+    batches = [(x[:7], y[:7]), (x[7:], y[7:])]
+    parts = [EmpiricalRisk.from_model(model, cross_entropy, b).value_and_gradient() for b in batches]
+    risk = EmpiricalRisk.from_model(model, cross_entropy, batches, weight=lambda x, _: 1.0 if len(x) == 7 else 3.0)
+    value, gradient = risk.value_and_gradient()
+    assert risk.shares == pytest.approx([0.25, 0.75])
+    assert value == pytest.approx(0.25 * parts[0][0] + 0.75 * parts[1][0], rel=1e-12)
+    assert_close(flatten(gradient), 0.25 * flatten(parts[0][1]) + 0.75 * flatten(parts[1][1]))
+
+
+def test_a_batch_of_weight_zero_does_not_count():
+    """Not even where its loss is not a number, as a mean over no tokens is."""
+    x, y = data()
+    plain = EmpiricalRisk.from_model(nn.Linear(3, 2, dtype=F64), cross_entropy, (x[:7], y[:7]))
+    nothing = torch.full_like(y[7:], -100)
+    risk = plain.on([(x[:7], y[:7]), (x[7:], nothing)])
+    object.__setattr__(risk, "weight", lambda _, y: float((y != -100).sum()))
+    assert risk.value() == pytest.approx(plain.value(), rel=1e-12)
+    assert_close(flatten(risk.gradient()), flatten(plain.gradient()))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_weights_that_weigh_nothing_are_refused(weight):
+    risk = EmpiricalRisk.from_model(nn.Linear(3, 2, dtype=F64), cross_entropy, data(), weight=lambda *_: weight)
+    with pytest.raises(ValueError, match=r"`weight` must give batches weights >= 0, not all of them 0, got \["):
+        risk.value()
+
+
+def test_data_without_an_example_are_refused():
+    x, y = data()
+    model = nn.Linear(3, 2, dtype=F64)
+    for empty in ((x[:0], y[:0]), [(x[:0], y[:0])]):
+        with pytest.raises(ValueError, match="`data` has no example"):
+            EmpiricalRisk.from_model(model, cross_entropy, empty).value()
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 100])
+def test_parts_are_the_same_risk(size):
+    x, y = data()
+    risk = EmpiricalRisk.from_model(nn.Linear(3, 2, dtype=F64), cross_entropy, [(x[:7], y[:7]), (x[7:], y[7:])])
+    parts = risk.in_parts(size)
+    assert max(parts.sizes) <= size
+    assert parts.n == risk.n
+    assert parts.value() == pytest.approx(risk.value(), rel=1e-12)
+    assert_close(flatten(parts.gradient()), flatten(risk.gradient()))
+    assert_close(parts.outputs(), risk.outputs())
+
+
+def test_parts_that_cannot_be_are_refused():
+    x, y = data()
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).to(F64)
+    with pytest.raises(ValueError, match="`size` must be at least 1 example, got 0"):
+        EmpiricalRisk.from_model(model, cross_entropy, (x, y)).in_parts(0)
+    batch = EmpiricalRisk.from_model(model, cross_entropy, (x, y), mode="batch")
+    with pytest.raises(ValueError, match=r"`size` = 4 would cut batches that are normalised by their own statistics"):
+        batch.in_parts(4)
+    assert batch.in_parts(10) is batch
+
+
+def test_recalibrated_statistics_are_those_of_the_batches_as_they_were():
+    """Smaller batches have other variances within, so a risk is settled before it is cut."""
+    x, y = data()
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).to(F64)
+    risk = EmpiricalRisk.from_model(model, cross_entropy, (x, y), mode="recalibrate")
+    hidden = model[0](x)
+    normal = (hidden - hidden.mean(0)) / torch.sqrt(hidden.var(0) + model[1].eps)
+    expected = float(cross_entropy(model[2](normal * model[1].weight + model[1].bias), y).detach())
+    assert risk.value() == pytest.approx(expected, rel=1e-12)
+    assert risk.settled().mode == "eval"
+    assert risk.settled().in_parts(5).value() == pytest.approx(expected, rel=1e-12)
+    try:
+        parts = risk.in_parts(5)
+    except ValueError as error:
+        assert "settled" in str(error)  # noqa: PT017, either is right
+    else:
+        assert parts.value() == pytest.approx(expected, rel=1e-12)
+
+
+def test_recalibration_follows_the_point():
+    x, y = data()
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)).to(F64)
+    risk = EmpiricalRisk.from_model(model, cross_entropy, (x, y), mode="recalibrate")
+    scaled = {**risk.theta, "0.weight": 5 * risk.theta["0.weight"], "0.bias": 5 * risk.theta["0.bias"]}
+    # scaling what BatchNorm normalises changes nothing, but for its eps
+    assert risk.value(scaled) == pytest.approx(risk.value(), rel=1e-3)
+    assert EmpiricalRisk.from_model(model, cross_entropy, (x, y)).value(scaled) != pytest.approx(risk.value(), rel=1e-2)
+    assert (model[1].running_mean == 0).all()

@@ -127,10 +127,10 @@ def test_hugging_face_language_model(gpt2, kind):
 
 @pytest.mark.slow
 def test_hugging_face_loss_of_its_own(gpt2):
-    """The model's own loss has a Hessian; the other matrices need the logits."""
+    """The model's own loss has a Hessian, computed by it in float32; the other matrices need the logits."""
     own = EmpiricalRisk.from_model(gpt2.model, lambda out, _: out.loss, gpt2.batches, weight=gpt2.weight)
     v = cosines(sum(t.numel() for t in own.theta.values()))
-    assert_close(Hessian(own) @ v, Hessian(gpt2.risk()) @ v, **EXACT)
+    assert_close(Hessian(own) @ v, Hessian(gpt2.risk()) @ v, rtol=1e-4, atol=1e-5)
     for kind in ("GaussNewton", "Fisher"):
         with pytest.raises(ValueError, match="`loss` uses no output of the model but a loss that the model has"):
             OPERATORS[kind](own, **({"likelihood": "categorical"} if kind == "Fisher" else {})) @ v

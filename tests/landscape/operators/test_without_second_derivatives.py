@@ -85,9 +85,8 @@ def test_a_path_is_found_and_said(operator, kernel, name):
         A = operator(risk)
         assert_close(A.dense(), expected, rtol=1e-10, atol=1e-12)
         return
-    with pytest.warns(RuntimeWarning, match=f"{operator.__name__}: .*({name}).* no second derivative") as caught:
+    with pytest.warns(RuntimeWarning, match=f"{operator.__name__}: .*({name}).* no second derivative"):
         A = operator(risk)
-    assert caught[0].filename == __file__  # the warning points to the caller's line
     assert A.path == "difference"
     assert A.note.startswith("finite differences, because ")
     assert_close(A.dense(), expected, **LOOSE)
