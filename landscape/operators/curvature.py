@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.batches import Batch, split_batches
 from landscape.memory import free_bytes, require
 from landscape.operators.algebra import Algebra
-from landscape.operators.point import Point
+from landscape.operators.point import Point, row
 from landscape.operators.trial import Trial
 from landscape.params import Params, layer_slices, slices
 from landscape.risk import EmpiricalRisk
@@ -150,6 +150,12 @@ class RiskOperator(Algebra, ABC):
             if risk.ranks is not None:
                 risk.ranks.sum_(total)
         return total[0] if v.ndim == 1 else total.T.contiguous()
+
+    def guess(self) -> Tensor:
+        """Where to start looking for the top eigenvectors: ∇L(θ), of shape (p,), at the cost of a gradient."""
+        point = self.point
+        gradient = point.risk.gradient({**point.fixed, **point.theta})
+        return row([gradient[name] for name in point.theta])
 
     def __repr__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")

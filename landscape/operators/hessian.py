@@ -69,11 +69,11 @@ def _double_backward(point: Point, batch: Batch, *, keep: bool) -> RowMap:
         grads = torch.autograd.grad(loss, point.leaves, create_graph=True, materialize_grads=True)
 
     def product(rows: Tensor) -> Tensor:
-        last = len(rows) - 1
+        out, last = torch.empty_like(rows), len(rows) - 1
         with second_derivatives():
-            return torch.stack(
-                [row(pull(grads, point.leaves, point.cut(v), keep=keep or i < last)) for i, v in enumerate(rows)]
-            )
+            for i, v in enumerate(rows):
+                row(pull(grads, point.leaves, point.cut(v), keep=keep or i < last), out=out[i])
+        return out
 
     return product
 

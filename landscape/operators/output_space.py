@@ -70,13 +70,13 @@ class OutputSpaceOperator(RiskOperator):
             pulled = torch.autograd.grad(outputs, point.leaves, seeds, create_graph=True, materialize_grads=True)
 
         def product(rows: Tensor) -> Tensor:
-            results = []
+            out = torch.empty_like(rows)
             with second_derivatives():
                 for j, v in enumerate(rows):
                     more = keep or j < len(rows) - 1
                     pushed = pull(pulled, seeds, point.cut(v))  # J v: the pull-back is linear in its seed
-                    results.append(row(pull(outputs, point.leaves, curvature(list(pushed)), keep=more)))
-            return torch.stack(results)
+                    row(pull(outputs, point.leaves, curvature(list(pushed)), keep=more), out=out[j])
+            return out
 
         return product
 

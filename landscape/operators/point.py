@@ -115,9 +115,9 @@ def _laid_out(t: Tensor, channels_last: bool) -> Tensor:
     return t
 
 
-def row(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors in a row: one vector."""
-    return torch.cat([t.reshape(-1) for t in parts])
+def row(parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Tensors in a row: one vector, written into `out` if that is given."""
+    return torch.cat([t.reshape(-1) for t in parts], out=out)
 
 
 def pull(

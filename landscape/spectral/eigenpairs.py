@@ -1,5 +1,6 @@
 """Extreme eigenpairs by block Lanczos iteration with full reorthogonalisation, thick restarts and residuals."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Eigenpairs:
         which: Which end of the spectrum they are from.
         verified: Whether a true product is behind the residuals. False after an interrupt: they are then what the
             Lanczos recurrence implies.
+        path: How the operator computed its products, where it says so.
     """
 
     values: Float[Tensor, " k"]
@@ -44,6 +46,7 @@ class Eigenpairs:
     products: int
     which: Which
     verified: bool = True
+    path: str = ""
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "NOT converged" if self.verified else "NOT converged, interrupted"
@@ -63,6 +66,7 @@ def top_eigenpairs(
     block: int = 1,
     vectors: bool = True,
     store: Store | None = None,
+    start: Float[Tensor, " p"] | None = None,
     progress: Progress = False,
     generator: Generator,
 ) -> Eigenpairs:
@@ -104,6 +108,10 @@ def top_eigenpairs(
             then stall at about ε_store ‖A‖ (for bfloat16 4e-3 ‖A‖, often less), and the search goes on from the best
             pairs, kept in full and multiplied by A, which costs k products and gains some digits each time. What is
             reported is measured as ever; for 1e-8 with half the bytes of float64, take float32.
+        start: Vector that the first space starts from, such as one found at an earlier checkpoint; it is added to a
+            random one of the same length, so that no direction is missed. None means the operator's own `guess`: for
+            the curvature of a risk its gradient, which lies mostly along the top eigenvectors of a trained network
+            and saves a fifth to a third of the products. Without one the start is random.
         progress: True for a bar with the products and the relative residual, or a function of each `Status`.
         generator: Source of the start vectors.
 
@@ -142,13 +150,31 @@ def top_eigenpairs(
     with torch.no_grad(), watching(progress, work="top_eigenpairs", most=max_products + need) as tell:
         space = Krylov(A, locked=need, capacity=capacity, block=block, kept=kept, generator=generator)
         try:
-            found, cut = find(space, goal, tell, vectors=vectors), False
+            found, cut = find(space, goal, tell, start=_start(space, start), vectors=vectors), False
         except KeyboardInterrupt:
             known = interrupted(space, goal, vectors=vectors)
             if known is None:
                 raise
             found, cut = known, True
     return _result(space, goal, found, cut=cut)
+
+
+def _start(space: Krylov, start: Tensor | None) -> Tensor | None:
+    """Random vectors, the first of them added to the given one or the operator's guess, both of unit length."""
+    if start is None:
+        guess = getattr(space.A, "guess", None)
+        start = None if guess is None else guess()
+        if start is None or not 0 < float(torch.linalg.vector_norm(start.double())) < math.inf:
+            return None
+    length = float(torch.linalg.vector_norm(start.double())) if start.shape == (space.p,) else math.nan
+    if not 0 < length < math.inf:
+        raise ValueError(
+            f"`start` must be a finite vector of shape ({space.p},) that is not zero, got shape {tuple(start.shape)}."
+        )
+    rows = space.random_rows().to(space.A.device)
+    rows[0] /= torch.linalg.vector_norm(rows[0])
+    rows[0] += (start.double() / length).to(rows)
+    return rows
 
 
 def _place(store: Store | None, A: SymmetricOperator) -> tuple[torch.dtype, torch.device]:
@@ -227,4 +253,6 @@ def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs
             stacklevel=3,
         )
     vectors = None if found.vectors is None else found.vectors.to(space.A.dtype).T
-    return Eigenpairs(values, vectors, residuals, converged, products, goal.which, found.verified)
+    return Eigenpairs(
+        values, vectors, residuals, converged, products, goal.which, found.verified, getattr(space.A, "path", "")
+    )

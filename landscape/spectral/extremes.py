@@ -74,10 +74,10 @@ class Found:
     verified: bool
 
 
-def find(space: Krylov, goal: Goal, tell: Tell, *, vectors: bool) -> Found:
+def find(space: Krylov, goal: Goal, tell: Tell, *, start: Tensor | None, vectors: bool) -> Found:
     """Search until the pairs are verified or the budget is spent: one Krylov space, more only where one closes."""
     best = np.inf
-    space.begin()
+    space.begin(start)
     while True:
         values, mix, chosen = _grow(space, goal, tell)
         if space.held or (space.closed and space.size < space.p):

@@ -85,13 +85,17 @@ class Krylov:
             start: A vector of shape (p,), or several as rows, linearly independent; None means `block` random ones.
         """
         if start is None:
-            count, device = min(self.block, self.p - self.held), self.generator.device
-            start = torch.randn(count, self.p, generator=self.generator, dtype=self.work, device=device)
+            start = self.random_rows()
         start = start.to(self.A.device, self.work).reshape(-1, self.p)
         for i, row in enumerate(start):
             self._put_unit(self.held + i, row)
         self.coupling, self.slack = np.zeros((len(start), 0)), np.zeros(0)
         self.size, self.width, self.closed, self.tridiagonal = 0, len(start), False, len(start) == 1
+
+    def random_rows(self) -> Tensor:
+        """A block of random vectors, as rows; fewer if the complement of the locked vectors has no more room."""
+        count, device = min(self.block, self.p - self.held), self.generator.device
+        return torch.randn(count, self.p, generator=self.generator, dtype=self.work, device=device)
 
     def extend(self) -> None:
         """Multiply the next block and add it to the basis.

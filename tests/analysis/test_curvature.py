@@ -21,6 +21,7 @@ from analysis.collect import measure_run, measure_subject, plan
 from analysis.curvature import Stability
 from analysis.measures import MEASURES
 from analysis.subject import Subject
+from landscape import Estimate
 from landscape.progress import Status
 from trainers import Run, build_model, fit, load_dataset
 from trainers.config import train_config
@@ -124,6 +125,14 @@ def test_traces_exactly(subject, exact):
     assert rows["hessian_trace"].value == pytest.approx(float(exact.H.trace()), rel=1e-4)
     assert rows["layerwise_trace"].value == pytest.approx(layerwise, rel=1e-4)
     assert rows["layerwise_trace"].stderr == rows["hessian_trace"].stderr == 0
+
+
+def test_layerwise_trace_adds_its_parts_errors_in_their_units(subject, exact, monkeypatch):
+    parts = {name: Estimate(2.0, 0.5, 10) for name in exact.sizes}
+    monkeypatch.setattr(curvature, "trace", lambda *_, **__: Estimate(12.0, 1.0, 10, parts=parts))
+    row = values_of(curvature.hessian_trace(subject))["layerwise_trace"]
+    squared = float(exact.w.square().sum())
+    assert (row.value, row.stderr) == (pytest.approx(2 * squared), pytest.approx(0.5 * squared))
 
 
 def test_errors_of_traces_are_honest(subject, exact):

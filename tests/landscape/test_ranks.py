@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape.batches import batch_size
@@ -33,6 +33,7 @@ class Pretended(Ranks):
     count = property(lambda self: self._place[1])
 
 
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 6))
 def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
     total = sum(sizes)
@@ -49,6 +50,7 @@ def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
     assert max(loads) - min(loads) <= 1
 
 
+@settings(max_examples=15)
 @given(st.integers(1, 9), st.integers(1, 6))
 def test_whole_batches_are_dealt_out_in_turn(many, count):
     batches = [(torch.full((2,), i), torch.zeros(2)) for i in range(many)]

@@ -136,7 +136,7 @@ def test_the_trial_reads_a_few_examples():
     risk = small(Counting(3, 2), shape=(500, 3), sizes=(500,))
     Hessian(risk, path="afresh")
     assert max(seen) <= 8
-    assert len(seen) < 12
+    assert len(seen) <= 16
 
 
 def test_a_model_for_batches_of_one_size_only_is_tried_on_a_whole_batch():

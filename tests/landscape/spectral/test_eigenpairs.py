@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from landscape import EmpiricalRisk
+from landscape import EmpiricalRisk, flatten
 from landscape.operators import GaussNewton, Hessian, Rescaled, dense
 from landscape.spectral.eigenpairs import top_eigenpairs
 
@@ -555,3 +555,31 @@ def test_refused_arguments(generator, options, message):
 def test_products_that_are_not_finite_are_refused(generator):
     with pytest.raises(ValueError, match="`A` gave a product that is not finite"):
         top_eigenpairs(torch.full((3, 3), math.nan), generator=generator)
+
+
+def test_a_start_near_the_answer_saves_products_and_misses_nothing():
+    p = 300
+    values = torch.cat([torch.tensor([10.0, 9.0], dtype=F64), torch.linspace(0, 8, p - 2, dtype=F64)])
+    A = torch.diag(values)
+    near, far = torch.zeros(p, dtype=F64), torch.zeros(p, dtype=F64)
+    near[0], far[1] = 3.0, 1e-3  # an exact eigenvector in whose space nothing else lies
+    cold = top_eigenpairs(A, generator=torch.Generator().manual_seed(0))
+    warm = top_eigenpairs(A, start=near, generator=torch.Generator().manual_seed(0))
+    misled = top_eigenpairs(A, start=far, generator=torch.Generator().manual_seed(0))
+    assert warm.products < cold.products
+    for pairs in (cold, warm, misled):
+        assert pairs.converged
+        assert_close(pairs.values, values[:1], rtol=1e-8, atol=0)
+
+
+def test_the_curvature_of_a_risk_starts_from_its_gradient():
+    H = Hessian(o2())
+    g = flatten(o2().gradient())
+    assert_close(H.guess(), g)
+    assert_close(Hessian(o2(), parameters=["2"]).guess(), g[9:])
+
+
+@pytest.mark.parametrize("start", [torch.zeros(5), torch.ones(4), torch.full((5,), torch.nan)])
+def test_a_start_that_is_none_is_refused(start):
+    with pytest.raises(ValueError, match=r"`start` must be a finite vector of shape \(5,\) that is not zero"):
+        top_eigenpairs(torch.eye(5), start=start, generator=torch.Generator())
