@@ -117,6 +117,16 @@ def test_standard_errors_over_runs_are_honest(generator):
     assert math.sqrt(np.mean([e.stderr**2 for e in squares])) == pytest.approx(spread, rel=0.35)
 
 
+def test_the_standard_error_of_an_average_is_that_of_the_runs_means(generator):
+    found = spectral_density(goe(300, generator), runs=6, steps=5, generator=generator)
+    terms = found.weights * found.nodes**2 * 6
+    means = np.array([float(terms[found.run == r].sum()) for r in range(6)])
+    estimate = found.average(lambda t: t**2)
+    assert estimate.value == pytest.approx(means.mean(), rel=1e-12)
+    assert estimate.stderr == pytest.approx(means.std(ddof=1) / math.sqrt(6), rel=1e-9)
+    assert found.total(lambda t: t**2).stderr == pytest.approx(300 * estimate.stderr, rel=1e-9)
+
+
 def test_a_single_run_has_no_standard_error(generator):
     found = spectral_density(goe(300, generator), runs=1, steps=5, generator=generator)
     assert math.isnan(found.average(lambda t: t).stderr)
