@@ -1,6 +1,8 @@
 """Batches of data: pairs (inputs, targets) of tensors, or of nested dicts, lists and tuples of them."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -39,8 +41,17 @@ def _pair(batch: Any) -> Batch:
 
 
 def batch_size(batch: Batch) -> int:
-    """Number of examples of one batch: the length of its first tensor."""
-    return len(next(tensors(batch[0])))
+    """Number of examples of one batch: the length of its first tensor.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    for t in tensors(batch[0]):
+        if t.ndim:
+            return len(t)
+    raise ValueError(
+        "`data` has a batch without a tensor of examples: give tensors, or dicts, lists and tuples of them."
+    )
 
 
 def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
@@ -79,7 +90,7 @@ def map_tensors(f: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """The tensors of nested mappings, lists and tuples, in order; those of a model's output object too."""
+    """The tensors of nested mappings, lists, tuples and dataclasses (such as model outputs), in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
@@ -88,3 +99,26 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, list | tuple):
         for value in tree:
             yield from tensors(value)
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for field in fields(tree):
+            yield from tensors(getattr(tree, field.name))
+
+
+def cut_off(tree: Any) -> Any:
+    """A copy of a model's outputs in which every tensor is a leaf of its own, cut off from the graph it came from."""
+    leaves: dict[int, Any] = {}
+    stack, seen = [tree], set[int]()
+    while stack:
+        part = stack.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Tensor):
+            leaves[id(part)] = part.detach().requires_grad_() if part.requires_grad else part
+        elif isinstance(part, Mapping):
+            stack += part.values()
+        elif isinstance(part, list | tuple):
+            stack += part
+        if hasattr(part, "__dict__") and not isinstance(part, Tensor | type):  # any other object that holds tensors
+            stack += vars(part).values()
+    return copy.deepcopy(tree, leaves)

@@ -45,6 +45,8 @@ class EmpiricalRisk:
     def __post_init__(self) -> None:
         if not self.batches:
             raise ValueError("`data` has no batch: a risk needs at least one example.")
+        if not any(self.sizes):
+            raise ValueError("`data` has no example: all batches are empty.")
         if not self.theta:
             raise ValueError("the model has no trainable parameter: set `requires_grad` or name some in `parameters`.")
 
@@ -142,6 +144,11 @@ class EmpiricalRisk:
                 f"`size` = {size} would cut batches that are normalised by their own statistics, which changes the "
                 "risk: use mode='eval' or 'recalibrate', or make the data's batches smaller."
             )
+        if self.mode == "recalibrate" and isinstance(self.predict, PureModel) and self.predict.normalised:
+            raise ValueError(
+                f"`size` = {size} would cut batches whose statistics are estimated, which changes them: use "
+                ".settled(theta), then .in_parts(size)."
+            )
         return replace(self, batches=split_batches(self.batches, size))
 
     def sharded(self, group: Any = None) -> "EmpiricalRisk":
@@ -202,7 +209,8 @@ class EmpiricalRisk:
                 total = [g * w for g in grads] if w != 1 else list(grads)
             else:
                 torch._foreach_add_(total, grads, alpha=w)
-        assert total is not None
+        if total is None:
+            total = [torch.zeros_like(t) for t in point.values()]
         if self.ranks is not None:
             for g in total:
                 self.ranks.sum_(g)
@@ -250,7 +258,7 @@ class EmpiricalRisk:
         return weights
 
     def _weighted(self) -> Iterable[tuple[Batch, float]]:
-        return zip(self.batches, self.shares, strict=True)
+        return ((b, w) for b, w in zip(self.batches, self.shares, strict=True) if w)
 
     def _total(self, x: float) -> float:
         return x if self.ranks is None else self.ranks.total(x, self.device)

@@ -98,6 +98,7 @@ def ascent_sharpness(
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     found: list[_Rise | None] = [None] * len(chunks)
     batched = _batchable(perturbation) and not second_order and m is not None and len(chunks) > 1
+    batched = batched and risk.mode != "recalibrate"  # each chunk has statistics of its own
     if batched and isinstance(perturbation, AscentStep):
         equal = chunks if chunks[-1].n == chunks[0].n else chunks[:-1]
         try:
@@ -210,13 +211,17 @@ def _mean(rises: list[_Rise], sizes: list[int]) -> Sharpness:
 
 def _evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
     """Mean loss and error rate at θ; the error is NaN where the data are not labelled rows."""
+    risk = risk.settled(theta)
     losses, wrong = [], []
     with torch.no_grad():
-        for (x, y), size in zip(risk.batches, risk.sizes, strict=True):
+        for (x, y), share in zip(risk.batches, risk.shares, strict=True):
             out = risk.predict(theta, x)
-            losses.append(float(risk.loss(out, y)) * size)
+            losses.append(float(risk.loss(out, y)) * share if share else 0.0)
             wrong.append(float(_mistakes(out, y)) if _labelled(out, y) else math.nan)
-    return math.fsum(losses) / risk.n, sum(wrong) / risk.n
+    if risk.ranks is None:
+        return math.fsum(losses), sum(wrong) / risk.n
+    total = [risk.ranks.total(number, risk.device) for number in (math.fsum(losses), sum(wrong), float(risk.n))]
+    return total[0], total[1] / total[2]
 
 
 def _labelled(out: Any, y: Any) -> bool:

@@ -69,9 +69,9 @@ class RiskOperator(Algebra, ABC):
             raise ValueError(f"`path` must be 'auto' or one of {list(self.paths)}, got {path!r}.")
         if budget is not None and budget < 0:
             raise ValueError(f"`budget` must be a number of bytes >= 0, or None, got {budget!r}.")
-        if micro_batch is not None:
-            risk = risk.in_parts(micro_batch)
         self.point = Point.of(risk, theta, parameters)
+        if micro_batch is not None:  # after Point.of, whose statistics are those of the whole batches
+            self.point = self.point.on(self.point.risk.in_parts(micro_batch).batches)
         self.note = ""
         self._trial = Trial.of(self.point, checks=probe)
         self._vectors_agree = risk.ranks is None
@@ -141,12 +141,13 @@ class RiskOperator(Algebra, ABC):
             risk.ranks.require_equal(v)
             self._vectors_agree = True
         rows = v.detach().reshape(p, -1).T.contiguous()
-        if len(risk.batches) == 1 and risk.ranks is None:
+        if len(risk.batches) == 1 and risk.ranks is None and len(rows):
             total = self._of_batch(0)(rows)
         else:
             total = torch.zeros_like(rows)
-            for i, share in enumerate(risk.shares):
-                total.add_(self._of_batch(i)(rows), alpha=share)
+            for i, share in enumerate(self._shares):
+                if share and len(rows):
+                    total.add_(self._of_batch(i)(rows), alpha=share)
             if risk.ranks is not None:
                 risk.ranks.sum_(total)
         return total[0] if v.ndim == 1 else total.T.contiguous()
@@ -160,6 +161,11 @@ class RiskOperator(Algebra, ABC):
     def __repr__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
         return f"{type(self).__name__}({self.point.p} x {self.point.p}, {kind}, path={self.path!r})"
+
+    @property
+    def _shares(self) -> list[float]:
+        """Each batch's part of the matrix."""
+        return self.point.risk.shares
 
     def _of_batch(self, i: int) -> RowMap:
         if self._kept:

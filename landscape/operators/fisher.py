@@ -82,7 +82,7 @@ class Fisher(OutputSpaceOperator):
             risk, theta, parameters=parameters, path=path, budget=budget, micro_batch=micro_batch, probe=probe
         )
 
-    def _output_map(self, i: int, outputs: Outputs, loss: Tensor, batch: Batch) -> OutputMap:  # noqa: ARG002
+    def _output_map(self, i: int, outputs: Outputs, loss: Tensor, batch: Batch) -> OutputMap:
         if len(outputs) != 1:
             raise ValueError(f"`risk` must have a model with one output tensor that the loss uses, got {len(outputs)}.")
         out = outputs[0].detach()
@@ -93,6 +93,13 @@ class Fisher(OutputSpaceOperator):
         logits = out.movedim(axis, -1)
         rows = logits.reshape(-1, logits.shape[-1])
         valid = _counted(batch[1], logits.shape[:-1], rows)
+        if valid is None and classes:  # the loss knows: a prediction that it leaves out has slope zero
+            (slope,) = torch.autograd.grad(loss, outputs, retain_graph=True)
+            slopes = slope.reshape(out.shape).movedim(axis, -1).reshape(rows.shape)
+            certain = rows.softmax(-1).amax(-1, keepdim=True) == 1  # counts, though its slope may be zero too
+            valid = (slopes.any(-1, keepdim=True) | certain).to(rows)
+        if valid is None:
+            valid = torch.ones_like(rows[:, :1])
         n = len(out) if not classes else int(valid.sum())
         curvature = self._exact(rows) if self.samples is None else self._sampled(rows, i)
 
@@ -163,6 +170,13 @@ class EmpiricalFisher(OutputSpaceOperator):
         return None
 
     @cached_property
+    def _shares(self) -> list[float]:
+        """Examples count alike, whatever the weights of the batches."""
+        risk = self.point.risk
+        total = risk.n if risk.ranks is None else risk.ranks.total(risk.n, risk.device)
+        return [k / total for k in risk.sizes]
+
+    @cached_property
     def by_rows(self) -> bool:
         """Whether the per-example gradients themselves are computed."""
         trial = self._trial
@@ -174,7 +188,7 @@ class EmpiricalFisher(OutputSpaceOperator):
         n = batch_size(batch)
         with torch.enable_grad(), second_derivatives():
             together = self._slopes(batch)
-            if not all(r.ndim and len(r) == n for r in together):
+            if not together or not all(r.ndim and len(r) == n for r in together):
                 return True
             for i in range(n):
                 alone = self._slopes(slice_batch(batch, i, i + 1))
@@ -184,7 +198,7 @@ class EmpiricalFisher(OutputSpaceOperator):
         return False
 
     def _slopes(self, batch: Batch) -> Outputs:
-        _, outputs, loss = self._used(batch)
+        _, outputs, loss = self._used(self.point.outputs(batch[0]), batch)
         return [] if not outputs else list(torch.autograd.grad(loss, outputs, materialize_grads=True))
 
     def _kept_bytes(self) -> int:
@@ -243,8 +257,8 @@ def _draw_seed(generator: Generator) -> int:
     return int(torch.randint(SEEDS, (1,), generator=generator, device=generator.device))
 
 
-def _counted(y: Any, shape: torch.Size, rows: Tensor) -> Tensor:
-    """1 for each prediction that counts, 0 for those with an ignored target, as a column."""
+def _counted(y: Any, shape: torch.Size, rows: Tensor) -> Tensor | None:
+    """1 for each prediction that counts, 0 for those with an ignored target, as a column; None if not known from y."""
     if isinstance(y, Tensor) and not y.is_floating_point() and y.shape == shape:
         return (y.reshape(-1, 1) != IGNORED_TARGET).to(rows)
-    return torch.ones(len(rows), 1, dtype=rows.dtype, device=rows.device)
+    return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from landscape.batches import Batch
 from landscape.kernels import math_attention, second_derivatives
 from landscape.operators.curvature import RiskOperator, RowMap
-from landscape.operators.point import Point, pull, row
+from landscape.operators.point import Point, forward_mode, pull, row
 from landscape.params import unflatten
 from landscape.risk import scalar
 
@@ -87,7 +87,7 @@ def _forward(point: Point, batch: Batch) -> RowMap:
     theta = {name: t.detach() for name, t in point.theta.items()}
 
     def product(rows: Tensor) -> Tensor:
-        with math_attention():
+        with math_attention(), forward_mode():
             return torch.stack(
                 [
                     row(list(torch.func.jvp(torch.func.grad(loss), (theta,), (unflatten(v, theta),))[1].values()))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from landscape.batches import Batch, tensors
+from landscape.batches import Batch, cut_off, tensors
 from landscape.kernels import math_attention, second_derivatives
 from landscape.operators.curvature import RiskOperator, RowMap
-from landscape.operators.point import pull, row
+from landscape.operators.point import forward_mode, pull, row
 from landscape.risk import scalar
 
 Outputs = list[Tensor]
@@ -84,7 +84,7 @@ class OutputSpaceOperator(RiskOperator):
         point = self.point
 
         def one(v: Tensor) -> Tensor:
-            with torch.enable_grad(), math_attention(), forward_ad.dual_level():
+            with torch.enable_grad(), math_attention(), forward_mode(), forward_ad.dual_level():
                 parts = zip(point.theta.items(), point.cut(v), strict=True)
                 dual = {name: forward_ad.make_dual(t, part) for (name, t), part in parts}
                 out = point.risk.predict({**point.fixed, **dual}, batch[0])
@@ -97,7 +97,9 @@ class OutputSpaceOperator(RiskOperator):
             if tangent is None or not primal.requires_grad:
                 return torch.zeros_like(v)
             with torch.enable_grad():
-                curvature = self._output_map(i, [primal], self._loss(primal, batch), batch)
+                _, leaves, loss = self._used(primal, batch)
+                _require_outputs(leaves)
+                curvature = self._output_map(i, leaves, loss, batch)
                 return row(pull([primal], point.leaves, curvature([tangent.detach()]), keep=False))
 
         return lambda rows: torch.stack([one(v) for v in rows])
@@ -134,30 +136,41 @@ class OutputSpaceOperator(RiskOperator):
 
     def _prepared(self, i: int, batch: Batch) -> tuple[list[int], Outputs, OutputMap]:
         """Which output tensors the loss uses, these at θ, and B on them; none if the loss uses no parameter."""
-        which, used, loss = self._used(batch)
-        return which, used, self._output_map(i, used, loss, batch) if used else list
-
-    def _used(self, batch: Batch) -> tuple[list[int], Outputs, Tensor]:
-        """Which output tensors the loss uses, these at θ, and the loss as a function of them."""
         out = self.point.outputs(batch[0])
-        loss = self._loss(out, batch)
+        which, leaves, loss = self._used(out, batch)
+        if not loss.requires_grad:
+            return [], [], list
+        _require_outputs(leaves)
+        every = list(tensors(out))
+        return which, [every[j] for j in which], self._output_map(i, leaves, loss, batch)
+
+    def _used(self, out: Any, batch: Batch) -> tuple[list[int], Outputs, Tensor]:
+        """Which output tensors the loss uses itself, copies of them as leaves, and the loss as a function of these.
+
+        Without the model's graph: an output that is made from another, as logits are from hidden states, would count
+        the other one too.
+        """
+        leaves = cut_off(out)
+        loss = self._loss(leaves, batch)
         if not loss.requires_grad:
             return [], [], loss
-        every = list(tensors(out))
+        every = list(tensors(leaves))
         live = [j for j, t in enumerate(every) if t.requires_grad and t.is_floating_point()]
         candidates = [every[j] for j in live]
         slopes = torch.autograd.grad(loss, candidates, allow_unused=True, retain_graph=True) if candidates else ()
         which = [j for j, slope in zip(live, slopes, strict=True) if slope is not None]
-        used = [every[j] for j in which]
-        if not used or (not isinstance(out, Tensor) and all(t.numel() == 1 for t in used)):
-            raise ValueError(
-                f"`loss` uses no output of the model but a loss that the model has computed itself (the output is a "
-                f"{type(out).__name__}), so there is no output to differentiate in between: compute the loss from the "
-                "logits in `loss`, and keep the labels out of the model's inputs."
-            )
-        return which, used, loss
+        return which, [every[j] for j in which], loss
 
     def _loss(self, out: Any, batch: Batch) -> Tensor:
         loss = self.point.risk.loss(out, batch[1])
         scalar(loss)
         return loss
+
+
+def _require_outputs(used: Outputs) -> None:
+    if all(t.ndim == 0 for t in used):
+        raise ValueError(
+            "`loss` uses no output of the model but a loss that the model has computed itself, so no output is left to "
+            "differentiate in between: compute the loss from the logits in `loss`, and keep the labels out of the "
+            "model's inputs."
+        )

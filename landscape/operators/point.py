@@ -1,6 +1,8 @@
 """A risk at a point: which parameters are differentiated, which are held, and how they lie in memory."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,3 +136,24 @@ def pull(
         retain_graph=keep,
         materialize_grads=True,
     )
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """A block of forward-mode derivatives: torch's own deprecations kept quiet, and what it lacks said with a way out.
+
+    Raises:
+        ValueError: If an operation has no forward-mode derivative.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", DeprecationWarning)
+        try:
+            yield
+        except (NotImplementedError, RuntimeError) as error:
+            text = str(error)
+            if not any(sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch")):
+                raise
+            raise ValueError(
+                f"`path` = 'forward' meets an operation without a derivative in forward mode ({text.splitlines()[0]}): "
+                "use path='kept' or 'afresh'."
+            ) from error

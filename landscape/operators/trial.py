@@ -100,7 +100,14 @@ def _parts(point: Point, batch: Batch) -> tuple[Batch, Batch | None]:
             return batch, None
         scalar(value)
     k = batch_size(few)
-    return few, slice_batch(few, 0, k // 2) if k > 1 else None
+    if k < 2:
+        return few, None
+    fewer = slice_batch(few, 0, k // 2)
+    try:
+        _value(point, fewer)
+    except Exception:  # one example alone has no batch statistics
+        return few, None
+    return few, fewer
 
 
 def _value(point: Point, batch: Batch) -> float:

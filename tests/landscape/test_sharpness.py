@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from problems import F64, o1, o2, o5
+from problems import F64, case, o1, o2, o5
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.testing import assert_close
@@ -372,3 +372,10 @@ def test_refused_arguments(generator, call, message):
 def test_unknown_noise_is_refused(generator):
     with pytest.raises(ValueError, match="`noise` must be 'gaussian' or 'uniform', got 'cauchy'"):
         inspect.unwrap(average_sharpness)(network(), 0.1, noise="cauchy", generator=generator)
+
+
+@pytest.mark.parametrize("name", ["conv:recalibrate", "language"])
+def test_a_vanishing_step_raises_nothing_in_other_modes_and_under_weights(name):
+    risk = case(name).risk()
+    assert abs(ascent_sharpness(risk, AscentStep(rho=1e-9)).value) < 1e-8
+    assert abs(average_sharpness(risk, 1e-9, draws=2, generator=torch.Generator().manual_seed(0)).value) < 1e-8
