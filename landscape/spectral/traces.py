@@ -55,7 +55,7 @@ def trace(
     - "auto": Hutchinson's estimator on what is left of A beside a Krylov space, tr(QᵀAQ) + E[uᵀAu] with
       u = (I - QQᵀ)z. It starts with 10 probes z. Then each product is a probe or a Lanczos step, whichever promises the
       smaller error; the probes' terms follow Q at no product. Where outliers carry the matrix, as in a Hessian, it
-      takes a fraction of Hutchinson's products; where nothing is to be gained, at most about 8 % more.
+      takes a fraction of Hutchinson's products; where nothing is to be gained, a few per cent more.
     - "hutch++": a third of the draws each for the images of random vectors, products with a basis Q of these, and
       probes of what is left.
     - "xtrace": draws/2 images and as many products with their basis; each vector is also a probe of what is left

@@ -114,7 +114,7 @@ def same_everywhere(t):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_with_one(tmp_path):
+def test_two_processes_agree_with_one_and_refuse_what_would_go_wrong(tmp_path):
     """Values, gradients, products, eigenpairs and traces, to 1e-10; one launch for all of them, to be quick."""
     run_two(
         tmp_path,
@@ -159,15 +159,6 @@ def test_two_processes_agree_with_one(tmp_path):
         settled = case("conv:recalibrate").risk()
         refused(ValueError, "use .settled(theta), then .sharded()", settled.sharded)
         close(Hessian(settled.settled().sharded()) @ cosines(126), Hessian(settled) @ cosines(126))
-        """,
-    )
-
-
-@pytest.mark.slow
-def test_two_processes_refuse_what_would_go_wrong(tmp_path):
-    run_two(
-        tmp_path,
-        """
         two = o2((3, 2)).sharded()
         way = "give `generator` the same seed"
         refused(RuntimeError, way, lambda: Hessian(two) @ torch.randn(17, generator=seeded(rank), dtype=F64))
