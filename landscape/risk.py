@@ -216,7 +216,7 @@ class EmpiricalRisk:
                 self.ranks.sum_(g)
         return self._total(math.fsum(values)), dict(zip(point, total, strict=True))
 
-    def outputs(self, theta: Params | None = None) -> Float[Tensor, "n k"]:
+    def outputs(self, theta: Params | None = None) -> Float[Tensor, "n ..."]:
         """The model's outputs on all examples, in order, without gradient."""
         point = self.theta if theta is None else theta
         risk = self.settled(point)
