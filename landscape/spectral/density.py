@@ -18,7 +18,7 @@ from landscape.progress import Progress, watching
 from landscape.spectral.krylov import Krylov
 
 EXACT_SIZE = 256  # up to here the eigenvalues of the whole matrix cost no more than an estimate
-ZERO = 1e-5  # of the largest modulus: what is as good as zero in single precision
+ZERO = 1e-3  # of the largest modulus: where single precision may put the nodes of eigenvalues that are zero
 BANDWIDTH = 0.01  # default standard deviation of the smoothing, in units of the nodes' range
 
 
@@ -91,7 +91,8 @@ class SpectralDensity:
         """Estimate the share of eigenvalues below -tol, between 0 and 1.
 
         Args:
-            tol: None means 1e-5 of the largest modulus, so that rounding of zeros does not count.
+            tol: None means 1e-3 of the largest modulus, so that zeros, whose nodes rounding puts on either side in
+                single precision, do not count.
 
         Raises:
             ValueError: If `tol` is negative.
