@@ -153,7 +153,7 @@ class RiskOperator(Algebra, ABC):
         return total[0] if v.ndim == 1 else total.T.contiguous()
 
     def guess(self) -> Tensor:
-        """Where to start looking for the top eigenvectors: ∇L(θ), of shape (p,), at the cost of a gradient."""
+        """Where to start looking for the top eigenvectors: ∇L(θ), of shape (p,); a gradient, where none is kept."""
         point = self.point
         gradient = point.risk.gradient({**point.fixed, **point.theta})
         return row([gradient[name] for name in point.theta])

@@ -39,6 +39,15 @@ class Hessian(RiskOperator):
 
     paths: ClassVar[tuple[str, ...]] = ("kept", "afresh", "forward", "difference")
 
+    _slope: Tensor | None = None  # the gradient, where the graph of it is kept; this process's part
+
+    def guess(self) -> Tensor:
+        """∇L(θ), of shape (p,), where `top_eigenpairs` starts: without cost if the path is "kept"."""
+        if self._slope is None:
+            return super().guess()
+        ranks = self.point.risk.ranks
+        return self._slope if ranks is None else ranks.sum_(self._slope.clone())
+
     def _lacking(self) -> str | None:
         return self._trial.lacking
 
@@ -52,20 +61,26 @@ class Hessian(RiskOperator):
         )
         return "difference"
 
-    def _map(self, _: int, batch: Batch, path: str) -> RowMap:
+    def _map(self, i: int, batch: Batch, path: str) -> RowMap:
         if path == "forward":
             return _forward(self.point, batch)
         if path == "difference":
             return _difference(self.point, batch)
-        return _double_backward(self.point, batch, keep=path == "kept")
+        product, slope = _double_backward(self.point, batch, keep=path == "kept")
+        share = self.point.risk.shares[i]
+        if path == "kept" and share:
+            slope *= share
+            self._slope = slope if self._slope is None else self._slope.add_(slope)
+        return product
 
 
-def _double_backward(point: Point, batch: Batch, *, keep: bool) -> RowMap:
+def _double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap, Tensor]:
+    """The map of rows, and the gradient."""
     with torch.enable_grad(), second_derivatives():
         loss = point.loss(batch)
         scalar(loss)
         if not loss.requires_grad:  # a subset of parameters that the loss does not use
-            return torch.zeros_like
+            return torch.zeros_like, torch.zeros(point.p, dtype=point.dtype, device=point.device)
         grads = torch.autograd.grad(loss, point.leaves, create_graph=True, materialize_grads=True)
 
     def product(rows: Tensor) -> Tensor:
@@ -75,7 +90,7 @@ def _double_backward(point: Point, batch: Batch, *, keep: bool) -> RowMap:
                 row(pull(grads, point.leaves, point.cut(v), keep=keep or i < last), out=out[i])
         return out
 
-    return product
+    return product, row([g.detach() for g in grads])
 
 
 def _forward(point: Point, batch: Batch) -> RowMap:

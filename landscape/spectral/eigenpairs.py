@@ -81,8 +81,9 @@ def top_eigenpairs(
     invariant) the orthogonal complement of what was found is searched from fresh random vectors, until it holds
     nothing more extreme, so all are found there. Else the copies beyond `block` may be missed, as in any Krylov method.
 
-    Check: when the residuals are met, one true product of a random-signed sum of all vectors found is compared with
-    the image that the recurrence predicts, and what it is off by is added to every residual (for a single pair the
+    Check: residuals are measured from the products taken, while these are few (24, in 64 MiB) and kept. After that,
+    when the residuals are met, one true product of a random-signed sum of all vectors found is compared with the
+    image that the recurrence predicts, and what it is off by is added to every residual (for a single pair the
     residual is measured itself). If that breaks the tolerance, all pairs are multiplied and the search goes on from
     them. So rounding cannot pass for convergence, at a product in all instead of one a pair.
 

@@ -179,12 +179,21 @@ def _restart(space: Krylov, goal: Goal, values: Array, mix: Array) -> None:
 
 
 def _checked(space: Krylov, values: Array, mix: Array, *, vectors: bool) -> Found:
-    """Check all pairs by one true product, with a random-signed sum of their vectors.
+    """Measure the residuals, from the products taken if they are all kept; else check all pairs by one true product.
 
-    The recurrence predicts the image of the sum. By how much the true image is off is a bound, up to chance, of what
-    each residual is off by, and is added to it. A single pair has its residual measured.
+    It is that of a random-signed sum of their vectors, whose image the recurrence predicts. By how much the true image
+    is off is a bound, up to chance, of what each residual is off by, and is added to it. A single pair has its
+    residual measured.
     """
     count = mix.shape[1]
+    known = space.images(mix)
+    if known is not None:
+        units = space.combine(mix)
+        lengths = torch.linalg.vector_norm(units, dim=1, keepdim=True)
+        units, known = units / lengths, known / lengths
+        quotients = (units * known).sum(1, keepdim=True)
+        measured = torch.linalg.vector_norm(known - quotients * units, dim=1).double().cpu().numpy()
+        return Found(quotients[:, 0].double().cpu().numpy(), measured, units if vectors else None, True)
     if count == 1:
         unit = space.combine(mix)
         unit /= torch.linalg.vector_norm(unit)

@@ -14,6 +14,8 @@ from landscape.spectral.basis import Basis
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SHORT = 60  # a longer tridiagonal projection is cheaper for its own solver, a shorter one for the general one
+IMAGES = 24  # products kept while the basis is short, so that the check at the end takes none
+IMAGE_BYTES = 64 * 2**20  # what they may occupy
 CLOSED = 0.75  # a vector below ‖A‖ ε^0.75 is mostly rounding that earlier steps amplified: there is no such direction
 
 
@@ -55,6 +57,7 @@ class Krylov:
         self.A, self.generator, self.capacity, self.block = A, generator, capacity, block
         self.p, self.work = A.shape[0], working_dtype(A.dtype)
         self.room = capacity + block
+        self._images: list[Tensor] | None = None
         self.basis = Basis(
             locked + self.room,
             self.p,
@@ -91,6 +94,7 @@ class Krylov:
             self._put_unit(self.held + i, row)
         self.coupling, self.slack = np.zeros((len(start), 0)), np.zeros(0)
         self.size, self.width, self.closed, self.tridiagonal = 0, len(start), False, len(start) == 1
+        self._images = []
 
     def random_rows(self) -> Tensor:
         """A block of random vectors, as rows; fewer if the complement of the locked vectors has no more room."""
@@ -106,6 +110,7 @@ class Krylov:
         j, b, at = self.size, self.width, self.held + self.size
         end = at + b
         images = self.product(self.basis.get(at, end))
+        self._keep(images)
         first = self.basis.project(images.T if b > 1 else images[0], end).reshape(end, b)
         images = self.basis.subtract(images.T, first).T if b > 1 else self.basis.subtract(images[0], first[:, 0])[None]
         inner, after, lost, dropped = np.zeros((b, b)), np.zeros((b, b)), np.zeros(b), np.zeros(b)
@@ -132,6 +137,23 @@ class Krylov:
         self.matrix[:j, j : j + b] = self.coupling.T
         self.matrix[j : j + b, j : j + b] = (inner + inner.T) / 2
         self.size, self.width, self.coupling, self.slack, self.closed = j + b, new, coupling, slack, new == 0
+
+    def images(self, coefficients: Array) -> Tensor | None:
+        """A times the vectors with these coefficients (columns), from the products taken; None if not all are kept.
+
+        They are the true images: A is linear, so nothing of the recurrence is supposed.
+        """
+        if self._images is None or len(self._images) != self.size or self.held:
+            return None
+        return self._tensor(coefficients).T @ torch.stack(self._images)
+
+    def _keep(self, images: Tensor) -> None:
+        """Keep the images of a short basis; a restart, or too many of them, ends that."""
+        if self._images is None:
+            return
+        few = len(self._images) + len(images) <= IMAGES
+        small = IMAGES * self.p * images.element_size() <= IMAGE_BYTES
+        self._images = [*self._images, *images] if few and small and not self.held else None
 
     def product(self, rows: Tensor) -> Tensor:
         """A times each row, as rows, in the working dtype; counted, and refused if it is not finite."""
@@ -169,6 +191,7 @@ class Krylov:
         With a basis in fewer bits, as many of the first Ritz vectors are kept in full as there are rows for.
         """
         keep, width = len(values), self.width
+        self._images = None
         mix = np.zeros((self.size + width, keep + width))
         mix[: self.size, :keep], mix[self.size :, keep:] = vectors, np.eye(width)
         coupling = self.coupling @ vectors
@@ -190,6 +213,7 @@ class Krylov:
     def lock(self, values: Array, residuals: Array, vectors: Tensor) -> None:
         """Make these vectors (rows) the locked ones; a Krylov space is then to be begun in their complement."""
         self.size = self.width = 0
+        self._images = None
         self.basis.put(0, vectors)
         self.held, self.held_values, self.held_residuals = len(values), values, residuals
 
