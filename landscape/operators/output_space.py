@@ -24,7 +24,7 @@ class OutputSpaceOperator(RiskOperator):
 
     A product is a Jacobian product u = J v, then B u, then the transpose Jᵀ. Paths, with costs in gradients:
 
-    - "kept": the graph of Jᵀ is kept, and J v differentiates it by its seed (1.2 to 1.5);
+    - "kept": the graph of Jᵀ is kept, and J v differentiates it by its seed (1.3 to 1.7);
     - "afresh": the same graph built for each product (2.5 to 3);
     - "forward": J v by forward mode in the pass that also builds the graph of Jᵀ (about 2; one output tensor only);
     - "difference": J v = (f(θ + h u) - f(θ - h u)) ‖v‖ / 2h, for models whose kernels can do neither.
