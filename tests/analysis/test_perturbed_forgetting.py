@@ -331,7 +331,7 @@ RISK, HELD_OUT = classifier()
         ({"held_out": (HELD_OUT[0], HELD_OUT[1].double())}, "`held_out` must have one integer label .*float64"),
         ({"held_out": (HELD_OUT[0], HELD_OUT[1][:5])}, r"`held_out` must have one integer label .* shape \(5,\)"),
         ({"held_out": (HELD_OUT[0], HELD_OUT[1] + 1)}, "`risk` must predict logits .* labels from 0 to 3"),
-        ({"risk": RISK.on([({"x": 1}, torch.zeros(1))])}, "`risk` must hold pairs of tensors"),
+        ({"risk": RISK.on([({"x": torch.zeros(1)}, torch.zeros(1))])}, "`risk` must hold pairs of tensors"),
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else None,
 )
