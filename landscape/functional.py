@@ -84,6 +84,16 @@ class PureModel:
             clone._put_back(theta)
         return clone
 
+    def plain(self) -> "PureModel":
+        """A copy whose BatchNorm layers compute as torch's do: slower to differentiate twice, in less memory."""
+        clone = copy.copy(self)
+        clone.module = _shared_copy(self.module)
+        for child in clone.module.modules():
+            if type(child) in BATCH_NORMS:
+                child.__dict__.pop("forward", None)
+        clone._slots = _slots(clone.module, self.parameters)
+        return clone
+
     @property
     def normalised(self) -> bool:
         """Whether the model has layers with running statistics, so that the mode matters."""

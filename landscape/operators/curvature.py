@@ -76,6 +76,8 @@ class RiskOperator(Algebra, ABC):
         self._trial = Trial.of(self.point, checks=probe)
         self._vectors_agree = risk.ranks is None
         self.path = self._decide(path, budget, micro_batch)
+        if self.path == "afresh":  # the path for little memory
+            self.point = self.point.lean()
         self._kept: list[RowMap] = []
         if self.path == "kept":
             self._kept = [self._of_batch(i) for i in range(len(self.point.risk.batches))]

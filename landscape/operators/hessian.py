@@ -22,7 +22,7 @@ class Hessian(RiskOperator):
     Paths of a product H v, with costs in gradients as measured on convolutional networks and transformers:
 
     - "kept": the graph of ∇L is built once, and ⟨∇L, v⟩ differentiated for each product (1.8 to 2.1);
-    - "afresh": the graph is built for each product, batch by batch (2.7 to 3.1);
+    - "afresh": the graph is built for each product, batch by batch (2.8 to 3.3);
     - "forward": the directional derivative of ∇L by forward over reverse mode (3.7 to 4.3, the least memory);
     - "difference": (∇L(θ + h u) - ∇L(θ - h u)) ‖v‖ / 2h with u = v/‖v‖ and h = ε^(1/3) max(1, ‖θ‖), with whatever
       kernels the model uses (1.8 to 2.3). Its relative error is about 1e-10 in float64, 1e-5 to 1e-3 in float32; a

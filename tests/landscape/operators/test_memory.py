@@ -155,3 +155,13 @@ def test_examples_gradients_are_counted_by_rows():
     A = EmpiricalFisher(c.risk())
     assert A.by_rows
     assert A._kept_bytes() == 5 * 88 * 8
+
+
+def test_afresh_takes_the_way_of_least_memory_to_the_same_products():
+    risk = case("conv:eval").risk()
+    kept, afresh = Hessian(risk, path="kept"), Hessian(risk, path="afresh")
+    norms = [m for m in afresh.point.risk.predict.module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all("forward" not in vars(m) for m in norms)
+    assert not afresh.point.channels_last
+    assert_close(afresh.dense(), kept.dense(), rtol=1e-10, atol=1e-12)
