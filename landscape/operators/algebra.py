@@ -102,18 +102,11 @@ class Sum(Algebra):
         return total
 
 
-@final
 @dataclass(frozen=True, eq=False)
-class Shifted(Algebra):
-    """A + c · I.
-
-    Attributes:
-        operator: A.
-        shift: c.
-    """
+class _OfOne(Algebra):
+    """What is made of one operator A, of its shape, dtype and device."""
 
     operator: SymmetricOperator
-    shift: float
 
     @property
     def shape(self) -> torch.Size:
@@ -130,13 +123,26 @@ class Shifted(Algebra):
         """A's device."""
         return self.operator.device
 
+
+@final
+@dataclass(frozen=True, eq=False)
+class Shifted(_OfOne):
+    """A + c · I.
+
+    Attributes:
+        operator: A.
+        shift: c.
+    """
+
+    shift: float
+
     def __matmul__(self, other: Float[Tensor, "p ..."], /) -> Float[Tensor, "p ..."]:
         return torch.add(self.operator @ other, other, alpha=self.shift)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Rescaled(Algebra):
+class Rescaled(_OfOne):
     """S A S with S = diag(scale), at no cost beyond A's product.
 
     With scale = |θ| it is the Hessian in relative units: its largest eigenvalue and its trace are the small-radius
@@ -150,7 +156,6 @@ class Rescaled(Algebra):
         ValueError: If `scale` has not p entries.
     """
 
-    operator: SymmetricOperator
     scale: Float[Tensor, " p"]
 
     def __post_init__(self) -> None:
@@ -159,21 +164,6 @@ class Rescaled(Algebra):
                 f"`scale` must have shape ({self.operator.shape[0]},), one factor per parameter, "
                 f"got {tuple(self.scale.shape)}."
             )
-
-    @property
-    def shape(self) -> torch.Size:
-        """(p, p)."""
-        return self.operator.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """A's dtype."""
-        return self.operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """A's device."""
-        return self.operator.device
 
     def __matmul__(self, other: Float[Tensor, "p ..."], /) -> Float[Tensor, "p ..."]:
         s = self.scale.view(-1, *[1] * (other.ndim - 1))

@@ -1,5 +1,6 @@
 """What the curvature operators of a risk share: the point, the path of products, the trial, the sum over batches."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Literal
@@ -52,7 +53,8 @@ class RiskOperator(Algebra, ABC):
         MemoryError: If path="kept" is asked for and the graph is estimated not to fit in what is free.
     """
 
-    paths: ClassVar[tuple[str, ...]] = ("kept", "afresh")
+    paths: ClassVar[tuple[str, ...]]
+    differenced: ClassVar[str]  # what path="difference" does, for its warning
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class RiskOperator(Algebra, ABC):
 
     def _lacking(self) -> str | None:
         """The operation of the model that rules the usual paths out, if there is one."""
-        return None
+        return self._trial.lacking
 
     @property
     def shape(self) -> torch.Size:
@@ -200,7 +202,15 @@ class RiskOperator(Algebra, ABC):
         return "afresh"
 
     def _without(self, lacking: str) -> str:
-        raise ValueError(f"`risk` has a model that cannot be differentiated twice: {lacking} has no derivative.")
+        """Say that products will be finite differences, and why."""
+        self.note = f"finite differences, because {lacking} has no second derivative"
+        warnings.warn(
+            f"{type(self).__name__}: {lacking} of this model has no second derivative, so {self.differenced} "
+            f"(path='difference'), which in {self.dtype} are less accurate.",
+            RuntimeWarning,
+            stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
+        )
+        return "difference"
 
     def _kept_bytes(self) -> int:
         """Estimated memory of what is kept between products."""

@@ -1,7 +1,7 @@
 """The Hessian of a risk, and the paths of its products."""
 
 import math
-import warnings
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
@@ -23,7 +23,7 @@ class Hessian(RiskOperator):
 
     - "kept": the graph of ∇L is built once, and ⟨∇L, v⟩ differentiated for each product (1.8 to 2.1);
     - "afresh": the graph is built for each product, batch by batch (2.8 to 3.3);
-    - "forward": the directional derivative of ∇L by forward over reverse mode (3.7 to 4.3, the least memory);
+    - "forward": the directional derivative of ∇L by forward over reverse mode (3.7 to 4.3);
     - "difference": (∇L(θ + h u) - ∇L(θ - h u)) ‖v‖ / 2h with u = v/‖v‖ and h = ε^(1/3) max(1, ‖θ‖), with whatever
       kernels the model uses (1.8 to 2.3). Its relative error is about 1e-10 in float64, 1e-5 to 1e-3 in float32; a
       network with kinks has curvature at them which the other paths do not see.
@@ -39,6 +39,7 @@ class Hessian(RiskOperator):
 
     paths: ClassVar[tuple[str, ...]] = ("kept", "afresh", "forward", "difference")
 
+    differenced: ClassVar[str] = "products are finite differences of the gradient"
     _slope: Tensor | None = None  # the gradient, where the graph of it is kept; this process's part
 
     def guess(self) -> Tensor:
@@ -48,39 +49,26 @@ class Hessian(RiskOperator):
         ranks = self.point.risk.ranks
         return self._slope if ranks is None else ranks.sum_(self._slope.clone())
 
-    def _lacking(self) -> str | None:
-        return self._trial.lacking
-
-    def _without(self, lacking: str) -> str:
-        self.note = f"finite differences, because {lacking} has no second derivative"
-        warnings.warn(
-            f"Hessian: {lacking} of this model has no second derivative, so products are finite differences of the "
-            f"gradient (path='difference'), which in {self.dtype} are less accurate.",
-            RuntimeWarning,
-            stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
-        )
-        return "difference"
-
     def _map(self, i: int, batch: Batch, path: str) -> RowMap:
         if path == "forward":
             return _forward(self.point, batch)
         if path == "difference":
             return _difference(self.point, batch)
-        product, slope = _double_backward(self.point, batch, keep=path == "kept")
+        product, grads = _double_backward(self.point, batch, keep=path == "kept")
         share = self.point.risk.shares[i]
         if path == "kept" and share:
-            slope *= share
+            slope = row([g.detach() for g in grads]) * share
             self._slope = slope if self._slope is None else self._slope.add_(slope)
         return product
 
 
-def _double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap, Tensor]:
+def _double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap, Sequence[Tensor]]:
     """The map of rows, and the gradient."""
     with torch.enable_grad(), second_derivatives():
         loss = point.loss(batch)
         scalar(loss)
         if not loss.requires_grad:  # a subset of parameters that the loss does not use
-            return torch.zeros_like, torch.zeros(point.p, dtype=point.dtype, device=point.device)
+            return torch.zeros_like, [torch.zeros_like(t) for t in point.leaves]
         grads = torch.autograd.grad(loss, point.leaves, create_graph=True, materialize_grads=True)
 
     def product(rows: Tensor) -> Tensor:
@@ -90,7 +78,7 @@ def _double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap,
                 row(pull(grads, point.leaves, point.cut(v), keep=keep or i < last), out=out[i])
         return out
 
-    return product, row([g.detach() for g in grads])
+    return product, grads
 
 
 def _forward(point: Point, batch: Batch) -> RowMap:

@@ -1,6 +1,5 @@
 """Matrices Σ_i J_iᵀ B_i J_i, with J_i the Jacobian of the outputs for example i: Gauss-Newton and Fisher matrices."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -24,13 +23,14 @@ class OutputSpaceOperator(RiskOperator):
 
     A product is a Jacobian product u = J v, then B u, then the transpose Jᵀ. Paths, with costs in gradients:
 
-    - "kept": the graph of Jᵀ is kept, and J v differentiates it by its seed (1.3 to 1.7);
+    - "kept": the graph of Jᵀ is kept, and J v differentiates it by its seed (1.4 to 1.7);
     - "afresh": the same graph built for each product (2.5 to 3);
     - "forward": J v by forward mode in the pass that also builds the graph of Jᵀ (about 2; one output tensor only);
     - "difference": J v = (f(θ + h u) - f(θ - h u)) ‖v‖ / 2h, for models whose kernels can do neither.
     """
 
     paths: ClassVar[tuple[str, ...]] = ("kept", "afresh", "forward", "difference")
+    differenced: ClassVar[str] = "Jacobian products are finite differences of the outputs"
 
     @abstractmethod
     def _output_map(self, i: int, outputs: Outputs, loss: Tensor, batch: Batch) -> OutputMap:
@@ -42,19 +42,6 @@ class OutputSpaceOperator(RiskOperator):
             loss: The batch's loss, as a differentiable function of them.
             batch: The batch.
         """
-
-    def _lacking(self) -> str | None:
-        return self._trial.lacking
-
-    def _without(self, lacking: str) -> str:
-        self.note = f"finite differences, because {lacking} has no second derivative"
-        warnings.warn(
-            f"{type(self).__name__}: {lacking} of this model has no second derivative, so Jacobian products are finite "
-            f"differences of the outputs (path='difference'), which in {self.dtype} are less accurate.",
-            RuntimeWarning,
-            stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
-        )
-        return "difference"
 
     def _map(self, i: int, batch: Batch, path: str) -> RowMap:
         if path == "forward":
