@@ -14,8 +14,7 @@ from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
 from landscape.spectral.probes import (
-    BLOCK,
-    FEWEST,
+    DRAWS,
     Array,
     Blocks,
     Goal,
@@ -24,16 +23,11 @@ from landscape.spectral.probes import (
     check_blocks,
     check_draws,
     finish,
-    images,
-    looked,
+    probed,
     sign_images,
-    signs,
     sums,
     unit_images,
 )
-
-DRAWS = 64  # default number of products
-DRAWS_FOR_TOL = 2000  # default bound on them where a tolerance says when to stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +133,8 @@ def frobenius_squared(
         Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3), applied to A².
     """
     p = A.shape[0]
-    if draws is None:
-        draws = DRAWS if tol is None and atol == 0 else DRAWS_FOR_TOL
     goal = Goal.of(tol, atol, draws)
+    draws = goal.draws
     named = check_blocks(blocks, p)
     everywhere: list[Region] = [slice(None), *named.values()]
     if goal.open and draws >= p:
@@ -149,7 +142,8 @@ def frobenius_squared(
             _all_squares(A, everywhere), Goal(0.0, 0.0, p), named, work="frobenius_squared", progress=progress
         )
     check_draws(draws)
-    return finish(_squares(A, goal, everywhere, generator), goal, named, work="frobenius_squared", progress=progress)
+    samples = probed(A, goal, everywhere, lambda _, image: image.double().square(), generator)
+    return finish(samples, goal, named, work="frobenius_squared", progress=progress)
 
 
 def _relative(mean: Tensor, squares: Tensor, count: int) -> float:
@@ -162,14 +156,3 @@ def _all_squares(A: SymmetricOperator, everywhere: list[Region]) -> Iterator[Sam
     for _, image in unit_images(A):
         total += sums(image.double().square(), everywhere).sum(1)
     yield Sample(total[:, None], A.shape[0], "exact", exact=True)
-
-
-def _squares(A: SymmetricOperator, goal: Goal, everywhere: list[Region], generator: Generator) -> Iterator[Sample]:
-    terms: Array = np.zeros((len(everywhere), 0))
-    want = BLOCK if goal.open else FEWEST
-    while (have := terms.shape[1]) < goal.draws:
-        image = images(A, signs(A, min(want, BLOCK, goal.draws - have), generator))
-        terms = np.concatenate([terms, sums(image.double().square(), everywhere)], axis=1)
-        sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
-        yield sample
-        want = goal.batch(sample)

@@ -21,6 +21,8 @@ Blocks = Mapping[str, Region]
 """Names of blocks of parameters, each with its entries: a slice, or a tensor of indices."""
 
 LOOKED = 3.0
+DRAWS = 64  # default number of products
+DRAWS_FOR_TOL = 2000  # default bound on them where a tolerance says when to stop
 BLOCK = 16  # vectors multiplied at once
 FEWEST = 10  # draws before a tolerance may stop Hutchinson's estimator
 
@@ -56,8 +58,8 @@ class Goal:
         return max(1, min(BLOCK, int(1 + n * ((sample.stderr / target) ** 2 - 1) / 2)))
 
     @classmethod
-    def of(cls, tol: float | None, atol: float, draws: int) -> "Goal":
-        """Check the arguments of an estimator.
+    def of(cls, tol: float | None, atol: float, draws: int | None) -> "Goal":
+        """Check the arguments of an estimator; None for `draws` means 64, or 2000 with a tolerance.
 
         Raises:
             ValueError: If `tol` or `atol` cannot be a standard error.
@@ -66,6 +68,8 @@ class Goal:
             raise ValueError(f"`tol` must be a relative standard error > 0, or None, got {tol!r}.")
         if not (math.isfinite(atol) and atol >= 0):
             raise ValueError(f"`atol` must be an absolute standard error >= 0, got {atol!r}.")
+        if draws is None:
+            draws = DRAWS if tol is None and atol == 0 else DRAWS_FOR_TOL
         return cls(tol or 0.0, atol, draws)
 
 
@@ -156,6 +160,24 @@ def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, 
 
 def _met(sample: Sample, goal: Goal) -> bool:
     return sample.settled and sample.stderr <= goal.target(sample.value)
+
+
+def probed(
+    A: SymmetricOperator,
+    goal: Goal,
+    everywhere: list[Region],
+    term: Callable[[Tensor, Tensor], Tensor],
+    generator: Generator,
+) -> Iterator[Sample]:
+    """Sums of term(z, A z) over the entries of each region; with a tolerance, half of the missing draws at a time."""
+    terms: Array = np.zeros((len(everywhere), 0))
+    want = BLOCK if goal.open else FEWEST
+    while (have := terms.shape[1]) < goal.draws:
+        z = signs(A, min(want, BLOCK, goal.draws - have), generator)
+        terms = np.concatenate([terms, sums(term(z, images(A, z)), everywhere)], axis=1)
+        sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
+        yield sample
+        want = goal.batch(sample)
 
 
 def looked(n: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Generator
 
 from landscape.estimate import Estimate
@@ -12,8 +13,6 @@ from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress
 from landscape.spectral.deflation import deflated
 from landscape.spectral.probes import (
-    BLOCK,
-    FEWEST,
     Array,
     Blocks,
     Goal,
@@ -22,19 +21,14 @@ from landscape.spectral.probes import (
     check_blocks,
     check_draws,
     finish,
-    images,
-    looked,
-    signs,
+    probed,
     small,
-    sums,
     unit_images,
 )
 from landscape.spectral.sketches import hutch_plus_plus, xnystrace, xtrace
 
 Method = Literal["auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"]
 
-DRAWS = 64  # default number of products
-DRAWS_FOR_TOL = 2000  # default bound on them where a tolerance says when to stop
 SKETCHES = {"hutch++": (hutch_plus_plus, 6), "xtrace": (xtrace, 4), "xnystrace": (xnystrace, 2)}  # and fewest draws
 
 
@@ -100,9 +94,8 @@ def trace(
         raise ValueError(
             f"`method` must be 'auto', 'hutchinson', 'hutch++', 'xtrace', 'xnystrace' or 'exact', got {method!r}."
         )
-    if draws is None:
-        draws = DRAWS if tol is None and atol == 0 else DRAWS_FOR_TOL
     goal = Goal.of(tol, atol, draws)
+    draws = goal.draws
     named = check_blocks(blocks, p)
     regions = list(named.values())
     samples: Iterator[Sample]
@@ -111,7 +104,7 @@ def trace(
         samples = _exact(A, regions)
     elif method == "hutchinson":
         check_draws(draws)
-        samples = _hutchinson(A, goal, regions, generator)
+        samples = probed(A, goal, [slice(None), *regions], torch.mul, generator)
     elif method == "auto":
         check_draws(draws)
         samples = deflated(A, goal, regions, generator)
@@ -129,16 +122,3 @@ def _exact(A: SymmetricOperator, regions: list[Region]) -> Iterator[Sample]:
     d = np.concatenate(diagonal)
     pieces = [d, *(d[r if isinstance(r, slice) else r.cpu().numpy()] for r in regions)]
     yield Sample(np.array([[math.fsum(piece)] for piece in pieces]), len(d), "exact", exact=True)
-
-
-def _hutchinson(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
-    """Terms zᵀAz, and over the entries of each region; with a tolerance, half of the missing draws at a time."""
-    everywhere: list[Region] = [slice(None), *regions]
-    terms: Array = np.zeros((1 + len(regions), 0))
-    want = BLOCK if goal.open else FEWEST
-    while (have := terms.shape[1]) < goal.draws:
-        z = signs(A, min(want, BLOCK, goal.draws - have), generator)
-        terms = np.concatenate([terms, sums(z * images(A, z), everywhere)], axis=1)
-        sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
-        yield sample
-        want = goal.batch(sample)
