@@ -22,10 +22,10 @@ from analysis.subject import Subject
 from trainers.config import Option, TrainConfig, train_config
 from trainers.data import DATASETS, load_dataset
 from trainers.loop import fit
-from trainers.methods import METHODS
 from trainers.models import MODELS, build_model
 from trainers.options import knobs
 from trainers.runs import list_runs
+from trainers.sharpness_aware.methods import METHODS
 
 out = Console()
 

@@ -15,14 +15,14 @@ from analysis.providers import OwnPerturbation
 from landscape import EmpiricalRisk, GaussNewton, Hessian, Params
 from landscape.memory import free_bytes
 from landscape.progress import Progress
-from trainers.ascent import Random
 from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
 from trainers.config import TrainConfig
 from trainers.data import DataBundle
-from trainers.methods import compose
 from trainers.parallel import cores
 from trainers.randomness import stream
 from trainers.runs import Run
+from trainers.sharpness_aware.ascent import Random
+from trainers.sharpness_aware.methods import compose
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)

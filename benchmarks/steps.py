@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from benchmarks.pairing import mirrored
 from trainers import build_model, make_optimizer
-from trainers.objective import Objective
+from trainers.sharpness_aware.objective import Objective
 
 PROBLEMS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, int, int]] = {
     "mlp, batch 32": ("mlp", {}, (1, 8, 8), 32, 60, 21),

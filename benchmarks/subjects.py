@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from landscape import EmpiricalRisk
 from trainers import build_model, load_dataset, make_optimizer
-from trainers.objective import Objective
+from trainers.sharpness_aware.objective import Objective
 
 Pair = tuple[Tensor, Tensor]
 

@@ -4,12 +4,12 @@ from landscape.objectives import obf_loss
 from trainers.checkpoint import load_checkpoint, read_weights, save_checkpoint
 from trainers.config import TrainConfig
 from trainers.data import DATASETS, load_dataset
-from trainers.engine import Composition, SharpnessAware
 from trainers.loop import fit
-from trainers.methods import METHODS
 from trainers.models import MODELS, build_model
-from trainers.optimizers import make_optimizer
 from trainers.runs import Run, list_runs
+from trainers.sharpness_aware.engine import Composition, SharpnessAware
+from trainers.sharpness_aware.methods import METHODS
+from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.sweep import expand, train_all
 
 __all__ = [

@@ -9,11 +9,11 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from trainers.data import DATASETS
-from trainers.methods import METHODS
 from trainers.models import MODELS, model_options
 from trainers.naming import nearest
 from trainers.options import checked
 from trainers.reference import is_reference
+from trainers.sharpness_aware.methods import METHODS
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
 

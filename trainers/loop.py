@@ -17,15 +17,15 @@ from landscape.objectives import obf_loss
 from trainers.checkpoint import apply_weights, model_state, save_checkpoint
 from trainers.config import TrainConfig, train_config
 from trainers.data import DataBundle, Split
-from trainers.engine import SharpnessAware
 from trainers.files import read_json, write_atomically, write_json
 from trainers.losses import Loss, make_loss
 from trainers.models import build_model
-from trainers.objective import AscentObjective, Objective
-from trainers.optimizers import make_optimizer
 from trainers.randomness import derive, seeded, stream
 from trainers.runs import Run, load_data
 from trainers.schedules import LearningRate
+from trainers.sharpness_aware.engine import SharpnessAware
+from trainers.sharpness_aware.objective import AscentObjective, Objective
+from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.tree import join_tensors, split_tensors
 
 Progress = Callable[[dict[str, Any]], None]

@@ -10,8 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from trainers import make_optimizer, obf_loss
-from trainers.combiners import SurrogateGap
-from trainers.engine import SharpnessAware
+from trainers.sharpness_aware.combiners import SurrogateGap
+from trainers.sharpness_aware.engine import SharpnessAware
 
 NEAR = {"rtol": 1e-7, "atol": 1e-8}
 

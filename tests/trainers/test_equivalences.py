@@ -10,10 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from trainers import make_optimizer, obf_loss
-from trainers.hooks import ShrinkPerturb
 from trainers.losses import bce, cross_entropy, make_loss, smoothed_targets
-from trainers.methods import METHODS
 from trainers.randomness import seeded
+from trainers.sharpness_aware.hooks import ShrinkPerturb
+from trainers.sharpness_aware.methods import METHODS
 from trainers.tree import equal, join_tensors, split_tensors
 
 SHARPNESS_AWARE = [name for name, method in METHODS.items() if method.rho is not None]
@@ -193,7 +193,7 @@ def test_cost_in_passes_is_that_of_the_equations(method, passes, options, batche
 def test_a_closed_gate_is_a_plain_step(batches):
     from dataclasses import replace
 
-    from trainers.gates import Always, Never, Window
+    from trainers.sharpness_aware.gates import Always, Never, Window
 
     assert [Window(2, 4)(t) for t in range(5)] == [False, False, True, True, False]
     assert Always()(0)
@@ -316,7 +316,7 @@ def test_obf_refuses_bad_options(options, message):
 
 
 def test_a_random_source_without_clean_gradient_cannot_feed_gsam():
-    from trainers.combiners import SurrogateGap
+    from trainers.sharpness_aware.combiners import SurrogateGap
 
     with pytest.raises(ValueError, match="GSAM needs a gradient"):
         SurrogateGap()(None, dict, {})

@@ -5,7 +5,8 @@ import pytest
 from trainers.config import train_config
 from trainers.files import read_json, write_atomically, write_json
 from trainers.runs import Run
-from trainers.schedules import ConstantRadius, LearningRate, ProportionalRadius
+from trainers.schedules import LearningRate
+from trainers.sharpness_aware.radii import ConstantRadius, ProportionalRadius
 from trainers.sweep import expand, train_all
 from trainers.tree import equal, join_tensors, split_tensors
 

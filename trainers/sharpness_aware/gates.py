@@ -14,7 +14,7 @@ class Gate(Protocol):
 class Always:
     """Every step is perturbed."""
 
-    def __call__(self, t: int) -> bool:  # noqa: ARG002 - the protocol's argument
+    def __call__(self, t: int) -> bool:
         return True
 
 
@@ -22,7 +22,7 @@ class Always:
 class Never:
     """No step is perturbed: the base optimizer."""
 
-    def __call__(self, t: int) -> bool:  # noqa: ARG002 - the protocol's argument
+    def __call__(self, t: int) -> bool:
         return False
 
 

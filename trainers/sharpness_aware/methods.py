@@ -7,11 +7,11 @@ from typing import Literal
 from torch import Generator
 
 from landscape.perturbation import AbsWeight, AscentStep, FilterNorm, Metric, TensorNorm
-from trainers.ascent import Gradient, IteratedGradient, Random
-from trainers.combiners import SurrogateGap
-from trainers.engine import Composition
-from trainers.gates import Never
-from trainers.schedules import ConstantRadius, Radius
+from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
+from trainers.sharpness_aware.combiners import SurrogateGap
+from trainers.sharpness_aware.engine import Composition
+from trainers.sharpness_aware.gates import Never
+from trainers.sharpness_aware.radii import ConstantRadius, Radius
 
 Adaptive = Literal["none", "before", "after", "both"]
 Scope = Literal["all", "weights"]
@@ -185,7 +185,7 @@ def compose(
 ) -> Composition:
     """The composition of a method of the registry, with its ascent objective set.
 
-    `name` and `options` must have been checked (see `trainers.optimizers.make_optimizer`).
+    `name` and `options` must have been checked (see `trainers.sharpness_aware.optimizers.make_optimizer`).
     """
     method = METHODS[name]
     parts = method.compose(radius or ConstantRadius(0.0), generator, **options)

@@ -29,7 +29,7 @@ class TakePerturbed:
 
     active: bool = False
 
-    def __call__(self, clean: Params | None, unit: Callable[[], Params], perturbed: Params) -> Params:  # noqa: ARG002
+    def __call__(self, clean: Params | None, unit: Callable[[], Params], perturbed: Params) -> Params:
         return perturbed
 
 

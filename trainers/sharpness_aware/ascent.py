@@ -45,11 +45,11 @@ class Gradient:
     needs_gradient: bool = field(default=True, init=False)
     steps: int = field(default=1, init=False)
 
-    def direction(self, theta: Params, grad: Params | None) -> Params:  # noqa: ARG002
+    def direction(self, theta: Params, grad: Params | None) -> Params:
         assert grad is not None
         return grad
 
-    def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:  # noqa: ARG002
+    def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
         return _scaled(unit, rho)
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,10 +97,10 @@ class Random:
     needs_gradient: bool = field(default=False, init=False)
     steps: int = field(default=1, init=False)
 
-    def direction(self, theta: Params, grad: Params | None) -> Params:  # noqa: ARG002
+    def direction(self, theta: Params, grad: Params | None) -> Params:
         return random_direction(theta, self.generator)
 
-    def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:  # noqa: ARG002
+    def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
         return _scaled(unit, rho)
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from landscape.perturbation import check_radius
-from trainers.engine import SharpnessAware
-from trainers.hooks import ShrinkPerturb
-from trainers.methods import METHODS, compose
 from trainers.naming import nearest
 from trainers.options import checked
-from trainers.schedules import ConstantRadius, ProportionalRadius, Radius
+from trainers.sharpness_aware.engine import SharpnessAware
+from trainers.sharpness_aware.hooks import ShrinkPerturb
+from trainers.sharpness_aware.methods import METHODS, compose
+from trainers.sharpness_aware.radii import ConstantRadius, ProportionalRadius, Radius
 
 Base = Literal["sgd", "adamw"]
 

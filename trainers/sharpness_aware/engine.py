@@ -20,12 +20,12 @@ from torch.optim import Optimizer
 from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
 from landscape.perturbation import AscentStep
-from trainers.ascent import AscentSource, Gradient
-from trainers.combiners import Combiner, TakePerturbed
-from trainers.gates import Always, Gate
-from trainers.hooks import ShrinkPerturb
-from trainers.schedules import Radius
-from trainers.snapshot import RandomState
+from trainers.sharpness_aware.ascent import AscentSource, Gradient
+from trainers.sharpness_aware.combiners import Combiner, TakePerturbed
+from trainers.sharpness_aware.gates import Always, Gate
+from trainers.sharpness_aware.hooks import ShrinkPerturb
+from trainers.sharpness_aware.radii import Radius
+from trainers.sharpness_aware.snapshot import RandomState
 
 Closure = Callable[[], Tensor]
 
