@@ -33,6 +33,7 @@ class LearningRate:
     factor: float = 0.1
 
     def __call__(self, t: int) -> float:
+        """The learning rate at step t."""
         if t < self.warmup:
             return self.peak * (t + 1) / self.warmup
         s = (t - self.warmup) / max(1, self.total - self.warmup)
