@@ -21,8 +21,9 @@ from trainers.data import DataBundle
 from trainers.parallel import cores
 from trainers.randomness import stream
 from trainers.runs import Run
-from trainers.sharpness_aware.ascent import Random
-from trainers.sharpness_aware.methods import compose
+from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
+from trainers.sharpness_aware.memory import EmaResidual
+from trainers.sharpness_aware.methods import METHODS, Setting
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
@@ -116,16 +117,17 @@ class Subject:
         config = self.config.resolved()
         if config.rho is None:
             return None
-        parts = compose(
-            config.method,
-            radius=None,
-            generator=torch.Generator(),
-            ascent=config.ascent,
-            options=dict(config.method_options),
-        )
+        try:
+            parts = METHODS[config.method].compose(
+                Setting(model=self.model, total_steps=1, steps_per_epoch=1), **config.method_options
+            )
+        except ValueError:  # a method that needs more of the run than is kept
+            return None
+        if parts.mask is not None or not isinstance(parts.source, Gradient | IteratedGradient | EmaResidual | Random):
+            return None  # along a momentum, on some entries, from noisy weights: no function of one gradient
         if isinstance(parts.source, Random):
             provider = "random"
-        elif parts.ascent == "obf":
+        elif config.ascent == "obf":
             provider = "obf"
         else:
             provider = "sam" if parts.scaler.metric is None else "asam"

@@ -5,13 +5,14 @@ It never calls a model, so the optimizer and the measures share it and cannot dr
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
-from landscape.params import Params, norm
+from landscape.params import Params, length, norm
 
 TINY = 1e-12
 
@@ -53,10 +54,12 @@ class AbsWeight:
         check_radius(self.eta, "eta")
 
     def __call__(self, theta: Params) -> Params:
-        return {
-            name: t.abs() + self.eta if self.scope == "all" or "weight" in name else torch.ones_like(t)
-            for name, t in theta.items()
-        }
+        scaled = [name for name in theta if self.scope == "all" or "weight" in name]
+        sizes = list(torch._foreach_abs([theta[name] for name in scaled])) if scaled else []
+        if self.eta and sizes:
+            torch._foreach_add_(sizes, self.eta)
+        found = dict(zip(scaled, sizes, strict=True))
+        return {name: found[name] if name in found else torch.ones_like(t) for name, t in theta.items()}
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,38 @@ class FilterNorm:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """T is one number for each tensor.
+
+    Attributes:
+        values: The number by name, above 0; tensors that are not named get 1.
+    """
+
+    values: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        bad = {name: v for name, v in self.values.items() if not (math.isfinite(v) and v > 0)}
+        if bad:
+            raise ValueError(f"`values` must be finite and above 0, got {bad}.")
+
+    def __call__(self, theta: Params) -> Params:
+        return {name: torch.full_like(t, self.values.get(name, 1.0)) for name, t in theta.items()}
+
+
+@dataclass(frozen=True)
+class Product:
+    """The product of several metrics."""
+
+    metrics: tuple[Metric, ...]
+
+    def __call__(self, theta: Params) -> Params:
+        total, *others = (metric(theta) for metric in self.metrics)
+        for other in others:
+            total = {name: t * other[name] for name, t in total.items()}
+        return total
+
+
+@dataclass(frozen=True)
 class AscentStep:
     """One step of length ρ up a raw direction a: the maximiser of ⟨a, δ⟩ over the ball ‖T⁻¹δ‖_p ≤ ρ.
 
@@ -101,8 +136,8 @@ class AscentStep:
         where = "after":   δ = ρ T dual_p(a)            GSAM's "adaptive" form
         normalise = False: δ = ρ T² a                   USAM (T = I); `where` counts as above
 
-    All norms run over all tensors jointly. A zero direction, or one with an entry that is not finite, gives δ = 0.
-    For p = 1 the whole step goes to the first entry of largest magnitude.
+    All norms run over all tensors jointly, unless `over` is "tensor". A zero direction, or one with an entry that is
+    not finite, gives δ = 0. For p = 1 the whole step goes to the first entry of largest magnitude.
 
     Attributes:
         rho: ρ ≥ 0, in units of θ for T = I, relative to T otherwise; in units of θ / gradient for `normalise=False`.
@@ -110,6 +145,7 @@ class AscentStep:
         metric: T, or None for T = I.
         where: On which side of the normalisation T is applied.
         normalise: False leaves out the division by the norm (unnormalised SAM).
+        over: "all" normalises all tensors jointly, "tensor" each by itself (p = 2 only): ‖T⁻¹δ_l‖ ≤ ρ for every l.
 
     Source:
         Foret et al. (2021), eq. 2; Kwon et al. (2021), eq. 6. "before" and "after" are the options of the code of
@@ -121,9 +157,14 @@ class AscentStep:
     metric: Metric | None = None
     where: Literal["both", "before", "after"] = "both"
     normalise: bool = True
+    over: Literal["all", "tensor"] = "all"
 
     def __post_init__(self) -> None:
         check_radius(self.rho)
+        if self.over not in ("all", "tensor"):
+            raise ValueError(f"`over` must be 'all' or 'tensor', got {self.over!r}.")
+        if self.over == "tensor" and (self.p != 2 or not self.normalise):
+            raise ValueError(f"`over` 'tensor' needs `p` 2 and a normalised step, got p {self.p!r}.")
         if not self.p >= 1:
             raise ValueError(f"`p` must be in [1, inf], got {self.p!r}.")
         if self.where not in ("both", "before", "after"):
@@ -147,16 +188,23 @@ class AscentStep:
         if scale is not None and self.where != "after":
             parts = list(torch._foreach_mul(parts, scale))
         factor = 1.0
-        length = float(norm(dict(zip(names, parts, strict=True)), 2.0 if self.p == 2 else math.inf)) if parts else 0.0
-        if not math.isfinite(length) or (self.normalise and length == 0):
+        held = dict(zip(names, parts, strict=True))
+        size = (length(held) if self.p == 2 else float(norm(held, math.inf))) if parts else 0.0
+        if not math.isfinite(size) or (self.normalise and size == 0):
             return Direction({name: torch.zeros_like(t) for name, t in grad.items()}, 1.0, 0.0)
-        if self.normalise and self.p == 2:
-            factor = 1 / (length + TINY)
+        if self.over == "tensor":
+            parts = [t / (torch.linalg.vector_norm(t) + TINY) for t in parts]
+        elif self.normalise and self.p == 2:
+            factor = 1 / (size + TINY)
         elif self.normalise:
-            parts = _dual(parts, length, self.p)
-        known = length * factor if self.p == 2 else None
+            parts = _dual(parts, size, self.p)
+        known = size * factor if self.p == 2 and self.over == "all" else None
         if scale is not None and self.where != "before":
-            parts, known = list(torch._foreach_mul(parts, scale)), None
+            if self.where == "both" and self.p == 2:
+                torch._foreach_mul_(parts, scale)  # they were made above
+            else:
+                parts = list(torch._foreach_mul(parts, scale))
+            known = None
         return Direction(dict(zip(names, parts, strict=True)), factor, known)
 
 
@@ -177,7 +225,7 @@ class Direction:
     @property
     def length(self) -> float:
         """The l2 length, over all tensors jointly."""
-        return abs(self.factor) * float(norm(self.parts)) if self.known_length is None else self.known_length
+        return abs(self.factor) * length(self.parts) if self.known_length is None else self.known_length
 
     def as_params(self) -> Params:
         """The displacement itself, as new tensors."""

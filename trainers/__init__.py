@@ -7,8 +7,10 @@ from trainers.data import DATASETS, load_dataset
 from trainers.loop import fit
 from trainers.models import MODELS, build_model
 from trainers.runs import Run, list_runs
-from trainers.sharpness_aware.engine import Composition, SharpnessAware
+from trainers.sharpness_aware.composition import Composition
+from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.methods import METHODS
+from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.sweep import expand, train_all
 
@@ -16,7 +18,9 @@ __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
+    "AscentObjective",
     "Composition",
+    "Objective",
     "Run",
     "SharpnessAware",
     "TrainConfig",

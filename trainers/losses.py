@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 Convention = Literal["uniform", "others"]
 
 
@@ -60,3 +60,30 @@ def make_loss(name: str, *, smoothing: float = 0.0, convention: Convention = "un
     if name == "cross_entropy" and smoothing == 0:
         return F.cross_entropy
     return partial(LOSSES[name], smoothing=smoothing, convention=convention)
+
+
+def each(loss: Loss) -> Loss:
+    """The loss of every example, shape (n,), from a loss that is a mean over examples.
+
+    torch's cross-entropy and the losses here have forms of their own; any other is called on each example by itself,
+    at once by `torch.vmap` where that goes.
+    """
+    if loss is F.cross_entropy:
+        return partial(F.cross_entropy, reduction="none")
+    if isinstance(loss, partial) and loss.func is cross_entropy:
+        return partial(_each_cross_entropy, **loss.keywords)
+    return partial(_each_by_itself, loss)
+
+
+def _each_cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float, convention: Convention) -> Tensor:
+    if smoothing and convention == "others":
+        smoothing = smoothing * logits.shape[-1] / (logits.shape[-1] - 1)
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+
+
+def _each_by_itself(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    try:
+        values: Tensor = torch.vmap(lambda o, t: loss(o[None], t[None]))(outputs, targets)
+    except (RuntimeError, TypeError, ValueError):
+        values = torch.stack([loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))])
+    return values

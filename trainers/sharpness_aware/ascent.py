@@ -1,107 +1,190 @@
 """Where the raw direction of a perturbation comes from, and how its steps add up to a displacement.
 
 A source never calls the model and never normalises: the engine gives it gradients, `landscape.AscentStep` the length.
+What a source remembers from step to step is in `memory`; points that are displaced before the ascent, in `offsets`.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Generator
 
 from landscape.params import Params, norm
 from landscape.perturbation import random_direction
+from trainers.sharpness_aware.moment import Moment, Part
+
+Needs = Literal["gradient", "nothing"]
+Data = Literal["batch", "previous", "reference"]
 
 
-class AscentSource(Protocol):
-    """Supplies the raw direction of each inner step."""
+@dataclass
+class Means:
+    """Gradients of a step, averaged over chunks and ranks.
 
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether the direction is made from the gradient of the ascent objective."""
+    Attributes:
+        final: What the base optimizer got, before clipping.
+        ascent: The ascent gradient, for a source that `observes`.
+        ahead: The gradient at the plan's point ahead, if it has one.
+    """
 
-    @property
-    def steps(self) -> int:
-        """Number of inner steps; each after the first evaluates the gradient at the displaced point."""
+    final: Params
+    ascent: Params | None = None
+    ahead: Params | None = None
 
-    def direction(self, theta: Params, grad: Params | None) -> Params:
-        """The raw direction at the current inner step."""
+
+class AscentSource(Part):
+    """Supplies the raw direction of each inner step. The defaults are those of SAM.
+
+    Attributes:
+        needs_gradient: Whether the direction is made from the gradient of the ascent objective.
+        data: Where that gradient is taken: on the batch, on the previous step's batch, or on the reference data.
+        steps: Inner steps; each after the first evaluates the ascent gradient at the displaced point.
+        collects: Whether the gradients of the inner steps are handed to the combiner too.
+        clean_forward: Whether a source without a gradient still wants one clean forward pass a step, for the running
+            statistics and the clean loss.
+        sign: Multiple of the direction: -1 turns it round without another pass over the weights.
+        inert_at_zero: Whether radius 0 makes the step the base optimizer's own.
+        observes: Whether `observe` wants the step's mean ascent gradient.
+        keeps_final: Whether the source keeps the final gradient's own tensors, which then leave `.grad`.
+        reference: "gradient" where the source needs the gradient over the reference data.
+    """
+
+    needs_gradient: bool = True
+    data: Data = "batch"
+    steps: int = 1
+    collects: bool = False
+    clean_forward: bool = False
+    sign: float = 1.0
+    inert_at_zero: bool = True
+    observes: bool = False
+    keeps_final: bool = False
+    reference: Literal["", "gradient"] = ""
+
+    def start(self, moment: Moment) -> Params | None:
+        """The displacement at which the ascent gradient is taken; None for the clean weights."""
+        return None
+
+    def direction(self, moment: Moment, grad: Params | None) -> Params | None:
+        """The raw direction; None where there is none yet, which leaves the weights in place."""
+        return grad
+
+    def offset(self, moment: Moment, grad: Params | None) -> Params | None:
+        """A displacement added to the scaled direction, past metric and normalisation."""
+        return None
 
     def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
         """The displacement after one more step along `unit`, the scaled direction for radius 1."""
+        return scaled(unit, rho)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What must persist across steps."""
+    def chunk(self, moment: Moment, grad: Params | None, weight: float) -> None:
+        """Called for each chunk with its ascent gradient and its share of the batch."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+    def wants_reference(self, t: int) -> bool:
+        """Whether the gradient over the reference data is due at step t."""
+        return False
 
+    def refresh(self, reference: Params) -> None:
+        """Take the gradient over the reference data."""
 
-@dataclass(frozen=True)
-class Gradient:
-    """The gradient of the ascent objective at the current weights: SAM (Foret et al. 2021)."""
-
-    needs_gradient: bool = field(default=True, init=False)
-    steps: int = field(default=1, init=False)
-
-    def direction(self, theta: Params, grad: Params | None) -> Params:
-        assert grad is not None
-        return grad
-
-    def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
-        return _scaled(unit, rho)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+    def observe(self, moment: Moment, means: "Means") -> None:
+        """Called at the end of a perturbed step."""
 
 
-@dataclass(frozen=True)
-class IteratedGradient(Gradient):
+@dataclass
+class Gradient(AscentSource):
+    """The gradient of the ascent objective at the current weights: SAM (Foret et al. 2021).
+
+    Attributes:
+        data: "previous" takes it on the previous step's batch (`sam_use_prev_batch` of Andriushchenko and Flammarion
+            2022), "reference" on the reference data: n-SAM.
+    """
+
+    data: Data = "batch"
+
+    def __post_init__(self) -> None:
+        if self.data not in ("batch", "previous", "reference"):
+            raise ValueError(f"`ascent_data` must be 'batch', 'previous' or 'reference', got {self.data!r}.")
+        if self.data == "reference":
+            self.needs_gradient, self.reference, self.clean_forward = False, "gradient", True
+        self._reference: Params | None = None
+
+    def direction(self, moment: Moment, grad: Params | None) -> Params | None:
+        return self._reference if self.data == "reference" else grad
+
+    def wants_reference(self, t: int) -> bool:
+        return self.data == "reference"
+
+    def refresh(self, reference: Params) -> None:
+        self._reference = reference
+
+
+@dataclass
+class IteratedGradient(AscentSource):
     """K steps of gradient ascent.
 
     "pgd": δ_k = Π(δ_{k-1} + multiple · ρ · unit_k), Π the projection on ‖δ‖₂ ≤ ρ; K = 1 is SAM.
     "split": δ_k = δ_{k-1} + (ρ / K) unit_k, without projection.
+    "climb": δ_k = δ_{k-1} + ρ unit_k, without projection: the ascending point of Lookbehind-SAM.
 
     Source:
-        "pgd": the code of Andriushchenko and Flammarion (2022); "split": our definition, common in follow-ups.
+        "pgd": the code of Andriushchenko and Flammarion (2022); "split": our definition, common in follow-ups;
+        "climb": Mordido et al. (2024).
     """
 
     steps: int = 2
-    form: Literal["pgd", "split"] = "pgd"
+    form: Literal["pgd", "split", "climb"] = "pgd"
     multiple: float = 1.0
+    collects: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
         if not (math.isfinite(self.multiple) and self.multiple > 0):
             raise ValueError(f"`multiple` must be finite and above 0, got {self.multiple!r}.")
+        self.inert_at_zero = not self.collects  # the sum of K gradients is not one gradient
 
     def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
-        step = _scaled(unit, rho / self.steps if self.form == "split" else rho * self.multiple)
+        step = scaled(unit, {"split": rho / self.steps, "climb": rho, "pgd": rho * self.multiple}[self.form])
         moved = step if delta is None else {k: delta[k] + step[k] if k in delta else step[k] for k in step}
-        if self.form == "split":
+        if self.form != "pgd":
             return moved
         length = float(norm(moved))
-        return _scaled(moved, rho / length) if length > rho else moved
+        return scaled(moved, rho / length) if length > rho else moved
 
 
 @dataclass
-class Random:
-    """A direction n ~ N(0, I), fresh for every chunk and step: RandSAM, the baseline of Vani et al. (2024)."""
+class Random(AscentSource):
+    """A random direction, fresh for every draw, chunk and step.
+
+    "gaussian": n ~ N(0, I), RandSAM once normalised (the baseline of Vani et al. 2024) and the samples of Frob-SAM;
+    "sphere": n / ‖n‖₂ over all tensors jointly; "cube": uniform on [-width, width] in every coordinate.
+
+    Attributes:
+        generator: Of the draws; ranks need different ones.
+        law: The distribution.
+        width: Half the side of the cube.
+        keep_pass: Run a clean forward pass, for the running statistics and the clean loss.
+    """
 
     generator: Generator
+    law: Literal["gaussian", "sphere", "cube"] = "gaussian"
+    width: float = 1.0
     needs_gradient: bool = field(default=False, init=False)
-    steps: int = field(default=1, init=False)
+    clean_forward: bool = True
 
-    def direction(self, theta: Params, grad: Params | None) -> Params:
-        return random_direction(theta, self.generator)
-
-    def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
-        return _scaled(unit, rho)
+    def direction(self, moment: Moment, grad: Params | None) -> Params | None:
+        if self.law == "cube":
+            return {
+                name: (
+                    torch.rand(t.shape, generator=self.generator, dtype=t.dtype, device=self.generator.device) * 2 - 1
+                ).to(t.device)
+                * self.width
+                for name, t in moment.theta.items()
+            }
+        drawn = random_direction(moment.theta, self.generator)
+        return drawn if self.law == "gaussian" else scaled(drawn, 1 / float(norm(drawn)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}
@@ -110,5 +193,25 @@ class Random:
         self.generator.set_state(state["generator"].cpu())
 
 
-def _scaled(direction: Params, rho: float) -> Params:
-    return dict(zip(direction, torch._foreach_mul(list(direction.values()), rho), strict=True))
+def scaled(direction: Params, number: float) -> Params:
+    """`number` times a direction, as new tensors."""
+    if not direction:
+        return {}
+    return dict(zip(direction, torch._foreach_mul(list(direction.values()), number), strict=True))
+
+
+def mix(a: float, x: Params, b: float, y: Params) -> Params:
+    """A x + b y, written into x, which the caller gives away."""
+    if not x:
+        return x
+    if a != 1.0:
+        torch._foreach_mul_(list(x.values()), a)
+    both = [name for name in x if name in y]
+    if both and b:
+        torch._foreach_add_([x[n] for n in both], [y[n] for n in both], alpha=b)
+    return x
+
+
+def combination(a: float, x: Params, b: float, y: Params) -> Params:
+    """A x + b y over the names of x; a name that y lacks counts as zero there."""
+    return mix(1.0, scaled(x, a), b, y)

@@ -1,75 +1,39 @@
-"""The engine: one optimizer step of any sharpness-aware method, and the only place that moves a model's weights.
+"""The engine: one optimizer step of any sharpness-aware method.
 
-    gate -> radius -> for each chunk: ascent source -> scaler -> evaluation -> combiner -> base optimizer
+    gate -> radius -> for each unit of chunks: source -> mask and metric -> points -> combiner -> base optimizer
 
-The parts decide; the engine saves and restores weights, keeps BatchNorm statistics and random state in order, weighs
-chunks, and counts passes.
+The parts decide; the engine asks them in turn, has the gradients taken (`passes`), moves the weights and puts them back
+(`weights`), averages over ranks (`ranks`), and steps once.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
-from landscape.batchnorm import frozen_statistics, tracking_modules
-from landscape.params import Params, norm
-from landscape.perturbation import AscentStep
-from trainers.sharpness_aware.ascent import AscentSource, Gradient
-from trainers.sharpness_aware.combiners import Combiner, TakePerturbed
-from trainers.sharpness_aware.gates import Always, Gate
+from landscape.params import Params, dot, length
+from landscape.perturbation import TINY, Direction
+from trainers.sharpness_aware.ascent import Means, scaled
+from trainers.sharpness_aware.chunks import Closure, Unit, units_of
+from trainers.sharpness_aware.combiners import Point, Seen
+from trainers.sharpness_aware.composition import Composition
+from trainers.sharpness_aware.gates import Mode
 from trainers.sharpness_aware.hooks import ShrinkPerturb
-from trainers.sharpness_aware.radii import Radius
+from trainers.sharpness_aware.moment import Moment
+from trainers.sharpness_aware.passes import Passes, accumulated
+from trainers.sharpness_aware.precision import LossScale, finite, spoil
+from trainers.sharpness_aware.ranks import Ranks, Sharing, circle_of, zeros_where_missing
+from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.snapshot import RandomState
+from trainers.sharpness_aware.weights import Weights
 
-Closure = Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class Composition:
-    """The parts of a sharpness-aware method; `scaler` is made for radius 1, the radius multiplies it.
-
-    Attributes:
-        radius: ρ at the current learning rate.
-        gate: When a step is perturbed.
-        source: The raw direction.
-        scaler: Metric and normalisation of the displacement.
-        combiner: The gradient for the base optimizer.
-        ascent: Name of the objective that the perturbation ascends: "loss" (the training loss) or "obf".
-    """
-
-    radius: Radius
-    gate: Gate = field(default_factory=Always)
-    source: AscentSource = field(default_factory=Gradient)
-    scaler: AscentStep = field(default_factory=lambda: AscentStep(1.0))
-    combiner: Combiner = field(default_factory=TakePerturbed)
-    ascent: str = "loss"
-
-
-@dataclass
-class StepRecord:
-    """What the last step did, for logs.
-
-    Attributes:
-        rho: Radius of the step; 0.0 where it was plain.
-        perturbed: Whether the weights were displaced.
-        clean_loss: Training loss at the clean weights, weighted over chunks; NaN where no pass saw it.
-        perturbed_loss: Training loss at the displaced weights; NaN for a plain step.
-        length: Root mean square over chunks of ‖δ‖₂.
-        passes: Closure calls of the step.
-    """
-
-    rho: float = 0.0
-    perturbed: bool = False
-    clean_loss: float = math.nan
-    perturbed_loss: float = math.nan
-    length: float = 0.0
-    passes: int = 0
+Reference = Callable[[], tuple[Sequence[Closure], Sequence[int] | None]]
 
 
 class SharpnessAware(Optimizer):
@@ -78,19 +42,32 @@ class SharpnessAware(Optimizer):
     It shares `param_groups` and `state` with the base optimizer, so learning rate schedulers and clipping helpers work
     unchanged. `step` needs a closure that clears the gradients, runs forward and backward, and returns the loss.
 
-    A closure may carry two attributes: `forward()`, which returns the loss without a backward pass (used where a method
-    needs no clean gradient), and, on an ascent closure, `clean_loss`, the training loss of the same pass.
+    A closure may carry more, as `trainers.Objective` does: `forward()`, the loss without a backward pass;
+    `losses(index)`, the training losses of chosen examples, with their graph; and, on an ascent closure, `clean_loss`,
+    the training loss of the same pass.
 
     Args:
-        model: The model whose weights are moved; frozen parameters are neither perturbed nor counted.
+        model: The model whose weights are moved; frozen parameters are neither perturbed nor counted. Pass the
+            DistributedDataParallel model itself: the engine then averages gradients over ranks, once a step.
         base: Any torch optimizer over its parameters.
         parts: The method.
-        same_rng: Both passes see the same random numbers (dropout masks).
+        same_rng: All passes of a step see the same random numbers (dropout masks).
         shrink: Hook that runs before each step.
-        grad_clip: Largest norm of the final gradient; None does not clip.
+        grad_clip: Largest norm of the final gradient, after unscaling and the average over ranks; None does not clip.
+        sharing: Who shares a perturbation: each "chunk" has its own (m-SAM), the chunks of this rank's "batch", those
+            of a "group" of ranks, or all ("global").
+        group: Process group of all ranks; None is the default one.
+        group_size: Ranks in a group, for sharing "group".
+        grad_scaler: Of float16 training; the closures multiply the loss by its scale, `step` does everything else.
+        diagnose: Fill `last.cosine` and `last.grad_norm`.
+
+    Attributes:
+        last: What the last step did.
+        reference: Returns closures over the reference data and their sizes, for methods whose `needs_reference` says
+            so.
 
     Raises:
-        ValueError: If no parameter of the model requires a gradient.
+        ValueError: If no parameter of the model requires a gradient, or the model and the sharing do not go together.
     """
 
     def __init__(
@@ -102,6 +79,11 @@ class SharpnessAware(Optimizer):
         same_rng: bool = True,
         shrink: ShrinkPerturb | None = None,
         grad_clip: float | None = None,
+        sharing: Sharing = "chunk",
+        group: Any = None,
+        group_size: int | None = None,
+        grad_scaler: GradScaler | None = None,
+        diagnose: bool = False,
     ) -> None:
         super().__init__(base.param_groups, base.defaults)
         self.param_groups = base.param_groups  # the same objects, so that schedulers drive the base optimizer
@@ -109,206 +91,578 @@ class SharpnessAware(Optimizer):
         self.model = model
         self.base = base
         self.parts = parts
-        self.same_rng = same_rng
         self.shrink = shrink
         self.grad_clip = grad_clip
+        self.sharing = sharing
+        self.diagnose = diagnose
         self.steps_taken = 0
         self.last = StepRecord()
-        self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self._named:
+        self.reference: Reference | None = None
+        bare = model.module if isinstance(model, DistributedDataParallel | DataParallel) else model
+        named = {name: p for name, p in bare.named_parameters() if p.requires_grad}
+        if not named:
             raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
-        self._saved: list[Tensor] | None = None
-        self._devices = {p.device for p in self._named.values() if p.device.type == "cuda"}
-        self._tracking = tracking_modules(model)
         self._base_step = _unhooked_step(base)
+        self._scale = LossScale(grad_scaler) if grad_scaler is not None else None
+        self._ranks = Ranks(model, group, circle_of(sharing, group, group_size))
+        self._weights = Weights(named)
+        self._passes = Passes(model, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
+        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in self._passes.tracking)
+        if self._ranks.several and sharing != "global" and synchronised:
+            raise ValueError(
+                f"SyncBatchNorm mixes activations of ranks whose weights are perturbed differently under `sharing` "
+                f"{sharing!r}: use sharing='global', or BatchNorm."
+            )
+        self._previous: Unit | None = None
+        self._kept_previous: dict[str, Any] = {}  # of a state that was loaded, until `remember`
+        self._open: tuple[Moment, Mode] | None = None  # of a step that is being accumulated
+        self._examples = 0.0  # accumulated so far
+        self._sums: dict[str, Params | None] = {}  # of the step: ascent gradients, points ahead, decoupled parts
+
+    @property
+    def needs_reference(self) -> str:
+        """What `reference` is wanted for: "" (nothing), "gradient", or "squares" (closures of one example each)."""
+        return self.parts.needs_reference
+
+    @property
+    def needs_previous(self) -> bool:
+        """Whether each step evaluates the previous step's batch again; see `remember`."""
+        return self.parts.needs_previous
 
     # -- the step ------------------------------------------------------------------------------------------------
 
     def step(  # type: ignore[override]
         self,
+        closure: Closure | Sequence[Closure] | None = None,
+        *,
+        sizes: Sequence[int] | None = None,
+        ascent: Closure | Sequence[Closure] | None = None,
+    ) -> Tensor | None:
+        """Take one optimizer step.
+
+        Args:
+            closure: One closure, or one for each chunk of the batch (m-SAM, or accumulation). None ends a step that
+                `accumulate` has begun.
+            sizes: Examples in each chunk; chunks are weighted by them, equally where None. With several processes,
+                ranks are weighted by their sums.
+            ascent: Closures of the ascent objective (to be maximised), one for each chunk; None ascends the loss.
+
+        Returns:
+            The training loss at the clean weights, or at the perturbed ones for methods that never evaluate it there;
+            this rank's own. None for a step that was accumulated.
+
+        Raises:
+            ValueError: If the lists differ in length, sizes are not positive, or the method needs `ascent`, closures
+                with per-example losses, or reference data.
+        """
+        if closure is None:
+            self._end_accumulated()
+            return None
+        if self._open is not None:
+            raise ValueError("`step` got a closure while chunks are accumulated: end them with `step()` first.")
+        units = self._units(closure, sizes, ascent)
+        moment = self._begin()
+        try:
+            mode, firsts = self._decide(units, moment)
+            losses = []
+            total: Params | None = None
+            for unit, first in zip(units, firsts, strict=True):
+                loss = self._evaluate(unit, moment, mode, first)
+                losses.append(loss * unit.weight if len(units) > 1 else loss)
+                if self.last.overflow:
+                    break
+                if len(units) > 1:
+                    total = accumulated(total, self._passes.take(), unit.weight)
+            if total is not None:
+                self._passes.give(total)
+        except BaseException:
+            self._passes.clear()
+            raise
+        self._finish(moment, mode, float(sum(u.examples for u in units) or 1.0))
+        if self.needs_previous:
+            self._previous = units[0]
+        return losses[0] if len(losses) == 1 else torch.stack([t.reshape(()) for t in losses]).sum()
+
+    def accumulate(self, closure: Closure, *, size: int | None = None, ascent: Closure | None = None) -> Tensor:
+        """Evaluate one chunk of a step now; `step()` without a closure ends the step.
+
+        For loops that hand out micro-batches one by one. Each chunk has its own perturbation (m-SAM with m the chunk).
+        Between calls `.grad` holds the gradient so far, in true units, where clipping helpers and loggers look for it.
+
+        Args:
+            closure: As for `step`.
+            size: Examples in the chunk: the step's gradient is then the weighted mean over chunks. None adds up the
+                chunks' gradients, for closures that divide the loss by the number of chunks themselves.
+            ascent: Closure of the ascent objective.
+
+        Returns:
+            The chunk's training loss, as `step`.
+
+        Raises:
+            ValueError: If the method's chunks cannot be evaluated one by one, or `size` is given for some only.
+        """
+        if self.parts.gate.needs_gradient or self.needs_previous or self.sharing != "chunk":
+            raise ValueError(
+                "`accumulate` evaluates chunks one by one, and this method must see the whole batch first: pass all "
+                "closures to `step([...])` at once."
+            )
+        unit = self._units(closure, None if size is None else [size], ascent)[0]
+        so_far: Params | None = None
+        if self._open is None:
+            moment = self._begin()
+            self._open, self._examples = (moment, self._decide([unit], moment)[0]), 0.0
+        else:
+            so_far = self._passes.take()
+            self._note_m(unit)
+            if (size is None) != (self._examples == 0):
+                raise ValueError("`size` must be given for all chunks of a step or for none.")
+        moment, mode = self._open
+        if size is not None:
+            unit.weight = size / (self._examples + size)
+            for held in (so_far, *self._sums.values()):
+                if held:
+                    torch._foreach_mul_(list(held.values()), 1 - unit.weight)
+            self._examples += size
+        loss = torch.full((), math.nan)
+        if not self.last.overflow:
+            moment.theta = self._weights.clean()
+            try:
+                loss = self._evaluate(unit, moment, mode, None)
+            except BaseException:
+                self._open = None
+                self._passes.clear()
+                raise
+        self._passes.give(accumulated(so_far, self._passes.take(), unit.weight))
+        return loss
+
+    def _end_accumulated(self) -> None:
+        if self._open is None:
+            raise ValueError(
+                "`step` needs a closure that clears the gradients, runs forward and backward and returns the loss: the "
+                "gradient is taken at more than one point. Or call `accumulate(closure)` before `step()`."
+            )
+        (moment, mode), self._open = self._open, None
+        self._finish(moment, mode, self._examples or 1.0)
+
+    def remember(
+        self,
         closure: Closure | Sequence[Closure],
         *,
         sizes: Sequence[int] | None = None,
         ascent: Closure | Sequence[Closure] | None = None,
-    ) -> Tensor:
-        """Take one optimizer step.
+    ) -> None:
+        """Give back the previous step's batch after a resume, for methods whose `needs_previous` is true."""
+        unit = self._units(closure, sizes, ascent)[0]
+        kept = self._kept_previous
+        unit.tracked = bool(kept.get("tracked", True))
+        if len(kept.get("states", [])) == len(unit.states):
+            unit.states = [RandomState(state["cpu"], dict(state["cuda"])) for state in kept["states"]]
+        self._previous = unit
 
-        Args:
-            closure: One closure, or one for each chunk of the batch (m-SAM, or accumulation).
-            sizes: Examples in each chunk; chunks are weighted by them, equally where None.
-            ascent: Closures of the ascent objective (to be maximised), one for each chunk; None ascends the loss.
+    # -- the stages of a step --------------------------------------------------------------------------------------
 
-        Returns:
-            The training loss at the clean weights, or at the perturbed ones for methods that never evaluate it there.
-
-        Raises:
-            ValueError: If the lists differ in length, sizes are not positive, or the method needs `ascent`.
-        """
-        chunks = self._chunks(closure, sizes, ascent)
-        lr = float(self.param_groups[0]["lr"])
-        if self.shrink is not None:
-            self.shrink(self.model, lr)
-        rho = self.parts.radius(lr)
-        perturb = rho > 0 and self.parts.gate(self.steps_taken)
-        self.last = StepRecord(rho=rho if perturb else 0.0, perturbed=perturb)
-        total: Params | None = None
-        losses: list[Tensor] = []
-        squared = 0.0
-        for descent, objective, weight in chunks:
-            if perturb:
-                loss, length = self._perturbed_pass(descent, objective, rho, weight)
-                squared += weight * length**2
-            else:
-                loss = self._call(descent)
-            losses.append(loss * weight if len(chunks) > 1 else loss)
-            if len(chunks) > 1:
-                total = _accumulate(total, self._take_gradients(), weight)
-        if total is not None:
-            for name, grad in total.items():
-                self._named[name].grad = grad
-        if self.grad_clip is not None:
-            nn.utils.clip_grad_norm_(list(self._named.values()), self.grad_clip)
-        self._base_step()
-        self.steps_taken += 1
-        self.last.length = math.sqrt(squared)
-        result = losses[0] if len(losses) == 1 else torch.stack([t.reshape(()) for t in losses]).sum()
-        if not perturb:
-            self.last.clean_loss = float(result)
-        return result
-
-    def _perturbed_pass(
-        self, descent: Closure, objective: Closure | None, rho: float, weight: float
-    ) -> tuple[Tensor, float]:
-        """Leave the chunk's combined gradient in `.grad`; return its loss and the length of the displacement."""
-        source, scaler = self.parts.source, self.parts.scaler
-        rng = RandomState.take(self._devices) if self.same_rng else None
-        clean: Params | None = None
-        loss: Tensor | None = None
-        if source.needs_gradient:
-            value = self._call(objective or descent)
-            loss = value if objective is None else getattr(objective, "clean_loss", None)
-            clean = self._take_gradients()
-        elif hasattr(descent, "forward"):
-            with torch.no_grad():
-                loss = descent.forward()
-            self.last.passes += 1
-        elif self._tracking:
-            loss = self._call(descent)  # a full pass, for the running statistics at the clean weights
-        theta: Params = {name: p.detach() for name, p in self._named.items()}
-        with self._restored(), frozen_statistics(self._tracking):
-            unit = scaler.unit(theta, source.direction(theta, clean))
-            length = rho * unit.length
-            if source.steps == 1:
-                self._displace(unit.parts, rho * unit.factor)
-            else:
-                delta = source.advance(None, unit.as_params(), rho)
-                self._displace(delta)
-                for _ in range(source.steps - 1):
-                    self._rewind(rng)
-                    self._call(objective or descent)
-                    inner = scaler.direction(self._clean_point(), source.direction(theta, self._take_gradients()))
-                    delta = source.advance(delta, inner, rho)
-                    self._displace(delta, afresh=True)
-                length = float(norm(delta))
-            self._rewind(rng)
-            perturbed_loss = self._call(descent)
-        self._note(loss, perturbed_loss, weight)
-        if self.parts.combiner.active:
-            combined = self.parts.combiner(clean, unit.as_params, self._take_gradients())
-            for name, grad in combined.items():
-                self._named[name].grad = grad
-        return (perturbed_loss if loss is None else loss), length
-
-    # -- weights, gradients, randomness ----------------------------------------------------------------------------
-
-    @contextmanager
-    def _restored(self) -> Iterator[None]:
-        """Copy the weights now and put the copy back at the end, whatever happens in between."""
-        weights = [p.detach() for p in self._named.values()]
-        if self._saved is None or any(
-            s.shape != w.shape or s.device != w.device for s, w in zip(self._saved, weights, strict=True)
-        ):
-            self._saved = [torch.empty_like(w) for w in weights]
-        with torch.no_grad():
-            torch._foreach_copy_(self._saved, weights)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(weights, self._saved)
-
-    def _clean_point(self) -> Params:
-        assert self._saved is not None
-        return dict(zip(self._named, self._saved, strict=True))
-
-    @torch.no_grad()
-    def _displace(self, delta: Params, times: float = 1.0, *, afresh: bool = False) -> None:
-        if afresh and self._saved is not None:
-            torch._foreach_copy_([p.detach() for p in self._named.values()], self._saved)
-        if delta:
-            torch._foreach_add_([self._named[name].detach() for name in delta], list(delta.values()), alpha=times)
-
-    def _call(self, closure: Closure) -> Tensor:
-        self.last.passes += 1
-        with torch.enable_grad():
-            value = closure()
-        return value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
-
-    def _take_gradients(self) -> Params:
-        """Take the gradients out of `.grad`: the next backward pass then cannot overwrite them."""
-        grads = {name: p.grad for name, p in self._named.items() if p.grad is not None}
-        for p in self._named.values():
-            p.grad = None
-        return grads
-
-    def _rewind(self, rng: RandomState | None) -> None:
-        if rng is not None:
-            rng.restore()
-
-    def _note(self, loss: Tensor | None, perturbed: Tensor, weight: float) -> None:
-        record = self.last
-        if loss is not None:
-            record.clean_loss = (0.0 if math.isnan(record.clean_loss) else record.clean_loss) + weight * float(loss)
-        record.perturbed_loss = (0.0 if math.isnan(record.perturbed_loss) else record.perturbed_loss) + weight * float(
-            perturbed
-        )
-
-    def _chunks(
+    def _units(
         self,
         closure: Closure | Sequence[Closure],
         sizes: Sequence[int] | None,
         ascent: Closure | Sequence[Closure] | None,
-    ) -> list[tuple[Closure, Closure | None, float]]:
-        descents = [closure] if callable(closure) else list(closure)
-        if not descents:
-            raise ValueError("`closure` is an empty list: give one closure for each chunk.")
-        objectives: list[Closure | None]
-        if ascent is None:
-            if self.parts.ascent != "loss":
-                raise ValueError(
-                    f"this method ascends {self.parts.ascent!r}, not the loss: pass `ascent=`, a closure that clears "
-                    f"the gradients and runs backward on that objective (for OBF, `trainers.obf_loss(model(x), y)`)."
-                )
-            objectives = [None] * len(descents)
-        else:
-            objectives = [ascent] if callable(ascent) else list(ascent)
-        counts = [1] * len(descents) if sizes is None else list(sizes)
-        if not len(descents) == len(objectives) == len(counts):
+    ) -> list[Unit]:
+        parts = self.parts
+        units = units_of(closure, sizes, ascent, objective=parts.ascent, together=self.sharing != "chunk")
+        if len(units) > 1 and self.needs_previous:
+            raise ValueError("this method evaluates whole batches again: give one closure, or sharing='batch'.")
+        descents = [d for unit in units for d in unit.descents]
+        if parts.needs_losses and not all(hasattr(d, "losses") for d in descents):
             raise ValueError(
-                f"`closure`, `sizes` and `ascent` must have one entry a chunk, got {len(descents)}, {len(counts)} and "
-                f"{len(objectives)}."
+                f"this method {parts.needs_losses}, and `closure` gives one number: pass a closure with "
+                f"`losses(index)`, such as `trainers.Objective(model, loss, x, y)`."
             )
-        if any(c <= 0 for c in counts):
-            raise ValueError(f"`sizes` must be positive, got {counts}.")
-        return [(d, o, c / sum(counts)) for d, o, c in zip(descents, objectives, counts, strict=True)]
+        if parts.functional and not all(hasattr(d, "pull") for d in descents):
+            raise ValueError(
+                "this method needs the logits: pass closures such as `trainers.Objective(model, loss, x, y)`."
+            )
+        return units
+
+    def _begin(self) -> Moment:
+        lr = float(self.param_groups[0]["lr"])
+        if self.shrink is not None:
+            self.shrink(self.model, lr)
+        rho = self.parts.radius(lr, self.steps_taken)
+        self.last = StepRecord(rho=rho)
+        self._passes.count = 0
+        self._sums = {}
+        return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base)
+
+    def _decide(self, units: list[Unit], moment: Moment) -> tuple[Mode, list[tuple[Params, Tensor] | None]]:
+        """The mode of the step; and for each unit its clean gradient and loss, where the decision needed them."""
+        parts, passes = self.parts, self._passes
+        firsts: list[tuple[Params, Tensor] | None] = [None] * len(units)
+        if moment.rho == 0 and parts.source.inert_at_zero:
+            mode = Mode.PLAIN
+        elif parts.gate.needs_gradient:
+            mean: Params | None = None
+            for i, unit in enumerate(units):
+                loss = self._loss_pass(unit)
+                grads = passes.take()
+                firsts[i] = (grads, loss)
+                mean = accumulated(mean, grads, unit.weight, alone=len(units) == 1)
+            squared = dot(mean, mean) if mean else 0.0
+            mode = parts.gate(moment, self._ranks.mean(squared, float(sum(u.examples for u in units) or 1.0)))
+        else:
+            mode = parts.gate(moment)
+        self.last.mode = mode
+        if mode is not Mode.PERTURBED:
+            self.last.rho = 0.0
+        else:
+            for unit in units:
+                self._note_m(unit)
+            if parts.needs_reference == "gradient" and parts.source.wants_reference(moment.t):
+                parts.source.refresh(self._reference_mean(squares=False))
+        return mode, firsts
+
+    def _loss_pass(self, unit: Unit) -> Tensor:
+        """The pass on the training loss at the clean weights."""
+        if self.parts.select is not None and self.parts.select.active and not unit.tracked:
+            return self._passes.losses(unit)
+        if self.parts.functional:
+            for closure in unit.descents:
+                closure.keep_cotangent = True  # type: ignore[attr-defined]
+        return self._passes.run(unit, unit.descents)
+
+    def _evaluate(self, unit: Unit, moment: Moment, mode: Mode, first: tuple[Params, Tensor] | None) -> Tensor:
+        """Leave the unit's gradient in `.grad`; return its loss."""
+        if mode is Mode.PERTURBED:
+            try:
+                return self._perturbed(unit, moment, first)
+            finally:
+                self._weights.restore()
+                self.last.passes = self._passes.count
+        if first is None:
+            loss = self._passes.run(unit, unit.descents, once=True)
+        else:
+            self._passes.give(first[0])
+            loss = first[1]
+        self.last.passes = self._passes.count
+        self.last.clean.append((unit.weight, loss))
+        return loss
+
+    def _perturbed(self, unit: Unit, moment: Moment, first: tuple[Params, Tensor] | None) -> Tensor:
+        parts, record, weights = self.parts, self.last, self._weights
+        source, combiner, plan = parts.source, parts.combiner, parts.plan
+        previous = self._previous or unit
+        start = source.start(moment)
+        if start:
+            weights.displace(start)
+            moment.theta = weights.clean()
+        if source.data == "previous":
+            with self._passes.replayed():
+                ascent, clean, loss = self._first(previous, moment, None)
+        else:
+            ascent, clean, loss = self._first(unit, moment, first)
+        if start:
+            weights.restore()
+            moment.theta = weights.clean()
+        if self._scale is not None and ascent is not None and not finite(ascent):
+            record.overflow = "first pass"
+            return torch.full((), math.nan) if loss is None else loss
+        if plan.ahead and self._previous is None:
+            loss = self._loss_pass(unit)  # the first step: nothing is stored, so y_0 = w
+            grads = self._passes.take()
+            source.observe(moment, Means(grads, ahead=grads))
+        if ascent is not None:
+            if self.sharing in ("group", "global"):
+                ascent = zeros_where_missing(ascent, weights.parameters)
+                self._ranks.average(list(ascent.values()), float(unit.examples or 1), circle=True)
+            source.chunk(moment, ascent, unit.weight)
+            if source.observes:
+                self._add("ascent", ascent, unit.weight)
+        keep_points = combiner.active
+        points: list[Point] = []
+        step = Direction({}, 1.0, 0.0)
+        squared = 0.0
+        for draw in range(plan.draws):
+            step, delta, times, length = self._displacement(moment, ascent)
+            if parts.mask is not None and ascent is not None and unit.first:
+                parts.mask.after_ascent(moment, ascent)
+            if source.steps > 1:
+                inner_points = points if source.collects else None
+                delta, length = self._climb(unit, moment, delta, inner_points)
+                times = 1.0
+            squared += length**2 / plan.draws
+            for sign in plan.signs:
+                weights.displace(delta, sign * times)
+                moment.theta = weights.clean()
+                perturbed_loss = self._descend(unit, previous)
+                if keep_points:
+                    points.append(Point(self._passes.take(), perturbed_loss, sign, draw))
+        record.length = math.sqrt(record.length**2 + unit.weight * squared)
+        ahead = None
+        if plan.ahead:
+            weights.restore()
+            weights.displace(self._where_base_goes(moment))
+            loss = self._loss_pass(unit)
+            ahead = self._passes.take()
+            self._add("ahead", ahead, unit.weight)
+        weights.restore()
+        if loss is not None:
+            record.clean.append((unit.weight, loss))
+        record.displaced.append((unit.weight, perturbed_loss))
+        if self.diagnose and clean is not None:
+            last = points[-1].gradient if points else self._passes.gradients()
+            self._note_cosine(clean, last, unit.weight)
+        if keep_points:
+            moment.theta = weights.clean()
+            seen = Seen(moment, unit.weight, ascent, clean, loss, points, step.as_params, ahead)
+            self._passes.give(combiner(seen))
+            if combiner.decoupled:
+                self._add("decoupled", combiner.extra(seen), unit.weight)
+        return perturbed_loss if loss is None else loss
+
+    def _first(
+        self, unit: Unit, moment: Moment, first: tuple[Params, Tensor] | None
+    ) -> tuple[Params | None, Params | None, Tensor | None]:
+        """The first pass: the gradients of the ascent objective and of the training loss, and the loss, as needed."""
+        parts, passes = self.parts, self._passes
+        source, combiner, mask = parts.source, parts.combiner, parts.mask
+        own_objective = any(a is not None for a in unit.ascents)
+        if not source.needs_gradient:
+            if combiner.needs_loss_gradient:
+                loss = self._loss_pass(unit)
+                return None, passes.take(), loss
+            return None, None, passes.forward(unit) if source.clean_forward else None
+        names = mask.names(moment) if mask is not None else None
+        spare = not (combiner.active or source.observes or self.diagnose or self.sharing in ("group", "global"))
+        if parts.weigh is not None and parts.needs_losses:
+            loss = passes.weighted(unit, parts.weigh)
+            return passes.take(), None, loss
+        if not own_objective:
+            if first is None:
+                with passes.only(names if spare else None):
+                    loss = self._loss_pass(unit)
+                first = passes.take(), loss
+            return first[0], first[0], first[1]
+        if combiner.needs_loss_gradient and first is None:
+            return passes.pair(unit)
+        objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
+        with passes.only(names if spare else None):
+            passes.run(unit, objectives)
+        ascent = passes.take()
+        if parts.select is not None and parts.select.active:
+            passes.clean_losses(unit)
+        if first is not None:
+            return ascent, first[0], first[1]
+        seen = [getattr(o, "clean_loss", None) for o in objectives]
+        shared = [s * v for s, v in zip(unit.shares, seen, strict=True) if v is not None]
+        return ascent, None, sum(shared[1:], shared[0]) if len(shared) == len(seen) else None
+
+    def _descend(self, unit: Unit, previous: Unit) -> Tensor:
+        """The pass at displaced weights."""
+        if self.parts.plan.lagged:
+            with self._passes.replayed():
+                return self._passes.run(previous, previous.descents)
+        if (
+            self.parts.source.data == "previous"
+        ):  # this batch updates running statistics at the next step's clean weights
+            tracked, unit.tracked = unit.tracked, True
+            loss = self._passes.run(unit, unit.descents)
+            unit.tracked = tracked
+            return loss
+        if self.parts.functional:
+            return self._passes.run(unit, [d.pull for d in unit.descents])  # type: ignore[attr-defined]
+        if self.parts.select is not None and self.parts.select.active:
+            return self._passes.selected(unit, self.parts.select)
+        return self._passes.run(unit, unit.descents)
+
+    def _displacement(self, moment: Moment, ascent: Params | None) -> tuple[Direction, Params, float, float]:
+        """The unit direction, the displacement as tensors times a number, and its length."""
+        source, mask = self.parts.source, self.parts.mask
+        step = self._unit(moment, source.direction(moment, ascent))
+        times = source.sign * moment.rho * step.factor * (mask.scale if mask is not None else 1.0)
+        offset = source.offset(moment, ascent)
+        if offset:
+            delta = accumulated(scaled(step.parts, times), offset, 1.0)
+            return step, delta, 1.0, length(delta)
+        if source.steps > 1:
+            return step, step.as_params(), 1.0, 0.0  # the inner steps scale it
+        return step, step.parts, times, abs(times / step.factor) * step.length if step.parts else 0.0
+
+    def _unit(self, moment: Moment, direction: Params | None) -> Direction:
+        """A raw direction under mask, metric and normalisation, for radius 1."""
+        mask = self.parts.mask
+        if direction and mask is not None and mask.in_norm:
+            direction = mask(moment, direction)
+        if not direction:
+            return Direction({}, 1.0, 0.0)
+        step = self.parts.scaler.unit(moment.theta, direction)
+        if mask is not None and not mask.in_norm:
+            step = Direction(mask(moment, step.parts), step.factor, None)
+        return step
+
+    def _climb(self, unit: Unit, moment: Moment, unit_step: Params, points: list[Point] | None) -> tuple[Params, float]:
+        """Further inner steps of ascent; returns the displacement and its length."""
+        source = self.parts.source
+        objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
+        delta = source.advance(None, unit_step, moment.rho)
+        for _ in range(source.steps - 1):
+            self._weights.displace(delta)
+            moment.theta = self._weights.clean()
+            value = self._passes.run(unit, objectives)
+            grads = self._passes.take()
+            if points is not None:
+                points.append(Point(grads, value))
+            if self.sharing in ("group", "global"):
+                grads = zeros_where_missing(grads, self._weights.parameters)
+                self._ranks.average(list(grads.values()), float(unit.examples or 1), circle=True)
+            following = self._unit(moment, source.direction(moment, grads)).as_params()
+            delta = source.advance(delta, following, moment.rho)
+        return delta, length(delta)
+
+    def _where_base_goes(self, moment: Moment) -> Params:
+        """SAMPa's y - w: the step that SGD would take with the stored gradient."""
+        stored: Params = self.parts.source.state_dict()["stored"]
+        names = {p: n for n, p in self._weights.parameters.items()}
+        delta: Params = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                name = names.get(p, "")
+                if name not in stored:
+                    continue
+                move = stored[name] * -group["lr"]
+                if group["weight_decay"]:
+                    move.add_(p.detach(), alpha=-group["lr"] * group["weight_decay"])
+                buffer = self.base.state[p].get("momentum_buffer") if p in self.base.state else None
+                if buffer is not None and group["momentum"]:
+                    move.add_(buffer, alpha=-group["lr"] * group["momentum"])
+                delta[name] = move
+        return delta
+
+    def _finish(self, moment: Moment, mode: Mode, weight: float) -> None:
+        """Average over ranks, clip, step once, and let the parts take note."""
+        record, parts, passes = self.last, self.parts, self._passes
+        named = self._weights.parameters
+        if record.overflow:
+            spoil(named)
+        extra = self._average(moment, mode, weight)
+        if self._scale is not None and not record.overflow and not finite(passes.gradients()):
+            record.overflow = "second pass" if mode is Mode.PERTURBED else "first pass"
+            if self._ranks.several:
+                record.overflow += " (on some rank)"
+        if not record.overflow:
+            moment.theta = self._weights.clean()
+            if mode is Mode.REUSE:
+                passes.give(parts.combiner.reuse(moment, passes.gradients()))
+            if mode is Mode.PERTURBED:
+                sums = self._sums
+                parts.source.observe(moment, Means(passes.gradients(), sums.get("ascent"), sums.get("ahead")))
+                parts.combiner.commit()
+            if self.diagnose:
+                grads = passes.gradients()
+                record.grad_norm = length(grads)
+            if self.grad_clip is not None:
+                nn.utils.clip_grad_norm_(list(named.values()), self.grad_clip)
+        rates = [float(group["lr"]) for group in self.param_groups]
+        if self._scale is None:
+            self._base_step()
+        else:
+            self._scale.step(self.base, named)
+        self.steps_taken += 1
+        if record.overflow:
+            return
+        if parts.source.keeps_final and mode is Mode.PERTURBED:
+            passes.clear()  # the tensors are the source's now
+        if extra:
+            self._add_decoupled(extra, rates)
+        mask = parts.mask
+        if mask is not None and mode is Mode.PERTURBED and mask.reference and mask.wants_squares(moment.t):
+            moment.theta = self._weights.clean()
+            mask.refresh(moment, self._reference_mean(squares=True))
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def _average(self, moment: Moment, mode: Mode, weight: float) -> Params | None:
+        """The one average of gradients over ranks, with whatever else must be averaged; returns the decoupled part."""
+        extra = self._sums.get("decoupled")
+        if not self._ranks.several:
+            return extra
+        named = self._weights.parameters
+        grads = zeros_where_missing(self._passes.gradients(), named)
+        tensors = list(grads.values())
+        if mode is Mode.PERTURBED and not self.last.overflow:
+            for key in ("decoupled", "ascent", "ahead"):
+                held = self._sums.get(key)
+                if held is not None:
+                    self._sums[key] = held = zeros_where_missing(held, named)
+                    tensors += list(held.values())
+            tensors += self.parts.combiner.shared(moment) + self.parts.source.shared(moment)
+        self._ranks.average(tensors, weight)
+        self._passes.give(grads)
+        return self._sums.get("decoupled")
+
+    def _add(self, key: str, grads: Params, weight: float) -> None:
+        self._sums[key] = accumulated(self._sums.get(key), grads, weight)
+
+    @torch.no_grad()
+    def _add_decoupled(self, extra: Params, rates: list[float]) -> None:
+        names = {p: n for n, p in self._weights.parameters.items()}
+        for group, lr in zip(self.param_groups, rates, strict=True):
+            for p in group["params"]:
+                if names.get(p) in extra:
+                    p.add_(extra[names[p]], alpha=-lr)
+
+    def _reference_mean(self, *, squares: bool) -> Params:
+        """The mean gradient, or the sum of squared gradients, over the reference data at the present weights."""
+        if self.reference is None:
+            what = "of one example each " if squares else ""
+            raise ValueError(
+                f"this method needs reference data: set `optimizer.reference` to a function that returns closures "
+                f"{what}over them, and their sizes."
+            )
+        closures, sizes = self.reference()
+        counts = [1] * len(closures) if sizes is None else list(sizes)
+        total: Params | None = None
+        for closure, count in zip(closures, counts, strict=True):
+            unit = Unit([closure], [None], [1.0], tracked=True)
+            self._passes.run(unit, [closure])
+            grads = self._passes.take()
+            if squares:
+                grads = {n: g.square() for n, g in grads.items()}
+            total = accumulated(total, grads, 1.0 if squares else count / sum(counts))
+        result = zeros_where_missing(total or {}, self._weights.parameters)
+        if self._ranks.several:
+            self._ranks.average(list(result.values()), float(sum(counts)))
+        return result
+
+    def _note_m(self, unit: Unit) -> None:
+        circle = self._ranks.circle_size
+        self.last.m = max(self.last.m, unit.examples)
+        self.last.m_global = max(self.last.m_global, unit.examples * circle)
+
+    def _note_cosine(self, clean: Params, perturbed: Params, weight: float) -> None:
+        cosine = dot(clean, perturbed) / (length(clean) * length(perturbed) + TINY)
+        self.last.cosine = weight * cosine + (0.0 if math.isnan(self.last.cosine) else self.last.cosine)
+
+    def synchronise_buffers(self) -> None:
+        """Replace running statistics by their means over ranks: before an evaluation or a checkpoint."""
+        self._ranks.buffers()
 
     # -- state -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's `state` and `param_groups`, and under "sharpness_aware" what the method keeps."""
-        extra: dict[str, Any] = {"steps_taken": self.steps_taken, "source": self.parts.source.state_dict()}
+        """The base optimizer's `state` and `param_groups`, and under "sharpness_aware" what the method keeps.
+
+        Raises:
+            ValueError: In the middle of an accumulated step.
+        """
+        if self._open is not None:
+            raise ValueError("`state_dict` was called in the middle of a step: end it with `step()` first.")
+        extra: dict[str, Any] = {"steps_taken": self.steps_taken, "parts": self.parts.state_dict()}
         if self.shrink is not None:
             extra["shrink_initial"] = dict(self.shrink.initial)
+        if self._scale is not None:
+            extra["grad_scaler"] = self._scale.state_dict()
+        if self._previous is not None:
+            states = [{"cpu": s.cpu, "cuda": dict(s.cuda)} for s in self._previous.states if s is not None]
+            extra["previous"] = {"tracked": self._previous.tracked, "states": states}
         return {**self.base.state_dict(), "sharpness_aware": extra}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -323,9 +677,12 @@ class SharpnessAware(Optimizer):
         self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "sharpness_aware"})
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.steps_taken = int(extra["steps_taken"])
-        self.parts.source.load_state_dict(extra["source"])
+        self.parts.load_state_dict(extra["parts"])
         if self.shrink is not None:
             self.shrink.initial = dict(extra["shrink_initial"])
+        self._kept_previous = dict(extra.get("previous", {}))
+        if self._scale is not None and "grad_scaler" in extra:
+            self._scale.load_state_dict(extra["grad_scaler"])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients."""
@@ -338,11 +695,3 @@ def _unhooked_step(base: Optimizer) -> Callable[[], Any]:
     if bare is None or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks:
         return base.step
     return partial(bare, base)
-
-
-def _accumulate(total: Params | None, grads: Params, weight: float) -> Params:
-    if total is None:
-        return dict(zip(grads, torch._foreach_mul(list(grads.values()), weight), strict=True)) if grads else {}
-    for name, grad in grads.items():
-        total[name] = total[name].add_(grad, alpha=weight) if name in total else grad * weight
-    return total

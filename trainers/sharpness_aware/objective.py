@@ -1,59 +1,156 @@
-"""The closures of one chunk of a batch: the training loss, and an ascent objective beside it."""
+"""Closures over fixed data: the training loss of a batch, and an ascent objective beside it.
 
-from collections.abc import Callable
+They know more than a plain closure: a forward pass alone, per-example losses, mixed precision, and the logits'
+gradient.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from trainers.losses import Loss, each
 
 
 class Objective:
     """A closure on fixed data: clears the gradients, runs forward and backward, returns the loss.
 
+    Args:
+        model: The model; it is called as it is, in its present mode.
+        loss: loss(outputs, targets), a mean over examples.
+        x: Inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        y: Targets.
+        autocast: Run the forward pass in this type (bfloat16 or float16); None leaves the types as they are.
+        grad_scaler: Multiplies the loss before the backward pass, for float16.
+
     Attributes:
-        first_logits: Outputs of the first pass, at the clean weights, for records of correctness.
+        first_logits: Outputs of the first pass, for records of correctness.
     """
 
-    def __init__(self, model: nn.Module, parameters: list[nn.Parameter], loss: Loss, x: Tensor, y: Tensor) -> None:
-        self.model, self.parameters, self.loss, self.x, self.y = model, parameters, loss, x, y
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        loss: Loss,
+        x: Any,
+        y: Any,
+        *,
+        autocast: torch.dtype | None = None,
+        grad_scaler: GradScaler | None = None,
+    ) -> None:
+        self.model, self.loss, self.x, self.y = model, loss, x, y
+        self.autocast, self.grad_scaler = autocast, grad_scaler
+        self.parameters = parameters
         self.first_logits: Tensor | None = None
+        self.keep_cotangent = False
+        self._cotangent: Tensor | None = None
 
     def __call__(self) -> Tensor:
         """Forward and backward."""
-        loss = self._evaluate()
-        loss.backward()
+        self._clear()
+        logits = self._outputs()
+        if self.keep_cotangent:
+            logits.retain_grad()
+        loss = self._loss(logits)
+        self._scaled(loss).backward()
+        if self.keep_cotangent and self._cotangent is None:
+            self._cotangent = logits.grad
         return loss.detach()
 
     def forward(self) -> Tensor:
         """The loss alone; the caller has switched gradients off."""
-        return self._evaluate().detach()
+        return self._loss(self._outputs()).detach()
 
-    def _evaluate(self) -> Tensor:
+    def losses(self, index: Tensor | None = None) -> Tensor:
+        """The loss of each example, or of those at `index`, with its graph; their mean is the loss."""
+        x, y = (self.x, self.y) if index is None else (_rows(self.x, index), _rows(self.y, index))
+        logits = self._outputs(x)
+        with self._precision():
+            return each(self.loss)(logits, y)
+
+    def pull(self) -> Tensor:
+        """Backward with the logits' gradient of the first pass, at the present weights; returns the loss there."""
+        assert self._cotangent is not None
+        self._clear()
+        logits = self._outputs()
+        logits.backward(self._cotangent)
+        with torch.no_grad():
+            return self._loss(logits).detach()
+
+    def _outputs(self, x: Any = None) -> Tensor:
+        x = self.x if x is None else x
+        with self._precision():
+            logits: Tensor
+            if isinstance(x, dict):
+                logits = self.model(**x)
+            else:
+                logits = self.model(*x) if isinstance(x, tuple) else self.model(x)
+        if self.first_logits is None and x is self.x:
+            self.first_logits = logits.detach()
+        return logits
+
+    def _loss(self, logits: Tensor) -> Tensor:
+        with self._precision():
+            return self.loss(logits, self.y)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.parameters[0].device.type, self.autocast)
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
+
+    def _clear(self) -> None:
         for p in self.parameters:
             p.grad = None
-        logits = self.model(self.x)
-        if self.first_logits is None:
-            self.first_logits = logits.detach()
-        return self.loss(logits, self.y)
 
 
 class AscentObjective(Objective):
-    """The same data with another objective to ascend; `clean_loss` is the training loss of the same pass."""
+    """The same data with another objective to ascend; `clean_loss` is the training loss of the same pass.
 
-    def __init__(self, *args: Any, ascent: Loss) -> None:
-        super().__init__(*args)
+    Args:
+        *args: As for `Objective`.
+        ascent: ascent(outputs, targets), to be maximised.
+        **settings: As for `Objective`.
+    """
+
+    def __init__(self, *args: Any, ascent: Loss, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.ascent = ascent
+        self.retain = False
         self.clean_loss: Tensor | None = None
+        self._graph: Tensor | None = None
 
-    def _evaluate(self) -> Tensor:
-        for p in self.parameters:
-            p.grad = None
-        logits = self.model(self.x)
-        if self.first_logits is None:
-            self.first_logits = logits.detach()
-        if self.clean_loss is None:
-            with torch.no_grad():
-                self.clean_loss = self.loss(logits, self.y).detach()
-        return self.ascent(logits, self.y)
+    def __call__(self) -> Tensor:
+        """Forward and backward on the ascent objective."""
+        self._clear()
+        logits = self._outputs()
+        with self._precision():
+            if self.retain:
+                self._graph = self.loss(logits, self.y)
+            if self.clean_loss is None:
+                with torch.no_grad():
+                    self.clean_loss = (self._graph if self._graph is not None else self.loss(logits, self.y)).detach()
+            value = self.ascent(logits, self.y)
+        self._scaled(value).backward(retain_graph=self.retain)
+        return value.detach()
+
+    def loss_backward(self) -> Tensor:
+        """Backward on the training loss through the graph of the last pass, which `retain` kept; returns the loss."""
+        assert self._graph is not None
+        self._clear()
+        loss, self._graph = self._graph, None
+        self._scaled(loss).backward()
+        return loss.detach()
+
+
+def _rows(value: Any, index: Any) -> Any:
+    """The examples at `index` of a tensor, or of every tensor in a dict or tuple."""
+    if isinstance(value, dict):
+        return {k: _rows(v, index) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_rows(v, index) for v in value)
+    return value[index]

@@ -1,21 +1,42 @@
 """Optimizers from names: the base optimizer, its weight-decay groups, and a sharpness-aware method around it."""
 
+import inspect
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.perturbation import check_radius
 from trainers.naming import nearest
 from trainers.options import checked
+from trainers.randomness import derive
+from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
+from trainers.sharpness_aware.gates import AdaptiveNorm, Bernoulli, EveryK, Gate, Window, joined
 from trainers.sharpness_aware.hooks import ShrinkPerturb
-from trainers.sharpness_aware.methods import METHODS, compose
-from trainers.sharpness_aware.radii import ConstantRadius, ProportionalRadius, Radius
+from trainers.sharpness_aware.methods import METHODS, Setting
+from trainers.sharpness_aware.radii import (
+    ConstantRadius,
+    CosineRadius,
+    LinearRamp,
+    LrMultiple,
+    ProportionalRadius,
+    Radius,
+    StartJump,
+)
+from trainers.sharpness_aware.ranks import Ranks, Sharing
 
-Base = Literal["sgd", "adamw"]
+Base = Literal["sgd", "adamw", "bsam"]
+RadiusSchedule = Literal["constant", "lr", "lr_multiple", "linear", "start_jump", "cosine"]
+GateName = Literal["periodic", "random", "adaptive"]
+GATES: dict[str, type[Gate]] = {"periodic": EveryK, "random": Bernoulli, "adaptive": AdaptiveNorm}
+SHARINGS = ("chunk", "batch", "group", "global")
 
 
 def decay_groups(model: nn.Module, weight_decay: float, *, exclude_small: bool = True) -> list[dict[str, Any]]:
@@ -47,6 +68,7 @@ def make_base(
     momentum: float = 0.0,
     nesterov: bool = False,
     betas: tuple[float, float] = (0.9, 0.999),
+    **more: Any,
 ) -> Optimizer:
     """The base optimizer by name.
 
@@ -62,7 +84,12 @@ def make_base(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
     if base == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
-    raise ValueError(f"`base` must be 'sgd' or 'adamw', got {base!r}.{nearest(str(base), ('sgd', 'adamw'))}")
+    if base == "bsam":
+        if more.get("examples") is None:
+            raise ValueError("method 'bsam' weighs its prior against the data: pass `examples=`, their number.")
+        return BSAM(groups, lr, betas=betas, **more)
+    names = ("sgd", "adamw", "bsam")
+    raise ValueError(f"`base` must be one of {names}, got {base!r}.{nearest(str(base), names)}")
 
 
 def _fusable(groups: list[dict[str, Any]]) -> bool | None:
@@ -83,39 +110,73 @@ def make_optimizer(
     weight_decay: float = 0.0,
     decay_all: bool = False,
     rho: float | None = None,
-    rho_schedule: Literal["constant", "lr"] = "constant",
+    rho_schedule: RadiusSchedule = "constant",
     rho_min: float = 0.0,
+    rho_steps: int = 0,
     lr_min: float = 0.0,
     ascent: Literal["loss", "obf"] | None = None,
+    gate: GateName | Gate | None = None,
+    gate_options: Mapping[str, Any] | None = None,
+    window: tuple[int, int | None] | None = None,
+    sharing: Sharing = "chunk",
+    group: Any = None,
+    group_size: int | None = None,
     same_rng: bool = True,
     shrink_perturb: float = 0.0,
     grad_clip: float | None = None,
+    grad_scaler: GradScaler | None = None,
+    total_steps: int | None = None,
+    steps_per_epoch: int | None = None,
+    base_shapes: Mapping[str, Sequence[int]] | None = None,
+    examples: int | None = None,
+    prior_precision: float = 40.0,
+    damping: float = 0.1,
+    diagnose: bool = False,
     seed: int = 0,
     **options: Any,
 ) -> SharpnessAware:
     """Make an optimizer of the SAM family around a base optimizer.
 
     Weight decay belongs to the base optimizer and acts at the restored weights, so a perturbation depends on the data's
-    loss alone.
+    loss alone. Clipping acts on the final gradient, after unscaling and the average over ranks.
 
     Args:
         method: A name of `METHODS` (`landscape list methods`).
-        model: The model to train.
-        base: "sgd", "adamw", or a torch optimizer over the model's parameters.
+        model: The model to train; with several processes the DistributedDataParallel model.
+        base: "sgd", "adamw", or a torch optimizer over the model's parameters. Some methods fix it.
         lr: Learning rate of the base optimizer; its maximum, where a schedule follows.
         momentum: Of SGD.
         nesterov: Of SGD.
-        betas: Of AdamW.
+        betas: Of AdamW and bSAM.
         weight_decay: Of the base optimizer; biases and other tensors of one dimension get none.
         decay_all: Decay every parameter.
         rho: Radius; None takes the method's default.
-        rho_schedule: "constant", or "lr" for a radius that falls with the learning rate from `rho` to `rho_min`.
-        rho_min: Radius at `lr_min`, for "lr".
+        rho_schedule: "constant"; "lr" between `rho_min` at `lr_min` and `rho` at `lr`; "lr_multiple", rho times the
+            learning rate; "linear" from `rho_min` to `rho` over `rho_steps` steps; "start_jump", zero for `rho_steps`
+            steps; "cosine" from `rho` to `rho_min` over `total_steps`.
+        rho_min: Smallest radius of a schedule.
+        rho_steps: Steps of "linear" and "start_jump".
         lr_min: Smallest learning rate of the schedule, for "lr".
         ascent: "obf" makes the perturbation ascend the OBF objective; `step` then needs ascent closures.
-        same_rng: Both passes draw the same random numbers.
+        gate: Perturb only some steps: "periodic" (every `k`), "random" (probability `p`), "adaptive" (AE-SAM's rule),
+            or a gate of your own; it acts besides the method's own gate.
+        gate_options: Knobs of the gate, such as {"k": 5}.
+        window: Perturb only steps from the first up to, not including, the second (late-phase SAM).
+        sharing: Who shares a perturbation: each "chunk" (closure) its own, all chunks of this rank's "batch", a
+            "group" of ranks, or all ("global").
+        group: Process group of all ranks; None is the default.
+        group_size: Ranks that share, for "group".
+        same_rng: All passes of a step draw the same random numbers.
         shrink_perturb: f of `ShrinkPerturb`.
         grad_clip: Largest norm of the final gradient.
+        grad_scaler: torch's scaler, for float16; closures multiply the loss by its scale.
+        total_steps: Length of the run, for schedules that need it.
+        steps_per_epoch: Steps of an epoch, for methods that count epochs.
+        base_shapes: Shapes of the base model's parameters, for muP².
+        examples: Number of training examples, for bSAM.
+        prior_precision: Of bSAM.
+        damping: Of bSAM.
+        diagnose: Also record the cosine of clean and perturbed gradient, and the final gradient's norm.
         seed: Of the method's own randomness.
         **options: The method's knobs.
 
@@ -126,6 +187,14 @@ def make_optimizer(
         raise ValueError(f"`method` {method!r} is unknown; there are {sorted(METHODS)}.{nearest(method, METHODS)}")
     entry = METHODS[method]
     knob_values = checked(entry.compose, options, owner=f"method {method!r}")
+    if ascent not in (None, "loss", "obf"):
+        raise ValueError(f"`ascent` must be 'loss' or 'obf', got {ascent!r}.{nearest(str(ascent), ('loss', 'obf'))}")
+    if ascent == "obf" and not entry.other_ascent:
+        raise ValueError(
+            f"`ascent` 'obf' has no meaning for method {method!r}: it does not ascend an objective's gradient."
+        )
+    if sharing not in SHARINGS:
+        raise ValueError(f"`sharing` must be one of {SHARINGS}, got {sharing!r}.{nearest(str(sharing), SHARINGS)}")
     if isinstance(base, Optimizer):
         inner_optimizer = base
     else:
@@ -138,24 +207,113 @@ def make_optimizer(
             momentum=momentum,
             nesterov=nesterov,
             betas=betas,
+            **_bayesian(entry.base, examples, prior_precision, damping),
         )
-    lr_max = float(inner_optimizer.param_groups[0]["lr"])
-    radius: Radius | None = None
-    if entry.rho is None:
+    if entry.base == "sgd" and entry.rho is not None and not isinstance(inner_optimizer, torch.optim.SGD):
+        raise ValueError(f"method {method!r} needs `base` 'sgd': it foresees the base optimizer's own step.")
+    ranks = Ranks(model, group)
+    setting = Setting(
+        radius=_radius(
+            method,
+            rho,
+            rho_schedule,
+            rho_min,
+            rho_steps,
+            lr_min,
+            float(inner_optimizer.param_groups[0]["lr"]),
+            total_steps,
+        ),
+        model=bare(model),
+        base=inner_optimizer,
+        generator=torch.Generator().manual_seed(seed if ranks.rank == 0 else derive(seed, f"rank {ranks.rank}")),
+        seed=seed,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        base_shapes=base_shapes,
+    )
+    parts = entry.compose(setting, **knob_values)
+    gates: list[Gate] = [Window(*window)] if window is not None else []
+    if gate is not None:
+        gates.append(gate if isinstance(gate, Gate) else _gate(gate, gate_options or {}, seed, total_steps, window))
+    if window is not None and isinstance(parts.gate, EveryK):
+        parts = replace(parts, gate=replace(parts.gate, offset=window[0]))
+    parts = replace(parts, ascent=ascent or entry.ascent, gate=joined(*gates, parts.gate))
+    shrink = (
+        ShrinkPerturb.of(model, shrink_perturb, float(inner_optimizer.param_groups[0]["lr"]))
+        if shrink_perturb
+        else None
+    )
+    return SharpnessAware(
+        model,
+        inner_optimizer,
+        parts,
+        same_rng=same_rng,
+        shrink=shrink,
+        grad_clip=grad_clip,
+        sharing=sharing,
+        group=group,
+        group_size=group_size,
+        grad_scaler=grad_scaler,
+        diagnose=diagnose,
+    )
+
+
+def _bayesian(base: str | None, examples: int | None, prior_precision: float, damping: float) -> dict[str, Any]:
+    if base != "bsam":
+        return {}
+    return {"examples": examples, "prior_precision": prior_precision, "damping": damping}
+
+
+def _radius(
+    method: str,
+    rho: float | None,
+    schedule: str,
+    rho_min: float,
+    steps: int,
+    lr_min: float,
+    lr_max: float,
+    total: int | None,
+) -> Radius:
+    default = METHODS[method].rho
+    if default is None:
         if rho:
             raise ValueError(f"`rho` has no meaning for method {method!r}, got {rho!r}; leave it out.")
-    else:
-        rho = entry.rho if rho is None else rho
-        check_radius(rho)
-        if rho_schedule == "constant":
-            radius = ConstantRadius(rho)
-        elif rho_schedule == "lr":
-            radius = ProportionalRadius(rho, rho_min, lr_max, lr_min)
-        else:
-            raise ValueError(f"`rho_schedule` must be 'constant' or 'lr', got {rho_schedule!r}.")
-    if ascent not in (None, "loss", "obf"):
-        raise ValueError(f"`ascent` must be 'loss' or 'obf', got {ascent!r}.{nearest(str(ascent), ('loss', 'obf'))}")
-    generator = torch.Generator().manual_seed(seed)
-    parts = compose(method, radius=radius, generator=generator, ascent=ascent, options=knob_values)
-    shrink = ShrinkPerturb.of(model, shrink_perturb, lr_max) if shrink_perturb else None
-    return SharpnessAware(model, inner_optimizer, parts, same_rng=same_rng, shrink=shrink, grad_clip=grad_clip)
+        return ConstantRadius(0.0)
+    rho = default if rho is None else rho
+    check_radius(rho)
+    if schedule == "cosine":
+        if total is None:
+            raise ValueError("`rho_schedule` 'cosine' needs the length of the run: pass `total_steps=`.")
+        return CosineRadius(rho, rho_min, total)
+    makers: dict[str, Radius] = {
+        "constant": ConstantRadius(rho),
+        "lr": ProportionalRadius(rho, rho_min, lr_max, lr_min),
+        "lr_multiple": LrMultiple(rho),
+        "linear": LinearRamp(rho, rho_min, steps),
+        "start_jump": StartJump(rho, steps),
+    }
+    if schedule not in makers:
+        names = [*makers, "cosine"]
+        raise ValueError(f"`rho_schedule` must be one of {names}, got {schedule!r}.{nearest(str(schedule), names)}")
+    return makers[schedule]
+
+
+def _gate(
+    name: str, options: Mapping[str, Any], seed: int, total_steps: int | None, window: tuple[int, int | None] | None
+) -> Gate:
+    """A gate by name with its options."""
+    if name not in GATES:
+        raise ValueError(f"`gate` must be one of {sorted(GATES)}, got {name!r}.{nearest(str(name), GATES)}")
+    kind = GATES[name]
+    given = {"total": total_steps, "seed": seed, "offset": window[0] if window else 0}
+    known = [f.name for f in fields(kind) if f.init and f.name not in (*given, "otherwise")]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"gate {name!r} has no option `{option}`; it has {known}.{nearest(option, known)}")
+    accepted = inspect.signature(kind).parameters
+    return kind(**options, **{k: v for k, v in given.items() if k in accepted})
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside a data-parallel wrapper."""
+    return model.module if isinstance(model, DistributedDataParallel | DataParallel) else model

@@ -1,5 +1,6 @@
 """The radius as a function of the learning rate and the step."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,9 +8,9 @@ from landscape.perturbation import check_radius
 
 
 class Radius(Protocol):
-    """Maps the current learning rate to the radius ρ of this step."""
+    """Maps the current learning rate, and the number of steps taken, to the radius ρ of this step."""
 
-    def __call__(self, lr: float) -> float: ...
+    def __call__(self, lr: float, t: int = 0) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ConstantRadius:
     def __post_init__(self) -> None:
         check_radius(self.rho)
 
-    def __call__(self, lr: float) -> float:
+    def __call__(self, lr: float, t: int = 0) -> float:
         return self.rho
 
 
@@ -42,8 +43,84 @@ class ProportionalRadius:
         check_radius(self.rho)
         check_radius(self.rho_min, "rho_min")
 
-    def __call__(self, lr: float) -> float:
+    def __call__(self, lr: float, t: int = 0) -> float:
         if self.lr_max == self.lr_min:
             return self.rho
         share = (lr - self.lr_min) / (self.lr_max - self.lr_min)
         return max(0.0, self.rho_min + (self.rho - self.rho_min) * share)
+
+
+@dataclass(frozen=True)
+class LrMultiple:
+    """ρ_t = ρ lr_t: a radius that is a multiple of the learning rate.
+
+    Source:
+        `sam_lr_mult` in the code of Andriushchenko and Flammarion (2022).
+    """
+
+    rho: float
+
+    def __post_init__(self) -> None:
+        check_radius(self.rho)
+
+    def __call__(self, lr: float, t: int = 0) -> float:
+        return self.rho * lr
+
+
+@dataclass(frozen=True)
+class LinearRamp:
+    """ρ_t rises linearly from ρ_min to ρ over `steps` steps, then stays.
+
+    Source:
+        A schedule of the code of MSAM (Becker et al. 2024), there over 8 epochs.
+    """
+
+    rho: float
+    rho_min: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_radius(self.rho)
+        check_radius(self.rho_min, "rho_min")
+
+    def __call__(self, lr: float, t: int = 0) -> float:
+        return self.rho if t >= self.steps else self.rho_min + (self.rho - self.rho_min) * t / self.steps
+
+
+@dataclass(frozen=True)
+class StartJump:
+    """ρ_t = 0 for the first `steps` steps, ρ after them.
+
+    Source:
+        Becker et al. (2024), MSAM: no perturbation during the warm-up of a vision transformer.
+    """
+
+    rho: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_radius(self.rho)
+
+    def __call__(self, lr: float, t: int = 0) -> float:
+        return self.rho if t >= self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class CosineRadius:
+    """ρ_t = ρ_min + (ρ - ρ_min) (1 + cos πt/T) / 2: from ρ down to ρ_min over the run.
+
+    Source:
+        A schedule of the code of MSAM (Becker et al. 2024); this form is ours.
+    """
+
+    rho: float
+    rho_min: float
+    total: int
+
+    def __post_init__(self) -> None:
+        check_radius(self.rho)
+        check_radius(self.rho_min, "rho_min")
+
+    def __call__(self, lr: float, t: int = 0) -> float:
+        s = min(1.0, t / self.total)
+        return self.rho_min + (self.rho - self.rho_min) * (1 + math.cos(math.pi * s)) / 2

@@ -1,0 +1,90 @@
+"""The data of one step as closures: chunks, and the units of chunks that share one perturbation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from trainers.sharpness_aware.snapshot import RandomState
+
+Closure = Callable[[], Tensor]
+
+
+@dataclass
+class Unit:
+    """Closures that share one perturbation.
+
+    Attributes:
+        descents: Closures of the training loss.
+        ascents: Closures of the ascent objective; None ascends the training loss.
+        shares: Each closure's share of the unit's examples.
+        weight: The unit's share of the batch.
+        examples: Number of examples, as far as sizes were given.
+        states: Random state before each closure's first pass.
+        tracked: Whether a pass over this data has updated running statistics.
+        losses: Per-example training losses at the clean weights, where a method asked for them.
+        first: Whether it is the first unit of its step.
+    """
+
+    descents: list[Closure]
+    ascents: list[Closure | None]
+    shares: list[float]
+    weight: float = 1.0
+    examples: int = 0
+    states: list[RandomState | None] = field(default_factory=list)
+    tracked: bool = False
+    losses: list[Tensor | None] = field(default_factory=list)
+    first: bool = True
+
+    def __post_init__(self) -> None:
+        self.states = [None] * len(self.descents)
+        self.losses = [None] * len(self.descents)
+
+
+def units_of(
+    closure: Closure | Sequence[Closure],
+    sizes: Sequence[int] | None,
+    ascent: Closure | Sequence[Closure] | None,
+    *,
+    objective: str,
+    together: bool,
+) -> list[Unit]:
+    """Check the arguments of a step, and group its closures.
+
+    Args:
+        closure: One closure, or one a chunk.
+        sizes: Examples in each chunk; None counts them as equal.
+        ascent: Closures of the ascent objective.
+        objective: Name of the objective that the method ascends.
+        together: Whether all chunks share one perturbation.
+
+    Raises:
+        ValueError: If the lists differ in length, sizes are not positive, or the method needs `ascent`.
+    """
+    descents = [closure] if callable(closure) else list(closure)
+    if not descents:
+        raise ValueError("`closure` is an empty list: give one closure for each chunk.")
+    objectives: list[Closure | None]
+    if ascent is None:
+        if objective != "loss":
+            raise ValueError(
+                f"this method ascends {objective!r}, not the loss: pass `ascent=`, a closure that clears "
+                f"the gradients and runs backward on that objective (for OBF, `trainers.obf_loss(model(x), y)`)."
+            )
+        objectives = [None] * len(descents)
+    else:
+        objectives = [ascent] if callable(ascent) else list(ascent)
+    counts = [1] * len(descents) if sizes is None else list(sizes)
+    if not len(descents) == len(objectives) == len(counts):
+        raise ValueError(
+            f"`closure`, `sizes` and `ascent` must have one entry a chunk, got {len(descents)}, {len(counts)} and "
+            f"{len(objectives)}."
+        )
+    if any(c <= 0 for c in counts):
+        raise ValueError(f"`sizes` must be positive, got {counts}.")
+    total = sum(counts)
+    known = sizes is not None
+    if together or len(descents) == 1:
+        return [Unit(descents, objectives, [c / total for c in counts], examples=total if known else 0)]
+    rows = enumerate(zip(descents, objectives, counts, strict=True))
+    return [Unit([d], [o], [1.0], c / total, c if known else 0, first=i == 0) for i, (d, o, c) in rows]

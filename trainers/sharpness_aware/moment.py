@@ -1,0 +1,51 @@
+"""What a part may know of the step it takes part in, and what it may keep from step to step."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from landscape.params import Params
+
+
+@dataclass
+class Moment:
+    """One optimizer step, as the parts see it.
+
+    Attributes:
+        t: Steps taken before this one.
+        lr: Learning rate of the first parameter group.
+        rho: Radius of this step.
+        theta: The clean weights by name; not to be written to.
+        parameters: The parameters by name, as keys into `base.state`.
+        base: The base optimizer.
+    """
+
+    t: int
+    lr: float
+    rho: float
+    theta: Params
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    base: Optimizer | None = None
+
+    def kept(self, key: str) -> dict[str, Tensor]:
+        """What the base optimizer keeps under `key` for each parameter that has it, by name."""
+        assert self.base is not None
+        state = self.base.state
+        return {n: state[p][key] for n, p in self.parameters.items() if p in state and state[p].get(key) is not None}
+
+
+class Part:
+    """A part of a method that keeps nothing from step to step unless it says so."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must persist: tensors, numbers, strings and containers of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+
+    def shared(self, moment: Moment) -> list[Tensor]:
+        """Tensors made in this step that must be averaged over ranks; the engine writes the average into them."""
+        return []

@@ -1,0 +1,78 @@
+"""Which examples of a batch count, and how much: selection for the descent, weights for the ascent."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class LargestIncrease:
+    """ESAM: descend on the γ|B| examples whose loss the perturbation raises most, max(1, round(γ|B|)) of them.
+
+    Attributes:
+        gamma: γ in (0, 1]; from 0.99 on all examples are kept, and no selection pass is made.
+
+    Source:
+        Du et al. (2022), ESAM. Its code keeps one example fewer (a strict threshold); we keep the number it means.
+    """
+
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"`gamma` must be in (0, 1], got {self.gamma!r}.")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is left out."""
+        return self.gamma < 0.99
+
+    def __call__(self, clean: Tensor, perturbed: Tensor) -> Tensor:
+        """Indices of the kept examples, in order."""
+        count = max(1, round(self.gamma * len(clean)))
+        return torch.sort(torch.topk(perturbed - clean, count).indices).values
+
+
+@dataclass
+class InverseSlope:
+    """delta-SAM: weights a_i proportional to s_i^τ, s_i an estimate of ‖∇ℓ_i‖, clamped below at 1e-3 of its median.
+
+    "exact": the norms of the per-example gradients, one backward pass each. "difference": |ℓ_i(w + ξn) - ℓ_i(w)| / ξ,
+    n ~ N(0, I), averaged over `draws`, whose mean is √(2/π) ‖∇ℓ_i‖ to first order.
+
+    Our rule: that the per-instance perturbation is approximated by a reweighted one is all that could be confirmed for
+    Zhou et al. (2022). With a shared Hessian, per-instance SAM needs Σ H ∇ℓ_i/‖∇ℓ_i‖, hence τ = -1.
+
+    Attributes:
+        generator: Of n.
+        tau: τ; 0 is SAM.
+        estimator: How s is found.
+        draws: Noise draws of "difference".
+        xi: ξ.
+        normalise: True gives weights that sum to one (the step is then of length ρ); False (1/n) s_i^τ.
+    """
+
+    generator: Generator
+    tau: float = -1.0
+    estimator: Literal["exact", "difference"] = "difference"
+    draws: int = 1
+    xi: float = 1e-2
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.tau):
+            raise ValueError(f"`tau` must be finite, got {self.tau!r}.")
+        if self.draws < 1:
+            raise ValueError(f"`draws` must be at least 1, got {self.draws}.")
+        if not (math.isfinite(self.xi) and self.xi > 0):
+            raise ValueError(f"`xi` must be finite and above 0, got {self.xi!r}.")
+
+    def __call__(self, slopes: Tensor) -> Tensor:
+        """The weights from the slopes s."""
+        floor = 1e-3 * float(slopes.median())
+        s = slopes.clamp_min(floor) if floor > 0 else torch.where(slopes > 0, slopes, torch.ones_like(slopes))
+        a = s**self.tau
+        return a / a.sum() if self.normalise else a / len(a)
