@@ -24,10 +24,12 @@ from trainers.data import DATASETS, load_dataset
 from trainers.loop import fit
 from trainers.models import MODELS, build_model
 from trainers.options import knobs
-from trainers.runs import list_runs
+from trainers.runs import Run, list_runs
 from trainers.sharpness_aware.methods import METHODS
+from trainers.tracking import TrackerName
 
 out = Console()
+TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
 
 
 def study(
@@ -83,29 +85,104 @@ def train(
     *,
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs"),
     device: str = "cpu",
+    time_limit: str | None = None,
+    snapshot_seconds: float = 30.0,
+    log_steps: int | None = None,
+    track_with: Annotated[tuple[TrackerName, ...], tyro.conf.arg(name="track")] = (),
+    rho_search: bool = False,
+    search_radii: tuple[float, ...] | None = None,
+    search_share: float = 0.2,
+    search_seeds: int = 1,
+    jobs: int | None = None,
 ) -> int:
     """Train one run; a finished run is skipped, an interrupted one is continued.
+
+    Exit code 0 once the run has ended, 75 where the time limit stopped it, 130 after Ctrl-C, 143 after SIGTERM, 138
+    after SIGUSR1; the same command then continues.
 
     Args:
         config: What decides the result.
         out_folder: Folder of runs; the run goes into a subfolder named by its hash.
         device: Where to train, such as cpu or cuda.
+        time_limit: Stop with a snapshot before so many seconds, or HH:MM:SS, have passed.
+        snapshot_seconds: Least time between two snapshots, from which a killed run continues.
+        log_steps: Log every so many steps to steps.parquet.
+        track_with: Show the run in TensorBoard or W&B too.
+        rho_search: Try several radii on a short budget, and suggest one; the run itself is not trained.
+        search_radii: The radii to try; 0 and factors of three around the given one if left out.
+        search_share: Fraction of the epochs that each of these runs gets.
+        search_seeds: Runs for each radius.
+        jobs: Processes of the search; one a core if left out.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
+    if rho_search:
+        return _search_radius(
+            chosen,
+            out=out_folder,
+            radii=search_radii,
+            share=search_share,
+            seeds=search_seeds,
+            jobs=jobs,
+            device=device,
+        )
     rows = track(iter(range(chosen.epochs)), f"{chosen.method} {chosen.run_id}", chosen.epochs)
 
     def advance(_: dict[str, Any]) -> None:
         next(rows, None)
 
-    run = fit(chosen, out=out_folder, device=device, trust=True, progress=advance)  # named on the command line itself
+    code = 0
+    try:
+        run = fit(
+            chosen,
+            out=out_folder,
+            device=device,
+            trust=True,  # named on the command line itself
+            progress=advance,
+            time_limit=time_limit,
+            snapshot_seconds=snapshot_seconds,
+            log_steps=log_steps,
+            track=track_with,
+        )
+    except SystemExit as stop:  # a signal; the snapshot is written
+        run, code = Run(out_folder / chosen.run_id), int(stop.code or 0)
     status = run.status()
-    last = run.history().iloc[-1]
-    print(
-        f"{status['status']} after {status['epochs']} epochs"
-        + (f" ({status['reason']})" if status["reason"] else "")
-        + f": train error {last['train_error']:.4f}, test error {last['test_error']:.4f}"
+    line = f"{status['status']} after {status['epochs']} epochs" + (
+        f" ({status['reason']})" if status["reason"] else ""
     )
+    if status["epochs"]:
+        last = run.history().iloc[-1]
+        line += f": train error {last['train_error']:.4f}, test error {last['test_error']:.4f}"
+    print(line)
+    if status.get("skipped_steps"):
+        print(f"{status['skipped_steps']} steps skipped by overflow, the first: {', '.join(status['first_skipped'])}")
     print(f"run: {run.folder}")
+    return code or (TRY_AGAIN if status["status"] == "interrupted" else 0)
+
+
+def _search_radius(chosen: TrainConfig, **options: Any) -> int:
+    """Search the radius and print the table and the suggestion."""
+    from trainers.radius_search import search_radius
+
+    found = search_radius(chosen, trust=True, **options)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("rho", "validation error", "± deviation", "train error", "note"):
+        grid.add_column(name)
+    for row in found.table.itertuples():
+        mark = "best" if row.rho == found.best else ""
+        grid.add_row(
+            f"{row.rho:g}",
+            f"{row.validation_error:.4f}",
+            "" if row.seeds == 1 else f"{row.deviation:.4f}",
+            f"{row.train_error:.4f}",
+            escape("; ".join(t for t in (mark, str(row.status)) if t)),
+        )
+    out.print(grid)
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"runs: {found.folder}")
+    if found.best is None:
+        return 1
+    print(f"suggestion: --rho {found.best:g}")
     return 0
 
 
@@ -260,13 +337,12 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models
     """
     grid = Table(box=None, pad_edge=False, header_style="bold")
     if what == "methods":
-        for name in ("name", "what it is", "passes", "rho", "options", "source"):
+        for name in ("name", "what it is", "passes a step", "rho", "options", "rule", "source"):
             grid.add_column(name, overflow="fold")
         for name, method in METHODS.items():
             options = ", ".join(f"{k}={p.default}" for k, p in knobs(method.compose).items())
-            grid.add_row(
-                name, method.help, method.cost, "-" if method.rho is None else f"{method.rho:g}", options, method.source
-            )
+            rho = "-" if method.rho is None else f"{method.rho:g}"
+            grid.add_row(name, method.help, method.cost, rho, options, method.rule, method.source)
     elif what == "measures":
         for name in (
             "name",
@@ -363,7 +439,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = (
-            "the disk is full: make room, then run the same command; what was finished is kept." if full else str(error)
+            f"the disk is full: make room for {error.filename or 'files'}, then run the same command; "
+            "what was finished is kept."
+            if full
+            else str(error)
         )
         code = _complain(hint, 1)
     sys.exit(code)

@@ -33,6 +33,15 @@ METHODS: dict[str, tuple[str, str, str]] = {  # label: shown name, colour, marke
     "asam+OBF": ("ASAM+OBF", "#8c6d1f", ">"),
     "gsam+OBF": ("GSAM+OBF", "#7a3b00", "p"),
 }
+SHOWN: dict[str, str] = {  # names of the methods that have no colour of their own
+    "usam": "USAM", "nsam": "n-SAM", "msam": "MSAM", "s2sam": "S2-SAM", "looksam": "LookSAM", "sampa": "SAMPa",
+    "look_layersam": "Look-LayerSAM", "egsam": "EG-SAM", "ogsam": "OG-SAM", "aosam": "AO-SAM", "esam": "ESAM",
+    "lookbehind": "Lookbehind", "sssam": "SS-SAM", "aesam": "AE-SAM", "fsam": "F-SAM", "rsam": "R-SAM",
+    "vasso": "VaSSO", "noisesam": "SAM-noise", "deltasam": "δ-SAM", "wsam": "WSAM", "gnp": "GNP", "grst": "G-RST",
+    "crsam": "CR-SAM", "tracesam": "Trace-SAM", "detsam": "Det-SAM", "frobsam": "Frob-SAM", "bsam": "bSAM",
+    "sam_on": "SAM-ON", "ssam_f": "SSAM-F", "ssam_d": "SSAM-D", "mup2": "muP²", "stablesam": "Stable SAM",
+    "functionalsam": "Functional SAM", "sam_step_size": "SAM step size",
+}  # fmt: skip
 _CYCLE = (("#332288", "h"), ("#999933", "d"), ("#882255", "*"), ("#44aa99", "H"), ("#ddcc77", "8"), ("#117733", "p"))
 
 FAMILIES: dict[str, str] = {  # what a measure speaks about, and its colour; again in fixed order
@@ -201,8 +210,13 @@ def looks(labels: Iterable[str]) -> Mapping[str, tuple[str, str, str]]:
     """
     names = ordered(labels)
     strangers = [n for n in names if n not in METHODS]
-    cycle = {n: (n, *_CYCLE[i % len(_CYCLE)]) for i, n in enumerate(strangers)}
+    cycle = {n: (_shown(n), *_CYCLE[i % len(_CYCLE)]) for i, n in enumerate(strangers)}
     return {n: METHODS.get(n) or cycle[n] for n in names}
+
+
+def _shown(label: str) -> str:
+    name, plus, ascent = label.partition("+")
+    return SHOWN.get(name, name) + plus + ascent
 
 
 def family(measure: str) -> str:

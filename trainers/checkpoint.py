@@ -82,6 +82,8 @@ def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Modu
         options=config["model_options"],
         trust=trust,
     )
+    if config.get("precision") == "float64":
+        model.double()
     apply_weights(model, read_weights(folder / PARAMS))
     return model.eval(), meta
 

@@ -24,6 +24,16 @@ Positive = Annotated[Finite, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Option = bool | int | float | str
+Precision = Literal["float32", "bfloat16", "float16", "float64"]
+RADIUS_FLOOR = ("lr", "linear", "cosine")  # schedules of the radius that read rho_min
+RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epochs
+
+# Keys that came after the first release of this schema: at their defaults they are left out of the hash, so that the
+# runs made before keep their names.
+LATER = (
+    "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
+    "rho_warmup_epochs", "reference_size", "base_model_options",
+)  # fmt: skip
 
 
 class Strict(pydantic.BaseModel):
@@ -98,16 +108,35 @@ class TrainConfig(Strict):
     # method
     method: str = "sgd"
     """Name of a method (`landscape list methods`)."""
-    base: Literal["sgd", "adamw"] = "sgd"
-    """Base optimizer of a sharpness-aware method."""
+    base: Literal["sgd", "adamw", "bsam"] = "sgd"
+    """Base optimizer of a sharpness-aware method; bsam belongs to the method of that name."""
     rho: NonNegative | None = None
     """Radius; None takes the method's default."""
-    rho_schedule: Literal["constant", "lr"] = "constant"
-    """Keep the radius, or let it fall with the learning rate."""
+    rho_schedule: Literal["constant", "lr", "linear", "cosine", "start_jump", "lr_multiple"] = "constant"
+    """The radius over training: constant, falling with the learning rate, a linear rise, a cosine, zero first, or a
+    multiple of the learning rate."""
     rho_min: NonNegative = 0.0
-    """Radius at the smallest learning rate, for rho_schedule lr."""
+    """Smallest radius, for rho_schedule lr, linear and cosine."""
+    rho_warmup_epochs: NonNegative = 0.0
+    """Epochs of the rise for rho_schedule linear, of no perturbation for start_jump."""
+    gate: Literal["periodic", "random", "adaptive"] | None = None
+    """Perturb only some steps: every k-th, at random, or where the gradient is long; None leaves it to the method."""
+    gate_options: dict[str, Option] = Field(default_factory=dict)
+    """Knobs of the gate, such as k or p."""
+    perturb_from: Share = 0.0
+    """Fraction of training after which steps are perturbed (late-phase SAM)."""
+    perturb_until: Share = 1.0
+    """Fraction of training after which steps are no longer perturbed."""
     m: Count | None = None
     """Examples that share one perturbation (m-SAM); None is the whole batch."""
+    sharing: Literal["chunk", "batch", "group", "global"] | None = None
+    """Who shares a perturbation: each chunk has its own, the batch of a process, a group of processes, or all; None is
+    the chunk where m is given and the batch elsewhere."""
+    group_size: Count | None = None
+    """Processes in a group, for sharing group."""
+    reference_size: Count | None = None
+    """Training examples of the reference set, for methods that have one; None is all of them, or 128 where each is a
+    pass of its own."""
     ascent: Literal["loss", "obf"] | None = None
     """Objective that the perturbation ascends; None takes the method's own."""
     obf_classes: Finite | None = None
@@ -118,6 +147,8 @@ class TrainConfig(Strict):
     """Link of the OBF objective; None follows the training loss."""
     method_options: dict[str, Option] = Field(default_factory=dict)
     """Further knobs of the method, such as alpha or eta."""
+    base_model_options: dict[str, Option] = Field(default_factory=dict)
+    """Sizes of the narrow model whose shapes mup2 compares with; those left out are as in model_options."""
     same_rng: bool = True
     """Both passes of a step see the same dropout masks."""
     shrink_perturb: Share = 0.0
@@ -148,6 +179,10 @@ class TrainConfig(Strict):
     """Largest norm of the final gradient."""
     batch_size: Count = 32
     """Examples a step."""
+    micro_batch: Count | None = None
+    """Examples a forward and backward pass, several of which make a step; None is as many as share a perturbation."""
+    precision: Precision = "float32"
+    """float32; bfloat16 or float16 autocast with float32 weights; or float64 throughout."""
     epochs: Count = 100
     """Passes over the training data."""
 
@@ -178,12 +213,20 @@ class TrainConfig(Strict):
         checked(entry.compose, self.method_options, owner=f"method {self.method!r}")
         if self.model in MODELS:
             model_options(self.model, self.model_options)
+            model_options(self.model, self.base_model_options)
         if entry.rho is None and self.rho:
             raise ValueError(f"`rho` has no meaning for method {self.method!r}, got {self.rho!r}; leave it out.")
+        if self.base == "bsam" and entry.base != "bsam":
+            raise ValueError(f"`base` 'bsam' belongs to method 'bsam', got method {self.method!r}; take sgd or adamw.")
+        if self.ascent == "obf" and entry.rho is not None and not entry.other_ascent:
+            raise ValueError(f"`ascent` 'obf' has no meaning for method {self.method!r}; leave it out.")
         if self.nesterov and self.momentum == 0:
             raise ValueError("`nesterov` needs `momentum` above 0.")
         if self.m is not None and self.m > self.batch_size:
             raise ValueError(f"`m` must be at most the batch size {self.batch_size}, got {self.m}.")
+        if entry.rho is not None:
+            self._check_sharing()
+            self._check_window()
         late = [e for e in self.checkpoints if e > self.epochs]
         if late:
             raise ValueError(f"`checkpoints` names epochs {late} beyond the last epoch {self.epochs}.")
@@ -192,6 +235,34 @@ class TrainConfig(Strict):
                 f"`obf_classes` must be above 1, or negative for chance level 0, got {self.obf_classes!r}."
             )
         return self
+
+    def _check_sharing(self) -> None:
+        m = None if self.m == self.batch_size else self.m
+        if m is not None and self.micro_batch is not None and self.micro_batch < m:
+            raise ValueError(
+                f"`micro_batch` {self.micro_batch} is below `m` {m}, and `m` below the batch size {self.batch_size}: "
+                f"micro-batches can share a perturbation only over the whole batch. Make `micro_batch` at least {m}, "
+                f"or leave `m` out."
+            )
+        if m is not None and self.sharing not in (None, "chunk"):
+            raise ValueError(
+                f"`sharing` {self.sharing!r} needs one perturbation for the whole batch, and `m` {m} asks for one a "
+                f"chunk: leave one of them out."
+            )
+        if (self.sharing == "group") != (self.group_size is not None):
+            raise ValueError(
+                f"`group_size` goes with `sharing` 'group', got {self.group_size} with {self.sharing!r}: give both or "
+                f"neither."
+            )
+
+    def _check_window(self) -> None:
+        if self.perturb_from >= self.perturb_until:
+            raise ValueError(
+                f"`perturb_from` must be below `perturb_until`, got {self.perturb_from} and {self.perturb_until}; "
+                f"for no perturbation at all take rho 0."
+            )
+        if self.rho_schedule in RADIUS_WARMUP and self.rho_warmup_epochs == 0:
+            raise ValueError(f"`rho_schedule` {self.rho_schedule!r} needs `rho_warmup_epochs` above 0.")
 
     def resolved(self) -> "TrainConfig":
         """The same run spelled out: defaults filled in, and what the method does not read set to its default."""
@@ -206,26 +277,50 @@ class TrainConfig(Strict):
             changes["model_options"] = model_options(self.model, self.model_options)
         changes["base"] = entry.base or self.base
         if entry.rho is None:
-            unread |= {"rho", "rho_schedule", "rho_min", "m", "ascent", "same_rng"}
+            unread |= {
+                "rho", "rho_schedule", "rho_min", "rho_warmup_epochs", "m", "ascent", "same_rng", "sharing",
+                "group_size", "gate", "gate_options", "perturb_from", "perturb_until", "reference_size",
+                "base_model_options",
+            }  # fmt: skip
+            m = None
         else:
             changes["rho"] = entry.rho if self.rho is None else self.rho
             changes["ascent"] = self.ascent or entry.ascent
-            if self.rho_schedule == "constant":
+            if self.rho_schedule not in RADIUS_FLOOR:
                 unread.add("rho_min")
-            if self.m is not None and self.m >= self.batch_size:
-                unread.add("m")
+            if self.rho_schedule not in RADIUS_WARMUP:
+                unread.add("rho_warmup_epochs")
+            if self.gate is None:
+                unread.add("gate_options")
+            if self.sharing in ("chunk", "batch"):
+                unread.add("sharing")  # now said by m
+            m = self.m or (self.micro_batch if self.sharing == "chunk" else None)
+            m = None if m is None or m >= self.batch_size else m
+            changes["m"] = m
+        if self.micro_batch is not None and self.micro_batch >= (m or self.batch_size):
+            unread.add("micro_batch")
         if changes.get("ascent") == "obf":
             changes["obf_link"] = self.obf_link or ("softmax" if self.loss == "cross_entropy" else "sigmoid")
         else:
             unread |= {"obf_classes", "obf_gamma", "obf_link"}
         if self.lr_schedule != "step":
             unread |= {"lr_milestones", "lr_factor"}
-        if changes["base"] == "adamw":
+        if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
         if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
         return self.model_copy(update=changes)
+
+    @property
+    def chunk(self) -> int:
+        """Examples a forward and backward pass, of a resolved configuration."""
+        return min(self.m or self.batch_size, self.micro_batch or self.batch_size)
+
+    @property
+    def shared_by(self) -> Literal["chunk", "batch", "group", "global"]:
+        """Who shares a perturbation, of a resolved configuration."""
+        return self.sharing or ("chunk" if self.chunk == (self.m or self.batch_size) else "batch")
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved configuration in types that JSON knows."""
@@ -235,7 +330,11 @@ class TrainConfig(Strict):
     @property
     def run_id(self) -> str:
         """Twelve hexadecimal digits of a hash of what decides the result."""
-        text = json.dumps({"schema": SCHEMA, **self.as_dict()}, sort_keys=True, allow_nan=False)
+        values, fields = self.as_dict(), type(self).model_fields
+        for key in LATER:
+            if values[key] == fields[key].get_default(call_default_factory=True):
+                del values[key]
+        text = json.dumps({"schema": SCHEMA, **values}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,33 +1,45 @@
-"""Writing files so that one that exists is whole."""
+"""Writing files so that one that exists is whole, whatever kills the process or fills the disk."""
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` on a file aside and put it in place by rename.
+    """Call `write` on a file aside, see it safe on the disk, and put it in place by rename.
 
     Args:
         path: Final place; its folder is made.
         write: Writes the whole content to the path it is given.
 
     Raises:
-        OSError: As the disk does; nothing is then left behind, and an old file stays as it was.
+        OSError: As the disk does; nothing is then left behind, and an old file stays as it was. A full disk is told by
+            `errno` and by a message with the file's name, whichever library met it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    aside = Path(name)
     try:
-        write(aside)
-        aside.chmod(0o644)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        aside = Path(name)
+        try:
+            write(aside)
+            aside.chmod(0o644)
+            _sync(aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except Exception as error:
+        code = _full(error)
+        if code is None:
+            raise
+        hint = "the disk is full: make room, then run the same command; what was there before is kept"
+        raise OSError(code, hint, str(path)) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -35,9 +47,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomically(path, lambda aside: aside.write_bytes(content))
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically; NaN and infinities are refused."""
-    text = json.dumps(values, indent=1, sort_keys=True, allow_nan=False) + "\n"
+def write_json(path: Path, values: Any, *, sort: bool = True) -> None:
+    """Write JSON atomically, with sorted keys unless their order means something; NaN and infinities are refused."""
+    text = json.dumps(values, indent=1, sort_keys=sort, allow_nan=False) + "\n"
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
@@ -51,3 +63,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the same command again.") from None
+
+
+def remove_asides(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Remove the files aside that killed processes left in a folder: those of `names`, or all of them."""
+    for path in folder.glob(".*.*") if folder.is_dir() else ():
+        target = path.name[1:].rpartition(".")[0]
+        if path.is_file() and (names is None or target in names):
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the content is on the disk: a rename may otherwise outlive it when the machine stops."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _full(error: Exception) -> int | None:
+    """The error number of a full disk or quota, if that is what this is; safetensors only says so in its text."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return error.errno
+    return next((code for code in FULL if f"(os error {code})" in str(error)), None)

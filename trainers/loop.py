@@ -1,32 +1,21 @@
 """The training loop: one run, from a configuration to checkpoints, readable from top to bottom."""
 
-import math
-import shutil
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
-from landscape.objectives import obf_loss
-from trainers.checkpoint import apply_weights, model_state, save_checkpoint
 from trainers.config import TrainConfig, train_config
-from trainers.data import DataBundle, Split
-from trainers.files import read_json, write_atomically, write_json
-from trainers.losses import Loss, make_loss
-from trainers.models import build_model
-from trainers.randomness import derive, seeded, stream
-from trainers.runs import Run, load_data
-from trainers.schedules import LearningRate
-from trainers.sharpness_aware.engine import SharpnessAware
-from trainers.sharpness_aware.objective import AscentObjective, Objective
-from trainers.sharpness_aware.optimizers import make_optimizer
-from trainers.tree import join_tensors, split_tensors
+from trainers.lock import Lock, locked
+from trainers.randomness import derive, seeded
+from trainers.records import StepLog, step_row
+from trainers.runs import Run
+from trainers.signals import Deadline, StopSignals
+from trainers.tracking import TRACKERS, Tracker, check_trackers, numbers
+from trainers.training import Training
+
+__all__ = ["Training", "fit"]
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -40,8 +29,15 @@ def fit(
     progress: Progress | None = None,
     stop: Callable[[int], bool] | None = None,
     snapshot_seconds: float = 30.0,
+    time_limit: float | str | None = None,
+    log_steps: int | None = None,
+    track: str | Sequence[str] = (),
+    signals: bool = True,
 ) -> Run:
     """Train one run into the folder `out`/<run id>; skip it if it is finished, continue it if it was interrupted.
+
+    However it is stopped, the same call continues it, and ends with the same weights, buffers, losses and records as if
+    it had never been stopped, bit for bit on the CPU.
 
     Args:
         config: What decides the result.
@@ -50,264 +46,150 @@ def fit(
         trust: Import a model or dataset that the configuration names as module:function.
         progress: Called after each epoch with its row of the history.
         stop: Called after each epoch with its number; True ends the call with a snapshot, and the run can be continued.
-        snapshot_seconds: Least time between two snapshots from which a killed run continues.
+        snapshot_seconds: Least time between two snapshots from which a killed run continues. Where writing one takes
+            long, they come further apart, so that at most a twentieth of the time goes into them; 0 writes one a step.
+        time_limit: Seconds, or "HH:MM:SS", from the call on; the run stops before it, with a snapshot.
+        log_steps: Log every so many steps to `steps.parquet` (see `trainers.records`), with the cosine between clean
+            and perturbed gradient, which costs a few vector operations a step; None logs none.
+        track: "tensorboard", "wandb" or both, beside the files.
+        signals: Let SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the run after the current step with a snapshot; a second
+            one ends the process at once. Only in the main thread; the handlers there were are put back.
 
     Returns:
-        The run. Its status says "diverged" where the loss or a weight was no longer finite.
+        The run. Its status says "diverged" where the loss or a weight was no longer finite, and "interrupted", with the
+        reason, where `stop` or `time_limit` ended the call.
 
     Raises:
-        ValueError: For a bad configuration.
+        ValueError: For a bad configuration or argument.
         PermissionError: For a module:function without `trust`.
+        ImportError: If a tracker is not installed.
+        trainers.lock.BusyError: If another process trains this run.
+        OSError: If the disk is full, with the file's name; what was there before is kept.
+        KeyboardInterrupt: After SIGINT, once the snapshot is written.
+        SystemExit: With 128 + its number, after another signal.
     """
+    deadline = Deadline(time_limit, begun=time.monotonic())
     config = (config if isinstance(config, TrainConfig) else train_config(config)).resolved()
+    names = check_trackers(track)
     run = Run(Path(out) / config.run_id)
+    log = StepLog(run.folder, log_steps)
     if run.finished:
+        run.tidy()
         return run
-    with seeded(derive(config.seed, "training")):
-        training = Training(config, run, device=device, trust=trust)
-        write_json(run.folder / "config.json", {**config.as_dict(), "run_id": config.run_id})
-        if not training.resume():
-            training.save_checkpoint()
-        saved = time.monotonic()
+    with StopSignals(active=signals) as asked, seeded(derive(config.seed, "training")), ExitStack() as stack:
+        training = Training(config, run, device=device, trust=trust, diagnose=log_steps is not None)
+        lock = stack.enter_context(locked(run.folder))
+        if not run.finished:  # else the process that held the lock until now has done it
+            training.begin(log)
+            trackers = [TRACKERS[name](run, config.as_dict(), training.step) for name in names]
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            Work(training, log, trackers, lock, deadline, asked, snapshot_seconds).go(progress, stop)
+    asked.leave()
+    return run
+
+
+class Work:
+    """One call's work on a run: step after step, until the run has ended or something asks to stop."""
+
+    def __init__(
+        self,
+        training: Training,
+        log: StepLog,
+        trackers: Sequence[Tracker],
+        lock: Lock,
+        deadline: Deadline,
+        signals: StopSignals,
+        snapshot_seconds: float,
+    ) -> None:
+        self.training, self.log, self.trackers, self.lock = training, log, trackers, lock
+        self.deadline, self.signals, self.snapshot_seconds = deadline, signals, snapshot_seconds
+        self.saved, self.first = time.monotonic(), training.step
+
+    def go(self, progress: Progress | None, stop: Callable[[int], bool] | None) -> None:
+        """Train until the end, or until a reason to stop."""
+        training, config = self.training, self.training.config
         while training.epoch < config.epochs:
-            row = training.train_epoch()
+            while training.position < training.batches:
+                if self.interrupted("step"):
+                    return
+                self.timed("step", training.train_step)
+                self.note_step()
+                self.lock.beat()
+                if self.due():
+                    self.snapshot()
+            if self.interrupted("epoch end"):
+                return
+            row = self.timed("epoch end", training.end_epoch)
+            for tracker in self.trackers:
+                tracker.log(numbers(row, "epoch"), training.step)
             if progress is not None:
                 progress(row)
             problem = training.problem()
             if problem:
-                return training.finish("diverged", problem)
+                training.finish("diverged", self.log, problem)
+                return
             if training.epoch in config.checkpoints:
                 training.save_checkpoint()
-            stopping = stop is not None and stop(training.epoch)
-            if training.epoch < config.epochs and (stopping or time.monotonic() - saved > snapshot_seconds):
-                training.snapshot()
-                saved = time.monotonic()
-                if stopping:
-                    run.write_status("interrupted", reason="stopped on request", epochs=training.epoch)
-                    return run
+            if stop is not None and stop(training.epoch) and training.epoch < config.epochs:
+                self.interrupt("stopped on request")
+                return
         training.save_checkpoint()
-        return training.finish("finished")
+        training.finish("finished", self.log)
 
+    def note_step(self) -> None:
+        """Log the step just taken, where it is due."""
+        training = self.training
+        if self.log.due(training.step):
+            row = step_row(
+                training.optimizer.last,
+                step=training.step,
+                epoch=training.epoch + 1,
+                lr=training.tally.lr,
+                seconds=training.clock(),
+            )
+            self.log.rows.append(row)
+            for tracker in self.trackers:
+                tracker.log(numbers(row, "step"), training.step)
 
-class Training:
-    """The state of one run, and what is done to it: train an epoch, evaluate, snapshot, resume, finish."""
-
-    def __init__(self, config: TrainConfig, run: Run, *, device: str = "cpu", trust: bool = False) -> None:
-        self.config, self.run, self.device = config, run, torch.device(device)
-        self.data: DataBundle = load_data(config, trust=trust)
-        self.train: Split = self.data.train.to(self.device)
-        self.model: nn.Module = build_model(
-            config.model,
-            shape=self.data.shape,
-            classes=self.data.classes,
-            generator_seed=config.seed,
-            options=config.model_options,
-            trust=trust,
-        ).to(self.device)
-        self.loss: Loss = make_loss(
-            config.loss, smoothing=config.label_smoothing, convention=config.smoothing_convention
-        )
-        self.ascent: Loss = partial(
-            obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=config.obf_link or "softmax"
-        )
-        self.optimizer: SharpnessAware = optimizer_of(config, self.model)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.batches = math.ceil(len(self.train) / config.batch_size)
-        self.rate = LearningRate(
-            kind=config.lr_schedule,
-            peak=config.lr,
-            total=config.epochs * self.batches,
-            warmup=round(config.warmup_epochs * self.batches),
-            floor=config.lr_min,
-            milestones=config.lr_milestones,
-            factor=config.lr_factor,
-        )
-        self.order = stream(config.seed, "order")
-        self.epoch = 0
-        self.step = 0
-        self.seconds = 0.0
-        self.history: list[dict[str, Any]] = []
-        self.correct: dict[str, list[np.ndarray]] = {"presentation": [], "sweep": []}
-
-    # -- one epoch -------------------------------------------------------------------------------------------------
-
-    def train_epoch(self) -> dict[str, Any]:
-        """Train one epoch and append its row to the history."""
-        start = time.monotonic()
-        self.model.train()
-        order = torch.randperm(len(self.train), generator=self.order)
-        x, y = self.train.x[order], self.train.y[order]
-        losses: list[Tensor] = []
-        logits: list[Tensor] = []
-        squared_length = 0.0
-        lr = rho = 0.0
-        for i in range(0, len(x), self.config.batch_size):
-            lr = self.rate(self.step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            batch = slice(i, i + self.config.batch_size)
-            loss, seen = self.train_step(x[batch], y[batch])
-            losses.append(loss * len(seen))
-            logits.append(seen)
-            squared_length += self.optimizer.last.length**2
-            rho = self.optimizer.last.rho
-            self.step += 1
-        self.epoch += 1
-        right = torch.empty(len(order), dtype=torch.bool)
-        right[order] = (torch.cat(logits).argmax(-1) == y).cpu()
-        self.correct["presentation"].append(right.numpy())
-        row = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "lr": lr,
-            "rho": rho,
-            "loss": float(torch.stack(losses).sum()) / len(x),
-            "perturbation_norm": math.sqrt(squared_length / self.batches),
-            **self.evaluate(),
-        }
-        self.seconds += time.monotonic() - start
-        row["seconds"] = self.seconds
-        self.history.append(row)
-        return row
-
-    def train_step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step on a batch, in chunks of m; returns the loss and the logits at the clean weights."""
-        m = self.config.m or len(x)
-        chunks = list(zip(x.split(m), y.split(m), strict=True))
-        descents = [Objective(self.model, self.parameters, self.loss, *chunk) for chunk in chunks]
-        ascents = None
-        if self.optimizer.parts.ascent == "obf":
-            ascents = [
-                AscentObjective(self.model, self.parameters, self.loss, *chunk, ascent=self.ascent) for chunk in chunks
-            ]
-        loss = self.optimizer.step(descents, sizes=[len(c[0]) for c in chunks], ascent=ascents)
-        first = [o.first_logits for o in (ascents if ascents and self.optimizer.last.perturbed else descents)]
-        return loss, torch.cat([t for t in first if t is not None])
-
-    def evaluate(self) -> dict[str, float]:
-        """Loss and error in evaluation mode: on the training data each epoch, on the rest as configured."""
-        self.model.eval()
-        row: dict[str, float] = {}
-        logits = predict(self.model, self.train.x)
-        right = logits.argmax(-1) == self.train.y
-        self.correct["sweep"].append(right.cpu().numpy())
-        row["train_loss"] = float(self.loss(logits, self.train.y))
-        row["train_error"] = 1 - float(right.float().mean())
-        row["train_clean_error"] = 1 - float((logits.argmax(-1) == self.train.clean).float().mean())
-        due = self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs
-        for name, split in (("validation", self.data.validation), ("test", self.data.test)):
-            loss = error = math.nan
-            if due and len(split):
-                split = split.to(self.device)
-                logits = predict(self.model, split.x)
-                loss = float(self.loss(logits, split.y))
-                error = 1 - float((logits.argmax(-1) == split.y).float().mean())
-            row[f"{name}_loss"], row[f"{name}_error"] = loss, error
-        return row
-
-    def problem(self) -> str:
-        """Why the run has diverged; empty where it has not."""
-        if not math.isfinite(self.history[-1]["loss"]):
-            return f"the training loss was {self.history[-1]['loss']} in epoch {self.epoch}"
-        for name, tensor in model_state(self.model).items():
-            if not bool(torch.isfinite(tensor).all()):
-                return f"`{name}` was no longer finite after epoch {self.epoch}"
-        return ""
-
-    # -- files -----------------------------------------------------------------------------------------------------
-
-    def save_checkpoint(self) -> None:
-        """Keep the model as it is now."""
-        meta = {
-            "run_id": self.config.run_id,
-            "step": self.step,
-            "epoch": self.epoch,
-            "config": self.config.as_dict(),
-            "shape": list(self.data.shape),
-            "classes": self.data.classes,
-        }
-        save_checkpoint(self.run.checkpoint(self.step), self.model, meta)
+    def due(self) -> bool:
+        """Whether it is time for a snapshot."""
+        cost = 19 * self.cost("snapshot") if self.snapshot_seconds else 0.0
+        return time.monotonic() - self.saved > max(self.snapshot_seconds, cost)
 
     def snapshot(self) -> None:
-        """Write everything that the rest of the run depends on, so that a killed run continues bit for bit."""
-        state = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "model": model_state(self.model),
-            "optimizer": self.optimizer.state_dict(),
-            "order": self.order.get_state(),
-            "random": torch.get_rng_state(),
-            "correct": {k: torch.from_numpy(np.array(v)) for k, v in self.correct.items()},
-        }
-        if self.device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
-        skeleton, tensors = split_tensors(state)
-        place = self.run.folder / "resume" / f"{self.step}.safetensors"
-        write_atomically(place, lambda aside: save_file(tensors, aside))
-        write_json(place.parent / "state.json", {"tensors": place.name, "state": skeleton})
-        for old in place.parent.glob("*.safetensors"):
-            if old != place:
-                old.unlink()
+        """Write a snapshot, and the parts of the step log that belong to it."""
+        self.timed("snapshot", lambda: self.training.snapshot(self.log))
+        self.saved = time.monotonic()
 
-    def resume(self) -> bool:
-        """Take over the last snapshot; False where there is none."""
-        folder = self.run.folder / "resume"
-        if not (folder / "state.json").exists():
+    def timed(self, work: str, function: Callable[[], Any]) -> Any:
+        """Call a function and remember how long it took, for the time limit."""
+        start = time.monotonic()
+        result = function()
+        self.training.took(work, time.monotonic() - start)
+        return result
+
+    def cost(self, work: str) -> float:
+        """How long a kind of work takes at its slowest, as measured in this call or those before; else a guess."""
+        known, steps = self.training.longest, self.training.step - self.first
+        if work == "snapshot":  # weights and two moments of them
+            return known.get(work, 3 * known.get("checkpoint", 0.0))
+        if work == "epoch end" and steps:  # half an epoch; no guess keeps a call from getting anywhere
+            return known.get(work, 0.5 * self.training.batches * known.get("step", 0.0))
+        return known.get(work, 0.0)
+
+    def interrupted(self, ahead: str) -> bool:
+        """Stop here if a signal asks for it, or the work ahead and a snapshot may not fit into the time limit."""
+        if self.signals.received:
+            self.interrupt(f"stopped by {self.signals.received}")
+        elif not self.deadline.allows(self.cost(ahead) + self.cost("snapshot")):
+            self.interrupt(f"the time limit of {self.deadline.limit:g} s was near")
+        else:
             return False
-        stored = read_json(folder / "state.json")
-        state = join_tensors(stored["state"], load_file(folder / stored["tensors"]))
-        apply_weights(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.order.set_state(state["order"])
-        torch.set_rng_state(state["random"])
-        if "random_cuda" in state:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.history = state["history"]
-        self.correct = {k: list(v.numpy()) for k, v in state["correct"].items()}
         return True
 
-    def finish(self, status: Any, reason: str = "") -> Run:
-        """Write the records and the status; the snapshot is no longer needed."""
-        self.run.write_history(self.history)
-        self.run.write_examples(
-            index=self.train.index.cpu().numpy(),
-            noisy=(self.train.y != self.train.clean).cpu().numpy(),
-            **{name: np.array(rows) for name, rows in self.correct.items()},
-        )
-        self.run.write_status(status, reason=reason, epochs=self.epoch, seconds=self.seconds)
-        shutil.rmtree(self.run.folder / "resume", ignore_errors=True)
-        return self.run
-
-
-def optimizer_of(config: TrainConfig, model: nn.Module) -> SharpnessAware:
-    """The optimizer of a resolved configuration."""
-    knobs: dict[str, Any] = dict(config.method_options)
-    return make_optimizer(
-        config.method,
-        model,
-        config.base,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        decay_all=config.decay_all,
-        rho=config.rho,
-        rho_schedule=config.rho_schedule,
-        rho_min=config.rho_min,
-        lr_min=config.lr_min,
-        ascent=config.ascent,
-        same_rng=config.same_rng,
-        shrink_perturb=config.shrink_perturb,
-        grad_clip=config.grad_clip,
-        seed=derive(config.seed, "method"),
-        **knobs,
-    )
-
-
-def predict(model: nn.Module, x: Tensor, *, batch: int = 2048) -> Tensor:
-    """Outputs on many examples, without gradient; the caller sets the mode."""
-    with torch.no_grad():
-        return torch.cat([model(part) for part in x.split(batch)])
+    def interrupt(self, reason: str) -> None:
+        """Write a snapshot and the status."""
+        self.snapshot()
+        where = f"after step {self.training.step} of {self.training.config.epochs * self.training.batches}"
+        self.training.write_status("interrupted", f"{reason} {where}; the same command continues")

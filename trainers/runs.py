@@ -1,10 +1,14 @@
 """Run folders: what is in them, and how they are read.
 
 config.json (resolved), status.json, history.parquet (one row an epoch), examples.npz (per-example correctness, packed),
-checkpoints/<step>/, and resume/ while a run is not finished.
+checkpoints/<step>/, steps.parquet (one row a logged step) where asked for; while a run is not finished also resume/
+(the last snapshot), steps/ (parts of steps.parquet) and lock.json (while a process trains it).
 """
 
-from dataclasses import dataclass
+import functools
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +19,17 @@ from jaxtyping import Bool
 from trainers.checkpoint import META
 from trainers.config import TrainConfig, train_config
 from trainers.data import DataBundle, load_dataset
-from trainers.files import read_json, write_atomically, write_json
+from trainers.files import read_json, remove_asides, write_atomically, write_json
+from trainers.lock import LOCK
+from trainers.records import read_parts
+from trainers.splits import ShiftedSplits, Split
 
 HISTORY = (
     "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
-    "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds",
+    "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds", "perturbed_share", "reused_share",
+    "skipped", "mean_gap", "m", "m_global",
 )  # fmt: skip
+FILES = ("config.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
 
 
@@ -59,15 +68,21 @@ class Run:
         return train_config(self.settings())
 
     def status(self) -> dict[str, Any]:
-        """`status`, `reason`, `epochs` and `seconds`; "interrupted" where the run has not ended."""
+        """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
+
+        Runs of this version also say `steps`, and `skipped_steps` with `first_skipped`, a few of them by name, where
+        float16 overflowed.
+        """
         path = self.folder / "status.json"
         if not path.exists():
             return {"status": "interrupted", "reason": "the run has not ended", "epochs": 0, "seconds": 0.0}
         return dict(read_json(path))
 
-    def write_status(self, status: State, *, reason: str = "", epochs: int = 0, seconds: float = 0.0) -> None:
-        """Record how the run ended."""
-        values = {"status": status, "reason": reason, "epochs": epochs, "seconds": round(seconds, 3)}
+    def write_status(
+        self, status: State, *, reason: str = "", epochs: int = 0, seconds: float = 0.0, **more: Any
+    ) -> None:
+        """Record how the run ended; last of all files, since it is what makes the folder whole."""
+        values = {"status": status, "reason": reason, "epochs": epochs, "seconds": round(seconds, 3), **more}
         write_json(self.folder / "status.json", values)
 
     @property
@@ -76,13 +91,37 @@ class Run:
         return self.status()["status"] in ("finished", "diverged")
 
     def history(self) -> pd.DataFrame:
-        """One row an epoch."""
-        return pd.read_parquet(self.folder / "history.parquet")
+        """One row an epoch, with the columns of `HISTORY`; NaN in those that an earlier version did not write."""
+        found = pd.read_parquet(self.folder / "history.parquet")
+        return found.reindex(columns=[*HISTORY, *(c for c in found.columns if c not in HISTORY)])
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Write the history, whole, with the columns of `HISTORY`."""
         frame = pd.DataFrame(rows, columns=list(HISTORY))
         write_atomically(self.folder / "history.parquet", lambda aside: frame.to_parquet(aside, index=False))
+
+    def steps(self) -> pd.DataFrame:
+        """One row a logged step, see `trainers.records`; of a run that has not ended, up to its last snapshot.
+
+        Raises:
+            FileNotFoundError: If no steps were logged.
+        """
+        whole, parts = self.folder / "steps.parquet", self.folder / "steps"
+        if whole.exists():
+            return pd.read_parquet(whole)
+        if not parts.is_dir():
+            raise FileNotFoundError(f"{self.folder} holds no log of steps: train with `log_steps` (--log-steps 1).")
+        return read_parts(parts)
+
+    def tidy(self) -> None:
+        """Remove what only a running run needs, and what killed processes left aside."""
+        if self.finished:
+            shutil.rmtree(self.folder / "resume", ignore_errors=True)
+            shutil.rmtree(self.folder / "steps", ignore_errors=True)
+            (self.folder / LOCK).unlink(missing_ok=True)  # of a process that died between its last two breaths
+        remove_asides(self.folder, FILES)
+        for folder in (self.folder / "checkpoints").glob("*"):
+            remove_asides(folder)
 
     def correctness(self, protocol: Literal["presentation", "sweep"]) -> Bool[np.ndarray, "t n"]:
         """Whether each training example was right, epoch by epoch.
@@ -132,8 +171,8 @@ def list_runs(folder: str | Path) -> list[Run]:
 
 
 def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
-    """The data of a configuration."""
-    return load_dataset(
+    """The data of a configuration; inputs are float64 where its precision is."""
+    data = load_dataset(
         config.dataset,
         train_size=config.train_size,
         validation_size=config.validation_size,
@@ -143,3 +182,21 @@ def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
         seed=config.data_seed,
         trust=trust,
     )
+    if config.precision != "float64":
+        return data
+    return replace(
+        data,
+        train=in_double(data.train),
+        validation=in_double(data.validation),
+        test=in_double(data.test),
+        ood=ShiftedSplits({name: functools.partial(_shifted_in_double, data.ood, name) for name in data.ood}),
+    )
+
+
+def in_double(split: Split) -> Split:
+    """The same examples with inputs in float64; tokens stay what they are."""
+    return replace(split, x=split.x.double()) if split.x.is_floating_point() else split
+
+
+def _shifted_in_double(ood: Mapping[str, Split], name: str) -> Split:
+    return in_double(ood[name])

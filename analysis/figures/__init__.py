@@ -7,6 +7,7 @@ from analysis.figures.correlations import comparison_plot, correlation_matrix, f
 from analysis.figures.curvature import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
 from analysis.figures.curves import accuracy_by_radius, training_curves
 from analysis.figures.forgetting import forgetting_bars, forgetting_curves
+from analysis.figures.methods import cost_against_error, paths_on_surface
 from analysis.figures.plates import FIGURES, NothingToDraw, Plate
 from analysis.figures.scatter import scatter
 
@@ -17,12 +18,14 @@ __all__ = [
     "accuracy_by_radius",
     "comparison_plot",
     "correlation_matrix",
+    "cost_against_error",
     "edge_of_stability",
     "eigenvalue_curves",
     "forest",
     "forgetting_bars",
     "forgetting_curves",
     "layer_traces",
+    "paths_on_surface",
     "scatter",
     "spectrum",
     "strongest",

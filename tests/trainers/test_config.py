@@ -5,6 +5,7 @@ import math
 import pytest
 
 from trainers.config import TrainConfig, train_config
+from trainers.sharpness_aware.methods import METHODS
 
 
 def test_the_name_of_a_run_depends_on_what_decides_the_result_alone():
@@ -58,6 +59,63 @@ def test_resolving_twice_changes_nothing():
 def test_bad_values_get_one_clear_message(values, message):
     with pytest.raises(ValueError, match=message):
         train_config(values)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"m": 16, "micro_batch": 8}, r"`micro_batch` 8 is below `m` 16, and `m` below the batch size 32: .* at least 16"),
+    ({"m": 8, "sharing": "batch"}, r"`sharing` 'batch' needs one perturbation for the whole batch, and `m` 8"),
+    ({"sharing": "group"}, r"`group_size` goes with `sharing` 'group', got None with 'group'"),
+    ({"group_size": 2}, r"`group_size` goes with `sharing` 'group', got 2 with None"),
+    ({"perturb_from": 0.5, "perturb_until": 0.5}, r"`perturb_from` must be below `perturb_until`, got 0.5 and 0.5"),
+    ({"perturb_until": 1.5}, r"`perturb_until` got 1.5"),
+    ({"rho_schedule": "linear"}, r"`rho_schedule` 'linear' needs `rho_warmup_epochs` above 0"),
+    ({"gate": "sometimes"}, r"`gate` got 'sometimes'"),
+    ({"precision": "float8"}, r"`precision` got 'float8'"),
+    ({"base": "bsam"}, r"`base` 'bsam' belongs to method 'bsam', got method 'sam'"),
+    ({"method": "randsam", "ascent": "obf"}, r"`ascent` 'obf' has no meaning for method 'randsam'"),
+])  # fmt: skip
+def test_keys_that_do_not_go_together_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        train_config({"method": "sam", **values})
+
+
+KEPT = {  # as the first release named them
+    "5e7028fb9925": {},
+    "167b6e509361": {"lr": 0.2, "seed": 3},
+    "59b4742af1d3": {"method": "adamw", "epochs": 5},
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_runs_made_before_there_were_more_keys_keep_their_names(name):
+    assert train_config(KEPT[name]).run_id == name
+
+
+@pytest.mark.parametrize("change", [
+    {"precision": "bfloat16"}, {"micro_batch": 4}, {"gate": "periodic"}, {"perturb_from": 0.5}, {"perturb_until": 0.5},
+    {"sharing": "global"}, {"rho_schedule": "cosine"}, {"reference_size": 10},
+    {"rho_schedule": "linear", "rho_warmup_epochs": 2}, {"gate": "periodic", "gate_options": {"k": 3}},
+], ids=str)  # fmt: skip
+def test_new_keys_name_other_runs_where_they_are_read_and_only_there(change):
+    assert train_config({"method": "sam", **change}).run_id != train_config({"method": "sam"}).run_id
+    plain = train_config({"method": "sgd", **change}).resolved()
+    read = {"precision", "micro_batch"} & set(change)
+    assert (plain.run_id == train_config({}).run_id) == (not read)
+    assert train_config(plain.as_dict()) == plain
+
+
+@pytest.mark.parametrize("unread", [
+    {"micro_batch": 32}, {"m": 32}, {"m": 40 - 8, "sharing": "chunk"}, {"sharing": "batch"}, {"sharing": "chunk"},
+    {"gate_options": {"k": 3}}, {"rho_warmup_epochs": 3}, {"rho_min": 0.01},
+], ids=str)  # fmt: skip
+def test_what_is_not_read_does_not_name_a_run(unread):
+    assert train_config({"method": "sam", **unread}).run_id == train_config({"method": "sam"}).run_id
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_resolves_to_a_configuration_that_reads_back(method):
+    resolved = train_config({"method": method}).resolved()
+    assert train_config(resolved.as_dict()) == resolved
 
 
 def test_every_key_is_documented():

@@ -7,8 +7,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from stopping import assert_same
 
-from trainers import METHODS, fit, list_runs, load_checkpoint, read_weights
+from trainers import fit, list_runs, load_checkpoint, read_weights
 from trainers.config import train_config
 from trainers.loop import Training
 from trainers.runs import Run, load_data
@@ -56,21 +57,14 @@ def test_presentation_records_answers_before_the_update(tmp_path):
     )
 
 
-@pytest.mark.parametrize("method", list(METHODS))
-def test_stopped_and_continued_equals_uninterrupted_bit_for_bit(method, tmp_path):
-    config = {**SMALL, "method": method, "shrink_perturb": 0.001, "warmup_epochs": 1}
-    if method == "gsam":
-        config["m"] = 7
-    whole = fit(config, out=tmp_path / "whole")
-    part = fit(config, out=tmp_path / "part", stop=lambda epoch: epoch == 3)
+def test_stopped_on_request_and_continued(tmp_path):
+    whole = fit(SMALL, out=tmp_path / "whole")
+    part = fit(SMALL, out=tmp_path / "part", stop=lambda epoch: epoch == 3)
     assert part.status()["status"] == "interrupted"
+    assert part.status()["reason"] == "stopped on request after step 12 of 16; the same command continues"
+    assert list(part.history()["epoch"]) == [1, 2, 3]
     assert not part.finished
-    part = fit(config, out=tmp_path / "part")
-    assert part.finished
-    assert equal(weights(whole), weights(part))
-    drop = ["seconds"]
-    assert whole.history().drop(columns=drop).equals(part.history().drop(columns=drop))
-    np.testing.assert_array_equal(whole.correctness("presentation"), part.correctness("presentation"))
+    assert_same(whole, fit(SMALL, out=tmp_path / "part"))
 
 
 def test_a_process_killed_between_snapshots_goes_on_from_the_last_one(tmp_path):
@@ -129,11 +123,172 @@ def test_every_model_trains_with_sharpness_aware_methods(model, method, tmp_path
     assert np.isfinite(history["loss"]).all()
 
 
-def test_m_and_gradient_accumulation_reach_the_engine(tmp_path):
-    training = Training(train_config({**SMALL, "method": "sam", "m": 5}).resolved(), Run(tmp_path / "r"))
-    training.model.train()
-    training.train_step(training.train.x[:16], training.train.y[:16])
-    assert training.optimizer.last.passes == 8  # chunks of 5, 5, 5, 1, two passes each
+@pytest.mark.parametrize(
+    ("more", "sharing", "sizes", "m"),
+    [
+        ({"m": 5}, "chunk", [5, 5, 5, 1], 5),
+        ({"micro_batch": 5}, "batch", [5, 5, 5, 1], 16),
+        ({"micro_batch": 5, "sharing": "chunk"}, "chunk", [5, 5, 5, 1], 5),
+        ({"m": 5, "micro_batch": 8}, "chunk", [5, 5, 5, 1], 5),
+        ({"m": 16, "micro_batch": 8}, "batch", [8, 8], 16),
+        ({}, "chunk", [16], 16),
+    ],
+    ids=str,
+)
+def test_m_and_accumulation_reach_the_optimizer_and_the_records(more, sharing, sizes, m, tmp_path):
+    config = train_config({**SMALL, "method": "sam", "epochs": 1, "checkpoints": [], **more}).resolved()
+    training = Training(config, Run(tmp_path / "r"))
+    training.train_step()
+    assert training.optimizer.sharing == sharing
+    assert training.optimizer.last.passes == 2 * len(sizes)
+    assert training.feeder.batch(training.order[:16]).sizes == sizes
+    assert (training.optimizer.last.m, training.optimizer.last.m_global) == (m, m)
+    run = fit(config, out=tmp_path)
+    assert set(run.history()["m"]) == set(run.history()["m_global"]) == {m}
+    assert json.loads((run.checkpoint(4) / "meta.json").read_text())["m"] == m
+
+
+WITHOUT_DROPOUT = {**SMALL, "model_options": {"width": 8, "depth": 1}, "precision": "float64", "base": "sgd"}
+
+
+@pytest.mark.parametrize("method", ["sgd", "sam", "gsam", "obf"])
+def test_micro_batches_equal_one_batch_where_they_share_the_perturbation(method, tmp_path):
+    config = {**WITHOUT_DROPOUT, "method": method}
+    one, many = (fit({**config, **more}, out=tmp_path) for more in ({}, {"micro_batch": 3}))
+    assert one.run_id != many.run_id
+    for name, tensor in weights(one).items():  # sums in another order: a few ulp a step
+        torch.testing.assert_close(weights(many)[name], tensor, rtol=1e-9, atol=1e-11)
+
+
+def test_micro_batches_with_their_own_perturbation_are_m_sam(tmp_path):
+    config = {**SMALL, "method": "sam"}
+    assert (
+        train_config({**config, "micro_batch": 4, "sharing": "chunk"}).run_id == train_config({**config, "m": 4}).run_id
+    )
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16", "float16"])
+def test_precision_of_weights_and_passes(precision, tmp_path):
+    config = {**SMALL, "method": "sam", "precision": precision}
+    run = fit(config, out=tmp_path)
+    assert run.status()["status"] == "finished"
+    kept = torch.float64 if precision == "float64" else torch.float32
+    assert {t.dtype for t in weights(run).values()} == {kept}
+    training = Training(run.config(), run)
+    training.train_step()
+    closures = training.feeder.batch(training.order[:4])
+    closures.descents[0].forward()
+    expected = {"float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    assert closures.descents[0].first_logits.dtype == expected
+    model, _ = load_checkpoint(run.checkpoint(16))
+    data = load_data(run.config())
+    assert model(data.train.x).dtype == kept
+    assert next(iter(data.ood.values())).x.dtype == kept
+
+
+def test_half_precision_is_close_to_single(tmp_path):
+    config = {**SMALL, "method": "sam", "lr": 0.02, "model_options": {"width": 8, "depth": 1}}
+    single = fit(config, out=tmp_path)
+    for precision, tolerance in (("bfloat16", 0.05), ("float16", 0.01)):
+        half = fit({**config, "precision": precision}, out=tmp_path)
+        for name, tensor in weights(single).items():  # rounding of 2^-9 and 2^-12, over 16 steps of length <= 0.02
+            torch.testing.assert_close(weights(half)[name], tensor, rtol=tolerance, atol=tolerance)
+
+
+def test_overflowing_steps_are_skipped_counted_and_named(tmp_path):
+    """A loss of about 1e4 at the first scale of 2^16 is far beyond float16; each skipped step halves the scale."""
+    config = {
+        **SMALL, "method": "sam", "precision": "float16", "model": "test_loop:steep", "model_options": {}, "lr": 1e-9,
+        "epochs": 6, "checkpoints": [],
+    }  # fmt: skip
+    run = fit(config, out=tmp_path, trust=True, log_steps=1)
+    status, history, steps = run.status(), run.history(), run.steps()
+    skipped = int((steps["overflow"] != "").sum())
+    assert 0 < skipped < 24
+    assert status["skipped_steps"] == skipped == history["skipped"].sum()
+    first = list(zip(steps["step"], steps["overflow"], strict=True))[:5]
+    assert status["first_skipped"] == [f"step {step} ({where})" for step, where in first if where]
+    assert history["loss"].iloc[-1] > 0  # the last epoch took steps
+    assert all(
+        bool((t.abs() < 1).all()) for t in weights(run).values()
+    )  # and none of them with a momentum out of nowhere
+    assert status["status"] == "finished"
+
+
+class Steep(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) * 1000
+
+
+def steep(shape, classes):
+    return Steep()
+
+
+def test_a_run_whose_every_step_overflows_has_diverged(tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.training.HOPELESS", 3)
+    config = {**SMALL, "method": "sam", "precision": "float16", "model": "test_loop:infinite", "model_options": {}}
+    status = fit(config, out=tmp_path, trust=True).status()
+    assert status["status"] == "diverged"
+    assert status["reason"] == "4 steps in a row overflowed float16 up to epoch 1"
+
+
+class Infinite(Steep):
+    def forward(self, x):
+        return super().forward(x) * 1e30
+
+
+def infinite(shape, classes):
+    return Infinite()
+
+
+def test_gates_and_windows_reach_the_optimizer(tmp_path):
+    def modes(**more):
+        return "".join(m[1] for m in fit({**SMALL, "method": "sam", **more}, out=tmp_path, log_steps=1).steps()["mode"])
+
+    assert modes() == 16 * "e"  # p-e-rturbed
+    assert modes(perturb_from=0.5) == 8 * "l" + 8 * "e"  # p-l-ain
+    assert modes(perturb_from=0.25, perturb_until=0.75) == 4 * "l" + 8 * "e" + 4 * "l"
+    assert modes(gate="periodic", gate_options={"k": 4}) == 4 * "elll"
+    with pytest.raises(ValueError, match=r"gate 'periodic' has no option `kk`"):
+        modes(gate="periodic", gate_options={"kk": 4})
+
+
+def test_the_share_of_perturbed_steps_is_in_the_history(tmp_path):
+    history = fit({**SMALL, "method": "looksam", "method_options": {"k": 4}}, out=tmp_path).history()
+    assert list(history["perturbed_share"]) == 4 * [0.25]
+    assert list(history["reused_share"]) == 4 * [0.75]
+    plain = fit({**SMALL, "method": "sgd"}, out=tmp_path).history()
+    assert list(plain["perturbed_share"]) == 4 * [0.0]
+    assert plain[["mean_gap", "m", "m_global"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("more", "radii"),
+    [
+        ({"rho_schedule": "linear", "rho_warmup_epochs": 1}, [0.0, 0.05, 0.1, 0.15, 0.2, 0.2]),
+        ({"rho_schedule": "start_jump", "rho_warmup_epochs": 0.5}, [0.0, 0.0, 0.2, 0.2]),
+        ({"rho_schedule": "lr_multiple", "lr_schedule": "constant", "lr": 0.05}, [0.01, 0.01]),
+        ({"rho_schedule": "cosine", "rho_min": 0.1}, [0.2, 0.15 + 0.05 * math.cos(math.pi / 16)]),
+    ],
+    ids=lambda v: v.get("rho_schedule") if isinstance(v, dict) else None,
+)
+def test_schedules_of_the_radius_count_in_epochs(more, radii, tmp_path):
+    steps = fit({**SMALL, "method": "sam", "rho": 0.2, **more}, out=tmp_path, log_steps=1).steps()
+    assert list(steps["rho"])[: len(radii)] == pytest.approx(radii, rel=1e-12)
+
+
+def test_old_histories_can_still_be_read(tmp_path):
+    run = fit(SMALL, out=tmp_path)
+    new = run.history()
+    added = ["perturbed_share", "reused_share", "skipped", "mean_gap", "m", "m_global"]
+    new.drop(columns=added).to_parquet(run.folder / "history.parquet", index=False)
+    old = run.history()
+    assert list(old.columns) == list(new.columns)
+    assert old[added].isna().all(axis=None)
 
 
 def test_a_truncated_config_is_named(tmp_path):

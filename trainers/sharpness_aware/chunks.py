@@ -62,6 +62,8 @@ def units_of(
         ValueError: If the lists differ in length, sizes are not positive, or the method needs `ascent`.
     """
     descents = [closure] if callable(closure) else list(closure)
+    for descent in descents:
+        _refuse_half_a_lightning_step(descent)
     if not descents:
         raise ValueError("`closure` is an empty list: give one closure for each chunk.")
     objectives: list[Closure | None]
@@ -88,3 +90,17 @@ def units_of(
         return [Unit(descents, objectives, [c / total for c in counts], examples=total if known else 0)]
     rows = enumerate(zip(descents, objectives, counts, strict=True))
     return [Unit([d], [o], [1.0], c / total, c if known else 0, first=i == 0) for i, (d, o, c) in rows]
+
+
+def _refuse_half_a_lightning_step(closure: Closure) -> None:
+    """Raise for closures of Lightning's automatic optimisation that clip in every pass, or see part of the batch."""
+    method = getattr(closure, "func", None)
+    if getattr(method, "__name__", "") != "_wrap_closure" or not closure.args:  # type: ignore[attr-defined]
+        return
+    trainer = closure.args[0].trainer  # type: ignore[attr-defined]
+    if trainer.accumulate_grad_batches != 1 or trainer.gradient_clip_val:
+        raise ValueError(
+            "Lightning's `gradient_clip_val` acts inside every pass of the closure, `accumulate_grad_batches` hands "
+            "over the last batch alone: let the module inherit from "
+            "`trainers.integrations.lightning.SharpnessAwareModule`, which clips once and says what to do instead."
+        )

@@ -221,8 +221,11 @@ class LookAgain(Combiner):
         self._building = mix(1.0, part, 1.0, self._building) if self._building else part
         return perturbed
 
-    def shared(self, moment: Moment) -> list[Tensor]:
-        return list(self._building.values())
+    def shared(self, moment: Moment) -> list[Params]:
+        return [self._building]
+
+    def forget(self, moment: Moment) -> None:
+        self._building = {}
 
     def commit(self) -> None:
         if self._building:

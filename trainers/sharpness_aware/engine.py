@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.params import Params, dot, length
@@ -23,13 +23,15 @@ from trainers.sharpness_aware.ascent import Means, scaled
 from trainers.sharpness_aware.chunks import Closure, Unit, units_of
 from trainers.sharpness_aware.combiners import Point, Seen
 from trainers.sharpness_aware.composition import Composition
-from trainers.sharpness_aware.gates import Mode
+from trainers.sharpness_aware.gates import Mode, Never
 from trainers.sharpness_aware.hooks import ShrinkPerturb
 from trainers.sharpness_aware.moment import Moment
+from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
-from trainers.sharpness_aware.precision import LossScale, finite, spoil
-from trainers.sharpness_aware.ranks import Ranks, Sharing, circle_of, zeros_where_missing
+from trainers.sharpness_aware.precision import LossScale, check_precision, finite, spoil
+from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_of, zeros_where_missing
 from trainers.sharpness_aware.record import StepRecord
+from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.weights import Weights
 
@@ -48,7 +50,8 @@ class SharpnessAware(Optimizer):
 
     Args:
         model: The model whose weights are moved; frozen parameters are neither perturbed nor counted. Pass the
-            DistributedDataParallel model itself: the engine then averages gradients over ranks, once a step.
+            DistributedDataParallel model itself, or give it to `wrapped_in` later: the engine averages gradients over
+            ranks, once a step, and keeps DistributedDataParallel from doing so.
         base: Any torch optimizer over its parameters.
         parts: The method.
         same_rng: All passes of a step see the same random numbers (dropout masks).
@@ -60,6 +63,8 @@ class SharpnessAware(Optimizer):
         group_size: Ranks in a group, for sharing "group".
         grad_scaler: Of float16 training; the closures multiply the loss by its scale, `step` does everything else.
         diagnose: Fill `last.cosine` and `last.grad_norm`.
+        parallel_gradients: SAMPa's two gradients on two processes, see `parallel_gradients.Pair`.
+        noise: The method's random draws, with several processes.
 
     Attributes:
         last: What the last step did.
@@ -84,6 +89,8 @@ class SharpnessAware(Optimizer):
         group_size: int | None = None,
         grad_scaler: GradScaler | None = None,
         diagnose: bool = False,
+        parallel_gradients: bool = False,
+        noise: Noise | None = None,
     ) -> None:
         super().__init__(base.param_groups, base.defaults)
         self.param_groups = base.param_groups  # the same objects, so that schedulers drive the base optimizer
@@ -93,22 +100,32 @@ class SharpnessAware(Optimizer):
         self.parts = parts
         self.shrink = shrink
         self.grad_clip = grad_clip
+        self.grad_scaler = grad_scaler
         self.sharing = sharing
         self.diagnose = diagnose
         self.steps_taken = 0
         self.last = StepRecord()
         self.reference: Reference | None = None
-        bare = model.module if isinstance(model, DistributedDataParallel | DataParallel) else model
-        named = {name: p for name, p in bare.named_parameters() if p.requires_grad}
+        named = {name: p for name, p in bare(model).named_parameters() if p.requires_grad}
         if not named:
             raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
+        check_precision(named, grad_scaler)
         self._base_step = _unhooked_step(base)
-        self._scale = LossScale(grad_scaler) if grad_scaler is not None else None
-        self._ranks = Ranks(model, group, circle_of(sharing, group, group_size))
-        self._weights = Weights(named)
+        self._scale = LossScale(grad_scaler) if grad_scaler is not None and grad_scaler.is_enabled() else None
+        self._noise = noise
+        if parallel_gradients and not (parts.plan.lagged and parts.plan.ahead):
+            raise ValueError(
+                "`parallel_gradients` needs two gradients that do not wait for each other: method 'sampa'."
+            )
+        self._pair = Pair(model, named, group) if parallel_gradients else None
+        sharded = check_sharded(model, named, base, parts, sharing)
+        circle = None if sharded or parallel_gradients else circle_of(sharing, group, group_size)
+        self._ranks = Ranks(model, group, circle, alone=sharded or parallel_gradients)
+        self._sharers = self._ranks.size if sharded else self._ranks.circle_size
+        self._weights = Weights(named, model)
         self._passes = Passes(model, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
-        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in self._passes.tracking)
-        if self._ranks.several and sharing != "global" and synchronised:
+        synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        if self._ranks.several and sharing != "global" and synchronised and not isinstance(parts.gate, Never):
             raise ValueError(
                 f"SyncBatchNorm mixes activations of ranks whose weights are perturbed differently under `sharing` "
                 f"{sharing!r}: use sharing='global', or BatchNorm."
@@ -116,7 +133,10 @@ class SharpnessAware(Optimizer):
         self._previous: Unit | None = None
         self._kept_previous: dict[str, Any] = {}  # of a state that was loaded, until `remember`
         self._open: tuple[Moment, Mode] | None = None  # of a step that is being accumulated
+        self._whole = False  # whether `evaluate` has done all of the open step's passes
         self._examples = 0.0  # accumulated so far
+        self._following: Unit | None = None  # the next step's previous batch, once this step has not been skipped
+        self._before: dict[str, Any] | None = None  # the parts' state before the step, where it may be skipped
         self._sums: dict[str, Params | None] = {}  # of the step: ascent gradients, points ahead, decoupled parts
 
     @property
@@ -125,9 +145,26 @@ class SharpnessAware(Optimizer):
         return self.parts.needs_reference
 
     @property
+    def needs_batch(self) -> bool:
+        """Whether a step must have all its closures at once, so that `accumulate` cannot be used."""
+        return self.parts.gate.needs_gradient or self.needs_previous or self.sharing != "chunk"
+
+    @property
     def needs_previous(self) -> bool:
         """Whether each step evaluates the previous step's batch again; see `remember`."""
         return self.parts.needs_previous
+
+    @property
+    def previous_is_lost(self) -> bool:
+        """Whether a state was loaded whose previous batch `remember` has not given back."""
+        return self._previous is None and bool(self._kept_previous)
+
+    def wrapped_in(self, model: DistributedDataParallel) -> None:
+        """Name the DistributedDataParallel around the model, where it was made after the optimizer.
+
+        Otherwise it averages the gradient of every pass, which makes each perturbation one of all ranks.
+        """
+        self._ranks.watch(model)
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -156,10 +193,36 @@ class SharpnessAware(Optimizer):
                 with per-example losses, or reference data.
         """
         if closure is None:
-            self._end_accumulated()
+            self._end()
             return None
+        loss = self.evaluate(closure, sizes=sizes, ascent=ascent)
+        self._end()
+        return loss
+
+    def evaluate(
+        self,
+        closure: Closure | Sequence[Closure],
+        *,
+        sizes: Sequence[int] | None = None,
+        ascent: Closure | Sequence[Closure] | None = None,
+    ) -> Tensor:
+        """All of a step but its end, which `step()` without a closure then is.
+
+        For loops that clip or log in between: `.grad` holds the step's gradient, in true units, this rank's own.
+
+        Args:
+            closure: As for `step`.
+            sizes: As for `step`.
+            ascent: As for `step`.
+
+        Returns:
+            The training loss, as `step`.
+
+        Raises:
+            ValueError: As for `step`, or in the middle of a step.
+        """
         if self._open is not None:
-            raise ValueError("`step` got a closure while chunks are accumulated: end them with `step()` first.")
+            raise ValueError("a step has been begun and got another closure: end it with `step()` first.")
         units = self._units(closure, sizes, ascent)
         moment = self._begin()
         try:
@@ -167,20 +230,21 @@ class SharpnessAware(Optimizer):
             losses = []
             total: Params | None = None
             for unit, first in zip(units, firsts, strict=True):
+                if self.last.overflow:
+                    losses.append(torch.full((), math.nan))
+                    break
                 loss = self._evaluate(unit, moment, mode, first)
                 losses.append(loss * unit.weight if len(units) > 1 else loss)
-                if self.last.overflow:
-                    break
                 if len(units) > 1:
                     total = accumulated(total, self._passes.take(), unit.weight)
             if total is not None:
                 self._passes.give(total)
         except BaseException:
             self._passes.clear()
+            self._undo(moment)
             raise
-        self._finish(moment, mode, float(sum(u.examples for u in units) or 1.0))
-        if self.needs_previous:
-            self._previous = units[0]
+        self._open, self._whole, self._examples = (moment, mode), True, float(sum(u.examples for u in units))
+        self._following = units[0] if self.needs_previous else None
         return losses[0] if len(losses) == 1 else torch.stack([t.reshape(()) for t in losses]).sum()
 
     def accumulate(self, closure: Closure, *, size: int | None = None, ascent: Closure | None = None) -> Tensor:
@@ -201,16 +265,18 @@ class SharpnessAware(Optimizer):
         Raises:
             ValueError: If the method's chunks cannot be evaluated one by one, or `size` is given for some only.
         """
-        if self.parts.gate.needs_gradient or self.needs_previous or self.sharing != "chunk":
+        if self.needs_batch:
             raise ValueError(
                 "`accumulate` evaluates chunks one by one, and this method must see the whole batch first: pass all "
                 "closures to `step([...])` at once."
             )
+        if self._open is not None and self._whole:
+            raise ValueError("`accumulate` was called after `evaluate`: end the step with `step()` first.")
         unit = self._units(closure, None if size is None else [size], ascent)[0]
         so_far: Params | None = None
         if self._open is None:
             moment = self._begin()
-            self._open, self._examples = (moment, self._decide([unit], moment)[0]), 0.0
+            self._open, self._examples, self._whole = (moment, self._decide([unit], moment)[0]), 0.0, False
         else:
             so_far = self._passes.take()
             self._note_m(unit)
@@ -231,18 +297,28 @@ class SharpnessAware(Optimizer):
             except BaseException:
                 self._open = None
                 self._passes.clear()
+                self._undo(moment)
                 raise
         self._passes.give(accumulated(so_far, self._passes.take(), unit.weight))
         return loss
 
-    def _end_accumulated(self) -> None:
+    def _end(self) -> None:
         if self._open is None:
             raise ValueError(
                 "`step` needs a closure that clears the gradients, runs forward and backward and returns the loss: the "
-                "gradient is taken at more than one point. Or call `accumulate(closure)` before `step()`."
+                "gradient is taken at more than one point. Or call `accumulate(closure)` before `step()`. A "
+                "GradScaler is passed as `grad_scaler=`, and `optimizer.step(closure)` called, not `scaler.step(...)`."
+            )
+        if self._scale is not None and self._scale.touched(self):
+            raise ValueError(
+                "`grad_scaler.unscale_` or `grad_scaler.step` was called on this optimizer, which does both itself: "
+                "leave them and `grad_scaler.update()` out; gradients are in true units already."
             )
         (moment, mode), self._open = self._open, None
         self._finish(moment, mode, self._examples or 1.0)
+        if self._following is not None and not self.last.overflow:
+            self._previous = self._following
+        self._following = None
 
     def remember(
         self,
@@ -256,7 +332,7 @@ class SharpnessAware(Optimizer):
         kept = self._kept_previous
         unit.tracked = bool(kept.get("tracked", True))
         if len(kept.get("states", [])) == len(unit.states):
-            unit.states = [RandomState(state["cpu"], dict(state["cuda"])) for state in kept["states"]]
+            unit.states = [RandomState(state["cpu"].cpu(), dict(state["cuda"])) for state in kept["states"]]
         self._previous = unit
 
     # -- the stages of a step --------------------------------------------------------------------------------------
@@ -290,7 +366,11 @@ class SharpnessAware(Optimizer):
         rho = self.parts.radius(lr, self.steps_taken)
         self.last = StepRecord(rho=rho)
         self._passes.count = 0
+        self._passes.seen.clear()
         self._sums = {}
+        if self._noise is not None and self._ranks.several:
+            self._noise.begin(self.steps_taken)
+        self._before = self.parts.state_dict() if self._scale is not None else None
         return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base)
 
     def _decide(self, units: list[Unit], moment: Moment) -> tuple[Mode, list[tuple[Params, Tensor] | None]]:
@@ -300,14 +380,16 @@ class SharpnessAware(Optimizer):
         if moment.rho == 0 and parts.source.inert_at_zero:
             mode = Mode.PLAIN
         elif parts.gate.needs_gradient:
-            mean: Params | None = None
+            squared = 0.0
             for i, unit in enumerate(units):
                 loss = self._loss_pass(unit)
                 grads = passes.take()
+                self._share(unit, [grads])
                 firsts[i] = (grads, loss)
-                mean = accumulated(mean, grads, unit.weight, alone=len(units) == 1)
-            squared = dot(mean, mean) if mean else 0.0
-            mode = parts.gate(moment, self._ranks.mean(squared, float(sum(u.examples for u in units) or 1.0)))
+                squared += unit.weight * dot(grads, grads)
+            if not self._ranks.whole:
+                squared = self._ranks.mean(squared, float(sum(u.examples for u in units) or 1.0))
+            mode = parts.gate(moment, squared)
         else:
             mode = parts.gate(moment)
         self.last.mode = mode
@@ -317,7 +399,10 @@ class SharpnessAware(Optimizer):
             for unit in units:
                 self._note_m(unit)
             if parts.needs_reference == "gradient" and parts.source.wants_reference(moment.t):
-                parts.source.refresh(self._reference_mean(squares=False))
+                reference = self._reference_mean(squares=False)
+                if self._scale is not None and not finite(reference):
+                    self.last.overflow = "first pass"
+                parts.source.refresh(reference)
         return mode, firsts
 
     def _loss_pass(self, unit: Unit) -> Tensor:
@@ -362,48 +447,64 @@ class SharpnessAware(Optimizer):
         if start:
             weights.restore()
             moment.theta = weights.clean()
+        shared_loss = self._share_first(unit, ascent, clean, loss, first)
         if self._scale is not None and ascent is not None and not finite(ascent):
             record.overflow = "first pass"
             return torch.full((), math.nan) if loss is None else loss
         if plan.ahead and self._previous is None:
             loss = self._loss_pass(unit)  # the first step: nothing is stored, so y_0 = w
             grads = self._passes.take()
+            if self._pair is not None:
+                self._pair.agree(loss)
+            self._ranks.average(list(grads.values()), float(unit.examples or 1))
+            if self._scale is not None and not finite(grads):
+                record.overflow = "first pass"
+                return loss
             source.observe(moment, Means(grads, ahead=grads))
         if ascent is not None:
-            if self.sharing in ("group", "global"):
-                ascent = zeros_where_missing(ascent, weights.parameters)
-                self._ranks.average(list(ascent.values()), float(unit.examples or 1), circle=True)
             source.chunk(moment, ascent, unit.weight)
-            if source.observes:
+            if source.observes or (parts.mask is not None and parts.mask.wants_ascent(moment.t)):
                 self._add("ascent", ascent, unit.weight)
         keep_points = combiner.active
         points: list[Point] = []
+        own: list[Point] = []  # those that this rank has not shared yet
+        perturbed_loss = torch.full((), math.nan)
+        pair = self._pair
         step = Direction({}, 1.0, 0.0)
         squared = 0.0
         for draw in range(plan.draws):
             step, delta, times, length = self._displacement(moment, ascent)
-            if parts.mask is not None and ascent is not None and unit.first:
-                parts.mask.after_ascent(moment, ascent)
             if source.steps > 1:
                 inner_points = points if source.collects else None
                 delta, length = self._climb(unit, moment, delta, inner_points)
                 times = 1.0
+                if record.overflow:
+                    return torch.full((), math.nan) if loss is None else loss
             squared += length**2 / plan.draws
-            for sign in plan.signs:
+            for sign in plan.signs if pair is None or pair.perturbs else ():
                 weights.displace(delta, sign * times)
                 moment.theta = weights.clean()
                 perturbed_loss = self._descend(unit, previous)
                 if keep_points:
-                    points.append(Point(self._passes.take(), perturbed_loss, sign, draw))
+                    own.append(Point(self._passes.take(), perturbed_loss, sign, draw))
+                    points.append(own[-1])
         record.length = math.sqrt(record.length**2 + unit.weight * squared)
         ahead = None
-        if plan.ahead:
+        if plan.ahead and (pair is None or not pair.perturbs):
             weights.restore()
             weights.displace(self._where_base_goes(moment))
             loss = self._loss_pass(unit)
             ahead = self._passes.take()
-            self._add("ahead", ahead, unit.weight)
         weights.restore()
+        if pair is not None:
+            grads, value = (own[0].gradient, perturbed_loss) if ahead is None or loss is None else (ahead, loss)
+            both = pair.exchange(unit, grads, value, self._passes.devices, same_rng=self._passes.same_rng)
+            points, perturbed_loss = [Point(both.perturbed, both.perturbed_loss)], both.perturbed_loss
+            ahead, loss = both.ahead, both.loss
+        if keep_points:
+            self._share_points(unit, own, ahead)
+        if ahead is not None:
+            self._add("ahead", ahead, unit.weight)
         if loss is not None:
             record.clean.append((unit.weight, loss))
         record.displaced.append((unit.weight, perturbed_loss))
@@ -412,7 +513,7 @@ class SharpnessAware(Optimizer):
             self._note_cosine(clean, last, unit.weight)
         if keep_points:
             moment.theta = weights.clean()
-            seen = Seen(moment, unit.weight, ascent, clean, loss, points, step.as_params, ahead)
+            seen = Seen(moment, unit.weight, ascent, clean, shared_loss, points, step.as_params, ahead)
             self._passes.give(combiner(seen))
             if combiner.decoupled:
                 self._add("decoupled", combiner.extra(seen), unit.weight)
@@ -508,11 +609,12 @@ class SharpnessAware(Optimizer):
             moment.theta = self._weights.clean()
             value = self._passes.run(unit, objectives)
             grads = self._passes.take()
+            value = self._share(unit, [grads], [value])[0]
+            if self._scale is not None and not finite(grads):
+                self.last.overflow = "second pass"
+                break
             if points is not None:
                 points.append(Point(grads, value))
-            if self.sharing in ("group", "global"):
-                grads = zeros_where_missing(grads, self._weights.parameters)
-                self._ranks.average(list(grads.values()), float(unit.examples or 1), circle=True)
             following = self._unit(moment, source.direction(moment, grads)).as_params()
             delta = source.advance(delta, following, moment.rho)
         return delta, length(delta)
@@ -543,7 +645,7 @@ class SharpnessAware(Optimizer):
         if record.overflow:
             spoil(named)
         extra = self._average(moment, mode, weight)
-        if self._scale is not None and not record.overflow and not finite(passes.gradients()):
+        if self._scale is not None and not record.overflow and not self._all_finite():
             record.overflow = "second pass" if mode is Mode.PERTURBED else "first pass"
             if self._ranks.several:
                 record.overflow += " (on some rank)"
@@ -555,19 +657,22 @@ class SharpnessAware(Optimizer):
                 sums = self._sums
                 parts.source.observe(moment, Means(passes.gradients(), sums.get("ascent"), sums.get("ahead")))
                 parts.combiner.commit()
+                if parts.mask is not None and parts.mask.wants_ascent(moment.t):
+                    parts.mask.after_ascent(moment, sums.get("ascent") or {})
             if self.diagnose:
                 grads = passes.gradients()
                 record.grad_norm = length(grads)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(list(named.values()), self.grad_clip)
         rates = [float(group["lr"]) for group in self.param_groups]
-        if self._scale is None:
+        if not record.overflow:
             self._base_step()
-        else:
-            self._scale.step(self.base, named)
-        self.steps_taken += 1
+        if self._scale is not None:
+            self._scale.update(overflow=bool(record.overflow))
         if record.overflow:
+            self._undo(moment)
             return
+        self.steps_taken += 1
         if parts.source.keeps_final and mode is Mode.PERTURBED:
             passes.clear()  # the tensors are the source's now
         if extra:
@@ -577,26 +682,91 @@ class SharpnessAware(Optimizer):
             moment.theta = self._weights.clean()
             mask.refresh(moment, self._reference_mean(squares=True))
 
-    # -- small things ----------------------------------------------------------------------------------------------
+    def _all_finite(self) -> bool:
+        """Whether the gradient is finite, and whatever else of the step is kept or added to the weights."""
+        return all(finite(grads) for grads in (self._passes.gradients(), *self._sums.values()) if grads)
+
+    def _undo(self, moment: Moment) -> None:
+        """The parts' state as before a step that was skipped or broke off."""
+        self.parts.source.forget(moment)
+        self.parts.combiner.forget(moment)
+        if self._before is not None:
+            self.parts.load_state_dict(self._before)
+
+    # -- several processes -----------------------------------------------------------------------------------------
+
+    def _share(self, unit: Unit, gradients: Sequence[Params], losses: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Average gradients, in place, over the ranks that share a perturbation; returns the losses' averages."""
+        if self._ranks.circle is None or not (gradients or losses):
+            return list(losses)
+        means = [value.detach().clone() for value in losses]
+        flags = self._flags()
+        tensors = [t for grads in gradients for t in grads.values()] + means
+        total = self._ranks.average(tensors, float(unit.examples or 1), circle=True, flags=flags)
+        self._note_flags(flags)
+        if unit.examples:
+            self.last.m_global = max(self.last.m_global, round(total))
+        return means
+
+    def _share_first(
+        self,
+        unit: Unit,
+        ascent: Params | None,
+        clean: Params | None,
+        loss: Tensor | None,
+        decided: tuple[Params, Tensor] | None,
+    ) -> Tensor | None:
+        """Share what the first pass gave, less what was shared for the gate's decision; returns the shared loss."""
+        combines = self.parts.combiner.active
+        fresh: list[Params] = []
+        for grads in (ascent, clean if combines else None):
+            known = [*fresh, *([decided[0]] if decided is not None else [])]
+            if grads is not None and not any(grads is other for other in known):
+                fresh.append(grads)
+        means = self._share(unit, fresh, [loss] if combines and loss is not None else [])
+        return means[0] if means else loss
+
+    def _share_points(self, unit: Unit, points: list[Point], ahead: Params | None) -> None:
+        """Share the gradients and losses that the combiner is about to see."""
+        gradients = [point.gradient for point in points] + ([ahead] if ahead is not None else [])
+        for point, mean in zip(points, self._share(unit, gradients, [point.loss for point in points]), strict=True):
+            point.loss = mean
 
     def _average(self, moment: Moment, mode: Mode, weight: float) -> Params | None:
-        """The one average of gradients over ranks, with whatever else must be averaged; returns the decoupled part."""
-        extra = self._sums.get("decoupled")
-        if not self._ranks.several:
-            return extra
-        named = self._weights.parameters
-        grads = zeros_where_missing(self._passes.gradients(), named)
-        tensors = list(grads.values())
-        if mode is Mode.PERTURBED and not self.last.overflow:
-            for key in ("decoupled", "ascent", "ahead"):
-                held = self._sums.get(key)
-                if held is not None:
-                    self._sums[key] = held = zeros_where_missing(held, named)
-                    tensors += list(held.values())
-            tensors += self.parts.combiner.shared(moment) + self.parts.source.shared(moment)
-        self._ranks.average(tensors, weight)
-        self._passes.give(grads)
+        """The one average of gradients over ranks, with whatever else must be averaged; returns the decoupled part.
+
+        What travels depends on the method alone, never on what this rank has seen: all ranks must send the same.
+        """
+        ranks, parts, passes, named = self._ranks, self.parts, self._passes, self._weights.parameters
+        if not ranks.several:
+            return self._sums.get("decoupled")
+        perturbed = mode is Mode.PERTURBED
+        grads = zeros_where_missing(passes.gradients(), named)
+        if not (perturbed and ranks.whole and parts.combiner.active):  # else made from averages over all ranks already
+            travelling = [grads]
+            if perturbed:
+                observed = parts.source.observes or (parts.mask is not None and parts.mask.wants_ascent(moment.t))
+                wanted = {"decoupled": parts.combiner.decoupled, "ascent": observed, "ahead": parts.plan.ahead}
+                for key in [key for key, yes in wanted.items() if yes]:
+                    self._sums[key] = zeros_where_missing(self._sums.get(key) or {}, named)
+                    travelling.append(self._sums[key] or {})
+                for made in parts.combiner.shared(moment) + parts.source.shared(moment):
+                    made.update(zeros_where_missing(made, named))
+                    travelling.append({name: made[name] for name in named})
+            flags = self._flags()
+            ranks.average([t for held in travelling for t in held.values()], weight, flags=flags)
+            self._note_flags(flags)
+        passes.give({name: g for name, g in grads.items() if name in passes.seen})
         return self._sums.get("decoupled")
+
+    def _flags(self) -> list[float]:
+        """For each parameter, whether it has had a gradient in this step: those without one on all ranks keep None."""
+        return [float(name in self._passes.seen) for name in self._weights.parameters]
+
+    def _note_flags(self, flags: list[float]) -> None:
+        self._passes.seen.update(n for n, flag in zip(self._weights.parameters, flags, strict=True) if flag)
+
+    # -- small things ----------------------------------------------------------------------------------------------
 
     def _add(self, key: str, grads: Params, weight: float) -> None:
         self._sums[key] = accumulated(self._sums.get(key), grads, weight)
@@ -629,13 +799,14 @@ class SharpnessAware(Optimizer):
             total = accumulated(total, grads, 1.0 if squares else count / sum(counts))
         result = zeros_where_missing(total or {}, self._weights.parameters)
         if self._ranks.several:
-            self._ranks.average(list(result.values()), float(sum(counts)))
+            self._ranks.average(list(result.values()), 1.0 if squares else float(sum(counts)))
+            if squares:  # a sum over the examples of all ranks
+                torch._foreach_mul_(list(result.values()), float(self._ranks.size))
         return result
 
     def _note_m(self, unit: Unit) -> None:
-        circle = self._ranks.circle_size
         self.last.m = max(self.last.m, unit.examples)
-        self.last.m_global = max(self.last.m_global, unit.examples * circle)
+        self.last.m_global = max(self.last.m_global, unit.examples * self._sharers)
 
     def _note_cosine(self, clean: Params, perturbed: Params, weight: float) -> None:
         cosine = dot(clean, perturbed) / (length(clean) * length(perturbed) + TINY)
@@ -684,9 +855,40 @@ class SharpnessAware(Optimizer):
         if self._scale is not None and "grad_scaler" in extra:
             self._scale.load_state_dict(extra["grad_scaler"])
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer; parameters of the model that have come to need a gradient count from now.
+
+        Raises:
+            ValueError: In the middle of a step, or for parameters that are not the model's.
+        """
+        if not hasattr(self, "base"):  # torch's constructor calls this
+            super().add_param_group(param_group)
+            return
+        if self._open is not None:
+            raise ValueError("`add_param_group` was called in the middle of a step: end it with `step()` first.")
+        given = param_group["params"]
+        given = [given] if isinstance(given, Tensor) else list(given)
+        owned = {id(p): name for name, p in bare(self.model).named_parameters()}
+        if any(id(p) not in owned for p in given):
+            raise ValueError("`param_group` has parameters that are not the model's: only those can be perturbed.")
+        self.base.add_param_group({**param_group, "params": given})
+        self._weights.parameters.update({owned[id(p)]: p for p in given if p.requires_grad})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharpnessAware":
+        raise TypeError(_NO_COPY.format("copied"))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(_NO_COPY.format("pickled"))
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients."""
         self.base.zero_grad(set_to_none)
+
+
+_NO_COPY = (
+    "a sharpness-aware optimizer moves the weights of one model and cannot be {}: make another with `make_optimizer` "
+    "over the other model, and give it this one's `state_dict()`."
+)
 
 
 def _unhooked_step(base: Optimizer) -> Callable[[], Any]:

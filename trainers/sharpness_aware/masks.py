@@ -36,8 +36,12 @@ class Mask(Part):
         """The direction as far as the mask lets it through."""
         raise NotImplementedError
 
+    def wants_ascent(self, t: int) -> bool:
+        """Whether `after_ascent` is to be called in step t."""
+        return False
+
     def after_ascent(self, moment: Moment, grad: Params) -> None:
-        """Called after the displacement of the step's first chunk is known, with its ascent gradient."""
+        """Called when all displacements of a step are done, with the ascent gradient's mean over chunks and ranks."""
 
     def wants_squares(self, t: int) -> bool:
         """Whether squared reference gradients are due after step t."""
@@ -241,7 +245,7 @@ class FisherMask(Sparse):
 class DynamicMask(Sparse):
     """SSAM-D: drop the live entries of least score, revive as many dead ones.
 
-    It starts from a random mask. Every `every` steps, after the displacement of the first chunk, with e the number of
+    It starts from a random mask. Every `every` steps, after the displacements of all chunks, with e the number of
     updates so far out of E: the drop rate is d = r/2 (1 + cos(πe/E)); of the live entries the int(L (1 - d)) with the
     largest `drop` score stay, and of those that were dead before the update int(min(L d, N - L)) with the largest
     `grow` score come alive. Scores: "gradient" |g|, "weight" |w| at the clean weights, "random".
@@ -274,9 +278,10 @@ class DynamicMask(Sparse):
             scores = torch.rand(total, generator=self.generator)
             self.mask = _cut(_top(scores, self.live(total)), moment.theta)
 
+    def wants_ascent(self, t: int) -> bool:
+        return self.sparsity > 0 and t % self.every == 0
+
     def after_ascent(self, moment: Moment, grad: Params) -> None:
-        if self.sparsity == 0 or moment.t % self.every:
-            return
         self.prepare(moment)
         names = list(moment.theta)
         mask = torch.cat([self.mask[n].reshape(-1) for n in names])

@@ -46,6 +46,12 @@ class Part:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
 
-    def shared(self, moment: Moment) -> list[Tensor]:
-        """Tensors made in this step that must be averaged over ranks; the engine writes the average into them."""
+    def forget(self, moment: Moment) -> None:
+        """Drop what a step has left behind that was skipped or broke off."""
+
+    def shared(self, moment: Moment) -> list[Params]:
+        """What was made in this step and must be averaged over ranks; the engine writes the averages into it.
+
+        Every rank must give as many, also after a pass that overflowed; tensors that one lacks count as zero.
+        """
         return []

@@ -127,8 +127,13 @@ class Posterior(AscentSource):
             share = weight * precision[name].sqrt() * g.abs()
             state["curvature"] = share if state.get("curvature") is None else state["curvature"] + share
 
-    def shared(self, moment: Moment) -> list[Tensor]:
-        return list(moment.kept("curvature").values())
+    def forget(self, moment: Moment) -> None:
+        assert moment.base is not None
+        for p in moment.parameters.values():
+            moment.base.state[p].pop("curvature", None)
+
+    def shared(self, moment: Moment) -> list[Params]:
+        return [moment.kept("curvature")]
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self.generator.get_state()}

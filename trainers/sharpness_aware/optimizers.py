@@ -9,13 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.amp import GradScaler
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.perturbation import check_radius
+from landscape.spread import spread
 from trainers.naming import nearest
 from trainers.options import checked
-from trainers.randomness import derive
 from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.gates import AdaptiveNorm, Bernoulli, EveryK, Gate, Window, joined
@@ -30,7 +29,7 @@ from trainers.sharpness_aware.radii import (
     Radius,
     StartJump,
 )
-from trainers.sharpness_aware.ranks import Ranks, Sharing
+from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_index
 
 Base = Literal["sgd", "adamw", "bsam"]
 RadiusSchedule = Literal["constant", "lr", "lr_multiple", "linear", "start_jump", "cosine"]
@@ -95,7 +94,8 @@ def make_base(
 def _fusable(groups: list[dict[str, Any]]) -> bool | None:
     """True where torch has one kernel for the whole update (several times faster for small models on a CPU)."""
     parameters = [p for group in groups for p in group["params"]]
-    return True if all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) else None
+    fits = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() and not spread(p) for p in parameters)
+    return True if fits else None
 
 
 def make_optimizer(
@@ -132,6 +132,7 @@ def make_optimizer(
     prior_precision: float = 40.0,
     damping: float = 0.1,
     diagnose: bool = False,
+    parallel_gradients: bool = False,
     seed: int = 0,
     **options: Any,
 ) -> SharpnessAware:
@@ -176,6 +177,8 @@ def make_optimizer(
         examples: Number of training examples, for bSAM.
         prior_precision: Of bSAM.
         damping: Of bSAM.
+        parallel_gradients: Take SAMPa's two gradients on two processes that get the same batches (see
+            `parallel_gradients.Pair`), instead of splitting batches over processes.
         diagnose: Also record the cosine of clean and perturbed gradient, and the final gradient's norm.
         seed: Of the method's own randomness.
         **options: The method's knobs.
@@ -202,7 +205,7 @@ def make_optimizer(
             raise ValueError(f"`lr` is needed to make the base optimizer {base!r}.")
         inner_optimizer = make_base(
             entry.base or base,
-            decay_groups(model, weight_decay, exclude_small=not decay_all),
+            decay_groups(bare(model), weight_decay, exclude_small=not decay_all),
             lr=lr,
             momentum=momentum,
             nesterov=nesterov,
@@ -212,6 +215,7 @@ def make_optimizer(
     if entry.base == "sgd" and entry.rho is not None and not isinstance(inner_optimizer, torch.optim.SGD):
         raise ValueError(f"method {method!r} needs `base` 'sgd': it foresees the base optimizer's own step.")
     ranks = Ranks(model, group)
+    generator = torch.Generator().manual_seed(seed)
     setting = Setting(
         radius=_radius(
             method,
@@ -225,7 +229,7 @@ def make_optimizer(
         ),
         model=bare(model),
         base=inner_optimizer,
-        generator=torch.Generator().manual_seed(seed if ranks.rank == 0 else derive(seed, f"rank {ranks.rank}")),
+        generator=generator,
         seed=seed,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
@@ -255,6 +259,8 @@ def make_optimizer(
         group_size=group_size,
         grad_scaler=grad_scaler,
         diagnose=diagnose,
+        parallel_gradients=parallel_gradients,
+        noise=Noise(generator, seed, circle_index(sharing, ranks.rank, group_size)),
     )
 
 
@@ -312,8 +318,3 @@ def _gate(
             raise ValueError(f"gate {name!r} has no option `{option}`; it has {known}.{nearest(option, known)}")
     accepted = inspect.signature(kind).parameters
     return kind(**options, **{k: v for k, v in given.items() if k in accepted})
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model inside a data-parallel wrapper."""
-    return model.module if isinstance(model, DistributedDataParallel | DataParallel) else model

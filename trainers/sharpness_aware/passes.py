@@ -15,7 +15,7 @@ from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
 from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.precision import LossScale
-from trainers.sharpness_aware.ranks import Ranks
+from trainers.sharpness_aware.ranks import Ranks, zeros_where_missing
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.weights import Weights
@@ -33,6 +33,7 @@ class Passes:
 
     Attributes:
         count: Passes since it was last set to zero.
+        seen: With several processes, names that had a gradient in some pass of the step.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class Passes:
         self.same_rng, self.scale = same_rng, scale
         self.tracking = tracking_modules(model)
         self.count = 0
-        self._devices = {p.device for p in self.named.values() if p.device.type == "cuda"}
+        self.seen: set[str] = set()
+        self.devices = {p.device for p in self.named.values() if p.device.type == "cuda"}
 
     # -- gradients -------------------------------------------------------------------------------------------------
 
@@ -54,7 +56,7 @@ class Passes:
         """Take the gradients out of `.grad`: the next backward pass then cannot overwrite them."""
         grads = self.gradients()
         self.clear()
-        return grads
+        return zeros_where_missing(grads, self.named) if self.ranks.several else grads
 
     def give(self, grads: Params) -> None:
         """Put gradients into `.grad`; parameters without one get None."""
@@ -202,7 +204,7 @@ class Passes:
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Inside the block an earlier batch is seen again; the random state then goes on as if it had not been."""
-        now = RandomState.take(self._devices)
+        now = RandomState.take(self.devices)
         try:
             yield
         finally:
@@ -248,6 +250,8 @@ class Passes:
         self._unscale()
 
     def _unscale(self) -> None:
+        if self.ranks.several:
+            self.seen.update(self.gradients())
         if self.scale is not None:
             self.scale.true_units([p.grad for p in self.named.values() if p.grad is not None])
 
@@ -271,7 +275,7 @@ class Passes:
             return
         state = unit.states[i]
         if state is None:
-            unit.states[i] = RandomState.take(self._devices)
+            unit.states[i] = RandomState.take(self.devices)
         else:
             state.restore()
 

@@ -1,6 +1,8 @@
 """Loss scaling for float16: gradients of every pass in true units, and one skipped step for one overflow."""
 
-from dataclasses import dataclass
+import math
+import warnings
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from landscape.params import Params
+from landscape.params import Params, dot
+from landscape.spread import spread
 
 
 @dataclass
@@ -16,17 +19,14 @@ class LossScale:
     """torch's GradScaler as the engine needs it.
 
     The closures multiply the loss by the scale. After every pass the gradients are divided by it at once, because
-    methods that do not normalise need true units. What the base optimizer gets goes back through the scaler's own
-    `unscale_`, `step` and `update`, once a step, so that an overflow in any pass skips the step and lowers the scale
-    once. The scale is a power of two, so that multiplying and dividing by it changes no bit.
+    methods that do not normalise need true units. The scale is a power of two, so that this changes no bit. Once a
+    step the scaler is told whether any pass overflowed, so that it lowers the scale once, or counts towards the next
+    rise. It is told by a stand-in of one entry: the scaler's own `step` would call the base optimizer after an overflow
+    too where that is fused, and torch's fused SGD then starts from a momentum of whatever the memory held.
     """
 
     scaler: GradScaler
-
-    @property
-    def active(self) -> bool:
-        """Whether the scaler is enabled."""
-        return bool(self.scaler.is_enabled())
+    _witness: Optimizer | None = field(default=None, init=False, repr=False)
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss times the scale."""
@@ -34,17 +34,27 @@ class LossScale:
 
     def true_units(self, grads: list[Tensor]) -> None:
         """Divide gradients by the scale, in place."""
-        if grads and self.active:
+        if self.scaler._scale is None:
+            raise ValueError(
+                "`grad_scaler` has scaled nothing yet: the closures must multiply the loss by its scale, "
+                "`grad_scaler.scale(loss).backward()`."
+            )
+        if grads:
             torch._foreach_mul_(grads, 1.0 / self.scaler.get_scale())
 
-    def step(self, base: Optimizer, parameters: dict[str, nn.Parameter]) -> None:
-        """The base optimizer's step unless a gradient is not finite; then the scale goes down."""
-        if self.active:
-            grads = [p.grad for p in parameters.values() if p.grad is not None]
-            torch._foreach_mul_(grads, self.scaler.get_scale())
-            self.scaler.unscale_(base)
-        self.scaler.step(base)
+    def update(self, *, overflow: bool) -> None:
+        """End a step: lower the scale after an overflow, else count towards raising it."""
+        assert self.scaler._scale is not None
+        if self._witness is None:
+            self._witness = torch.optim.SGD([nn.Parameter(torch.zeros(1, device=self.scaler._scale.device))])
+        for p in self._witness.param_groups[0]["params"]:
+            p.grad = torch.full_like(p, math.inf if overflow else 0.0)
+        self.scaler.unscale_(self._witness)
         self.scaler.update()
+
+    def touched(self, optimizer: Optimizer) -> bool:
+        """Whether the scaler has been asked to unscale or step this optimizer since its last update."""
+        return id(optimizer) in self.scaler._per_optimizer_states
 
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state."""
@@ -56,10 +66,34 @@ class LossScale:
             self.scaler.load_state_dict(state)
 
 
+def check_precision(parameters: dict[str, nn.Parameter], scaler: GradScaler | None) -> None:
+    """Warn of weights in half precision, in which a perturbation all but vanishes.
+
+    Raises:
+        ValueError: For a scaler with float16 weights, which torch's scaler does not serve.
+    """
+    half = [n for n, p in parameters.items() if p.dtype in (torch.float16, torch.bfloat16)]
+    if not half:
+        return
+    if scaler is not None and scaler.is_enabled() and any(parameters[n].dtype == torch.float16 for n in half):
+        raise ValueError(
+            f"`grad_scaler` needs float32 weights, and {half[0]!r} is float16: keep the weights in float32 and run the "
+            f"closures under `torch.autocast`."
+        )
+    warnings.warn(
+        f"{len(half)} parameters, such as {half[0]!r}, are {parameters[half[0]].dtype}: entries of the perturbation "
+        f"below half a unit in the last place of the weight are lost. Keep the weights in float32 and run the closures "
+        f"under `torch.autocast`.",
+        stacklevel=4,
+    )
+
+
 def finite(grads: Params) -> bool:
     """Whether every entry is finite; one reduction over all tensors."""
     if not grads:
         return True
+    if any(spread(g) for g in grads.values()):
+        return math.isfinite(dot(grads, grads))
     norms = torch._foreach_norm([g.float() if g.dtype == torch.float16 else g for g in grads.values()], float("inf"))
     return bool(torch.isfinite(torch.stack([n.to(norms[0].device) for n in norms])).all())
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.params import Params
+from landscape.spread import held_here
+from trainers.sharpness_aware.sharded import forget_gathered, gathering_modules
 
 
 class Weights:
@@ -13,11 +15,13 @@ class Weights:
     subtraction would drift by rounding. The memory of the copy is kept from step to step.
 
     Args:
-        parameters: The parameters.
+        parameters: The parameters; of weights that are sharded over processes each process moves its own part.
+        model: Their model: whatever it has gathered of sharded weights is dropped when they move.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(self, parameters: dict[str, nn.Parameter], model: nn.Module | None = None) -> None:
         self.parameters = parameters
+        self._gathering = gathering_modules(model) if model is not None else []
         self._copy: list[Tensor] = []
         self._held = False
         self._moved = False
@@ -35,8 +39,9 @@ class Weights:
         if not self._held:
             self._keep(list(views.values()))
         elif self._moved:
-            torch._foreach_copy_(list(views.values()), self._copy)
+            _copy(self._copy, list(views.values()))
         self._moved = True
+        forget_gathered(self._gathering)
         if delta:
             torch._foreach_add_([views[name] for name in delta], list(delta.values()), alpha=times)
 
@@ -47,12 +52,17 @@ class Weights:
         )
         if not fits:
             self._copy = [torch.empty_like(v) for v in views]
-        torch._foreach_copy_(self._copy, views)
+        _copy(views, self._copy)
         self._held = True
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the clean weights back, and let go of the copy; does nothing where they are in place."""
         if self._held and self._moved:
-            torch._foreach_copy_([p.detach() for p in self.parameters.values()], self._copy)
+            _copy(self._copy, [p.detach() for p in self.parameters.values()])
+            forget_gathered(self._gathering)
         self._held = self._moved = False
+
+
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    torch._foreach_copy_([held_here(t) for t in target], [held_here(t) for t in source])

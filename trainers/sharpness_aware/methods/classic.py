@@ -3,7 +3,7 @@
 from typing import Literal
 
 from landscape.perturbation import AbsWeight, AscentStep, FilterNorm, Metric, TensorNorm
-from trainers.sharpness_aware.ascent import Data, Gradient, IteratedGradient, Random
+from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.combiners import Rescaled, SurrogateGap
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.gates import Never
@@ -17,7 +17,6 @@ from trainers.sharpness_aware.methods.registry import (
 )
 
 
-@method("sgd", "plain SGD", "1F+1B", "Robbins and Monro (1951)", rho=None, base="sgd", other_ascent=False)
 @method(
     "adamw",
     "plain AdamW",
@@ -27,19 +26,13 @@ from trainers.sharpness_aware.methods.registry import (
     base="adamw",
     other_ascent=False,
 )
+@method("sgd", "plain SGD", "1F+1B", "Robbins and Monro (1951)", rho=None, base="sgd", other_ascent=False)
 def plain(setting: Setting) -> Composition:
     """The base optimizer alone."""
     return Composition(setting.radius, gate=Never())
 
 
 @method("sam", "gradient at the worst point of a ball (any p-norm, one or more steps)", "2F+2B", "Foret et al. (2021)")
-@method(
-    "obf",
-    "SAM whose perturbation makes the model forget output biases",
-    "2F+2B",
-    "Vani et al. (2024)",
-    ascent="obf",
-)
 def sam(
     setting: Setting,
     *,
@@ -49,7 +42,6 @@ def sam(
     adaptive: Adaptive = "none",
     eta: float = 0.0,
     scope: Scope = "all",
-    ascent_data: Data = "batch",
 ) -> Composition:
     """SAM: the gradient at w + ρ a/‖a‖.
 
@@ -61,12 +53,8 @@ def sam(
         adaptive: Multiply by |w| before and/or after the normalisation; "both" is ASAM with η as given.
         eta: η of T = |w| + η.
         scope: Parameters that T scales.
-        ascent_data: Where the ascent gradient is taken: the batch, the "previous" batch, or the "reference" data
-            (n-SAM).
     """
-    if steps > 1 and ascent_data != "batch":
-        raise ValueError(f"`ascent_data` {ascent_data!r} goes with `steps` 1 only, got {steps}.")
-    source = Gradient(ascent_data) if steps == 1 else IteratedGradient(steps=steps, form=path)
+    source = Gradient() if steps == 1 else IteratedGradient(steps=steps, form=path)
     return Composition(setting.radius, source=source, scaler=scaler(p, adaptive, eta, scope))
 
 
@@ -139,6 +127,15 @@ def gsam(
     )
 
 
+method(
+    "obf",
+    "SAM whose perturbation makes the model forget output biases",
+    "2F+2B",
+    "Vani et al. (2024)",
+    ascent="obf",
+)(sam)
+
+
 @method(
     "randsam",
     "gradient at a random point of the sphere",
@@ -165,9 +162,15 @@ def randsam(setting: Setting, *, adaptive: Adaptive = "none", eta: float = 0.0, 
     "Foret et al. (2021)",
     other_ascent=False,
 )
-def nsam(setting: Setting) -> Composition:
-    """n-SAM: the perturbation comes from the reference data (the training set), the step from the batch."""
-    return Composition(setting.radius, source=Gradient("reference"))
+def nsam(setting: Setting, *, ascent_data: Literal["reference", "previous"] = "reference") -> Composition:
+    """n-SAM: the perturbation comes from other data than the step.
+
+    Args:
+        setting: The run.
+        ascent_data: "reference", the reference data (the training set); "previous", the previous step's batch, at the
+            cost of SAM (`sam_use_prev_batch` of Andriushchenko and Flammarion 2022).
+    """
+    return Composition(setting.radius, source=Gradient(ascent_data))
 
 
 @method("stablesam", "SAM with the clean gradient's length", "2F+2B", "as collected by others", "partial")

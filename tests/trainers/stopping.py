@@ -1,0 +1,89 @@
+"""Small runs, ways to stop them at a chosen place, and what it means that two runs are the same."""
+
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+
+from trainers import read_weights
+from trainers.tree import equal
+
+SMALL = {
+    "train_size": 60, "validation_size": 40, "test_size": 50, "label_noise": 0.2, "epochs": 3, "batch_size": 16,
+    "checkpoints": [2], "model_options": {"width": 8, "depth": 1, "dropout": 0.2},
+}  # fmt: skip
+STEPS = 4  # of an epoch of SMALL; the last has 12 examples
+
+
+def signal_after(monkeypatch, step, number=signal.SIGTERM):
+    """Send this process a signal in the middle of a step, once; the handler sees it before the step has ended."""
+    from trainers.training import Training
+
+    take = Training.train_step
+    sent = []
+
+    def train_step(self):
+        take(self)
+        if self.step == step and not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Training, "train_step", train_step)
+
+
+def with_clock(monkeypatch, *, step, snapshot=0.0, epoch_end=0.0, written=None):
+    """Put time into the test's hands: a step, a snapshot and the end of an epoch take so many seconds, all else none.
+
+    A checkpoint takes a third of a snapshot. Returns a list with the time now as its only entry; the steps of snapshots
+    go into `written`.
+    """
+    from trainers.training import Training
+
+    now = [0.0]
+
+    def costing(name, cost):
+        work = getattr(Training, name)
+
+        def timed(self, *arguments):
+            now[0] += cost
+            if name == "snapshot" and written is not None:
+                written.append(self.step)
+            if name == "save_checkpoint":
+                self.took("checkpoint", cost)
+            return work(self, *arguments)
+
+        monkeypatch.setattr(Training, name, timed)
+
+    for name, cost in (
+        ("train_step", step),
+        ("snapshot", snapshot),
+        ("end_epoch", epoch_end),
+        ("save_checkpoint", snapshot / 3),
+    ):
+        costing(name, cost)
+    for module in ("loop", "signals", "training"):
+        monkeypatch.setattr(f"trainers.{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def assert_same(one, other):
+    """Weights and buffers of every checkpoint, history, log of steps and examples are equal, bit for bit."""
+    assert one.status()["status"] == other.status()["status"] == "finished"
+    assert list(one.checkpoints()) == list(other.checkpoints())
+    for step in one.checkpoints():
+        pair = [read_weights(run.checkpoint(step) / "params.safetensors") for run in (one, other)]
+        assert equal(*pair), f"weights after step {step}"
+    drop = ["seconds"]
+    assert one.history().drop(columns=drop).equals(other.history().drop(columns=drop))
+    for protocol in ("presentation", "sweep"):
+        np.testing.assert_array_equal(one.correctness(protocol), other.correctness(protocol))
+    with np.load(one.folder / "examples.npz") as a, np.load(other.folder / "examples.npz") as b:
+        assert {k: v.tobytes() for k, v in a.items()} == {k: v.tobytes() for k, v in b.items()}
+    if (one.folder / "steps.parquet").exists():
+        assert one.steps().drop(columns=drop).equals(other.steps().drop(columns=drop))
+    for run in (one, other):
+        assert {p.name for p in run.folder.iterdir()} <= {
+            "config.json", "status.json", "history.parquet", "examples.npz", "checkpoints", "steps.parquet",
+            "tensorboard", "wandb",
+        }  # fmt: skip
+        assert not [p for p in run.folder.rglob(".*") if p.is_file()], "files aside are left"

@@ -1,0 +1,63 @@
+"""Snapshots: everything that the rest of a run depends on, in `resume/` of its folder.
+
+`resume/<step>.<n>.safetensors` holds the tensors and `resume/state.json` the rest with the name of the tensors' file;
+putting state.json in place is what makes a snapshot count, and the one before it stays whole until then.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trainers.files import read_json, remove_asides, write_atomically, write_json
+from trainers.tree import join_tensors, split_tensors
+
+SCHEMA = 2  # raise it when a snapshot comes to hold something else
+STATE = "state.json"
+
+log = logging.getLogger(__name__)
+
+
+def write_snapshot(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write a nested state (see `trainers.tree`) and remove the snapshot before it.
+
+    Raises:
+        OSError: As the disk does; the snapshot before then still counts.
+    """
+    skeleton, tensors = split_tensors(state)
+    n = 0
+    while (place := folder / f"{step}.{n}.safetensors").exists():
+        n += 1
+    write_atomically(place, lambda aside: save_file(tensors, aside))
+    write_json(folder / STATE, {"schema": SCHEMA, "tensors": place.name, "state": skeleton}, sort=False)
+    for old in folder.glob("*.safetensors"):
+        if old != place:
+            old.unlink()
+    remove_asides(folder)
+
+
+def read_snapshot(folder: Path) -> dict[str, Any] | None:
+    """The snapshot that counts; None where there is none, or only one of another version.
+
+    Raises:
+        ValueError: If a file of it was damaged, with the way out.
+    """
+    if not (folder / STATE).exists():
+        return None
+    stored = read_json(folder / STATE)
+    if stored.get("schema") != SCHEMA:
+        log.warning("%s is of another version of landscape: this run starts again.", folder)
+        return None
+    try:
+        tensors = load_file(folder / stored["tensors"])
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{folder / stored['tensors']} cannot be read ({error}): delete {folder} and run the same command again; "
+            f"the run then starts from the beginning."
+        ) from None
+    # copies of their own: in the file's buffer tensors begin anywhere, and sums over other alignments round otherwise
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    state: dict[str, Any] = join_tensors(stored["state"], tensors)
+    return state
