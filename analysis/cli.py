@@ -24,8 +24,10 @@ from trainers.data import DATASETS, load_dataset
 from trainers.loop import fit
 from trainers.models import MODELS, build_model
 from trainers.options import knobs
+from trainers.parallel import Stopped
 from trainers.runs import Run, list_runs
 from trainers.sharpness_aware.methods import METHODS
+from trainers.sweep import parse_shard
 from trainers.tracking import TrackerName
 
 out = Console()
@@ -39,6 +41,10 @@ def study(
     jobs: int | None = None,
     trust: bool = False,
     extend: bool = False,
+    executor: Literal["processes", "ray"] = "processes",
+    address: str | None = None,
+    shard: str | None = None,
+    time_limit: str | None = None,
 ) -> int:
     """Run a study from its file to the report; what is done already is kept.
 
@@ -48,13 +54,25 @@ def study(
         jobs: Processes; one a core if left out.
         trust: Import a model or dataset that the file names as module:function.
         extend: Go on in a folder that was made with another configuration.
+        executor: Train on this machine, or on the machines of a Ray cluster that share the folder.
+        address: Of the Ray cluster; the one on this machine, or RAY_ADDRESS, if left out.
+        shard: i/n trains only part i of n, counted from 0, and makes no report: for array jobs.
+        time_limit: For training, in seconds or as HH:MM:SS; runs in progress then stop and can be continued.
     """
     from analysis.study import Study, read_study
 
     config = read_study(file)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
-    work = Study(config, folder, jobs=jobs, trust=trust, command=command)
+    work = Study(
+        config, folder, jobs=jobs, trust=trust, executor=executor, address=address,
+        shard=None if shard is None else parse_shard(shard), time_limit=time_limit, command=command,
+    )  # fmt: skip
+    if shard is not None:
+        work.prepare(extend=extend)
+        ended = work.train(track)
+        print(f"part {shard}: {len(ended)} runs ended; without --shard the same command measures and reports")
+        return 1 if any(run.status()["status"] == "failed" for run in ended) else 0
     path = work.all(track, extend=extend)
     bad = [(run.run_id, run.status()) for run in work.runs() if run.status()["status"] != "finished"]
     for run_id, status in bad:
@@ -431,6 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
         code = _complain(str(error), 2)
+    except Stopped as stop:  # a sweep, which says how far it came
+        code = _complain(str(stop), stop.code)
     except KeyboardInterrupt:
         code = _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)
     except BrokenPipeError:

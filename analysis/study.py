@@ -26,7 +26,8 @@ from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
 from trainers.parallel import cores
 from trainers.runs import Run, list_runs
-from trainers.sweep import expand, train_all
+from trainers.search import RandomSearch
+from trainers.sweep import Executor, expand, part, train_all
 
 Options = dict[str, Any]
 Track = Callable[[Iterable[Any], str, int], Iterator[Any]]  # shows progress over (items, what, how many)
@@ -67,10 +68,12 @@ class StudyConfig(Strict):
     """What the study is to answer, for the report."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Configuration common to all runs."""
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    """Keys with the values that are crossed."""
+    grid: dict[str, Any] = Field(default_factory=dict)
+    """Keys with the values that are crossed, such as lr or model_options.width; with a condition {values:, when:}."""
     methods: list[dict[str, Any]] = Field(default=[{}])
     """Methods with their own grids."""
+    random: RandomSearch | None = None
+    """Keys whose values are drawn at random, beside the grid; None draws none."""
     measures: dict[str, Options | None] | None = None
     """Measures of each run's last checkpoint; None takes the usual ones."""
     trajectory: Trajectory = Field(default_factory=Trajectory)
@@ -84,12 +87,15 @@ class StudyConfig(Strict):
         Raises:
             ValueError: For an empty grid, or a configuration that is not valid.
         """
-        return expand(self.base, self.grid, self.methods)
+        return expand(self.base, self.grid, self.methods, random=self.random)
 
     @property
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        values = self.model_dump(mode="json")
+        if self.random is None:
+            del values["random"]  # so that folders made before there was this key still belong
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -126,6 +132,10 @@ class Study:
         folder: Where everything goes.
         jobs: Processes; None is one a core.
         trust: Import a model or dataset that the study names as module:function.
+        executor: Where runs are trained: "processes" on this machine, or "ray" on a cluster.
+        address: Of the Ray cluster.
+        shard: (i, n): train only part i of n, for array jobs.
+        time_limit: For training, in seconds or as "HH:MM:SS".
         command: What started it, for the report.
         seconds: Time spent, by step.
     """
@@ -134,6 +144,10 @@ class Study:
     folder: Path
     jobs: int | None = None
     trust: bool = False
+    executor: Executor = "processes"
+    address: str | None = None
+    shard: tuple[int, int] | None = None
+    time_limit: float | str | None = None
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -200,9 +214,19 @@ class Study:
         return [run for run in list_runs(self.folder) if run.run_id in wanted]
 
     def train(self, track: Track) -> list[Run]:
-        """Train what is not trained yet."""
+        """Train what is not trained yet, or of it the part that is this process's share."""
         configs = self.config.configs()
-        ended = train_all(configs, out=self.folder / "runs", jobs=self.jobs, trust=self.trust)
+        if self.shard is not None:
+            configs = part(configs, self.shard)
+        ended = train_all(
+            configs,
+            out=self.folder / "runs",
+            jobs=self.jobs,
+            trust=self.trust,
+            executor=self.executor,
+            address=self.address,
+            time_limit=self.time_limit,
+        )
         return list(track(ended, "training", len(configs)))
 
     def measure(self, track: Track) -> pd.DataFrame:

@@ -7,12 +7,13 @@ from trainers.data import DATASETS, load_dataset
 from trainers.loop import fit
 from trainers.models import MODELS, build_model
 from trainers.runs import Run, list_runs
+from trainers.search import RandomSearch
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.sharpness_aware.optimizers import make_optimizer
-from trainers.sweep import expand, train_all
+from trainers.sweep import expand, part, train_all
 
 __all__ = [
     "DATASETS",
@@ -21,6 +22,7 @@ __all__ = [
     "AscentObjective",
     "Composition",
     "Objective",
+    "RandomSearch",
     "Run",
     "SharpnessAware",
     "TrainConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "load_dataset",
     "make_optimizer",
     "obf_loss",
+    "part",
     "read_weights",
     "save_checkpoint",
     "train_all",

@@ -79,10 +79,10 @@ def cost_against_error(ax: Axes, table: pd.DataFrame) -> Axes:
     shown = looks(list(means.index))
     width = 0.02 * max(1e-9, means["cost"].max() - means["cost"].min())
     place = means.groupby("cost").cumcount() - (means.groupby("cost")["cost"].transform("size") - 1) / 2
-    for name, row in means.iterrows():
+    for (name, row), shift in zip(means.iterrows(), place, strict=True):
         label, colour, marker = shown[str(name)]
         ax.errorbar(
-            row["cost"] + width * place[name], 100 * row["error"], yerr=100 * np.nan_to_num(row["spread"]),
+            row["cost"] + width * shift, 100 * row["error"], yerr=100 * np.nan_to_num(row["spread"]),
             fmt=marker, color=colour, ms=5, lw=0.8, capsize=2, label=label,
         )  # fmt: skip
     front = means.sort_values(["cost", "error"])
