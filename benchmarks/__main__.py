@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [steps] [memory] [study] [curvature[:group]]`; all if none is named."""
+"""Run the benchmarks: `python -m benchmarks [steps[:group]] [memory] [study] [curvature[:group]]`; all by default."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def rows_of(name: str, *, quick: bool) -> Iterable[dict[str, Any]]:
-    """The rows of a part, or of one group of the part "curvature".
+    """The rows of a part, or of one group of "steps" or "curvature".
 
     Raises:
         ValueError: If there is no such part or group, or the part has no quick size.
@@ -27,18 +27,23 @@ def rows_of(name: str, *, quick: bool) -> Iterable[dict[str, Any]]:
     part, _, group = name.partition(":")
     if part not in PARTS:
         raise ValueError(f"unknown benchmark {name!r}; there are {list(PARTS)}.")
+    known = {"curvature": list(curvature.GROUPS), "steps": list(steps.GROUPS)}.get(part, [])
+    if group and group not in known:
+        raise ValueError(
+            f"unknown group {group!r} of {part}; there are {known}." if known else f"{part!r} has no groups."
+        )
     if part == "curvature":
-        if group and group not in curvature.GROUPS:
-            raise ValueError(f"unknown group {group!r} of curvature; there are {list(curvature.GROUPS)}.")
         return curvature.run(quick=quick, groups=[group] if group else [])
-    if group or quick:
-        raise ValueError(f"{part!r} has no groups and no quick size; only 'curvature' has.")
+    if quick:
+        raise ValueError(f"{part!r} has no quick size; only 'curvature' has.")
+    if part == "steps":
+        return steps.run(groups=[group] if group else [])
     return PARTS[part]()
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"some of {list(PARTS)}, or curvature:group")
+    parser.add_argument("parts", nargs="*", help=f"some of {list(PARTS)}, or a part:group")
     parser.add_argument("--quick", action="store_true", help="small sizes, which show only that it runs (curvature)")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown too")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")

@@ -95,7 +95,7 @@ def network(
     draw = torch.Generator().manual_seed(0)
     for _ in range(steps):
         chosen = torch.randint(len(y), (batch,), generator=draw)
-        optimizer.step(Objective(built, parameters, F.cross_entropy, x[chosen], y[chosen]))
+        optimizer.step(Objective(built, F.cross_entropy, x[chosen], y[chosen], parameters=parameters))
     for parameter in parameters:
         parameter.grad = None
     total = sum(sizes)

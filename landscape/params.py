@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.spread import products, spread
+
 Params = dict[str, Tensor]
 LONGEST_DOT = 2**22  # entries; BLAS sums in the tensors' own precision, and longer sums lose digits
 
@@ -35,11 +37,15 @@ def unflatten(vector: Float[Tensor, " p"], like: Params) -> Params:
 
 def inner(a: Params, b: Params) -> Tensor:
     """The inner product ⟨a, b⟩ over all tensors jointly."""
+    if any(spread(t) for t in a.values()):
+        return products(list(a.values()), [b[name] for name in a])
     return torch.stack([torch.sum(a[name] * b[name]) for name in a]).sum()
 
 
 def norm(a: Params, p: float = 2.0) -> Tensor:
     """The p-norm over all tensors jointly, `inf` included; half-precision entries are summed in float32."""
+    if p == 2 and any(spread(t) for t in a.values()):
+        return products(list(a.values()), list(a.values())).sqrt()
     parts = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in a.values()], p)
     total: Tensor = torch.linalg.vector_norm(torch.stack(parts), p)
     return total
@@ -50,7 +56,10 @@ def dot(a: Params, b: Params) -> float:
 
     On the CPU each tensor's share is one BLAS call without a temporary, which is why it exists besides `inner`.
     """
-    return math.fsum(_share(t, b[name]) for name, t in a.items() if name in b)
+    pairs = [(t, b[name]) for name, t in a.items() if name in b]
+    if any(spread(x) for x, _ in pairs):
+        return float(products([x for x, _ in pairs], [y for _, y in pairs]))
+    return math.fsum(_share(x, y) for x, y in pairs)
 
 
 def length(a: Params) -> float:

@@ -64,33 +64,47 @@ class AbsWeight:
 
 @dataclass(frozen=True)
 class TensorNorm:
-    """T = ‖θ_l‖ + η for every entry of tensor l: layerwise ASAM."""
+    """T = ‖θ_l‖ + η for every entry of tensor l: layerwise ASAM. `scope` as for `AbsWeight`."""
 
     eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_radius(self.eta, "eta")
-
-    def __call__(self, theta: Params) -> Params:
-        return {name: torch.full_like(t, 1.0) * (torch.linalg.vector_norm(t) + self.eta) for name, t in theta.items()}
-
-
-@dataclass(frozen=True)
-class FilterNorm:
-    """T = norm of the output-channel slice (filter, row), constant inside it; entrywise for 1-d tensors."""
-
-    eta: float = 0.0
+    scope: Literal["all", "weights"] = "all"
 
     def __post_init__(self) -> None:
         check_radius(self.eta, "eta")
 
     def __call__(self, theta: Params) -> Params:
         return {
-            name: (torch.linalg.vector_norm(t.flatten(1), dim=1).view(-1, *[1] * (t.ndim - 1)) + self.eta).expand_as(t)
-            if t.ndim > 1
-            else t.abs() + self.eta
+            name: torch.ones_like(t) * (torch.linalg.vector_norm(t) + self.eta)
+            if self.scope == "all" or "weight" in name
+            else torch.ones_like(t)
             for name, t in theta.items()
         }
+
+
+@dataclass(frozen=True)
+class FilterNorm:
+    """T = norm of the output-channel slice (filter, row), constant inside it; entrywise for 1-d tensors.
+
+    `scope` as for `AbsWeight`.
+    """
+
+    eta: float = 0.0
+    scope: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        check_radius(self.eta, "eta")
+
+    def __call__(self, theta: Params) -> Params:
+        return {
+            name: self._of(t) if self.scope == "all" or "weight" in name else torch.ones_like(t)
+            for name, t in theta.items()
+        }
+
+    def _of(self, t: Tensor) -> Tensor:
+        if t.ndim <= 1:
+            return t.abs() + self.eta
+        size: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1).view(-1, *[1] * (t.ndim - 1))
+        return (size + self.eta).expand_as(t)
 
 
 @dataclass(frozen=True)
@@ -244,8 +258,11 @@ def _dual(parts: list[Tensor], largest: float, p: float) -> list[Tensor]:
         tops = [float(t.abs().max()) if t.numel() else 0.0 for t in parts]
         winner = tops.index(max(tops))
         out = [torch.zeros_like(t) for t in parts]
-        at = int(parts[winner].abs().argmax())
-        out[winner].view(-1)[at] = torch.sign(parts[winner].reshape(-1)[at])
+        top = parts[winner].reshape(-1)  # in logical order, whatever the memory format
+        at = int(top.abs().argmax())
+        one = torch.zeros_like(top)
+        one[at] = torch.sign(top[at])
+        out[winner].copy_(one.view(parts[winner].shape))
         return out
     q = p / (p - 1)
     parts = list(torch._foreach_div(parts, largest))  # |x| / max|x|, so that |x|^q cannot overflow

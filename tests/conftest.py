@@ -1,10 +1,20 @@
 """Shared fixtures: a seeded generator, one thread, float64 oracles."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+from drop_in import torchvision_without_operators
 from hypothesis import settings
+
+
+def pytest_configure(config):
+    """Let torchvision, and what imports it, be imported where its compiled operators do not load."""
+    stack = ExitStack()
+    stack.enter_context(torchvision_without_operators())
+    config.add_cleanup(stack.close)
+
 
 settings.register_profile("landscape", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("landscape")

@@ -88,11 +88,12 @@ class Feeder:
         if self.scaler is not None:
             extra["grad_scaler"] = self.scaler
         chunks = list(zip(x.split(chunk), y.split(chunk), strict=True))
-        descents = [Objective(self.model, self.parameters, self.loss, *c, **extra) for c in chunks]
+        descents = [Objective(self.model, self.loss, *c, parameters=self.parameters, **extra) for c in chunks]
         ascents = None
         if self.ascends == "obf":
             ascents = [
-                AscentObjective(self.model, self.parameters, self.loss, *c, ascent=self.ascent, **extra) for c in chunks
+                AscentObjective(self.model, self.loss, *c, parameters=self.parameters, ascent=self.ascent, **extra)
+                for c in chunks
             ]
         return Closures(descents, [len(c[0]) for c in chunks], ascents)
 

@@ -123,7 +123,8 @@ class Training:
         assert loss is not None  # only a step without closures has none
         self.step += 1
         self.position += 1
-        self.previous = index
+        if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
+            self.previous = index
         self.hits.append(closures.hits())
         self.tally.add(self.optimizer.last, examples=len(index), lr=lr)
         overflow = self.optimizer.last.overflow

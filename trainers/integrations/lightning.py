@@ -112,9 +112,6 @@ class _Pass:
         module = self.module
         module.ascending = self.ascending
         module._pass += 1
-        for group in module.trainer.optimizers[0].param_groups:
-            for p in group["params"]:
-                p.grad = None
         try:
             loss: Tensor | None = self.closure()
         finally:

@@ -201,17 +201,17 @@ def scaled(direction: Params, number: float) -> Params:
 
 
 def mix(a: float, x: Params, b: float, y: Params) -> Params:
-    """A x + b y, written into x, which the caller gives away."""
-    if not x:
-        return x
-    if a != 1.0:
+    """A x + b y, written into x, which the caller gives away; a name that one lacks counts as zero there."""
+    if a != 1.0 and x:
         torch._foreach_mul_(list(x.values()), a)
     both = [name for name in x if name in y]
     if both and b:
         torch._foreach_add_([x[n] for n in both], [y[n] for n in both], alpha=b)
+    if b and len(both) < len(y):
+        x.update({name: t * b for name, t in y.items() if name not in x})
     return x
 
 
 def combination(a: float, x: Params, b: float, y: Params) -> Params:
-    """A x + b y over the names of x; a name that y lacks counts as zero there."""
+    """A x + b y, as new tensors; a name that one lacks counts as zero there."""
     return mix(1.0, scaled(x, a), b, y)

@@ -14,7 +14,7 @@ class BSAM(Optimizer):
         g_m ← β1 g_m + (1 - β1)(g_e + δ ω);   ω ← ω - α g_m / s;   s ← β2 s + (1 - β2)(h + δ + damping)
 
     with the old s in the second. `h` is read from the state entry "curvature" and cleared; the sharpness-aware
-    engine fills it.
+    engine fills it. Without it, in a plain step, h = √s |g_e|.
 
     Args:
         params: Parameters or groups.
@@ -69,8 +69,10 @@ class BSAM(Optimizer):
                 if p.grad is None:
                     continue
                 state = self.state[p]
+                curvature = state.pop("curvature", None)
+                if curvature is None:  # a plain step: h of the gradient at hand
+                    curvature = state["precision"].sqrt() * p.grad.abs()
                 state["momentum"].mul_(beta1).add_(p.grad + group["delta"] * p, alpha=1 - beta1)
                 p.addcdiv_(state["momentum"], state["precision"], value=-group["lr"])
-                curvature = state.pop("curvature", None)
-                target = group["delta"] + group["damping"] + (0.0 if curvature is None else curvature)
+                target = curvature + (group["delta"] + group["damping"])
                 state["precision"].mul_(beta2).add_((1 - beta2) * target)

@@ -23,7 +23,6 @@ class Unit:
         states: Random state before each closure's first pass.
         tracked: Whether a pass over this data has updated running statistics.
         losses: Per-example training losses at the clean weights, where a method asked for them.
-        first: Whether it is the first unit of its step.
     """
 
     descents: list[Closure]
@@ -34,7 +33,6 @@ class Unit:
     states: list[RandomState | None] = field(default_factory=list)
     tracked: bool = False
     losses: list[Tensor | None] = field(default_factory=list)
-    first: bool = True
 
     def __post_init__(self) -> None:
         self.states = [None] * len(self.descents)
@@ -88,8 +86,8 @@ def units_of(
     known = sizes is not None
     if together or len(descents) == 1:
         return [Unit(descents, objectives, [c / total for c in counts], examples=total if known else 0)]
-    rows = enumerate(zip(descents, objectives, counts, strict=True))
-    return [Unit([d], [o], [1.0], c / total, c if known else 0, first=i == 0) for i, (d, o, c) in rows]
+    rows = zip(descents, objectives, counts, strict=True)
+    return [Unit([d], [o], [1.0], c / total, c if known else 0) for d, o, c in rows]
 
 
 def _refuse_half_a_lightning_step(closure: Closure) -> None:

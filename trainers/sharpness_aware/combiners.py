@@ -218,7 +218,7 @@ class LookAgain(Combiner):
         g, perturbed = seen.ascent, seen.perturbed
         share = dot(perturbed, g) / (dot(g, g) + TINY**2)
         part = combination(seen.weight, perturbed, -seen.weight * share, g)
-        self._building = mix(1.0, part, 1.0, self._building) if self._building else part
+        self._building = {**self._building, **mix(1.0, part, 1.0, self._building)}
         return perturbed
 
     def shared(self, moment: Moment) -> list[Params]:
@@ -235,7 +235,8 @@ class LookAgain(Combiner):
     def reuse(self, moment: Moment, grad: Params) -> Params:
         if not self.stored:
             return grad
-        return mix(1.0, grad, self.alpha * length(grad) / (self._size + TINY), self.stored)
+        stored = {name: self.stored[name] for name in grad if name in self.stored}
+        return mix(1.0, grad, self.alpha * length(grad) / (self._size + TINY), stored)
 
     def state_dict(self) -> dict[str, Any]:
         return {"stored": dict(self.stored)}

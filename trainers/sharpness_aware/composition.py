@@ -29,6 +29,7 @@ class Composition:
         select: Examples of the descent; None takes all.
         functional: Pull the logits' gradient of the clean pass back through the displaced network: Functional SAM.
         ascent: Name of the objective that the perturbation ascends: "loss" (the training loss) or "obf".
+        other_ascent: Whether closures of another ascent objective make sense.
     """
 
     radius: Radius
@@ -42,6 +43,7 @@ class Composition:
     select: LargestIncrease | None = None
     functional: bool = False
     ascent: str = "loss"
+    other_ascent: bool = True
 
     @property
     def needs_reference(self) -> Literal["", "gradient", "squares"]:

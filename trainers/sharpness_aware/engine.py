@@ -8,7 +8,6 @@ The parts decide; the engine asks them in turn, has the gradients taken (`passes
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -224,6 +223,11 @@ class SharpnessAware(Optimizer):
         if self._open is not None:
             raise ValueError("a step has been begun and got another closure: end it with `step()` first.")
         units = self._units(closure, sizes, ascent)
+        if self.needs_previous and self.previous_is_lost:
+            raise ValueError(
+                "the state that was loaded goes on from a batch that this method evaluates again: give it back with "
+                "`remember(closures, sizes=...)` before the first step."
+            )
         moment = self._begin()
         try:
             mode, firsts = self._decide(units, moment)
@@ -279,15 +283,14 @@ class SharpnessAware(Optimizer):
             self._open, self._examples, self._whole = (moment, self._decide([unit], moment)[0]), 0.0, False
         else:
             so_far = self._passes.take()
-            self._note_m(unit)
+            if self._open[1] is Mode.PERTURBED:
+                self._note_m(unit)
             if (size is None) != (self._examples == 0):
                 raise ValueError("`size` must be given for all chunks of a step or for none.")
         moment, mode = self._open
         if size is not None:
             unit.weight = size / (self._examples + size)
-            for held in (so_far, *self._sums.values()):
-                if held:
-                    torch._foreach_mul_(list(held.values()), 1 - unit.weight)
+            self._lessen(moment, so_far, 1 - unit.weight)
             self._examples += size
         loss = torch.full((), math.nan)
         if not self.last.overflow:
@@ -301,6 +304,14 @@ class SharpnessAware(Optimizer):
                 raise
         self._passes.give(accumulated(so_far, self._passes.take(), unit.weight))
         return loss
+
+    def _lessen(self, moment: Moment, so_far: Params | None, share: float) -> None:
+        """Multiply by `share` all that the step's earlier chunks have left: they are weighted means so far."""
+        made = self.parts.combiner.shared(moment) + self.parts.source.shared(moment)
+        for held in (so_far, *self._sums.values(), *made):
+            if held:
+                torch._foreach_mul_(list(held.values()), share)
+        self.last.lessen(share)
 
     def _end(self) -> None:
         if self._open is None:
@@ -347,6 +358,10 @@ class SharpnessAware(Optimizer):
         units = units_of(closure, sizes, ascent, objective=parts.ascent, together=self.sharing != "chunk")
         if len(units) > 1 and self.needs_previous:
             raise ValueError("this method evaluates whole batches again: give one closure, or sharing='batch'.")
+        if ascent is not None and not parts.other_ascent:
+            raise ValueError(
+                "`ascent` has no meaning for this method, which does not ascend an objective's gradient: leave it out."
+            )
         descents = [d for unit in units for d in unit.descents]
         if parts.needs_losses and not all(hasattr(d, "losses") for d in descents):
             raise ValueError(
@@ -448,7 +463,8 @@ class SharpnessAware(Optimizer):
             weights.restore()
             moment.theta = weights.clean()
         shared_loss = self._share_first(unit, ascent, clean, loss, first)
-        if self._scale is not None and ascent is not None and not finite(ascent):
+        found = [ascent] if clean is ascent else [ascent, clean]
+        if self._scale is not None and not all(finite(g) for g in found if g):
             record.overflow = "first pass"
             return torch.full((), math.nan) if loss is None else loss
         if plan.ahead and self._previous is None:
@@ -456,7 +472,9 @@ class SharpnessAware(Optimizer):
             grads = self._passes.take()
             if self._pair is not None:
                 self._pair.agree(loss)
-            self._ranks.average(list(grads.values()), float(unit.examples or 1))
+            if self._ranks.several:
+                grads = zeros_where_missing(grads, weights.parameters)
+                self._ranks.average(list(grads.values()), float(unit.examples or 1))
             if self._scale is not None and not finite(grads):
                 record.overflow = "first pass"
                 return loss
@@ -484,9 +502,11 @@ class SharpnessAware(Optimizer):
             for sign in plan.signs if pair is None or pair.perturbs else ():
                 weights.displace(delta, sign * times)
                 moment.theta = weights.clean()
-                perturbed_loss = self._descend(unit, previous)
+                value = self._descend(unit, previous)
+                if sign > 0:
+                    perturbed_loss = value
                 if keep_points:
-                    own.append(Point(self._passes.take(), perturbed_loss, sign, draw))
+                    own.append(Point(self._passes.take(), value, sign, draw))
                     points.append(own[-1])
         record.length = math.sqrt(record.length**2 + unit.weight * squared)
         ahead = None
@@ -509,8 +529,8 @@ class SharpnessAware(Optimizer):
             record.clean.append((unit.weight, loss))
         record.displaced.append((unit.weight, perturbed_loss))
         if self.diagnose and clean is not None:
-            last = points[-1].gradient if points else self._passes.gradients()
-            self._note_cosine(clean, last, unit.weight)
+            upward = [point.gradient for point in points if point.sign > 0]
+            self._note_cosine(clean, upward[-1] if upward else self._passes.gradients(), unit.weight)
         if keep_points:
             moment.theta = weights.clean()
             seen = Seen(moment, unit.weight, ascent, clean, shared_loss, points, step.as_params, ahead)
@@ -527,12 +547,16 @@ class SharpnessAware(Optimizer):
         source, combiner, mask = parts.source, parts.combiner, parts.mask
         own_objective = any(a is not None for a in unit.ascents)
         if not source.needs_gradient:
+            if first is not None:  # the gate's decision has seen them
+                return None, first[0] if combiner.needs_loss_gradient else None, first[1]
             if combiner.needs_loss_gradient:
                 loss = self._loss_pass(unit)
                 return None, passes.take(), loss
             return None, None, passes.forward(unit) if source.clean_forward else None
         names = mask.names(moment) if mask is not None else None
         spare = not (combiner.active or source.observes or self.diagnose or self.sharing in ("group", "global"))
+        if names is not None and names.isdisjoint(passes.used):
+            spare = False  # a loss that needs none of the gradients asked for cannot run backward
         if parts.weigh is not None and parts.needs_losses:
             loss = passes.weighted(unit, parts.weigh)
             return passes.take(), None, loss
@@ -580,7 +604,7 @@ class SharpnessAware(Optimizer):
         step = self._unit(moment, source.direction(moment, ascent))
         times = source.sign * moment.rho * step.factor * (mask.scale if mask is not None else 1.0)
         offset = source.offset(moment, ascent)
-        if offset:
+        if offset and finite(offset):
             delta = accumulated(scaled(step.parts, times), offset, 1.0)
             return step, delta, 1.0, length(delta)
         if source.steps > 1:
@@ -629,12 +653,15 @@ class SharpnessAware(Optimizer):
                 name = names.get(p, "")
                 if name not in stored:
                     continue
-                move = stored[name] * -group["lr"]
-                if group["weight_decay"]:
-                    move.add_(p.detach(), alpha=-group["lr"] * group["weight_decay"])
                 buffer = self.base.state[p].get("momentum_buffer") if p in self.base.state else None
-                if buffer is not None and group["momentum"]:
-                    move.add_(buffer, alpha=-group["lr"] * group["momentum"])
+                mu, fresh = group["momentum"], 1.0 if buffer is None else 1 - group["dampening"]
+                # SGD's new buffer is mu buffer + fresh g; it moves along that, or along g + mu times it (Nesterov)
+                new, old = (1 + mu * fresh, mu * mu) if group["nesterov"] else (fresh if mu else 1.0, mu)
+                move = stored[name] * (-group["lr"] * new)
+                if group["weight_decay"]:
+                    move.add_(p.detach(), alpha=-group["lr"] * new * group["weight_decay"])
+                if buffer is not None and mu:
+                    move.add_(buffer, alpha=-group["lr"] * old)
                 delta[name] = move
         return delta
 
@@ -664,6 +691,8 @@ class SharpnessAware(Optimizer):
                 record.grad_norm = length(grads)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(list(named.values()), self.grad_clip)
+        if parts.mask is not None:
+            passes.used.update(passes.gradients())
         rates = [float(group["lr"]) for group in self.param_groups]
         if not record.overflow:
             self._base_step()
@@ -696,14 +725,23 @@ class SharpnessAware(Optimizer):
     # -- several processes -----------------------------------------------------------------------------------------
 
     def _share(self, unit: Unit, gradients: Sequence[Params], losses: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Average gradients, in place, over the ranks that share a perturbation; returns the losses' averages."""
+        """Average gradients, in place, over the ranks that share a perturbation; returns the losses' averages.
+
+        A name that none of them has stays missing, so that what the method remembers does not move it.
+        """
         if self._ranks.circle is None or not (gradients or losses):
             return list(losses)
         means = [value.detach().clone() for value in losses]
-        flags = self._flags()
-        tensors = [t for grads in gradients for t in grads.values()] + means
+        flags, named = self._flags(), self._weights.parameters
+        full = [zeros_where_missing(grads, named) for grads in gradients]
+        tensors = [t for grads in full for t in grads.values()] + means
         total = self._ranks.average(tensors, float(unit.examples or 1), circle=True, flags=flags)
         self._note_flags(flags)
+        for grads, complete in zip(gradients, full, strict=True):
+            grads.update(complete)
+            for name, flag in zip(named, flags, strict=True):
+                if not flag:
+                    del grads[name]
         if unit.examples:
             self.last.m_global = max(self.last.m_global, round(total))
         return means
@@ -844,16 +882,29 @@ class SharpnessAware(Optimizer):
         """
         if "sharpness_aware" not in state_dict:
             raise ValueError("`state_dict` is not from a sharpness-aware optimizer: it lacks 'sharpness_aware'.")
-        extra = state_dict["sharpness_aware"]
+        extra = self._own(state_dict["sharpness_aware"])
         self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "sharpness_aware"})
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.steps_taken = int(extra["steps_taken"])
         self.parts.load_state_dict(extra["parts"])
         if self.shrink is not None:
             self.shrink.initial = dict(extra["shrink_initial"])
-        self._kept_previous = dict(extra.get("previous", {}))
+        self._previous, self._kept_previous = None, dict(extra.get("previous", {}))
         if self._scale is not None and "grad_scaler" in extra:
             self._scale.load_state_dict(extra["grad_scaler"])
+
+    def _own(self, node: Any, name: str = "") -> Any:
+        """A copy of a state: tensors of a parameter on its device and, as far as they are real numbers, in its type."""
+        if isinstance(node, dict):
+            return {key: self._own(value, str(key)) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)(self._own(value) for value in node)
+        if not isinstance(node, Tensor):
+            return node
+        p = self._weights.parameters.get(name)
+        if p is None:
+            return node.detach().clone()
+        return node.detach().to(p.device, p.dtype if node.is_floating_point() else node.dtype, copy=True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer; parameters of the model that have come to need a gradient count from now.
@@ -892,8 +943,14 @@ _NO_COPY = (
 
 
 def _unhooked_step(base: Optimizer) -> Callable[[], Any]:
-    """The base optimizer's step without torch's wrapper for hooks and profiling, which our own step already has."""
-    bare = getattr(type(base).step, "__wrapped__", None)
-    if bare is None or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks:
-        return base.step
-    return partial(bare, base)
+    """The base optimizer's step without torch's wrapper for hooks and profiling, which our own step already has.
+
+    Hooks may be registered, and the method replaced, at any time: each step looks again.
+    """
+    wrapped = getattr(type(base).step, "__wrapped__", None)
+
+    def step() -> Any:
+        hooked = base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks or "step" in base.__dict__
+        return base.step() if wrapped is None or hooked else wrapped(base)
+
+    return step

@@ -123,6 +123,8 @@ class Bernoulli(Gate):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {value!r}.")
+        if self.shape not in ("constant", "piecewise", "linear", "cosine"):
+            raise ValueError(f"`shape` must be 'constant', 'piecewise', 'linear' or 'cosine', got {self.shape!r}.")
         if self.shape != "constant" and not self.total:
             raise ValueError(f"`shape` {self.shape!r} needs the length of the run: pass `total_steps=`.")
 

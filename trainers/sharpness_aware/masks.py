@@ -218,7 +218,7 @@ class Sparse(Mask):
 class FisherMask(Sparse):
     """SSAM-F: the entries with the largest diagonal of the empirical Fisher, F_i = Σ over examples of (∂ℓ/∂w_i)².
 
-    F is taken after the first step, and again every `every` steps, at the weights that step left, on single reference
+    F is taken after the first perturbed step, and again every `every` steps, at the weights that step left, on single reference
     examples with frozen running statistics. Until the first update the mask is all zero: the first step is a plain one.
 
     Source:
@@ -226,9 +226,10 @@ class FisherMask(Sparse):
     """
 
     reference: Literal["", "squares"] = field(default="squares", init=False)
+    known: bool = field(default=False, init=False)  # whether F has been taken
 
     def wants_squares(self, t: int) -> bool:
-        return self.sparsity > 0 and t % self.every == 0
+        return self.sparsity > 0 and (t % self.every == 0 or not self.known)
 
     def refresh(self, moment: Moment, squares: Params) -> None:
         names = list(moment.theta)
@@ -238,7 +239,14 @@ class FisherMask(Sparse):
                 for n in names
             ]
         )
-        self.mask = _cut(_top(score, self.live(score.numel())), moment.theta)
+        self.mask, self.known = _cut(_top(score, self.live(score.numel())), moment.theta), True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "known": self.known}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.known = bool(state["known"])
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 
 from landscape.params import Params, dot
 from landscape.perturbation import TINY
+from landscape.spread import held_here
 from trainers.sharpness_aware.ascent import AscentSource, Means, combination
 from trainers.sharpness_aware.moment import Moment
 
@@ -116,8 +117,9 @@ class EmaResidual(AscentSource):
         if self.sigma == 0:
             return grad
         if self.form == "code":
-            return combination(1.0, grad, -self.sigma, self.average) if self.average else grad
-        return combination(1 - self.sigma * (1 - self.decay), grad, -self.sigma * self.decay, self.average)
+            return combination(1.0, grad, -self.sigma, _beside(self.average, grad)) if self.average else grad
+        old = _beside(self.average, grad)
+        return combination(1 - self.sigma * (1 - self.decay), grad, -self.sigma * self.decay, old)
 
     def observe(self, moment: Moment, means: Means) -> None:
         assert means.ascent is not None
@@ -159,7 +161,7 @@ class Averaged(AscentSource):
         assert grad is not None
         if not self.average or self.theta == 1:
             return grad
-        return combination(self.theta, grad, 1 - self.theta, self.average)
+        return combination(self.theta, grad, 1 - self.theta, _beside(self.average, grad))
 
     def observe(self, moment: Moment, means: Means) -> None:
         assert means.ascent is not None
@@ -227,10 +229,15 @@ def split_along(grad: Params, full: Params) -> tuple[Params, Params]:
     return projected, {n: g - projected[n] for n, g in grad.items()}
 
 
+def _beside(kept: Params, grad: Params) -> Params:
+    """What is kept of the parameters that have a gradient: the others are not displaced."""
+    return {name: kept[name] for name in grad if name in kept}
+
+
 def keep(old: Params, new: Params) -> Params:
     """A copy of `new`, in the memory of `old` where the shapes fit."""
     if old.keys() == new.keys() and old:
-        torch._foreach_copy_(list(old.values()), list(new.values()))
+        torch._foreach_copy_([held_here(t) for t in old.values()], [held_here(t) for t in new.values()])
         return old
     return {name: t.detach().clone() for name, t in new.items()}
 

@@ -29,6 +29,12 @@ class Moment:
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     base: Optimizer | None = None
 
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter's group, by name; 0.0 for what the base optimizer does not train."""
+        assert self.base is not None
+        rates = {p: float(group["lr"]) for group in self.base.param_groups for p in group["params"]}
+        return {name: rates.get(p, 0.0) for name, p in self.parameters.items()}
+
     def kept(self, key: str) -> dict[str, Tensor]:
         """What the base optimizer keeps under `key` for each parameter that has it, by name."""
         assert self.base is not None

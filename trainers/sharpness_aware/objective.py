@@ -4,6 +4,7 @@ They know more than a plain closure: a forward pass alone, per-example losses, m
 gradient.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +23,8 @@ class Objective:
         loss: loss(outputs, targets), a mean over examples.
         x: Inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         y: Targets.
+        parameters: Those whose gradients are cleared; None is all that require one. Looking them up takes a while:
+            pass the list where steps are short.
         autocast: Run the forward pass in this type (bfloat16 or float16); None leaves the types as they are.
         grad_scaler: Multiplies the loss before the backward pass, for float16.
 
@@ -32,17 +35,18 @@ class Objective:
     def __init__(
         self,
         model: nn.Module,
-        parameters: list[nn.Parameter],
         loss: Loss,
         x: Any,
         y: Any,
         *,
+        parameters: Iterable[nn.Parameter] | None = None,
         autocast: torch.dtype | None = None,
         grad_scaler: GradScaler | None = None,
     ) -> None:
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self.autocast, self.grad_scaler = autocast, grad_scaler
-        self.parameters = parameters
+        trainable = (p for p in model.parameters() if p.requires_grad) if parameters is None else parameters
+        self.parameters = list(trainable)
         self.first_logits: Tensor | None = None
         self.keep_cotangent = False
         self._cotangent: Tensor | None = None

@@ -71,7 +71,8 @@ class Extrapolated(AscentSource):
     """Lookahead-SAM: a step of descent beside the perturbation.
 
     "eg": w~ = w + ρ ĝ - η g, the extra-gradient form, SAM of radius ρ - η‖g‖. "og": w~ = w + ρ ĝ - η g~_{t-1}, the
-    optimistic form, with g~ the gradient that the previous step took (zero at first). η is the learning rate.
+    optimistic form, with g~ the gradient that the previous step took (zero at first). η is the learning rate of each
+    parameter's group.
 
     Source:
         Yu, Zhang, Kwok (2024), "Improving sharpness-aware minimization by lookahead", as given in the public reviews
@@ -84,7 +85,10 @@ class Extrapolated(AscentSource):
 
     def offset(self, moment: Moment, grad: Params | None) -> Params | None:
         back = grad if self.form == "eg" else self.previous
-        return scaled(back, -moment.lr) if back else None
+        if not back:
+            return None
+        rates = moment.rates()
+        return dict(zip(back, torch._foreach_mul(list(back.values()), [-rates[n] for n in back]), strict=True))
 
     def observe(self, moment: Moment, means: Means) -> None:
         if self.form == "og":
@@ -133,6 +137,10 @@ class Posterior(AscentSource):
             moment.base.state[p].pop("curvature", None)
 
     def shared(self, moment: Moment) -> list[Params]:
+        assert moment.base is not None
+        for p in moment.parameters.values():
+            if moment.base.state[p].get("curvature") is None:
+                moment.base.state[p]["curvature"] = torch.zeros_like(p)
         return [moment.kept("curvature")]
 
     def state_dict(self) -> dict[str, Any]:

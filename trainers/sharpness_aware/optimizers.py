@@ -237,11 +237,18 @@ def make_optimizer(
     )
     parts = entry.compose(setting, **knob_values)
     gates: list[Gate] = [Window(*window)] if window is not None else []
+    if gate_options and not isinstance(gate, str):
+        raise ValueError(f"`gate_options` belong to a gate by name, got {dict(gate_options)!r} with gate {gate!r}.")
     if gate is not None:
         gates.append(gate if isinstance(gate, Gate) else _gate(gate, gate_options or {}, seed, total_steps, window))
     if window is not None and isinstance(parts.gate, EveryK):
         parts = replace(parts, gate=replace(parts.gate, offset=window[0]))
-    parts = replace(parts, ascent=ascent or entry.ascent, gate=joined(*gates, parts.gate))
+    parts = replace(
+        parts,
+        ascent=ascent or entry.ascent,
+        other_ascent=entry.other_ascent or entry.rho is None,  # a plain optimizer may be handed closures it ignores
+        gate=joined(*gates, parts.gate),
+    )
     shrink = (
         ShrinkPerturb.of(model, shrink_perturb, float(inner_optimizer.param_groups[0]["lr"]))
         if shrink_perturb
@@ -291,6 +298,10 @@ def _radius(
         if total is None:
             raise ValueError("`rho_schedule` 'cosine' needs the length of the run: pass `total_steps=`.")
         return CosineRadius(rho, rho_min, total)
+    if schedule in ("linear", "start_jump") and steps < 1:
+        raise ValueError(
+            f"`rho_schedule` {schedule!r} needs the steps that it takes: pass `rho_steps=`, got {steps!r}."
+        )
     makers: dict[str, Radius] = {
         "constant": ConstantRadius(rho),
         "lr": ProportionalRadius(rho, rho_min, lr_max, lr_min),

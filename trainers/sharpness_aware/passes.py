@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
 from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.precision import LossScale
-from trainers.sharpness_aware.ranks import Ranks, zeros_where_missing
+from trainers.sharpness_aware.ranks import Ranks
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.weights import Weights
@@ -34,6 +35,7 @@ class Passes:
     Attributes:
         count: Passes since it was last set to zero.
         seen: With several processes, names that had a gradient in some pass of the step.
+        used: Names that have had a final gradient in some step.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Passes:
         self.weights, self.named, self.ranks = weights, weights.parameters, ranks
         self.same_rng, self.scale = same_rng, scale
         self.tracking = tracking_modules(model)
+        self.iterating = [m for m in model.modules() if isinstance(m, _SpectralNorm)]
         self.count = 0
         self.seen: set[str] = set()
+        self.used: set[str] = set()
         self.devices = {p.device for p in self.named.values() if p.device.type == "cuda"}
 
     # -- gradients -------------------------------------------------------------------------------------------------
@@ -56,7 +60,7 @@ class Passes:
         """Take the gradients out of `.grad`: the next backward pass then cannot overwrite them."""
         grads = self.gradients()
         self.clear()
-        return zeros_where_missing(grads, self.named) if self.ranks.several else grads
+        return grads
 
     def give(self, grads: Params) -> None:
         """Put gradients into `.grad`; parameters without one get None."""
@@ -112,7 +116,7 @@ class Passes:
             closure, clean = unit.descents[i], unit.losses[i]
             assert clean is not None
             perturbed = self._without_gradient(unit, i, lambda: closure.losses())  # type: ignore[attr-defined]
-            with frozen_statistics(self.tracking):
+            with self._frozen():
                 self._ready(unit, i)
                 self._backward_on(closure, select(clean, perturbed))
             return perturbed.mean()
@@ -258,7 +262,7 @@ class Passes:
     def _without_gradient(self, unit: Unit, i: int, losses: Callable[[], Tensor]) -> Tensor:
         self._ready(unit, i)
         self.count += 1
-        with torch.no_grad(), frozen_statistics(self.tracking):
+        with torch.no_grad(), self._frozen():
             return losses().detach()
 
     def _example_norms(self, losses: Tensor) -> Tensor:
@@ -280,7 +284,25 @@ class Passes:
             state.restore()
 
     def _tracked(self, unit: Unit) -> AbstractContextManager[None]:
-        return frozen_statistics(self.tracking) if unit.tracked else nullcontext()
+        return self._frozen() if unit.tracked else nullcontext()
+
+    def _frozen(self) -> AbstractContextManager[None]:
+        """A block in which passes leave the buffers alone that a clean pass has updated."""
+        return _without_iteration(self.iterating, self.tracking) if self.iterating else frozen_statistics(self.tracking)
+
+
+@contextmanager
+def _without_iteration(modules: Sequence[nn.Module], tracking: Sequence[nn.Module]) -> Iterator[None]:
+    """Frozen statistics, and spectral normalisation with the vectors that it has: its power iteration rests."""
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with frozen_statistics(tracking):
+            yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 def accumulated(total: Params | None, grads: Params, weight: float, *, alone: bool = False) -> Params:
@@ -292,6 +314,7 @@ def accumulated(total: Params | None, grads: Params, weight: float, *, alone: bo
     old = [name for name in grads if name in total]
     if old:
         torch._foreach_add_([total[n] for n in old], [grads[n] for n in old], alpha=weight)
-    for name in grads.keys() - total.keys():
-        total[name] = grads[name] * weight
+    for name in grads:  # in their order: that of a set differs from run to run, and with it the rounding of sums
+        if name not in total:
+            total[name] = grads[name] * weight
     return total

@@ -168,7 +168,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def circle_of(sharing: Sharing, group: Any, group_size: int | None) -> Any:
-    """The process group that shares a perturbation: none, blocks of `group_size` consecutive ranks, or all.
+    """The ranks that share a perturbation: blocks of `group_size` consecutive ones, or all; None for one rank alone.
 
     Raises:
         ValueError: If `group_size` is missing, or does not divide the number of ranks.
@@ -176,15 +176,15 @@ def circle_of(sharing: Sharing, group: Any, group_size: int | None) -> Any:
     if sharing in ("chunk", "batch") or not (dist.is_available() and dist.is_initialized()):
         return None
     everyone = dist.group.WORLD if group is None else group
-    if sharing == "global":
-        return everyone
     size = dist.get_world_size(everyone)
+    if sharing == "global":
+        return everyone if size > 1 else None
     if group_size is None or group_size < 1 or size % group_size:
         raise ValueError(
             f"`group_size` must divide the number of ranks, {size}, for `sharing` 'group', got {group_size!r}."
         )
-    if group_size == size:
-        return everyone
+    if group_size in (1, size):
+        return everyone if size > 1 and group_size == size else None
     ranks = dist.get_process_group_ranks(everyone)
     start = circle_index(sharing, dist.get_rank(everyone), group_size) * group_size
     mine = ranks[start : start + group_size]

@@ -40,6 +40,13 @@ class StepRecord:
     clean: list[tuple[float, Tensor]] = field(default_factory=list, repr=False)
     displaced: list[tuple[float, Tensor]] = field(default_factory=list, repr=False)
 
+    def lessen(self, share: float) -> None:
+        """Multiply by `share` the weight of all chunks so far; the means then have room for one more."""
+        self.clean = [(w * share, v) for w, v in self.clean]
+        self.displaced = [(w * share, v) for w, v in self.displaced]
+        self.length *= math.sqrt(share)
+        self.cosine *= share
+
     @property
     def perturbed(self) -> bool:
         """Whether the weights were displaced."""

@@ -54,6 +54,11 @@ def sam(
         eta: η of T = |w| + η.
         scope: Parameters that T scales.
     """
+    if steps > 1 and path == "pgd" and (p != 2 or adaptive != "none"):
+        raise ValueError(
+            f"`path` 'pgd' projects on the euclidean ball, which is not that of p {p!r} and adaptive {adaptive!r}: use "
+            f"`path` 'split', which stays inside any ball."
+        )
     source = Gradient() if steps == 1 else IteratedGradient(steps=steps, form=path)
     return Composition(setting.radius, source=source, scaler=scaler(p, adaptive, eta, scope))
 
@@ -94,9 +99,9 @@ def asam(
     if granularity == "element":
         metric = AbsWeight(eta, scope)
     elif granularity == "filter":
-        metric = FilterNorm(eta)
+        metric = FilterNorm(eta, scope)
     else:
-        metric = TensorNorm(eta)
+        metric = TensorNorm(eta, scope)
     return Composition(setting.radius, scaler=AscentStep(1.0, p=p, metric=metric, where=where))
 
 

@@ -127,7 +127,7 @@ def mup2(
         )
     ratios = width_ratios(setting.model, setting.base_shapes)
     if form == "joint":
-        root = max(ratios.values()) ** 0.5
+        root = _width_ratio(setting.model, setting.base_shapes) ** 0.5
         return Composition(
             lambda lr, t=0: root * setting.radius(lr, t),
             scaler=AscentStep(1.0, metric=Constant(ratios), where="before"),
@@ -160,6 +160,17 @@ def width_ratios(model: nn.Module, base_shapes: Mapping[str, Sequence[int]]) -> 
         (fan_out, fan_in), (base_out, base_in) = fans
         ratios[name] = (fan_out / base_out) / (fan_in / base_in)
     return ratios
+
+
+def _width_ratio(model: nn.Module, base_shapes: Mapping[str, Sequence[int]]) -> float:
+    """The ratio of the widths, r: how much the longest side of any tensor has changed, up or down."""
+    ratios = [
+        size / base
+        for name, p in model.named_parameters()
+        if p.requires_grad
+        for size, base in zip(p.shape, base_shapes[name], strict=True)
+    ]
+    return max(ratios, key=lambda r: max(r, 1 / r), default=1.0)
 
 
 def _fans(shape: tuple[int, ...], embedding: bool) -> tuple[float, float]:
