@@ -158,7 +158,7 @@ def test_ssam_f_sums_squared_gradients_of_single_examples():
     model = TwoExamples()
     optimizer = make_optimizer("ssam_f", model, lr=1e-300, rho=0.5, sparsity=0.5, steps_per_epoch=1)
     optimizer.reference = reference_of(model)
-    squares = optimizer._reference_mean(squares=True)["w"]
+    squares = optimizer._evaluation.reference_mean(squares=True)["w"]
     assert_close(squares, tensor(9.0, 17.0), **NEAR)
     optimizer.step(closure_of(model, lambda: model([0, 1])))
     assert optimizer.last.length == 0  # the first mask is all zero: a plain step

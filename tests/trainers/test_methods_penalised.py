@@ -192,12 +192,12 @@ def test_the_sampler_of_the_sphere_is_on_the_sphere_over_all_tensors_jointly():
 @pytest.mark.parametrize(
     ("method", "options", "combine"),
     [
-        ("gnp", {"c": 0.6}, lambda g, plus, minus: 0.4 * g + 0.6 * plus),
-        ("wsam", {"gamma": 0.75, "decouple": False}, lambda g, plus, minus: 3 * plus - 2 * g),
-        ("wsam", {"gamma": 0.75}, lambda g, plus, minus: 3 * plus - 2 * g),
+        ("gnp", {"c": 0.6}, lambda g, plus, _: 0.4 * g + 0.6 * plus),
+        ("wsam", {"gamma": 0.75, "decouple": False}, lambda g, plus, _: 3 * plus - 2 * g),
+        ("wsam", {"gamma": 0.75}, lambda g, plus, _: 3 * plus - 2 * g),
         ("crsam", {"gamma": 0.2, "beta": 0.1}, lambda g, p, m: p + 0.2 * (p + m - 2 * g) + 0.1 * (p - m)),
-        ("stablesam", {}, lambda g, plus, minus: plus * g.norm() / plus.norm()),
-        ("sam_step_size", {}, lambda g, plus, minus: g * plus.norm() / g.norm()),
+        ("stablesam", {}, lambda g, plus, _: plus * g.norm() / plus.norm()),
+        ("sam_step_size", {}, lambda g, plus, _: g * plus.norm() / g.norm()),
     ],
 )
 def test_the_ascent_and_the_losss_own_gradient_are_kept_apart(method, options, combine, rich):

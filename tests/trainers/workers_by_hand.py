@@ -223,8 +223,8 @@ def bsam(s):
         g = s.grad(b, draw)
         return g, s.grad(b, s.w + s.rho * g / precision)
 
-    h = s.mean(lambda _, b: precision.sqrt() * points(i, b)[0].abs())
-    momentum = 0.9 * momentum + 0.1 * (s.mean(lambda _, b: points(i, b)[1]) + delta * s.w)
+    h = s.mean(lambda i, b: precision.sqrt() * points(i, b)[0].abs())
+    momentum = 0.9 * momentum + 0.1 * (s.mean(lambda i, b: points(i, b)[1]) + delta * s.w)
     s.kept["momentum"] = momentum
     s.kept["precision"] = 0.999 * precision + 0.001 * (h + delta + damping)
     return momentum / precision

@@ -81,7 +81,7 @@ def train(rank, parallel, lam=0.2, steps=5, wrap=False, stop=None, window=None, 
             overflows.append(optimizer.last.overflow)
         random = torch.get_rng_state().numpy()
     tensors = {name: t.numpy() for name, t in model.state_dict().items()}
-    tracked = optimizer.state_dict()["sharpness_aware"]["previous"]["tracked"]
+    tracked = optimizer.state_dict()["sharpness_aware"].get("previous", {}).get("tracked")
     return {
         "tracked": tracked,
         "tensors": tensors,

@@ -218,8 +218,9 @@ class Sparse(Mask):
 class FisherMask(Sparse):
     """SSAM-F: the entries with the largest diagonal of the empirical Fisher, F_i = Σ over examples of (∂ℓ/∂w_i)².
 
-    F is taken after the first perturbed step, and again every `every` steps, at the weights that step left, on single reference
-    examples with frozen running statistics. Until the first update the mask is all zero: the first step is a plain one.
+    F is taken after the first perturbed step, and again every `every` steps, at the weights that step left, on single
+    reference examples with frozen running statistics. Until the first update the mask is all zero: the first step is
+    a plain one.
 
     Source:
         Mi et al. (2022), "Make sharpness-aware minimization stronger: a sparsified perturbation approach", NeurIPS.

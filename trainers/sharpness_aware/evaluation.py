@@ -1,0 +1,386 @@
+"""The passes of a step, in the order that its method asks for: from the clean weights to the combined gradient."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from landscape.params import Params, dot, length
+from landscape.perturbation import TINY, Direction
+from trainers.sharpness_aware.ascent import Means, scaled
+from trainers.sharpness_aware.chunks import Closure, Unit
+from trainers.sharpness_aware.combiners import Point, Seen
+from trainers.sharpness_aware.composition import Composition
+from trainers.sharpness_aware.exchange import Exchange
+from trainers.sharpness_aware.gates import Mode
+from trainers.sharpness_aware.moment import Moment
+from trainers.sharpness_aware.parallel_gradients import Pair
+from trainers.sharpness_aware.passes import Passes, accumulated
+from trainers.sharpness_aware.precision import LossScale, finite
+from trainers.sharpness_aware.ranks import Ranks, Sharing, zeros_where_missing
+from trainers.sharpness_aware.record import StepRecord
+from trainers.sharpness_aware.weights import Weights
+
+Reference = Callable[[], tuple[Sequence[Closure], Sequence[int] | None]]
+
+
+class Evaluation:
+    """Takes a step's gradients: asks the parts in turn, displaces the weights, and puts them back.
+
+    Args:
+        parts: The method.
+        weights: The weights.
+        passes: Calls the closures.
+        ranks: The processes.
+        exchange: Averages over them.
+        scale: Loss scaling, or None.
+        pair: SAMPa's two processes, or None.
+        sharing: Who shares a perturbation.
+        sharers: Ranks that share one.
+        diagnose: Note the cosine of clean and perturbed gradient.
+
+    Attributes:
+        record: Of the step.
+        previous: The previous step's batch, for methods that evaluate it again.
+        reference: The reference data, for methods that need them.
+    """
+
+    def __init__(
+        self,
+        parts: Composition,
+        weights: Weights,
+        passes: Passes,
+        ranks: Ranks,
+        exchange: Exchange,
+        *,
+        scale: LossScale | None,
+        pair: Pair | None,
+        sharing: Sharing,
+        sharers: int,
+        diagnose: bool,
+    ) -> None:
+        self.parts, self.weights, self.passes, self.ranks, self.exchange = parts, weights, passes, ranks, exchange
+        self.scale, self.pair, self.sharing, self.sharers, self.diagnose = scale, pair, sharing, sharers, diagnose
+        self.record = StepRecord()
+        self.previous: Unit | None = None
+        self.reference: Reference | None = None
+
+    def begin(self, record: StepRecord) -> None:
+        """Start a step."""
+        self.record = record
+        self.exchange.begin(record)
+        self.passes.count = 0
+        self.passes.seen.clear()
+
+    def decide(self, units: list[Unit], moment: Moment) -> tuple[Mode, list[tuple[Params, Tensor] | None]]:
+        """The mode of the step; and for each unit its clean gradient and loss, where the decision needed them."""
+        parts, passes = self.parts, self.passes
+        firsts: list[tuple[Params, Tensor] | None] = [None] * len(units)
+        if moment.rho == 0 and parts.source.inert_at_zero:
+            mode = Mode.PLAIN
+        elif parts.gate.needs_gradient:
+            squared = 0.0
+            for i, unit in enumerate(units):
+                loss = self._loss_pass(unit)
+                grads = passes.take()
+                self.exchange.share(unit, [grads])
+                firsts[i] = (grads, loss)
+                squared += unit.weight * dot(grads, grads)
+            if not self.ranks.whole:
+                squared = self.ranks.mean(squared, float(sum(u.examples for u in units) or 1.0))
+            mode = parts.gate(moment, squared)
+        else:
+            mode = parts.gate(moment)
+        self.record.mode = mode
+        if mode is not Mode.PERTURBED:
+            self.record.rho = 0.0
+        else:
+            for unit in units:
+                self.note_m(unit)
+            if parts.needs_reference == "gradient" and parts.source.wants_reference(moment.t):
+                reference = self.reference_mean(squares=False)
+                if self.scale is not None and not finite(reference):
+                    self.record.overflow = "first pass"
+                parts.source.refresh(reference)
+        return mode, firsts
+
+    def gradient(self, unit: Unit, moment: Moment, mode: Mode, first: tuple[Params, Tensor] | None) -> Tensor:
+        """Leave the unit's gradient in `.grad`; return its loss."""
+        if mode is Mode.PERTURBED:
+            try:
+                return self._perturbed(unit, moment, first)
+            finally:
+                self.weights.restore()
+                self.record.passes = self.passes.count
+        if first is None:
+            loss = self.passes.run(unit, unit.descents, once=True)
+        else:
+            self.passes.give(first[0])
+            loss = first[1]
+        self.record.passes = self.passes.count
+        self.record.clean.append((unit.weight, loss))
+        return loss
+
+    def _perturbed(self, unit: Unit, moment: Moment, first: tuple[Params, Tensor] | None) -> Tensor:
+        parts, record, weights = self.parts, self.record, self.weights
+        source, combiner, plan = parts.source, parts.combiner, parts.plan
+        previous = self.previous or unit
+        start = source.start(moment)
+        if start:
+            weights.displace(start)
+            moment.theta = weights.clean()
+        if source.data == "previous":
+            with self.passes.replayed():
+                ascent, clean, loss = self._first(previous, moment, None)
+        else:
+            ascent, clean, loss = self._first(unit, moment, first)
+        if start:
+            weights.restore()
+            moment.theta = weights.clean()
+        shared_loss = self.exchange.share_first(unit, ascent, clean, loss, first)
+        found = [ascent] if clean is ascent else [ascent, clean]
+        if self.scale is not None and not all(finite(g) for g in found if g):
+            record.overflow = "first pass"
+            return torch.full((), math.nan) if loss is None else loss
+        if plan.ahead and self.previous is None:
+            loss = self._loss_pass(unit)  # the first step: nothing is stored, so y_0 = w
+            grads = self.passes.take()
+            if self.pair is not None:
+                self.pair.agree(loss)
+            if self.ranks.several:
+                grads = zeros_where_missing(grads, weights.parameters)
+                self.ranks.average(list(grads.values()), float(unit.examples or 1))
+            if self.scale is not None and not finite(grads):
+                record.overflow = "first pass"
+                return loss
+            source.observe(moment, Means(grads, ahead=grads))
+        if ascent is not None:
+            source.chunk(moment, ascent, unit.weight)
+            if source.observes or (parts.mask is not None and parts.mask.wants_ascent(moment.t)):
+                self._add("ascent", ascent, unit.weight)
+        keep_points = combiner.active
+        points: list[Point] = []
+        own: list[Point] = []  # those that this rank has not shared yet
+        perturbed_loss = torch.full((), math.nan)
+        pair = self.pair
+        step = Direction({}, 1.0, 0.0)
+        squared = 0.0
+        for draw in range(plan.draws):
+            step, delta, times, length = self._displacement(moment, ascent)
+            if source.steps > 1:
+                inner_points = points if source.collects else None
+                delta, length = self._climb(unit, moment, delta, inner_points)
+                times = 1.0
+                if record.overflow:
+                    return torch.full((), math.nan) if loss is None else loss
+            squared += length**2 / plan.draws
+            for sign in plan.signs if pair is None or pair.perturbs else ():
+                weights.displace(delta, sign * times)
+                moment.theta = weights.clean()
+                value = self._descend(unit, previous)
+                if sign > 0:
+                    perturbed_loss = value
+                if keep_points:
+                    own.append(Point(self.passes.take(), value, sign, draw))
+                    points.append(own[-1])
+        record.length = math.sqrt(record.length**2 + unit.weight * squared)
+        ahead = None
+        if plan.ahead and (pair is None or not pair.perturbs):
+            weights.restore()
+            weights.displace(self._where_base_goes(moment))
+            loss = self._loss_pass(unit)
+            ahead = self.passes.take()
+        weights.restore()
+        if pair is not None:
+            grads, value = (own[0].gradient, perturbed_loss) if ahead is None or loss is None else (ahead, loss)
+            both = pair.exchange(unit, grads, value, self.passes.devices, same_rng=self.passes.same_rng)
+            points, perturbed_loss = [Point(both.perturbed, both.perturbed_loss)], both.perturbed_loss
+            ahead, loss = both.ahead, both.loss
+        if keep_points:
+            self.exchange.share_points(unit, own, ahead)
+        if ahead is not None:
+            self._add("ahead", ahead, unit.weight)
+        if loss is not None:
+            record.clean.append((unit.weight, loss))
+        record.displaced.append((unit.weight, perturbed_loss))
+        if self.diagnose and clean is not None:
+            upward = [point.gradient for point in points if point.sign > 0]
+            self._note_cosine(clean, upward[-1] if upward else self.passes.gradients(), unit.weight)
+        if keep_points:
+            moment.theta = weights.clean()
+            seen = Seen(moment, unit.weight, ascent, clean, shared_loss, points, step.as_params, ahead)
+            self.passes.give(combiner(seen))
+            if combiner.decoupled:
+                self._add("decoupled", combiner.extra(seen), unit.weight)
+        return perturbed_loss if loss is None else loss
+
+    def _first(
+        self, unit: Unit, moment: Moment, first: tuple[Params, Tensor] | None
+    ) -> tuple[Params | None, Params | None, Tensor | None]:
+        """The first pass: the gradients of the ascent objective and of the training loss, and the loss, as needed."""
+        parts, passes = self.parts, self.passes
+        source, combiner, mask = parts.source, parts.combiner, parts.mask
+        own_objective = any(a is not None for a in unit.ascents)
+        if not source.needs_gradient:
+            if first is not None:  # the gate's decision has seen them
+                return None, first[0] if combiner.needs_loss_gradient else None, first[1]
+            if combiner.needs_loss_gradient:
+                loss = self._loss_pass(unit)
+                return None, passes.take(), loss
+            return None, None, passes.forward(unit) if source.clean_forward else None
+        names = mask.names(moment) if mask is not None else None
+        spare = not (combiner.active or source.observes or self.diagnose or self.sharing in ("group", "global"))
+        if names is not None and names.isdisjoint(passes.used):
+            spare = False  # a loss that needs none of the gradients asked for cannot run backward
+        if parts.weigh is not None and parts.needs_losses:
+            loss = passes.weighted(unit, parts.weigh)
+            return passes.take(), None, loss
+        if not own_objective:
+            if first is None:
+                with passes.only(names if spare else None):
+                    loss = self._loss_pass(unit)
+                first = passes.take(), loss
+            return first[0], first[0], first[1]
+        if combiner.needs_loss_gradient and first is None:
+            return passes.pair(unit)
+        objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
+        with passes.only(names if spare else None):
+            passes.run(unit, objectives)
+        ascent = passes.take()
+        if parts.select is not None and parts.select.active:
+            passes.clean_losses(unit)
+        if first is not None:
+            return ascent, first[0], first[1]
+        seen = [getattr(o, "clean_loss", None) for o in objectives]
+        shared = [s * v for s, v in zip(unit.shares, seen, strict=True) if v is not None]
+        return ascent, None, sum(shared[1:], shared[0]) if len(shared) == len(seen) else None
+
+    def _loss_pass(self, unit: Unit) -> Tensor:
+        """The pass on the training loss at the clean weights."""
+        if self.parts.select is not None and self.parts.select.active and not unit.tracked:
+            return self.passes.losses(unit)
+        if self.parts.functional:
+            for closure in unit.descents:
+                closure.keep_cotangent = True  # type: ignore[attr-defined]
+        return self.passes.run(unit, unit.descents)
+
+    def _descend(self, unit: Unit, previous: Unit) -> Tensor:
+        """The pass at displaced weights."""
+        if self.parts.plan.lagged:
+            with self.passes.replayed():
+                return self.passes.run(previous, previous.descents)
+        if self.parts.source.data == "previous":  # this batch updates running statistics in the next step, when clean
+            tracked, unit.tracked = unit.tracked, True
+            loss = self.passes.run(unit, unit.descents)
+            unit.tracked = tracked
+            return loss
+        if self.parts.functional:
+            return self.passes.run(unit, [d.pull for d in unit.descents])  # type: ignore[attr-defined]
+        if self.parts.select is not None and self.parts.select.active:
+            return self.passes.selected(unit, self.parts.select)
+        return self.passes.run(unit, unit.descents)
+
+    def _displacement(self, moment: Moment, ascent: Params | None) -> tuple[Direction, Params, float, float]:
+        """The unit direction, the displacement as tensors times a number, and its length."""
+        source, mask = self.parts.source, self.parts.mask
+        step = self._unit(moment, source.direction(moment, ascent))
+        times = source.sign * moment.rho * step.factor * (mask.scale if mask is not None else 1.0)
+        offset = source.offset(moment, ascent)
+        if offset and finite(offset):
+            delta = accumulated(scaled(step.parts, times), offset, 1.0)
+            return step, delta, 1.0, length(delta)
+        if source.steps > 1:
+            return step, step.as_params(), 1.0, 0.0  # the inner steps scale it
+        return step, step.parts, times, abs(times / step.factor) * step.length if step.parts else 0.0
+
+    def _unit(self, moment: Moment, direction: Params | None) -> Direction:
+        """A raw direction under mask, metric and normalisation, for radius 1."""
+        mask = self.parts.mask
+        if direction and mask is not None and mask.in_norm:
+            direction = mask(moment, direction)
+        if not direction:
+            return Direction({}, 1.0, 0.0)
+        step = self.parts.scaler.unit(moment.theta, direction)
+        if mask is not None and not mask.in_norm:
+            step = Direction(mask(moment, step.parts), step.factor, None)
+        return step
+
+    def _climb(self, unit: Unit, moment: Moment, unit_step: Params, points: list[Point] | None) -> tuple[Params, float]:
+        """Further inner steps of ascent; returns the displacement and its length."""
+        source = self.parts.source
+        objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
+        delta = source.advance(None, unit_step, moment.rho)
+        for _ in range(source.steps - 1):
+            self.weights.displace(delta)
+            moment.theta = self.weights.clean()
+            value = self.passes.run(unit, objectives)
+            grads = self.passes.take()
+            value = self.exchange.share(unit, [grads], [value])[0]
+            if self.scale is not None and not finite(grads):
+                self.record.overflow = "second pass"
+                break
+            if points is not None:
+                points.append(Point(grads, value))
+            following = self._unit(moment, source.direction(moment, grads)).as_params()
+            delta = source.advance(delta, following, moment.rho)
+        return delta, length(delta)
+
+    def _where_base_goes(self, moment: Moment) -> Params:
+        """SAMPa's y - w: the step that SGD would take with the stored gradient."""
+        assert moment.base is not None
+        stored: Params = self.parts.source.state_dict()["stored"]
+        names = {p: n for n, p in self.weights.parameters.items()}
+        delta: Params = {}
+        for group in moment.base.param_groups:
+            for p in group["params"]:
+                name = names.get(p, "")
+                if name not in stored:
+                    continue
+                buffer = moment.base.state[p].get("momentum_buffer") if p in moment.base.state else None
+                mu, fresh = group["momentum"], 1.0 if buffer is None else 1 - group["dampening"]
+                # SGD's new buffer is mu buffer + fresh g; it moves along that, or along g + mu times it (Nesterov)
+                new, old = (1 + mu * fresh, mu * mu) if group["nesterov"] else (fresh if mu else 1.0, mu)
+                move = stored[name] * (-group["lr"] * new)
+                if group["weight_decay"]:
+                    move.add_(p.detach(), alpha=-group["lr"] * new * group["weight_decay"])
+                if buffer is not None and mu:
+                    move.add_(buffer, alpha=-group["lr"] * old)
+                delta[name] = move
+        return delta
+
+    def reference_mean(self, *, squares: bool) -> Params:
+        """The mean gradient, or the sum of squared gradients, over the reference data at the present weights."""
+        if self.reference is None:
+            what = "of one example each " if squares else ""
+            raise ValueError(
+                f"this method needs reference data: set `optimizer.reference` to a function that returns closures "
+                f"{what}over them, and their sizes."
+            )
+        closures, sizes = self.reference()
+        counts = [1] * len(closures) if sizes is None else list(sizes)
+        total: Params | None = None
+        for closure, count in zip(closures, counts, strict=True):
+            unit = Unit([closure], [None], [1.0], tracked=True)
+            self.passes.run(unit, [closure])
+            grads = self.passes.take()
+            if squares:
+                grads = {n: g.square() for n, g in grads.items()}
+            total = accumulated(total, grads, 1.0 if squares else count / sum(counts))
+        result = zeros_where_missing(total or {}, self.weights.parameters)
+        if self.ranks.several:
+            self.ranks.average(list(result.values()), 1.0 if squares else float(sum(counts)))
+            if squares:  # a sum over the examples of all ranks
+                torch._foreach_mul_(list(result.values()), float(self.ranks.size))
+        return result
+
+    def note_m(self, unit: Unit) -> None:
+        self.record.m = max(self.record.m, unit.examples)
+        self.record.m_global = max(self.record.m_global, unit.examples * self.sharers)
+
+    def _note_cosine(self, clean: Params, perturbed: Params, weight: float) -> None:
+        cosine = dot(clean, perturbed) / (length(clean) * length(perturbed) + TINY)
+        self.record.cosine = weight * cosine + (0.0 if math.isnan(self.record.cosine) else self.record.cosine)
+
+    def _add(self, key: str, grads: Params, weight: float) -> None:
+        self.exchange.sums[key] = accumulated(self.exchange.sums.get(key), grads, weight)
