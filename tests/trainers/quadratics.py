@@ -83,19 +83,6 @@ def objective_of(model, loss, x, y, **settings):
     return Objective(model=model, parameters=list(model.parameters()), loss=loss, x=x, y=y, **settings)
 
 
-def step_of(method, *, split=False, scale=1.0, groups=False, lr=0.1, model=None, **options):
-    """One step on Q; returns (u, w after, optimizer), with u recovered from a plain SGD step of size lr."""
-    model = model or Quadratic(split, scale)
-    base = "sgd"
-    if groups:
-        base = torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=lr)
-    optimizer = make_optimizer(method, model, base, lr=lr, **options)
-    before = torch.cat([p.detach().clone().reshape(-1) for p in model.parameters()])
-    optimizer.step(closure_of(model, model))
-    after = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-    return (before - after) / lr, after, optimizer
-
-
 def z_step(method, *, link="softmax", objective="obf", gamma=1.0, C=3.0, lr=1.0, **options):
     """One step on Z; returns the vector that multiplies x' in the gradient."""
     model, x, y = Linear(), tensor(1.0, 2.0)[None], torch.tensor([0])
