@@ -1,5 +1,6 @@
 """Shared fixtures: a seeded generator, one thread, float64 oracles."""
 
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from hypothesis import settings
 
 
 def pytest_configure(config):
-    """Let torchvision, and what imports it, be imported where its compiled operators do not load."""
+    """Let torchvision be imported where its compiled operators do not load; let SIGINT be heard."""
     stack = ExitStack()
     stack.enter_context(torchvision_without_operators())
     config.add_cleanup(stack.close)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose children ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 settings.register_profile("landscape", deadline=None, derandomize=True, max_examples=25)

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,15 @@ def read_json(path: Path) -> Any:
 
 
 def remove_asides(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Remove the files aside that killed processes left in a folder: those of `names`, or all of them."""
-    for path in folder.glob(".*.*") if folder.is_dir() else ():
-        target = path.name[1:].rpartition(".")[0]
-        if path.is_file() and (names is None or target in names):
+    """Remove the files aside that killed processes left in a folder: those of `names`, or all of them.
+
+    All of them are also those that safetensors makes beside the file it is told to write, `.tmp` and six characters.
+    """
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        target, dot, _ = path.name[1:].rpartition(".")
+        ours = bool(dot) and (names is None or target in names)
+        theirs = names is None and fnmatchcase(path.name, ".tmp??????")
+        if path.is_file() and (ours or theirs):
             path.unlink(missing_ok=True)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from trainers import build_model, load_checkpoint, read_weights, save_checkpoint
 from trainers.checkpoint import apply_weights, model_state
+from trainers.files import remove_asides
 from trainers.tree import equal
 
 CONFIG = {"model": "mlp", "model_options": {"width": 4, "depth": 1, "dropout": 0.0}, "seed": 0}
@@ -126,3 +127,15 @@ def test_tied_and_buffered_models_keep_everything(tmp_path):
     apply_weights(other, read_weights(tmp_path / "1" / "params.safetensors"))
     assert equal(model_state(other), model_state(model))
     assert other.b.weight is other.a.weight
+
+
+def test_what_killed_processes_left_aside_is_removed_and_nothing_else(tmp_path):
+    ours, theirs = tmp_path / ".params.safetensors.ab12cd34", tmp_path / ".tmpJoUUmh"  # safetensors' own
+    kept = [tmp_path / name for name in ("params.safetensors", ".gitignore", ".tmpfile_of_somebody")]
+    for path in (ours, theirs, *kept):
+        path.write_bytes(b"")
+    remove_asides(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    ours.write_bytes(b"")
+    remove_asides(tmp_path, ["meta.json"])
+    assert ours.exists()
