@@ -127,19 +127,6 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Product:
-    """The product of several metrics."""
-
-    metrics: tuple[Metric, ...]
-
-    def __call__(self, theta: Params) -> Params:
-        total, *others = (metric(theta) for metric in self.metrics)
-        for other in others:
-            total = {name: t * other[name] for name, t in total.items()}
-        return total
-
-
-@dataclass(frozen=True)
 class AscentStep:
     """One step of length ρ up a raw direction a: the maximiser of ⟨a, δ⟩ over the ball ‖T⁻¹δ‖_p ≤ ρ.
 

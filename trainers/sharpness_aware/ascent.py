@@ -165,7 +165,7 @@ class Random(AscentSource):
         generator: Of the draws; ranks need different ones.
         law: The distribution.
         width: Half the side of the cube.
-        keep_pass: Run a clean forward pass, for the running statistics and the clean loss.
+        clean_forward: Run a clean forward pass, for the running statistics and the clean loss.
     """
 
     generator: Generator

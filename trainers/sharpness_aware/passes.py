@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
+from landscape.perturbation import random_direction
 from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.precision import LossScale
 from trainers.sharpness_aware.ranks import Ranks
@@ -130,10 +131,7 @@ class Passes:
             closure: Any = unit.descents[i]
             noisy: list[Tensor] = []
             for _ in range(weigh.draws if weigh.estimator == "difference" else 0):
-                noise = {
-                    n: torch.randn(w.shape, generator=weigh.generator, dtype=w.dtype).to(w.device)
-                    for n, w in self.weights.clean().items()
-                }
+                noise = random_direction(self.weights.clean(), weigh.generator)
                 self.weights.displace(noise, weigh.xi)
                 noisy.append(self._without_gradient(unit, i, lambda: closure.losses()))
                 self.weights.restore()

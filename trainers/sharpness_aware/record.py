@@ -20,8 +20,8 @@ class StepRecord:
             made with `diagnose=True`.
         cosine: Cosine of the gradients at the clean and at the displaced weights, the weighted mean over chunks; NaN
             where the method does not see both, or without `diagnose=True`.
-        overflow: "first pass" or "second pass" if a gradient overflowed there (or "another rank"): then the step was
-            skipped; "" otherwise.
+        overflow: "first pass" or "second pass" if a gradient overflowed there, with "(on some rank)" where only the
+            average over ranks tells: then the step was skipped; "" otherwise.
         passes: Closure calls of the step.
         m: Examples that shared one perturbation on this rank, the largest number over chunks; 0 where sizes were not
             given.

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from landscape.perturbation import AbsWeight, Constant, Metric, Product
+from landscape.perturbation import AbsWeight, Constant, Metric
 from landscape.spread import spread
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient
 from trainers.sharpness_aware.combiners import Curvature
@@ -97,8 +97,6 @@ def unsuited(parts: Composition) -> str:
 
 
 def _entrywise(metric: Metric | None) -> bool:
-    if isinstance(metric, Product):
-        return all(_entrywise(m) for m in metric.metrics)
     return metric is None or isinstance(metric, AbsWeight | Constant)
 
 

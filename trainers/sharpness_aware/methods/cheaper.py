@@ -1,6 +1,5 @@
 """Methods that cost less than two passes a step: perturbations that are free, reused, rare, partial, or parallel."""
 
-import math
 from typing import Literal
 
 from landscape.perturbation import AscentStep, TensorNorm
@@ -241,6 +240,4 @@ def aesam(
         lambda2: Threshold at the start; -inf for both is SAM.
         correct: Correct the bias of the first averages.
     """
-    if math.isnan(lambda1) or math.isnan(lambda2):
-        raise ValueError(f"`lambda1` and `lambda2` must be numbers, got {lambda1!r} and {lambda2!r}.")
     return Composition(setting.radius, gate=AdaptiveNorm(delta, lambda1, lambda2, setting.total_steps, correct))
