@@ -259,7 +259,7 @@ def test_a_stopped_sweep_leaves_runs_that_go_on_bit_for_bit(tmp_path, slowly, wh
         for process in [*(psutil.Process().children() if everyone else []), psutil.Process()]:
             process.send_signal(sent)
 
-    slowly(0.05)
+    slowly(0.4)  # a run lasts far longer than another process takes to begin
     if not everyone:
         monkeypatch.setattr("trainers.parallel.HEARD", 0.1)
     threading.Thread(target=stop).start()
@@ -271,7 +271,7 @@ def test_a_stopped_sweep_leaves_runs_that_go_on_bit_for_bit(tmp_path, slowly, wh
 
 
 def test_processes_do_not_outlive_a_killed_program(module, slowly, whole):
-    slowly(0.05)
+    slowly(0.4)  # a run lasts far longer than another process takes to begin
     (module / "driver.py").write_text(textwrap.dedent(DRIVER))
     values = json.dumps([{**SLOW, "seed": i} for i in range(3)])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
