@@ -7,20 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from analysis.collect import collect, measure_run
-from analysis.example_forgetting import ExampleForgetting, example_forgetting
-from analysis.information import Information, output_information
-from analysis.measures import MEASURES
-from analysis.output_bias import output_bias
-from analysis.perturbed_forgetting import perturbed_forgetting
-from analysis.providers import PROVIDERS, OwnPerturbation
-from analysis.subject import Subject
-from analysis.targets import TARGETS, target_rows
+from analysis.forgetting.examples import ExampleForgetting, example_forgetting
+from analysis.forgetting.information import Information, output_information
+from analysis.forgetting.output_bias import output_bias
+from analysis.forgetting.perturbed import perturbed_forgetting
+from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
+from analysis.measures.registry import MEASURES
+from analysis.measures.subject import Subject
+from analysis.measures.targets import TARGETS, target_rows
 
 if TYPE_CHECKING:
-    from analysis.correlation import Correlations, correlate
     from analysis.figures import FIGURES
-    from analysis.reporting import report
+    from analysis.reporting.pages import report
     from analysis.results import StudyResults
+    from analysis.statistics.correlation import Correlations, correlate
     from analysis.study import Study, StudyConfig, read_study
 
 __all__ = [
@@ -49,10 +49,10 @@ __all__ = [
 ]
 
 _LATER = {
-    "Correlations": "correlation",
-    "correlate": "correlation",
+    "Correlations": "statistics.correlation",
+    "correlate": "statistics.correlation",
     "FIGURES": "figures",
-    "report": "reporting",
+    "report": "reporting.pages",
     "StudyResults": "results",
     "Study": "study",
     "StudyConfig": "study",

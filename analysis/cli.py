@@ -16,9 +16,9 @@ from rich.table import Table
 
 from analysis import table as tables
 from analysis.collect import Plan, collect, measure_run, measures_of, plan, sort_rows
-from analysis.measures import MEASURES, failed_rows
+from analysis.measures.registry import MEASURES, failed_rows
+from analysis.measures.subject import Subject
 from analysis.progress import steps, track
-from analysis.subject import Subject
 from trainers.config import Option, TrainConfig, train_config
 from trainers.data import DATASETS, load_dataset
 from trainers.loop import fit
@@ -341,7 +341,7 @@ def report(path: tyro.conf.Positional[Path], *, figure: tuple[str, ...] | None =
         path: The study's folder.
         figure: Names of figures to redraw; the whole report if left out.
     """
-    from analysis.reporting import report as write_report  # and so are figures
+    from analysis.reporting.pages import report as write_report  # and so are figures
 
     print(f"report: {write_report(path, figures=figure, jobs=None).resolve()}")
     return 0

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from analysis import table
-from analysis.measures import MEASURES, entry_of, failed_rows, names
-from analysis.subject import Subject
+from analysis.measures.registry import MEASURES, entry_of, failed_rows, names
+from analysis.measures.subject import Subject
+from analysis.measures.targets import TARGETS
 from analysis.table import Row
-from analysis.targets import TARGETS
 from landscape.progress import Progress
 from trainers.config import TrainConfig
 from trainers.data import DataBundle

@@ -20,8 +20,8 @@ from pydantic import Field
 
 from analysis import table
 from analysis.collect import collect, plan, sort_rows
-from analysis.correlation import Correlations, correlate
-from analysis.measures import expected_sign
+from analysis.measures.registry import expected_sign
+from analysis.statistics.correlation import Correlations, correlate
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
 from trainers.parallel import cores
@@ -276,7 +276,7 @@ class Study:
         self.timed("measuring", lambda: self.measure(track))
         self.timed("statistics", self.correlate)
         self.write(configs)
-        from analysis.reporting import report  # figures are slow to import, and only needed here
+        from analysis.reporting.pages import report  # figures are slow to import, and only needed here
 
         path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
         return path

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from analysis.collect import data_of, measure_subject, plan
-from analysis.subject import Subject
+from analysis.measures.subject import Subject
 from trainers import list_runs
 
 ROOT = Path(__file__).parents[1]

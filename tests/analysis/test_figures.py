@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from synthetic import make
 
 from analysis import figures, style
-from analysis.measures import MEASURES
+from analysis.measures.registry import MEASURES
 from analysis.results import StudyResults
 
 

@@ -12,9 +12,9 @@ import yaml
 from analysis import table
 from analysis.cli import main
 from analysis.collect import measure_run, measure_subject, plan
+from analysis.measures.subject import Subject
 from analysis.progress import quiet
 from analysis.study import Study, read_study
-from analysis.subject import Subject
 from trainers import Run, build_model, fit, load_dataset
 from trainers.files import write_json
 

@@ -1,0 +1,38 @@
+"""What a measure is: a function from a checkpoint to rows of the table, and what is known of it beforehand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.table import Row
+
+Rows = list[Row]
+Family = Literal["sharpness", "complexity", "forgetting", "norm", "bias", "target"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An entry of the registry.
+
+    Attributes:
+        function: Takes a `Subject` and its options, returns rows.
+        rows: Names of the measures its rows carry.
+        help: One line.
+        family: What kind of quantity it is.
+        higher_means: What a larger value says.
+        sign: Expected sign of correlation with the generalisation gap; 0 where theory has none.
+        invariant: Transformations T1 to T5 under which it does not change.
+        cost: In gradients over the training data.
+        usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
+            others.
+    """
+
+    function: Callable[..., Rows]
+    rows: tuple[str, ...]
+    help: str
+    family: Family
+    higher_means: str
+    sign: int
+    invariant: str
+    cost: str
+    usual: bool = True

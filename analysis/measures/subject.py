@@ -1,0 +1,149 @@
+"""What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from analysis.forgetting.providers import OwnPerturbation
+from landscape import EmpiricalRisk, GaussNewton, Hessian, Params
+from landscape.memory import free_bytes
+from landscape.progress import Progress
+from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
+from trainers.config import TrainConfig
+from trainers.data import DataBundle, Split
+from trainers.parallel import cores
+from trainers.randomness import stream
+from trainers.runs import Run
+from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
+from trainers.sharpness_aware.memory import EmaResidual
+from trainers.sharpness_aware.methods import METHODS, Setting
+
+Inputs = tuple[Tensor, Tensor]
+T = TypeVar("T", Hessian, GaussNewton)
+
+KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One checkpoint under measurement.
+
+    Attributes:
+        model: In evaluation mode; measures never change it.
+        data: Its data.
+        run_id: Of the run, or the name of a foreign file.
+        step: Optimizer steps taken.
+        epoch: Epochs taken.
+        config: The run's configuration; None for foreign weights.
+        initial: The parameters before training, where they are known.
+        run: The run folder, where there is one.
+        seed: Of all random choices of the measures; the same for every model, so that they are compared on equal draws.
+        progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
+    """
+
+    model: nn.Module
+    data: DataBundle
+    run_id: str
+    step: int = 0
+    epoch: int = 0
+    config: TrainConfig | None = None
+    initial: Params | None = None
+    run: Run | None = None
+    seed: int = 0
+    progress: Progress = False
+
+    @classmethod
+    def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
+        """A checkpoint of one of our runs."""
+        model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+        first = run.checkpoints().get(0)
+        initial = None
+        if first is not None:
+            stored = read_weights(first / "params.safetensors")
+            initial = {name: stored[name] for name in meta["names"]}
+        return cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
+
+    @classmethod
+    def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
+        """Foreign weights (.pt state_dict or .safetensors) in a model that fits them; the model takes them over."""
+        apply_weights(model, read_weights(path))
+        return cls(model.eval(), data, Path(path).stem, seed=seed)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The source of randomness of one measure: depends on its name and the seed, not on the model."""
+        return stream(self.seed, purpose)
+
+    @cached_property
+    def risk(self) -> EmpiricalRisk:
+        """Plain cross-entropy over the training set, evaluation mode, no augmentation."""
+        train = self.data.train
+        batches = list(zip(train.x.split(1024), train.y.split(1024), strict=True))
+        return EmpiricalRisk.from_model(self.model, F.cross_entropy, batches)
+
+    @cached_property
+    def hessian(self) -> Hessian:
+        """The Hessian of `risk`, shared by the measures that use it; rows carry its `note`."""
+        return self._operator(Hessian)
+
+    @cached_property
+    def gauss_newton(self) -> GaussNewton:
+        """The Gauss-Newton matrix of `risk`, likewise."""
+        return self._operator(GaussNewton)
+
+    def _operator(self, kind: type[T]) -> T:
+        """An operator that keeps its graph if it fits beside those of as many processes as there are cores."""
+        budget = free_bytes(self.risk.device) // (KEPT_SHARE * cores())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what it says is in the operator's note
+            return kind(self.risk, budget=budget)
+
+    @cached_property
+    def gradient(self) -> Params:
+        """∇L at the checkpoint."""
+        return self.risk.gradient()
+
+    @cached_property
+    def own(self) -> OwnPerturbation | None:
+        """The perturbation that the run was trained with; None for plain methods and foreign weights."""
+        if self.config is None:
+            return None
+        config = self.config.resolved()
+        if config.rho is None:
+            return None
+        try:
+            parts = METHODS[config.method].compose(
+                Setting(model=self.model, total_steps=1, steps_per_epoch=1), **config.method_options
+            )
+        except ValueError:  # a method that needs more of the run than is kept
+            return None
+        if parts.mask is not None or not isinstance(parts.source, Gradient | IteratedGradient | EmaResidual | Random):
+            return None  # along a momentum, on some entries, from noisy weights: no function of one gradient
+        if isinstance(parts.source, Random):
+            provider = "random"
+        elif config.ascent == "obf":
+            provider = "obf"
+        else:
+            provider = "sam" if parts.scaler.metric is None else "asam"
+        return OwnPerturbation(provider, replace(parts.scaler, rho=config.rho))
+
+    def correctness(self, protocol: Literal["presentation", "sweep"]) -> np.ndarray:
+        """Per-example correctness up to this checkpoint.
+
+        Raises:
+            ValueError: If the training record is not there.
+        """
+        if self.run is None:
+            raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
+        return self.run.correctness(protocol)[: self.epoch]
+
+
+def pair(split: Split) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a split."""
+    return split.x, split.y

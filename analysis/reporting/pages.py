@@ -1,0 +1,266 @@
+"""The report of a study: one HTML file that stands alone, Markdown, and every figure and table as files."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from analysis.figures import FIGURES, NothingToDraw
+from analysis.reporting.findings import findings, key_numbers
+from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
+from analysis.results import StudyResults
+from analysis.style import rc
+from trainers.files import write_bytes
+from trainers.parallel import cores, in_parallel
+
+DPI = 200
+
+# What stands where: (heading, (kind, name) in order).
+SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Sharpness, forgetting and generalisation",
+        (
+            ("figure", "forest"),
+            ("figure", "comparison"),
+            ("figure", "scatter"),
+            ("figure", "correlation_matrix"),
+            ("table", "correlations"),
+            ("table", "comparisons"),
+            ("table", "ceilings"),
+        ),
+    ),
+    ("Methods", (("table", "methods"), ("figure", "training_curves"), ("figure", "radius"))),
+    (
+        "Forgetting",
+        (("figure", "forgetting_bars"), ("figure", "forgetting_curves"), ("figure", "forgetting_by_method")),
+    ),
+    ("What went wrong", (("table", "unfinished"), ("table", "doubts"))),
+    ("What was run", (("table", "settings"), ("table", "environment"))),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure or table as the templates need it.
+
+    Attributes:
+        kind: "figure" or "table".
+        name: Stem of its files.
+        label: "Figure 1", "Table 2"; empty where there is nothing to show.
+        title: Heading.
+        caption: How its numbers were made.
+        command: What redoes it.
+        empty: Why there is nothing; empty where there is something.
+        alt: For a reader who cannot see the figure.
+        png: The figure, for embedding.
+        table: The table.
+    """
+
+    kind: str
+    name: str
+    label: str
+    title: str
+    caption: str = ""
+    command: str = ""
+    empty: str = ""
+    alt: str = ""
+    png: bytes = b""
+    table: Table | None = None
+
+    @property
+    def data_uri(self) -> str:
+        """The PNG as a `data:` address, so that the page needs no other file."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def markdown(self) -> str:
+        """The table as a pipe table."""
+        return "" if self.table is None else to_markdown(self.table)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it."""
+
+    title: str
+    anchor: str
+    items: tuple[Shown, ...]
+
+
+def report(
+    results_or_folder: StudyResults | str | Path,
+    *,
+    out: str | Path | None = None,
+    figures: Sequence[str] | None = None,
+    jobs: int | None = 1,
+) -> Path:
+    """Write the report of a study.
+
+    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` and `tables/<name>.{csv,tex}`. Each
+    file is written aside and then renamed. The same results give the same bytes. What cannot be drawn, for want of
+    data, is replaced by the reason, and files of that name from an earlier report are removed.
+
+    Args:
+        results_or_folder: The study's results, or the folder they are read from.
+        out: Where to write; `<folder>/report` by default.
+        figures: Names of `analysis.figures.FIGURES`: then only these figures' files are redone, and nothing else is
+            touched.
+        jobs: Processes to draw with; None is one a core.
+
+    Returns:
+        The path of `report.html`, or of the folder of figures if `figures` is given.
+
+    Raises:
+        FileNotFoundError: If the folder lacks a file, with the command that makes it.
+        ValueError: If a name in `figures` is not known, or a figure that was asked for has nothing to show.
+    """
+    if figures is not None:
+        unknown = [f for f in figures if f not in FIGURES]
+        if unknown:
+            raise ValueError(
+                f"`figures` holds {unknown}, which are not figures of the report; choose from {list(FIGURES)}."
+            )
+    given = results_or_folder
+    results = given if isinstance(given, StudyResults) else StudyResults.load(given)
+    folder = Path(out) if out is not None else results.folder / "report"
+    if figures is not None:
+        for name in figures:
+            drawn = _draw(results, name, folder / "figures")
+            if drawn.empty:
+                raise ValueError(f"`figures` asks for {name!r}, but there is nothing to draw: {drawn.empty}")
+        return folder / "figures"
+    sections = _sections(results, folder, jobs)
+    context: dict[str, Any] = {
+        "study": results.study,
+        "name": str(results.study.get("name") or results.folder.name),
+        "question": str(results.study.get("question") or ""),
+        "folder": _called(results),
+        "meta": _meta(results),
+        "findings": findings(results),
+        "numbers": key_numbers(results),
+        "sections": sections,
+    }
+    environment = _templates()
+    write_bytes(folder / "report.md", environment.get_template("report.md.j2").render(context).encode("utf-8"))
+    html = environment.get_template("report.html.j2").render(context)
+    write_bytes(folder / "report.html", html.encode("utf-8"))
+    return folder / "report.html"
+
+
+def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Section]:
+    wanted = [name for _, items in SECTIONS for kind, name in items if kind == "figure"]
+    share = max(1, cores() if jobs is None else jobs)
+    calls = [(results, wanted[i::share], folder / "figures") for i in range(share) if wanted[i::share]]
+    drawn = {shown.name: shown for part in in_parallel(_draw_some, calls, jobs=jobs) for shown in part}
+    sections = []
+    count = {"figure": 0, "table": 0}
+    for title, names in SECTIONS:
+        items = []
+        for kind, name in names:
+            label = f"{kind.capitalize()} {count[kind] + 1}"
+            if kind == "figure":
+                item = replace(drawn[name], label="" if drawn[name].empty else label)
+            else:
+                item = _tabulate(results, name, folder / "tables", label)
+            count[kind] += not item.empty
+            items.append(item)
+        sections.append(Section(title, re.sub(r"\W+", "-", title.lower()), tuple(items)))
+    return sections
+
+
+def _draw_some(results: StudyResults, names: Sequence[str], folder: Path) -> list[Shown]:
+    return [_draw(results, name, folder) for name in names]
+
+
+def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
+    """Draw one figure and write its files; where there is nothing to draw, remove them and keep the reason."""
+    plate = FIGURES[name]
+    with matplotlib.rc_context(rc("screen")):
+        try:
+            figure, facts = plate.draw(results)
+        except NothingToDraw as nothing:
+            for suffix in (".png", ".pdf"):
+                (folder / f"{name}{suffix}").unlink(missing_ok=True)
+            return Shown("figure", name, "", plate.title, empty=str(nothing))
+        png = _rendered(figure, "png")
+        figure.set_layout_engine(None)  # panels stay where they are; laying out again would take as long as drawing
+        write_bytes(folder / f"{name}.pdf", _rendered(figure, "pdf"))
+    write_bytes(folder / f"{name}.png", png)
+    command = f"landscape report {_called(results)} --figure {name}"
+    caption = plate.says(results, facts)
+    return Shown("figure", name, "", plate.title, caption, command, alt=plate.alt, png=png)
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
+    # Dates and versions are left out, so that equal results give equal files.
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind]
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _tabulate(results: StudyResults, name: str, folder: Path, label: str) -> Shown:
+    table = TABLES[name](results)
+    write_bytes(folder / f"{name}.csv", to_csv(table).encode("utf-8"))
+    write_bytes(folder / f"{name}.tex", to_latex(table).encode("utf-8"))
+    if table.shown.empty:
+        return Shown("table", name, "", table.title, empty=table.empty)
+    return Shown("table", name, label, table.title, table.note, table=table)
+
+
+def _called(results: StudyResults) -> str:
+    """The folder as one would type it; of an absolute path only the name, for a report is passed on to others."""
+    return results.folder.name if results.folder.is_absolute() else results.folder.as_posix()
+
+
+def _meta(results: StudyResults) -> list[tuple[str, str]]:
+    study = results.study
+    shown = [
+        ("Created", str(study.get("created") or "")),
+        ("Took", _took(study.get("seconds"))),
+        ("Commit", str((study.get("environment") or {}).get("commit") or "")),
+        ("Command", str(study.get("command") or "")),
+    ]
+    return [(key, value) for key, value in shown if value]
+
+
+def _took(seconds: Any) -> str:
+    """The time of a study, given as one number or by step."""
+    if isinstance(seconds, Mapping):
+        parts = ", ".join(f"{step} {_duration(float(s))}" for step, s in seconds.items())
+        return f"{_duration(sum(map(float, seconds.values())))} ({parts})" if parts else ""
+    return _duration(float(seconds)) if seconds is not None else ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {s} s" if minutes else f"{s} s"
+
+
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.reporting"),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["marked"] = _marked
+    return environment
+
+
+def _marked(text: str) -> Markup:
+    """Escaped text in which `names in backticks` are set as code, and τ_b with its index."""
+    code = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(code.replace("τ_b", "τ<sub>b</sub>"))

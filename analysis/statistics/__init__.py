@@ -1,0 +1,1 @@
+"""Statistics that relate measures to targets: arrays in, numbers out; `correlation` for whole tables."""

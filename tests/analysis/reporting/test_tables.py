@@ -1,0 +1,142 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import make
+
+from analysis.reporting import tables
+from analysis.results import StudyResults
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make()
+
+
+def changed(results, **frames):
+    return StudyResults(**{**results.__dict__, **frames})
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_csv_holds_the_raw_values(results, name):
+    table = tables.TABLES[name](results)
+    assert table.name == name
+    read = pd.read_csv(io.StringIO(tables.to_csv(table)), keep_default_na=False, na_values=[""])
+    assert list(read.columns) == list(table.data.columns)
+    assert len(read) == len(table.data)
+    for column in table.data.select_dtypes("number"):
+        np.testing.assert_allclose(read[column].to_numpy(float), table.data[column].to_numpy(float), rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_latex_is_a_booktabs_table_of_the_right_shape(results, name):
+    table = tables.TABLES[name](results)
+    text = tables.to_latex(table)
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert text.count(rule) == 1
+    body = text.split(r"\midrule\n".replace("\\n", "\n"))[1].split(r"\bottomrule")[0].strip().split("\n")
+    assert len(body) == len(table.shown)
+    width = len(table.shown.columns)
+    for line in body:
+        assert line.endswith(r"\\")
+        assert line.replace(r"\&", "").count("&") == width - 1
+    # Nothing special is left bare, and nothing is beyond ASCII but what LaTeX takes as it is.
+    assert "_" not in text.replace(r"\_", "").replace(r"$\tau_b$", "").replace("\\label", "")
+    assert not [c for c in text if ord(c) > 127]
+
+
+def test_latex_escapes_every_special_character():
+    given = r"50 % of a_b & c # {x} $y$ ~ ^ \ < > |"
+    wanted = (
+        r"50 \% of a\_b \& c \# \{x\} \$y\$ \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{} "
+        r"\textgreater{} \textbar{}"
+    )
+    assert tables.escape_latex(given) == wanted
+    assert tables.escape_latex("τ_b −0.5 ± 0.1") == r"$\tau_b$ $-$0.5 $\pm$ 0.1"
+
+
+def test_markdown_keeps_cells_apart():
+    shown = pd.DataFrame({"a": ["x|y", "two\nlines"], "b": ["1", "2"]})
+    table = tables.Table("t", "T", "", shown, shown, ("a",))
+    assert tables.to_markdown(table).split("\n") == ["| a | b |", "|---|---:|", r"| x\|y | 1 |", "| two lines | 2 |"]
+
+
+def test_method_errors_are_means_and_deviations_over_seeds(results):
+    table = tables.methods(results)
+    final = results.history[results.history["epoch"] == 20].set_index("run_id")
+    for row in table.data.to_dict("records"):
+        runs = [r for r in final.index if _label(final.loc[r]) == row["method"]]
+        best = final.loc[runs].groupby(["hp.rho", "hp.lr"])["validation_error"].mean().idxmin()
+        here = final.loc[[r for r in runs if (final.loc[r, "hp.rho"], final.loc[r, "hp.lr"]) == best]]
+        np.testing.assert_allclose(row["test_error_mean"], here["test_error"].mean())
+        np.testing.assert_allclose(row["test_error_sd"], here["test_error"].std(ddof=1))
+        shown = table.shown[table.data["method"] == row["method"]].iloc[0]
+        mean, sd = 100 * here["test_error"].mean(), 100 * here["test_error"].std(ddof=1)
+        assert shown["Test error (%)"] == f"{mean:.2f} ± {sd:.2f}"
+    assert table.shown["Method"].tolist() == ["SGD", "SAM", "ASAM", "GSAM", "OBF", "SAM+OBF"]
+    assert dict(zip(table.data["method"], table.data["diverged"], strict=True))["asam"] == 1
+
+
+def _label(row):
+    return row["hp.method"] + ("+OBF" if row["hp.ascent"] == "obf" else "")
+
+
+def test_a_single_seed_has_no_deviation():
+    table = tables.methods(make(methods=(("sgd", None),), seeds=1))
+    assert "±" not in table.shown["Test error (%)"].iloc[0]
+    assert np.isnan(table.data["test_error_sd"].iloc[0])
+
+
+def test_correlations_shown_are_those_of_the_frame(results):
+    table = tables.correlations(results)
+    frame = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
+    assert len(table.shown) == min(len(frame), tables.SHOWN_ROWS)
+    strength = frame.loc[table.shown["Measure"], "value"].abs()
+    assert (np.diff(strength) <= 0).all()
+    first = table.shown.iloc[0]
+    row = frame.loc[first["Measure"]]
+    assert first["τ_b"] == f"{row['value']:.2f}".replace("-", "−")
+    assert first["95 % interval"] == f"[{row['low']:.2f}, {row['high']:.2f}]".replace("-", "−")
+    assert table.shown.set_index("Measure").loc["top_eigenvalue", "Within methods"] == "−0.30 ⇄"
+    pd.testing.assert_frame_equal(table.data, results.correlations)
+
+
+def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results):
+    few = results.correlations.assign(low=np.nan, high=np.nan, p=np.nan, p_holm=np.nan, warnings="fewer than 5")
+    shown = tables.correlations(changed(results, correlations=few)).shown
+    assert set(shown["95 % interval"]) == {"–"}
+    assert set(shown["p (Holm)"]) == {"–"}
+    assert set(shown["Remark"]) == {"fewer than 5"}
+
+
+def test_every_run_that_did_not_finish_is_listed(results):
+    shown = tables.problems(results).shown.set_index("Run")
+    assert sorted(shown.index) == ["asam-r2-l0.1-s0", "gsam-r0.1-l0.1-s1", "obf-r0.1-l0.1-s1"]
+    assert shown.loc["asam-r2-l0.1-s0", "Reason"] == "loss is not finite at step 250"
+    assert shown.loc["asam-r2-l0.1-s0", "Configuration"] == "method=asam, rho=2, lr=0.1, seed=0"
+
+
+def test_settings_tell_what_was_varied(results):
+    data = tables.grid(results).data.set_index("setting")
+    assert data.loc["rho", "values"] == "0; 0.02; 0.05; 0.1; 0.2; 0.5; 2"
+    assert data["varied"].to_dict() == {
+        "method": True,
+        "ascent": True,
+        "rho": True,
+        "lr": True,
+        "seed": True,
+        "model": False,
+    }
+
+
+def test_doubts_are_counted(results):
+    data = tables.measured(results).data.set_index("measure")
+    assert data.loc["average_sharpness", "not_converged"] == 31
+    assert data.loc["parameter_norm", "with_warning"] == 31
+    assert data.loc["trace", ["not_finite", "not_converged", "with_warning"]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("p", "shown"), [(0.0004, "< 0.001"), (0.04, "0.040"), (1.0, "1"), (np.nan, "–")])
+def test_p_values_claim_no_more_than_they_hold(p, shown):
+    assert tables.p_value(p) == shown

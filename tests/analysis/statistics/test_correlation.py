@@ -1,0 +1,372 @@
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from analysis.statistics.correlation import COLUMNS, Correlations, correlate, units
+from analysis.statistics.resampling import holm
+from analysis.table import Row, join_config, to_frame
+
+FEW = {"draws": 200, "permutations": 199}
+
+# Three methods inside which y falls with x, while it rises from method to method (Simpson's paradox).
+SIMPSON_X = [1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9, 10]
+SIMPSON_Y = [4, 3.5, 2.5, 2, 7, 6, 6, 4.5, 10, 9, 9, 8]
+
+
+def table(values, configs, *, options=None):
+    """Long table from {run: {measure: value}}; targets on the test split, options for measures that have some."""
+    frames = [
+        to_frame(
+            [
+                Row(
+                    name,
+                    value,
+                    split="test" if name.startswith("test") else "train",
+                    options=(options or {}).get(name, {}),
+                )
+                for name, value in row.items()
+            ],
+            run_id=run,
+            step=10,
+            epoch=1,
+        )
+        for run, row in values.items()
+    ]
+    return join_config(pd.concat(frames, ignore_index=True), configs)
+
+
+def simpson(seeds=1):
+    values, configs = {}, {}
+    for k, (x, y) in enumerate(zip(SIMPSON_X, SIMPSON_Y, strict=True)):
+        for seed in range(seeds):
+            wiggle = 0.1 * (seed - (seeds - 1) / 2)
+            values[f"run{k:02d}-{seed}"] = {"flat": x + wiggle, "other": float(k % 5), "test_error": y - wiggle}
+            configs[f"run{k:02d}-{seed}"] = {"method": "abc"[k // 4], "lr": k % 4, "seed": seed}
+    return table(values, configs)
+
+
+def noisy(n=16, seeds=3, measures=4, seed=0):
+    rng = np.random.default_rng(seed)
+    values, configs = {}, {}
+    for c in range(n):
+        level = rng.normal()
+        for s in range(seeds):
+            row = {f"m{k}": level + (k + 1) * rng.normal() for k in range(measures)}
+            values[f"r{c}-{s}"] = {**row, "test_error": level + 0.3 * rng.normal(), "gap_error": rng.normal()}
+            configs[f"r{c}-{s}"] = {"method": ["sgd", "sam"][c % 2], "lr": 0.1 * (c // 2), "seed": s}
+    return table(values, configs)
+
+
+def row(found, measure="flat", coefficient="kendall", target="test_error"):
+    rows = found.table.query("measure == @measure and target == @target and coefficient == @coefficient")
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+def per_configuration(long, name):
+    """Mean over seeds, the slow and obvious way."""
+    rows = long[long["measure"] == name].assign(value=lambda t: t["value"].where(np.isfinite(t["value"])))
+    return rows.groupby(["hp.method", "hp.lr"])["value"].mean()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_reversal_between_pooled_and_within_is_flagged(seeds):
+    found = correlate(simpson(seeds), **FEW)
+    kendall = row(found)
+    assert kendall["value"] == pytest.approx(0.46875, abs=1e-12)
+    assert kendall["within"] == pytest.approx(-0.9419139528, abs=1e-9)
+    assert (kendall["n_configurations"], kendall["n_runs"], kendall["groups"]) == (12, 12 * seeds, 3)
+    assert kendall["reversal"]
+    assert kendall["within_high"] < 0
+    assert row(found, coefficient="spearman")["value"] == pytest.approx(0.7535211268, abs=1e-9)
+    assert row(found, coefficient="pearson")["value"] == pytest.approx(0.7414275563, abs=1e-9)
+    assert list(found.table.columns) == list(COLUMNS)
+
+
+def test_no_flag_where_signs_agree_or_there_is_no_sign():
+    values = {f"r{k}": {"same": float(k), "test_error": float(k)} for k in range(8)}
+    values = {run: {**v, "even": [1.0, -1, -1, 1][k % 4]} for k, (run, v) in enumerate(values.items())}
+    configs = {f"r{k}": {"method": "ab"[k // 4], "lr": k, "seed": 0} for k in range(8)}
+    found = correlate(table(values, configs), **FEW)
+    assert not found.table["reversal"].any()
+    assert row(found, "even")["value"] == pytest.approx(0.0, abs=1e-15)
+
+
+def test_every_value_is_scipys_over_seed_means():
+    long = noisy()
+    found = correlate(long, **FEW)
+    plain = {"kendall": stats.kendalltau, "spearman": stats.spearmanr, "pearson": stats.pearsonr}
+    assert len(found.table) == 4 * 2 * 3
+    for _, r in found.table.iterrows():
+        x, y = per_configuration(long, r["measure"]), per_configuration(long, r["target"])
+        f = plain[r["coefficient"]]
+        assert r["value"] == pytest.approx(f(x, y)[0], abs=1e-10)
+        inside = [f(x[m], y[m])[0] for m in ("sam", "sgd")]
+        assert r["within"] == pytest.approx(np.mean(inside), abs=1e-10)
+        assert r["low"] <= r["value"] <= r["high"]
+        assert r["within_low"] <= r["within"] <= r["within_high"]
+        assert r["warnings"] == ""
+
+
+def test_pvalues_agree_with_scipy_and_are_corrected_over_measures():
+    long = noisy(n=20)
+    found = correlate(long, draws=0)
+    for (target, name), rows in found.table.groupby(["target", "coefficient"]):
+        assert_allclose(rows["p_holm"], holm(rows["p"].to_numpy()), atol=0)
+        assert len(rows) == 4
+        for _, r in rows.iterrows():
+            x, y = per_configuration(long, r["measure"]), per_configuration(long, target)
+            plain = {"kendall": stats.kendalltau, "spearman": stats.spearmanr, "pearson": stats.pearsonr}[name]
+            # Student's t is an approximation to the permutation distribution; at 20 units good to a few hundredths.
+            assert r["p"] == pytest.approx(plain(x, y)[1], abs=0.03)
+    assert found.table[["low", "high"]].isna().all(axis=None)
+
+
+def test_few_configurations_are_enumerated():
+    values = {f"r{k}": {"flat": float(k), "test_error": y} for k, y in enumerate([1.0, 3, 2, 5, 4])}
+    configs = {f"r{k}": {"method": "sgd", "lr": k, "seed": 0} for k in range(5)}
+    found = row(correlate(table(values, configs)))
+    assert found["value"] == pytest.approx(0.6, abs=1e-14)
+    assert found["p"] == pytest.approx(28 / 120, abs=1e-14)
+    assert np.isfinite(found["low"])
+
+
+def test_below_five_configurations_values_but_no_claims():
+    long = noisy(n=4)
+    found = correlate(long, compare=[("m0", "m1")], **FEW)
+    assert np.isfinite(found.table["value"]).all()
+    assert found.table[["low", "high", "p", "p_holm", "within_low", "within_high"]].isna().all(axis=None)
+    assert (found.table["warnings"] == "fewer than 5 configurations: no claim").all()
+    assert found.comparisons["low"].isna().all()
+    assert (found.comparisons["warnings"] == "fewer than 5 configurations: no claim").all()
+    assert found.warnings[0] == "4 configurations: fewer than 5 configurations: no claim"
+
+
+def test_runs_that_are_not_finite_are_dropped_and_counted():
+    long = noisy()
+    missing = long["run_id"].isin(["r0-0", "r0-1", "r0-2"]) & (long["measure"] == "m0")  # a whole configuration
+    long.loc[missing, "value"] = [np.nan, np.inf, -np.inf]
+    long.loc[(long["run_id"] == "r1-0") & (long["measure"] == "m0"), "value"] = np.nan  # one seed of three
+    diverged = (long["run_id"] == "r2-1") & long["measure"].isin(["test_error", "gap_error"])
+    long.loc[diverged, "value"] = np.nan
+    found = correlate(long, **FEW)
+    m0, m1 = row(found, "m0"), row(found, "m1")
+    assert (m0["n_configurations"], m0["dropped"], m0["n_runs"]) == (15, 1, 48 - 3 - 1 - 1)
+    assert (m1["n_configurations"], m1["dropped"], m1["n_runs"]) == (16, 0, 47)
+    assert found.warnings == ["1 of 48 runs have no finite target (diverged, or not measured) and are left out"]
+    # Measure and target are averaged over the same runs.
+    both = long[long["run_id"] != "r2-1"]
+    x, y = per_configuration(both, "m1"), per_configuration(both, "test_error")
+    assert m1["value"] == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+    both = both[~both["run_id"].isin(["r0-0", "r0-1", "r0-2", "r1-0"])]
+    x, y = per_configuration(both, "m0"), per_configuration(both, "test_error")
+    assert m0["value"] == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+
+
+def test_measure_without_any_finite_run():
+    long = noisy()
+    long.loc[long["measure"] == "m0", "value"] = np.nan
+    found = row(correlate(long, **FEW), "m0")
+    assert (found["n_configurations"], found["n_runs"], found["dropped"], found["groups"]) == (0, 0, 16, 0)
+    assert np.isnan(found[["value", "low", "p", "p_holm", "within"]].astype(float)).all()
+    assert found["warnings"].startswith("no run in which both are finite")
+
+
+@pytest.mark.parametrize(("name", "remark"), [("m0", "constant measure"), ("test_error", "constant target")])
+def test_constants_are_rows_that_say_so(name, remark):
+    long = noisy()
+    long.loc[long["measure"] == name, "value"] = 0.1
+    found = correlate(long, **FEW)
+    rows = found.table[(found.table["measure"] == name) | (found.table["target"] == name)]
+    assert rows[["value", "low", "high", "p", "p_holm", "within", "within_low"]].isna().all(axis=None)
+    assert (rows["warnings"] == remark).all()
+    assert np.isfinite(found.table.drop(rows.index)[["value", "low", "p", "p_holm"]]).all(axis=None)
+
+
+def test_rates_that_are_equal_stay_tied_whatever_their_seeds():
+    rates = [(0.1, 0.2, 0.3), (0.3, 0.2, 0.1), (0.2, 0.2, 0.2), (0.05, 0.2, 0.35), (0.4, 0.4, 0.4), (0.5, 0.4, 0.3)]
+    values, configs = {}, {}
+    for c, seeds in enumerate(rates):
+        for s, rate in enumerate(seeds):
+            values[f"r{c}-{s}"] = {"flat": float(c > 3), "test_error": rate}
+            configs[f"r{c}-{s}"] = {"method": "sgd", "lr": c, "seed": s}
+    assert row(correlate(table(values, configs), **FEW))["value"] == 1.0
+
+
+def test_ties_everywhere():
+    values = {f"r{k}": {"flat": float(k == 0), "test_error": float(k == 7)} for k in range(8)}
+    configs = {f"r{k}": {"method": "ab"[k % 2], "lr": k, "seed": 0} for k in range(8)}
+    found = row(correlate(table(values, configs)))
+    assert found["value"] == pytest.approx(-1 / 7, abs=1e-14)
+    assert found["p"] == 1.0
+    assert found["groups"] == 0  # inside a method one of the two is constant
+    assert np.isnan(found["within"])
+
+
+def test_one_method_is_its_own_within():
+    long = noisy()
+    long["hp.method"] = "sam"
+    long["hp.lr"] = long["run_id"].str.split("-").str[0]
+    found = correlate(long, **FEW)
+    for end in ("", "_low", "_high"):
+        assert_allclose(found.table[f"within{end}"], found.table[end[1:] or "value"], atol=0)
+    assert "one method: within it and pooled are the same" in found.warnings
+
+
+def test_one_seed_has_no_ceiling_and_says_why():
+    found = correlate(noisy(seeds=1), **FEW)
+    assert found.ceilings[["split_half", "spearman_brown", "oracle_with_noise"]].isna().all(axis=None)
+    assert found.ceilings["warnings"].str.contains("one seed a configuration").all()
+    assert any("no noise ceiling" in w for w in found.warnings)
+
+
+def test_ceilings_of_a_target_with_little_noise_and_of_noise():
+    ceilings = correlate(noisy(), **FEW).ceilings.set_index(["target", "coefficient"])
+    assert len(ceilings) == 6
+    assert ceilings.loc[("test_error", "pearson"), "split_half"] > 0.8
+    assert ceilings.loc[("test_error", "kendall"), "oracle_with_noise"] > 0.7
+    assert abs(ceilings.loc[("gap_error", "pearson"), "split_half"]) < 0.4
+    assert (ceilings["n_configurations"] == 16).all()
+
+
+def test_comparison_of_two_measures():
+    long = noisy(n=30)
+    long.loc[(long["run_id"].str.startswith("r3-")) & (long["measure"] == "m2"), "value"] = np.nan
+    found = correlate(long, compare=[("m0", "m2"), ("m2", "m0")], targets=["test_error"], **FEW).comparisons
+    x, z, y = (per_configuration(long, name) for name in ("m0", "m2", "test_error"))
+    used = z.notna()
+    a, b = (stats.kendalltau(m[used], y[used]).statistic for m in (x, z))
+    first = found.iloc[0]
+    assert first["n_configurations"] == 29
+    assert_allclose([first["tau_forgetting"], first["tau_sharpness"]], [a, b], atol=1e-12)
+    assert first["difference"] == pytest.approx(abs(a) - abs(b), abs=1e-12)
+    assert first["low"] < first["difference"] < first["high"]
+    assert_allclose(found["low"], -found["high"][::-1], atol=1e-12)
+
+
+def test_no_comparison_is_an_empty_table_with_its_columns():
+    found = correlate(noisy(), **FEW).comparisons
+    assert found.empty
+    assert list(found.columns)[:4] == ["forgetting", "sharpness", "target", "tau_forgetting"]
+
+
+def same(a, b):
+    assert isinstance(a, Correlations)
+    for name in ("table", "comparisons", "ceilings"):
+        pd.testing.assert_frame_equal(getattr(a, name), getattr(b, name))
+
+
+def test_seed_decides_and_the_order_of_rows_does_not():
+    long = noisy()
+    first = correlate(long, compare=[("m0", "m1")], **FEW)
+    same(first, correlate(long, compare=[("m0", "m1")], **FEW))
+    same(first, correlate(long.sample(frac=1, random_state=1), compare=[("m0", "m1")], **FEW))
+    other = correlate(long, seed=1, **FEW)
+    assert (first.table["low"] != other.table["low"]).any()
+    assert_allclose(first.table["value"], other.table["value"], atol=0)
+
+
+def test_another_measure_changes_nothing_but_the_correction(monkeypatch):
+    long = noisy()
+    whole, part = correlate(long, **FEW), correlate(long, measures=["m1"], targets=["gap_error"], **FEW)
+    monkeypatch.setattr("analysis.statistics.correlation._ROWS", 1000)  # and so do the blocks
+    blocked = correlate(long, **FEW)
+    pd.testing.assert_frame_equal(blocked.table, whole.table)
+    rows = whole.table.query("measure == 'm1' and target == 'gap_error'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(part.table.drop(columns="p_holm"), rows.drop(columns="p_holm"))
+    assert (part.table["p_holm"] == part.table["p"]).all()
+
+
+def test_the_caller_s_table_is_left_alone():
+    long = noisy()
+    before = long.copy(deep=True)
+    correlate(long, **FEW)
+    pd.testing.assert_frame_equal(long, before)
+
+
+def test_names_of_measures_stand_for_their_variants():
+    long = noisy(measures=2)
+    extra = [long[long["measure"] == m].assign(options='{"rho": 0.1}') for m in ("m0", "gap_error")]
+    long = pd.concat([long, *extra], ignore_index=True)
+
+    def pairs(**options):
+        rows = correlate(long, **options, **FEW).table
+        return set(rows["measure"]), set(rows["target"])
+
+    whole = {"test_error", "gap_error", "gap_error[rho=0.1]"}
+    assert pairs() == ({"m0", "m0[rho=0.1]", "m1"}, whole)
+    assert pairs(measures=["m0", "m0[rho=0.1]"])[0] == {"m0", "m0[rho=0.1]"}
+    assert pairs(measures=["m0"], targets=["gap_error"]) == ({"m0"}, {"gap_error"})  # exact names of variants
+    assert pairs(exclude=["m0"])[0] == {"m1"}
+    assert pairs(exclude=["m0[rho=0.1]"])[0] == {"m0", "m1"}
+    long = long[~((long["measure"] == "m0") & (long["options"] == "{}"))]
+    assert pairs(measures=["m0"])[0] == {"m0[rho=0.1]"}
+    with pytest.raises(ValueError, match=r"`compare` names 'test', which is not in the table; did you mean"):
+        correlate(long, compare=[("m0", "test")], **FEW)
+
+
+def test_a_name_for_two_variants_is_no_side_of_a_comparison():
+    long = noisy(measures=2)
+    long.loc[long["measure"] == "m0", "options"] = '{"rho": 0.1}'
+    extra = long[long["measure"] == "m0"].assign(options='{"rho": 0.2}')
+    with pytest.raises(
+        ValueError, match=r"`compare` names 'm0', which stands for \['m0\[rho=0.1\]', 'm0\[rho=0.2\]'\]"
+    ):
+        correlate(pd.concat([long, extra], ignore_index=True), compare=[("m0", "m1")], **FEW)
+
+
+def test_targets_and_controls_are_no_measures_unless_asked_for():
+    long = noisy(measures=2)
+    control = long[long["measure"] == "m0"].assign(measure="train_loss")
+    long = pd.concat([long, control], ignore_index=True)
+    assert set(correlate(long, **FEW).table["measure"]) == {"m0", "m1"}
+    assert set(correlate(long, exclude=["m1"], **FEW).table["measure"]) == {"m0", "train_loss"}
+    assert set(correlate(long, targets=["gap_error"], **FEW).table["measure"]) == {"m0", "m1"}
+    asked = correlate(long, measures=["train_loss", "test_error"], targets=["test_error"], **FEW)
+    assert set(asked.table["measure"]) == {"train_loss"}  # nothing is correlated with itself
+
+
+def test_methods_join_their_ascent():
+    long = noisy()
+    assert units(long).methods.count("sam") == 8
+    long["hp.ascent"] = np.where(long["hp.lr"] > 0.4, "obf", None)
+    found = units(long)
+    assert sorted(set(found.methods)) == ["sam", "sam+obf", "sgd", "sgd+obf"]
+    assert sorted(set(units(long, group="hp.method").methods)) == ["sam", "sgd"]
+    assert set(units(long, group=[]).methods) == {"all"}
+    assert len(found.methods) == 16
+    assert len(units(long, seed_column="hp.none").methods) == 48
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measures": ["m9"]}, r"`measures` names 'm9', which is not in the table; did you mean 'm\d'"),
+        ({"targets": ["test_eror"]}, "`targets` names 'test_eror', .* did you mean 'test_error'"),
+        ({"compare": [("m0", "zzzz")]}, r"`compare` names 'zzzz', which is not in the table; it has \["),
+        ({"group": "hp.metod"}, "`group` names 'hp.metod', .* did you mean 'hp.method'"),
+        ({"draws": -1}, "`draws` must be a number of resamples >= 0"),
+        ({"permutations": -1}, "`permutations` must be >= 0"),
+        ({"level": 95}, "`level` must lie inside"),
+        ({"targets": ["m0", "m1"], "exclude": ["m2", "m3"]}, "`table` has no measure besides the targets"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        correlate(noisy(), **options)
+
+
+def test_bad_tables_are_named():
+    long = noisy()
+    with pytest.raises(ValueError, match=r"`table` must have rows and `hp.\*` columns"):
+        correlate(long.drop(columns=[c for c in long if c.startswith("hp.")]))
+    with pytest.raises(ValueError, match=r"`table` must have rows"):
+        correlate(long.iloc[:0])
+    with pytest.raises(ValueError, match=r"`table` has none of the targets \['test_error'"):
+        correlate(long[~long["measure"].isin(["test_error", "gap_error"])])
+    lost = long.copy()
+    lost.loc[lost["run_id"] == "r3-1", ["hp.method", "hp.lr", "hp.seed"]] = None
+    with pytest.raises(ValueError, match=r"`table` has runs without a configuration, \['r3-1'\]"):
+        correlate(lost)
