@@ -15,6 +15,7 @@ from torch import Tensor
 from landscape.spread import products, spread
 
 Params = dict[str, Tensor]
+_EXACT = (torch.float32, torch.float64)
 LONGEST_DOT = 2**22  # entries; BLAS sums in the tensors' own precision, and longer sums lose digits
 
 
@@ -57,9 +58,9 @@ def dot(a: Params, b: Params) -> float:
     On the CPU each tensor's share is one BLAS call without a temporary, which is why it exists besides `inner`.
     """
     pairs = [(t, b[name]) for name, t in a.items() if name in b]
-    if any(spread(x) for x, _ in pairs):
+    if pairs and spread(pairs[0][0]):
         return float(products([x for x, _ in pairs], [y for _, y in pairs]))
-    return math.fsum(_share(x, y) for x, y in pairs)
+    return math.fsum([_share(x, y) for x, y in pairs])
 
 
 def length(a: Params) -> float:
@@ -68,11 +69,14 @@ def length(a: Params) -> float:
 
 
 def _share(x: Tensor, y: Tensor) -> float:
+    if x.is_cpu and x.is_contiguous() and x.numel() <= LONGEST_DOT and x.dtype in _EXACT:
+        if x is y:
+            row = x.view(-1)
+            return torch.dot(row, row).item()
+        if y.is_contiguous() and y.dtype is x.dtype:
+            return torch.dot(x.view(-1), y.view(-1)).item()
     if x.dtype in (torch.float16, torch.bfloat16):
         x, y = x.float(), y.float()
-    plain = x.device.type == "cpu" and type(x) is type(y) and x.is_contiguous() and y.is_contiguous()
-    if plain and x.numel() <= LONGEST_DOT and x.dtype == y.dtype:
-        return float(torch.dot(x.view(-1), y.view(-1)))
     return float(torch.linalg.vector_norm(x)) ** 2 if x is y else float(torch.sum(x * y))
 
 

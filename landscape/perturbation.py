@@ -5,7 +5,7 @@ It never calls a model, so the optimizer and the measures share it and cannot dr
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -54,12 +54,16 @@ class AbsWeight:
         check_radius(self.eta, "eta")
 
     def __call__(self, theta: Params) -> Params:
+        found = self.scaling(theta)
+        return {name: found[name] if name in found else torch.ones_like(t) for name, t in theta.items()}
+
+    def scaling(self, theta: Params) -> Params:
+        """T without the tensors that it leaves as they are."""
         scaled = [name for name in theta if self.scope == "all" or "weight" in name]
         sizes = list(torch._foreach_abs([theta[name] for name in scaled])) if scaled else []
         if self.eta and sizes:
             torch._foreach_add_(sizes, self.eta)
-        found = dict(zip(scaled, sizes, strict=True))
-        return {name: found[name] if name in found else torch.ones_like(t) for name, t in theta.items()}
+        return dict(zip(scaled, sizes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -181,13 +185,22 @@ class AscentStep:
 
     def unit(self, theta: Params, grad: Params) -> "Direction":
         """The displacement for ρ = 1 as tensors times one number, so that no pass over the weights is wasted."""
+        if self.metric is None and self.p == 2 and self.over == "all":  # the usual case, without passes over names
+            size = length(grad)
+            if math.isfinite(size) and (size > 0 or not self.normalise):
+                factor = 1 / (size + TINY) if self.normalise else 1.0
+                return Direction(grad, factor, size * factor)
         names, parts = list(grad), list(grad.values())
-        scale = None
+        scale: Params = {}
         if self.metric is not None:
-            scales = self.metric({name: theta[name] for name in names})
-            scale = [scales[name] for name in names]
-        if scale is not None and self.where != "after":
-            parts = list(torch._foreach_mul(parts, scale))
+            here = {name: theta[name] for name in names}
+            if isinstance(self.metric, AbsWeight):
+                scale = self.metric.scaling(here)
+            else:
+                found = self.metric(here)
+                scale = {name: found[name] for name in names}
+        if self.where != "after":
+            parts = _multiplied(names, parts, scale)
         factor = 1.0
         held = dict(zip(names, parts, strict=True))
         size = (length(held) if self.p == 2 else float(norm(held, math.inf))) if parts else 0.0
@@ -200,11 +213,11 @@ class AscentStep:
         elif self.normalise:
             parts = _dual(parts, size, self.p)
         known = size * factor if self.p == 2 and self.over == "all" else None
-        if scale is not None and self.where != "before":
-            if self.where == "both" and self.p == 2:
-                torch._foreach_mul_(parts, scale)  # they were made above
+        if scale and self.where != "before":
+            if self.where == "both" and self.p == 2:  # these were made above
+                torch._foreach_mul_([t for n, t in zip(names, parts, strict=True) if n in scale], list(scale.values()))
             else:
-                parts = list(torch._foreach_mul(parts, scale))
+                parts = _multiplied(names, parts, scale)
             known = None
         return Direction(dict(zip(names, parts, strict=True)), factor, known)
 
@@ -231,6 +244,15 @@ class Direction:
     def as_params(self) -> Params:
         """The displacement itself, as new tensors."""
         return _times(self.parts, self.factor)
+
+
+def _multiplied(names: Sequence[str], parts: list[Tensor], scale: Params) -> list[Tensor]:
+    """The parts times T, as new tensors; those that T leaves as they are stay themselves."""
+    if not scale:
+        return parts
+    chosen = [t for name, t in zip(names, parts, strict=True) if name in scale]
+    made = dict(zip(scale, torch._foreach_mul(chosen, list(scale.values())), strict=True))
+    return [made.get(name, t) for name, t in zip(names, parts, strict=True)]
 
 
 def _times(parts: Params, number: float) -> Params:

@@ -384,9 +384,9 @@ def test_amounts_of_memory_stay_what_they_were():
     model = network()
     optimizer = make("gsam", model)
     train(model, optimizer, data(1))
-    places = [t.data_ptr() for t in optimizer._weights._copy]
+    places = [t.data_ptr() for t in optimizer._weights._copy.values()]
     train(model, optimizer, data(2))
-    assert [t.data_ptr() for t in optimizer._weights._copy] == places
+    assert [t.data_ptr() for t in optimizer._weights._copy.values()] == places
     assert all(p.grad is None or not p.grad.requires_grad for p in model.parameters())
 
 

@@ -214,4 +214,6 @@ def mix(a: float, x: Params, b: float, y: Params) -> Params:
 
 def combination(a: float, x: Params, b: float, y: Params) -> Params:
     """A x + b y, as new tensors; a name that one lacks counts as zero there."""
+    if a == 1.0 and x and x.keys() == y.keys():  # without a pass for the copy
+        return dict(zip(x, torch._foreach_add(list(x.values()), [y[n] for n in x], alpha=b), strict=True))
     return mix(1.0, scaled(x, a), b, y)

@@ -205,11 +205,9 @@ class SharpnessAware(Optimizer):
             ValueError: If the lists differ in length, sizes are not positive, or the method needs `ascent`, closures
                 with per-example losses, or reference data.
         """
-        if closure is None:
+        with torch.no_grad():  # once for the step: passes switch gradients on for themselves
+            loss = None if closure is None else self._evaluate(closure, sizes, ascent)
             self._end()
-            return None
-        loss = self.evaluate(closure, sizes=sizes, ascent=ascent)
-        self._end()
         return loss
 
     def evaluate(
@@ -234,6 +232,15 @@ class SharpnessAware(Optimizer):
         Raises:
             ValueError: As for `step`, or in the middle of a step.
         """
+        with torch.no_grad():
+            return self._evaluate(closure, sizes, ascent)
+
+    def _evaluate(
+        self,
+        closure: Closure | Sequence[Closure],
+        sizes: Sequence[int] | None,
+        ascent: Closure | Sequence[Closure] | None,
+    ) -> Tensor:
         if self._open is not None:
             raise ValueError("a step has been begun and got another closure: end it with `step()` first.")
         units = self._units(closure, sizes, ascent)
@@ -244,6 +251,7 @@ class SharpnessAware(Optimizer):
             )
         moment = self._begin()
         try:
+            self._exchange.alone = len(units) == 1
             mode, firsts = self._evaluation.decide(units, moment)
             losses = []
             total: Params | None = None
@@ -283,6 +291,10 @@ class SharpnessAware(Optimizer):
         Raises:
             ValueError: If the method's chunks cannot be evaluated one by one, or `size` is given for some only.
         """
+        with torch.no_grad():
+            return self._accumulate(closure, size, ascent)
+
+    def _accumulate(self, closure: Closure, size: int | None, ascent: Closure | None) -> Tensor:
         if self.needs_batch:
             raise ValueError(
                 "`accumulate` evaluates chunks one by one, and this method must see the whole batch first: pass all "
@@ -308,6 +320,7 @@ class SharpnessAware(Optimizer):
             self._examples += size
         loss = torch.full((), math.nan)
         if not self.last.overflow:
+            self._weights.begin()
             moment.theta = self._weights.clean()
             try:
                 loss = self._evaluation.gradient(unit, moment, mode, None)
@@ -398,6 +411,7 @@ class SharpnessAware(Optimizer):
         if self._noise is not None and self._ranks.several:
             self._noise.begin(self.steps_taken)
         self._before = self.parts.state_dict() if self._scale is not None else None
+        self._weights.begin()
         return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base)
 
     def _finish(self, moment: Moment, mode: Mode, weight: float) -> None:
@@ -459,13 +473,12 @@ class SharpnessAware(Optimizer):
 
     # -- small things ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _add_decoupled(self, extra: Params, rates: list[float]) -> None:
         names = {p: n for n, p in self._weights.parameters.items()}
         for group, lr in zip(self.param_groups, rates, strict=True):
-            for p in group["params"]:
-                if names.get(p) in extra:
-                    p.add_(extra[names[p]], alpha=-lr)
+            moved = [p for p in group["params"] if names.get(p) in extra]
+            if moved:
+                torch._foreach_add_(moved, [extra[names[p]] for p in moved], alpha=-lr)
 
     def synchronise_buffers(self) -> None:
         """Replace running statistics by their means over ranks: before an evaluation or a checkpoint."""

@@ -24,6 +24,8 @@ from trainers.sharpness_aware.weights import Weights
 
 Reference = Callable[[], tuple[Sequence[Closure], Sequence[int] | None]]
 
+_NOT_SEEN = torch.full((), math.nan)
+
 
 class Evaluation:
     """Takes a step's gradients: asks the parts in turn, displaces the weights, and puts them back.
@@ -162,7 +164,7 @@ class Evaluation:
         keep_points = combiner.active
         points: list[Point] = []
         own: list[Point] = []  # those that this rank has not shared yet
-        perturbed_loss = torch.full((), math.nan)
+        perturbed_loss = _NOT_SEEN
         pair = self.pair
         step = Direction({}, 1.0, 0.0)
         squared = 0.0
@@ -331,22 +333,26 @@ class Evaluation:
         assert moment.base is not None
         stored: Params = self.parts.source.state_dict()["stored"]
         names = {p: n for n, p in self.weights.parameters.items()}
+        theta, buffers = self.weights.clean(), moment.kept("momentum_buffer")
         delta: Params = {}
         for group in moment.base.param_groups:
-            for p in group["params"]:
-                name = names.get(p, "")
-                if name not in stored:
+            known = [name for p in group["params"] if (name := names.get(p, "")) in stored]
+            mu = group["momentum"]
+            for chosen, fresh in (
+                ([n for n in known if n not in buffers], 1.0),
+                ([n for n in known if n in buffers], 1 - group["dampening"]),
+            ):
+                if not chosen:
                     continue
-                buffer = moment.base.state[p].get("momentum_buffer") if p in moment.base.state else None
-                mu, fresh = group["momentum"], 1.0 if buffer is None else 1 - group["dampening"]
                 # SGD's new buffer is mu buffer + fresh g; it moves along that, or along g + mu times it (Nesterov)
                 new, old = (1 + mu * fresh, mu * mu) if group["nesterov"] else (fresh if mu else 1.0, mu)
-                move = stored[name] * (-group["lr"] * new)
+                moves = torch._foreach_mul([stored[n] for n in chosen], -group["lr"] * new)
                 if group["weight_decay"]:
-                    move.add_(p.detach(), alpha=-group["lr"] * new * group["weight_decay"])
-                if buffer is not None and mu:
-                    move.add_(buffer, alpha=-group["lr"] * old)
-                delta[name] = move
+                    decay = -group["lr"] * new * group["weight_decay"]
+                    torch._foreach_add_(moves, [theta[n] for n in chosen], alpha=decay)
+                if mu and chosen[0] in buffers:
+                    torch._foreach_add_(moves, [buffers[n] for n in chosen], alpha=-group["lr"] * old)
+                delta.update(zip(chosen, moves, strict=True))
         return delta
 
     def reference_mean(self, *, squares: bool) -> Params:
@@ -383,4 +389,5 @@ class Evaluation:
         self.record.cosine = weight * cosine + (0.0 if math.isnan(self.record.cosine) else self.record.cosine)
 
     def _add(self, key: str, grads: Params, weight: float) -> None:
-        self.exchange.sums[key] = accumulated(self.exchange.sums.get(key), grads, weight)
+        alone = self.exchange.alone and key not in self.exchange.sums
+        self.exchange.sums[key] = accumulated(self.exchange.sums.get(key), grads, weight, alone=alone)

@@ -28,16 +28,18 @@ class Exchange:
     Attributes:
         record: Of the step.
         sums: Gradients that the step adds up over its chunks: "ascent", "ahead", "decoupled".
+        alone: Whether the step has one chunk, so that a sum is its one gradient, without a copy.
     """
 
     def __init__(self, parts: Composition, ranks: Ranks, passes: Passes, weights: Weights) -> None:
         self.parts, self.ranks, self.passes, self.weights = parts, ranks, passes, weights
         self.record = StepRecord()
         self.sums: dict[str, Params | None] = {}
+        self.alone = False
 
     def begin(self, record: StepRecord) -> None:
         """Start a step."""
-        self.record, self.sums = record, {}
+        self.record, self.sums, self.alone = record, {}, False
 
     def share(self, unit: Unit, gradients: Sequence[Params], losses: Sequence[Tensor] = ()) -> list[Tensor]:
         """Average gradients, in place, over the ranks that share a perturbation; returns the losses' averages.

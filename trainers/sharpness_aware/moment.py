@@ -39,7 +39,8 @@ class Moment:
         """What the base optimizer keeps under `key` for each parameter that has it, by name."""
         assert self.base is not None
         state = self.base.state
-        return {n: state[p][key] for n, p in self.parameters.items() if p in state and state[p].get(key) is not None}
+        held = {name: state[p].get(key) for name, p in self.parameters.items() if p in state}
+        return {name: value for name, value in held.items() if value is not None}
 
 
 class Part:
