@@ -289,9 +289,11 @@ class Evaluation:
         step = self._unit(moment, source.direction(moment, ascent))
         times = source.sign * moment.rho * step.factor * (mask.scale if mask is not None else 1.0)
         offset = source.offset(moment, ascent)
-        if offset and finite(offset):
+        if offset:
             delta = accumulated(scaled(step.parts, times), offset, 1.0)
-            return step, delta, 1.0, length(delta)
+            size = length(delta)
+            if math.isfinite(size):  # an offset that overflowed counts as none
+                return step, delta, 1.0, size
         if source.steps > 1:
             return step, step.as_params(), 1.0, 0.0  # the inner steps scale it
         return step, step.parts, times, abs(times / step.factor) * step.length if step.parts else 0.0
