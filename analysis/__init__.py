@@ -6,7 +6,6 @@ Statistics and figures are imported when they are first used: a worker process t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from analysis.collect import collect, measure_run
 from analysis.forgetting.examples import ExampleForgetting, example_forgetting
 from analysis.forgetting.information import Information, output_information
 from analysis.forgetting.output_bias import output_bias
@@ -15,6 +14,7 @@ from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
 from analysis.measures.targets import TARGETS, target_rows
+from analysis.measuring.collect import collect, measure_run
 
 if TYPE_CHECKING:
     from analysis.figures import FIGURES

@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,17 +15,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import table as tables
-from analysis.collect import Plan, collect, measure_run, measures_of, plan, sort_rows
-from analysis.measures.registry import MEASURES, failed_rows
-from analysis.measures.subject import Subject
+from analysis.measures.registry import MEASURES
+from analysis.measuring.budget import Budget, announcement, budget
+from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measuring.collect import Executor, sort_rows, take, to_measure
+from analysis.measuring.plan import plan
 from analysis.progress import steps, track
 from trainers.config import Option, TrainConfig, train_config
-from trainers.data import DATASETS, load_dataset
+from trainers.data import DATASETS
 from trainers.loop import fit
-from trainers.models import MODELS, build_model
+from trainers.models import MODELS
 from trainers.options import knobs
-from trainers.parallel import Stopped
-from trainers.runs import Run, list_runs
+from trainers.parallel import Stopped, cores
+from trainers.runs import Run, has_runs, list_runs
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sweep import parse_shard
 from trainers.tracking import TrackerName
@@ -209,7 +211,11 @@ def measure(
     *,
     measures: tuple[str, ...] | None = None,
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
+    all_checkpoints: bool = False,
+    cost: bool = False,
     jobs: int | None = None,
+    executor: Executor = "processes",
+    address: str | None = None,
     trust: bool = False,
     model: str | None = None,
     model_options: dict[str, Option] | None = None,
@@ -218,72 +224,61 @@ def measure(
     label_noise: float = 0.0,
     data_seed: int = 0,
 ) -> int:
-    """Measure the checkpoints of runs, or a file of weights from elsewhere.
+    """Measure the checkpoints of runs, or files of weights from elsewhere; what was measured before is read back.
 
     Args:
-        path: A study's folder, a folder of runs, one run, or a file of weights (.safetensors, .pt).
+        path: A study's folder, a folder of runs, one run, a file of weights (.safetensors, .pt), or a folder of them.
         measures: Names (`landscape list measures`), or all; the study's own, or the usual ones, if left out.
         out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
+        all_checkpoints: Measure every checkpoint of a run after its initial weights, not the last alone.
+        cost: Only say what it would cost.
         jobs: Processes; one a core if left out.
+        executor: Measure on this machine, or on the machines of a Ray cluster that share the folder.
+        address: Of the Ray cluster; the one that RAY_ADDRESS names, or that runs here, if left out.
         trust: Import a model or dataset that the runs name as module:function.
-        model: For a file of weights: the model's name or module:function.
-        model_options: For a file of weights: the model's sizes.
-        dataset: For a file of weights: the data's name or module:function.
-        train_size: For a file of weights: training examples.
-        label_noise: For a file of weights: label noise of the training data.
-        data_seed: For a file of weights: seed of the split and the noise.
+        model: For files of weights: the model's name or module:function.
+        model_options: For files of weights: the model's sizes.
+        dataset: For files of weights: the data's name or module:function.
+        train_size: For files of weights: training examples.
+        label_noise: For files of weights: label noise of the training data.
+        data_seed: For files of weights: seed of the split and the noise.
     """
-    from analysis.study import Study
+    spread: dict[str, Any] = {"jobs": jobs, "executor": executor, "address": address}
+    target = out_file
+    if measures is None and not all_checkpoints and (path / "study.json").exists():
+        from analysis.study import Study
 
-    stopped = False
-    if path.is_file():
+        work = Study.open(path, trust=trust, **spread)
+        calls, marked = work.to_measure()
+    elif path.is_file() or not has_runs(path):
+        files = [path] if path.is_file() else weight_files(path)
         if model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
-        data = load_dataset(dataset, train_size=train_size, label_noise=label_noise, seed=data_seed)
-        built = build_model(
-            model, shape=data.shape, classes=data.classes, generator_seed=0, options=model_options or {}
-        )
-        subject = Subject.of_weights(path, built, data)
-        frame, stopped = _measure_weights(subject, plan(measures))
-        target = out_file or path.with_suffix(".measures.parquet")
-    elif measures is None and (path / "study.json").exists():
-        work = Study.open(path, jobs=jobs, trust=trust)
-        frame, target = work.measure(track), path / "measures.parquet"
-        if out_file is not None:
-            target = out_file
+        data = {"name": dataset, "train_size": train_size, "label_noise": label_noise, "seed": data_seed}
+        chosen = plan(measures)
+        calls = [(WeightsFile(file.absolute(), model, model_options or {}, data), chosen, 0) for file in files]
+        marked = []
+        target = target or (path.with_suffix(".measures.parquet") if path.is_file() else None)
     else:
-        runs = list_runs(path)
-        if len(runs) == 1:
-            chosen = plan(measures)
-            with steps("measuring", len(chosen)) as (begin, tell):
-                frames = [measure_run(runs[0].folder, chosen, trust=trust, begin=begin, progress=tell)]
-        else:
-            found = collect(runs, measures=measures, jobs=jobs, trust=trust)
-            frames = list(track(found, "measuring", len(runs)))
-        frame = sort_rows(pd.concat(frames, ignore_index=True))
-        target = out_file or path / "measures.parquet"
+        chosen = plan(measures)
+        calls, marked = to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+    if cost:
+        show_budget(budget(calls), jobs or cores())
+        return 0
+    if len(calls) == 1:
+        with steps("measuring", len(calls[0][1])) as (begin, tell):
+            marked.append(measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file()))
+    else:
+        left = budget(calls)
+        if left.checkpoints:
+            print(announcement(left, jobs or cores()), file=sys.stderr)
+        marked += track(take(calls, **spread), "measuring", len(calls))
+    frame = sort_rows(pd.concat(marked, ignore_index=True))
+    target = target or path / "measures.parquet"
     tables.write(frame, target)
     show_measures(frame)
     print(f"table: {target}")
-    if stopped:
-        return _complain("stopped; the measures that were not finished are marked so in the table.", 130)
     return 0
-
-
-def _measure_weights(subject: Subject, chosen: Plan) -> tuple[pd.DataFrame, bool]:
-    """The table of a file of weights, and whether Ctrl-C ended it: there is no cache to go on from, so it is kept."""
-    found: dict[str, list[tables.Row]] = {}
-    stopped = False
-    try:
-        with steps("measuring", len(chosen)) as (begin, tell):
-            for key, rows in measures_of(replace(subject, progress=tell), chosen, begin=begin):
-                found[key] = rows  # noqa: PERF403 - what came before an interrupt is kept
-    except KeyboardInterrupt:
-        if not found:
-            raise
-        stopped = True
-    every = [row for key in chosen for row in found.get(key) or failed_rows(key, "stopped by the user")]
-    return tables.to_frame(every, run_id=subject.run_id, step=0, epoch=0), stopped
 
 
 def correlate(
@@ -408,6 +403,17 @@ def show_measures(frame: pd.DataFrame) -> None:
     print(f"{len(frame)} values of {frame['run_id'].nunique()} runs, {len(missing)} missing")
     for reason, count in missing["warnings"].value_counts().head(5).items():
         print(f"  {count} x {reason}")
+
+
+def show_budget(found: Budget, jobs: int) -> None:
+    """Print what measuring would cost, by measure."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("measure", "gradients", "seconds"):
+        grid.add_column(name, justify="left" if name == "measure" else "right")
+    for key, gradients in sorted(found.gradients.items(), key=lambda item: -item[1]):
+        grid.add_row(key, f"{gradients:.0f}", f"{gradients * found.seconds_a_gradient:.1f}")
+    out.print(grid)
+    print(announcement(found, jobs))
 
 
 def show_correlations(frame: pd.DataFrame, top: int) -> None:

@@ -19,8 +19,9 @@ import yaml
 from pydantic import Field
 
 from analysis import table
-from analysis.collect import collect, plan, sort_rows
 from analysis.measures.registry import expected_sign
+from analysis.measuring.collect import Call, sort_rows, take, to_measure
+from analysis.measuring.plan import plan
 from analysis.statistics.correlation import Correlations, correlate
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
@@ -229,18 +230,22 @@ class Study:
         )
         return list(track(ended, "training", len(configs)))
 
-    def measure(self, track: Track) -> pd.DataFrame:
-        """Measure what is not measured yet, and write measures.parquet."""
+    def to_measure(self) -> tuple[list[Call], list[pd.DataFrame]]:
+        """The checkpoints that the study measures, and rows for runs that have none."""
         along = self.config.trajectory
-        frames = collect(
+        return to_measure(
             self.runs(),
-            measures=self.config.measures,
-            along=along.measures,
-            jobs=self.jobs,
+            plan(self.config.measures),
+            plan(along.measures) if along.measures else None,
             trust=self.trust,
             along_runs=lambda config: all(getattr(config, key) == value for key, value in along.where.items()),
         )
-        found = sort_rows(pd.concat(list(track(frames, "measuring", len(self.runs()))), ignore_index=True))
+
+    def measure(self, track: Track) -> pd.DataFrame:
+        """Measure what is not measured yet, and write measures.parquet."""
+        calls, marked = self.to_measure()
+        taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
+        found = sort_rows(pd.concat([*marked, *track(taken, "measuring", len(calls))], ignore_index=True))
         table.write(found, self.folder / "measures.parquet")
         return found
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from analysis.collect import measure_run, plan
+from analysis.measuring.collect import measure_run
+from analysis.measuring.plan import plan
 from trainers import fit
 
 CONFIG = {

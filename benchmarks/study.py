@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from analysis.collect import data_of, measure_subject, plan
-from analysis.measures.subject import Subject
+from analysis.measuring.checkpoints import RunCheckpoint
+from analysis.measuring.plan import plan
+from analysis.measuring.taking import measure_subject
 from trainers import list_runs
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +31,7 @@ def run() -> list[dict[str, Any]]:
         spent = []
         for one in list_runs(folder)[:13]:
             start = time.perf_counter()
-            measure_subject(Subject.of_checkpoint(one, max(one.checkpoints()), data_of(one.config())), plan())
+            measure_subject(RunCheckpoint(one.folder, max(one.checkpoints())).load(0), plan())
             spent.append(time.perf_counter() - start)
         first, *spent = spent  # the first also reads the data and imports what torch imports late
     return [

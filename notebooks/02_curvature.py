@@ -34,7 +34,7 @@ from IPython.display import display
 import analysis
 import landscape
 import trainers
-from analysis.collect import plan
+from analysis.measuring.plan import plan
 from analysis.figures import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
 from analysis.style import rc
 

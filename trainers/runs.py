@@ -154,6 +154,13 @@ class Run:
         return dict(sorted(found.items()))
 
 
+def has_runs(folder: str | Path) -> bool:
+    """Whether `list_runs` finds any."""
+    folder = Path(folder)
+    places = (folder / "config.json", *folder.glob("*/config.json"), *folder.glob("runs/*/config.json"))
+    return any(path.exists() for path in places)
+
+
 def list_runs(folder: str | Path) -> list[Run]:
     """The runs in a folder: itself, or its subfolders, or those of its `runs` subfolder; in order of name.
 

@@ -23,6 +23,8 @@ class Measure:
         sign: Expected sign of correlation with the generalisation gap; 0 where theory has none.
         invariant: Transformations T1 to T5 under which it does not change.
         cost: In gradients over the training data.
+        gradients: Expected cost of the default options on networks like the default study's, in gradients.
+        version: Raise it when the measure comes to mean another number: what was kept is then measured again.
         usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
             others.
     """
@@ -36,3 +38,5 @@ class Measure:
     invariant: str
     cost: str
     usual: bool = True
+    gradients: float = 0.0
+    version: int = 1

@@ -11,8 +11,10 @@ import yaml
 
 from analysis import table
 from analysis.cli import main
-from analysis.collect import measure_run, measure_subject, plan
 from analysis.measures.subject import Subject
+from analysis.measuring.collect import measure_run
+from analysis.measuring.plan import plan
+from analysis.measuring.taking import measure_subject
 from analysis.progress import quiet
 from analysis.study import Study, read_study
 from trainers import Run, build_model, fit, load_dataset

@@ -1,0 +1,1 @@
+"""Taking measures: of one checkpoint, of many in parallel, and never twice."""
