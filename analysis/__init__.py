@@ -13,7 +13,7 @@ from analysis.forgetting.perturbed import perturbed_forgetting
 from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
-from analysis.measures.targets import TARGETS, target_rows
+from analysis.measures.targets import TARGETS, fit_temperature, overlap, paired_error_difference, target_rows
 from analysis.measuring.collect import collect, measure_run
 
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ __all__ = [
     "collect",
     "correlate",
     "example_forgetting",
+    "fit_temperature",
     "measure_run",
     "output_bias",
     "output_information",
+    "overlap",
+    "paired_error_difference",
     "perturbed_forgetting",
     "read_study",
     "report",

@@ -23,6 +23,7 @@ from analysis.measuring.plan import plan
 from analysis.progress import steps, track
 from trainers.config import Option, TrainConfig, train_config
 from trainers.data import DATASETS
+from trainers.files import write_bytes
 from trainers.loop import fit
 from trainers.models import MODELS
 from trainers.options import knobs
@@ -291,6 +292,9 @@ def correlate(
     level: float = 0.95,
     seed: int = 0,
     top: int = 15,
+    interval: Literal["stabilised", "bca", "percentile"] = "stabilised",
+    tables_only: tuple[str, ...] | None = None,
+    controls: tuple[str, ...] | None = None,
 ) -> int:
     """Relate measures to generalisation, with intervals, p-values and corrections.
 
@@ -303,6 +307,10 @@ def correlate(
         level: Coverage of the intervals.
         seed: Of resampling.
         top: Measures to print for each target.
+        interval: Kind of the intervals of correlations: jackknife on Fisher's z scale, or of a bootstrap.
+        tables_only: Further tables to make, of granulated, information, sign_errors, partial, multilevel, selection,
+            prediction and power; all if left out.
+        controls: Measures or hyper-parameters to hold fixed in partial correlations; the usual ones if left out.
     """
     from analysis.study import Study, present, write_statistics  # statistics are slow to import
 
@@ -321,11 +329,56 @@ def correlate(
         level=level,
         seed=seed,
         compare=compare,
+        interval=interval,
+        tables=tables_only,
+        controls=controls,
     )
     for warning in found.warnings:
         print(f"note: {warning}", file=sys.stderr)
     show_correlations(found.table, top)
     print(f"statistics: {path / 'statistics'}")
+    return 0
+
+
+def compare(
+    path: tyro.conf.Positional[Path],
+    *,
+    baseline: str = "sgd",
+    group: str = "method",
+    by: tuple[str, ...] = (),
+    target: str = "test_error",
+    choose: str = "validation_error",
+    level: float = 0.95,
+) -> int:
+    """Compare training methods, each at the configuration chosen on validation data, paired over seeds.
+
+    Args:
+        path: A study's folder, or a folder of runs.
+        baseline: The group that the others are compared with.
+        group: What is compared: the method, or any key of the configuration.
+        by: Keys of the configuration whose values are compared separately, such as label_noise.
+        target: An error of the last epoch (test_error, train_error, ...), or a measured variant.
+        choose: What chooses each group's configuration, likewise.
+        level: Coverage of the intervals.
+    """
+    from analysis.outcomes import ERRORS, outcomes  # statistics are slow to import
+    from analysis.reporting.methods import method_comparison
+    from analysis.reporting.tables import to_csv, to_markdown
+    from analysis.statistics.methods import compare_methods
+
+    runs = outcomes(path, [name for name in dict.fromkeys((target, choose)) if name not in ERRORS])
+    found = compare_methods(runs, baseline=baseline, group=group, by=by, target=target, choose=choose, level=level)
+    shown = method_comparison(found, runs, group=group, by=by, target=target, choose=choose, level=level)
+    write_bytes(path / "comparison.csv", to_csv(shown).encode())
+    write_bytes(path / "comparison.md", to_markdown(shown).encode())
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in shown.shown.columns:
+        grid.add_column(escape(str(name)), justify="left" if name in shown.text else "right")
+    for _, row in shown.shown.iterrows():
+        grid.add_row(*(escape(str(value)) for value in row))
+    out.print(grid)
+    print(shown.note)
+    print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
     return 0
 
 
@@ -384,6 +437,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "measure": measure,
     "correlate": correlate,
+    "compare": compare,
     "report": report,
     "list": list_names,
 }

@@ -40,6 +40,7 @@ USUAL = {
     "eta": 0.0,
     "iso_loss": 0.1,
     "correction": "first-order",
+    "form": "adjusted",
 }
 
 

@@ -1,5 +1,6 @@
 """Mathematics of the loss surface at a point: tensors in, tensors out."""
 
+from landscape.complexity import fold, layer_norms, log_path_norm
 from landscape.estimate import Estimate
 from landscape.objectives import obf_loss
 from landscape.operators import (
@@ -26,7 +27,25 @@ from landscape.perturbation import (
     random_direction,
 )
 from landscape.risk import EmpiricalRisk
-from landscape.sharpness import Sharpness, ascent_sharpness, average_sharpness
+from landscape.sharpness import (
+    GradientMoments,
+    Radius,
+    Sharpness,
+    SurrogateGap,
+    ascent_sharpness,
+    average_sharpness,
+    first_order_sharpness,
+    fisher_rao_norm,
+    gradient_moments,
+    keskar_sharpness,
+    logit_normalised,
+    noise_radius,
+    relative_flatness,
+    surrogate_gap,
+    two_batch_noise_scale,
+    worst_case_radius,
+    worst_case_sharpness,
+)
 from landscape.spectral import (
     Diagonal,
     Eigenpairs,
@@ -51,15 +70,18 @@ __all__ = [
     "FilterNorm",
     "Fisher",
     "GaussNewton",
+    "GradientMoments",
     "Hessian",
     "Metric",
     "Params",
     "Perturbation",
+    "Radius",
     "Rescaled",
     "Sharpness",
     "Shifted",
     "SpectralDensity",
     "Sum",
+    "SurrogateGap",
     "SymmetricOperator",
     "TensorNorm",
     "ascent_sharpness",
@@ -68,16 +90,30 @@ __all__ = [
     "diagonal",
     "displaced",
     "effective_dimension",
+    "first_order_sharpness",
+    "fisher_rao_norm",
     "flatten",
+    "fold",
     "frobenius_squared",
+    "gradient_moments",
     "inner",
+    "keskar_sharpness",
+    "layer_norms",
     "log_determinant",
+    "log_path_norm",
+    "logit_normalised",
+    "noise_radius",
     "norm",
     "obf_loss",
     "random_direction",
+    "relative_flatness",
     "spectral_density",
+    "surrogate_gap",
     "to_scipy",
     "top_eigenpairs",
     "trace",
+    "two_batch_noise_scale",
     "unflatten",
+    "worst_case_radius",
+    "worst_case_sharpness",
 ]

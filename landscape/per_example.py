@@ -1,6 +1,6 @@
 """Gradients of single examples, or of many chunks of data, at one point."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,8 @@ from landscape.risk import EmpiricalRisk
 if TYPE_CHECKING:
     from landscape.operators.point import Point
 
-CHUNK_BYTES = 64 * 2**20  # per-example gradients held at once
+CHUNK_BYTES = 64 * 2**20  # per-example gradients held at once, as rows
+CACHE_BYTES = 16 * 2**20  # held at once where they are only read through: more leaves the cache
 
 
 def chunk_gradients(
@@ -45,22 +46,36 @@ def chunk_gradients(
 
 def example_gradients(point: "Point", batch: Batch) -> Iterable[Tensor]:
     """Per-example gradients of a batch, as rows of shape (some, p), 64 MiB at a time."""
-    step = max(1, CHUNK_BYTES // point.row_bytes)
+    for parts in example_gradient_parts(point, batch, limit=CHUNK_BYTES):
+        yield torch.cat(parts, dim=1)
+
+
+def example_gradient_parts(point: "Point", batch: Batch, *, limit: int | None = None) -> Iterator[list[Tensor]]:
+    """Per-example gradients of a batch, for each parameter a matrix of shape (some, its entries), a few at a time.
+
+    Unlike `example_gradients` it copies nothing, for those who read through them once.
+
+    Args:
+        point: Where, and by which parameters.
+        batch: The examples.
+        limit: Bytes of gradients held at once; None means 16 MiB.
+    """
+    step = max(1, (CACHE_BYTES if limit is None else limit) // point.row_bytes)
     size = batch_size(batch)
     for start in range(0, size, step):
-        yield _rows(point, slice_batch(batch, start, min(start + step, size)))
+        yield _parts(point, slice_batch(batch, start, min(start + step, size)))
 
 
-def _rows(point: "Point", batch: Batch) -> Tensor:
+def _parts(point: "Point", batch: Batch) -> list[Tensor]:
     x, y = (map_tensors(lambda t: t.unsqueeze(1), part) for part in batch)
     try:
         grads, _ = chunk_gradients(point.risk, point.theta, x, y, point.fixed)
-        return torch.cat([g.flatten(1) for g in grads.values()], dim=1)
+        return [g.flatten(1) for g in grads.values()]
     except (RuntimeError, NotImplementedError, ValueError, TypeError):  # not every model can be vmapped
-        rows = []
+        rows: list[tuple[Tensor, ...]] = []
         for i in range(batch_size(batch)):
             with torch.enable_grad():
                 loss = point.loss(slice_batch(batch, i, i + 1))
                 each = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
-            rows.append(torch.cat([g.reshape(-1) for g in each]))
-        return torch.stack(rows)
+            rows.append(tuple(g.reshape(-1) for g in each))
+        return [torch.stack(column) for column in zip(*rows, strict=True)]

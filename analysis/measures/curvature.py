@@ -13,7 +13,6 @@ from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import (
-    EmpiricalFisher,
     Estimate,
     SymmetricOperator,
     effective_dimension,
@@ -22,7 +21,6 @@ from landscape import (
     top_eigenpairs,
     trace,
 )
-from landscape.per_example import example_gradients
 
 
 def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: int = 200) -> Rows:
@@ -101,12 +99,7 @@ def gauss_newton(subject: Subject, *, tol: float = 1e-3, max_products: int = 200
 
 def gradient_moment(subject: Subject) -> Rows:
     """Trace of the empirical Fisher matrix, (1/n) Σ_i ‖∇ℓ_i‖², exact."""
-    point = EmpiricalFisher(subject.risk, path="afresh").point
-    squares = [
-        float(rows.double().square().sum())
-        for batch in point.risk.batches
-        for rows in example_gradients(point, point.batch(batch))
-    ]
+    squares = subject.gradient_moments.squares
     return [Row("empirical_fisher_trace", math.fsum(squares) / subject.risk.n, options=context(subject))]
 
 

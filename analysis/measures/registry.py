@@ -8,7 +8,7 @@ measure's own theory predicts.
 import math
 from collections.abc import Sequence
 
-from analysis.measures import curvature, forgetting, norms, sharpness, targets
+from analysis.measures import complexity, curvature, forgetting, gradients, norms, sharpness, targets
 from analysis.measures.measure import Measure, Rows
 from analysis.table import Row
 
@@ -16,12 +16,14 @@ MEASURES: dict[str, Measure] = {
     **targets.MEASURES,
     **curvature.MEASURES,
     **sharpness.MEASURES,
+    **gradients.MEASURES,
     **norms.MEASURES,
+    **complexity.MEASURES,
     **forgetting.MEASURES,
 }
 
 # Rows whose expected sign is not that of their registry entry; 0 where theory predicts none.
-SIGNS = {**curvature.SIGNS, **forgetting.SIGNS}
+SIGNS = {**curvature.SIGNS, **complexity.SIGNS, **forgetting.SIGNS}
 
 
 def entry_of(name: str) -> str | None:

@@ -1,5 +1,6 @@
 """What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
 
+import copy
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from analysis.forgetting.providers import OwnPerturbation
 from landscape import EmpiricalRisk, GaussNewton, Hessian, Params
+from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
-from trainers.checkpoint import apply_weights, load_checkpoint, read_weights
+from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
+from trainers.checkpoint import apply_weights, load_checkpoint, model_state, read_weights
 from trainers.config import TrainConfig
 from trainers.data import DataBundle, Split
 from trainers.parallel import cores
@@ -46,6 +49,7 @@ class Subject:
         run: The run folder, where there is one.
         seed: Of all random choices of the measures; the same for every model, so that they are compared on equal draws.
         progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
+        initial_buffers: The buffers before training, such as running statistics, where they are known.
     """
 
     model: nn.Module
@@ -58,17 +62,20 @@ class Subject:
     run: Run | None = None
     seed: int = 0
     progress: Progress = False
+    initial_buffers: Params | None = None
 
     @classmethod
     def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
         """A checkpoint of one of our runs."""
         model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
         first = run.checkpoints().get(0)
-        initial = None
+        initial = buffers = None
         if first is not None:
             stored = read_weights(first / "params.safetensors")
-            initial = {name: stored[name] for name in meta["names"]}
-        return cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
+            initial = {name: stored.pop(name) for name in meta["names"]}
+            buffers = stored
+        found = cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
+        return replace(found, initial_buffers=buffers)
 
     @classmethod
     def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
@@ -107,7 +114,63 @@ class Subject:
     @cached_property
     def gradient(self) -> Params:
         """∇L at the checkpoint."""
-        return self.risk.gradient()
+        return self.loss_and_gradient[1]
+
+    @cached_property
+    def loss_and_gradient(self) -> tuple[float, Params]:
+        """L and ∇L at the checkpoint, shared by the measures that start from them."""
+        return self.risk.value_and_gradient()
+
+    @cached_property
+    def gradient_moments(self) -> GradientMoments:
+        """Moments of the gradients of single examples, shared by the measures of them."""
+        return gradient_moments(self.risk)
+
+    @cached_property
+    def noise_radius(self) -> Radius:
+        """The noise that costs a tenth of training accuracy, at the usual settings; bounds share it."""
+        return noise_radius(self.risk, generator=self.generator("noise radius"))
+
+    @cached_property
+    def magnitude_noise_radius(self) -> Radius:
+        """The same for noise in proportion to the weights."""
+        return noise_radius(self.risk, magnitude=True, generator=self.generator("noise radius"))
+
+    @cached_property
+    def train_outputs(self) -> Tensor:
+        """The model's outputs on the training set, in order, on the CPU."""
+        return self.risk.outputs().cpu()
+
+    @cached_property
+    def network(self) -> Network:
+        """The model with BatchNorm folded in, and its layers of weights.
+
+        Raises:
+            ValueError: If it cannot be folded, see `landscape.complexity.fold`.
+        """
+        return fold(self.model, self._random_inputs())
+
+    @cached_property
+    def initial_model(self) -> nn.Module | None:
+        """The model before training; None where its weights are not known, or not all of its running statistics."""
+        if self.initial is None:
+            return None
+        kept = model_state(self.model)
+        start = {**self.initial, **(self.initial_buffers or {})}
+        if not set(kept) <= set(start):
+            return None
+        model = copy.deepcopy(self.model)
+        apply_weights(model, {name: start[name] for name in kept})
+        return model.eval()
+
+    @cached_property
+    def initial_network(self) -> Network | None:
+        """The same for the model before training."""
+        return None if self.initial_model is None else fold(self.initial_model, self._random_inputs())
+
+    def _random_inputs(self) -> Tensor:
+        x = self.data.train.x[:2]
+        return torch.randn(x.shape, generator=self.generator("inputs")).to(x) if x.is_floating_point() else x
 
     @cached_property
     def own(self) -> OwnPerturbation | None:

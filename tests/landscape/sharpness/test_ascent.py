@@ -3,7 +3,6 @@
 import copy
 import inspect
 import math
-import sys
 import warnings
 
 import numpy as np
@@ -15,9 +14,8 @@ from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.testing import assert_close
 
 from landscape import AbsWeight, AscentStep, EmpiricalRisk, FilterNorm, TensorNorm, displaced, norm
-from landscape.sharpness import Sharpness, ascent_sharpness, average_sharpness
+from landscape.sharpness import Sharpness, ascent, ascent_sharpness, average_sharpness, blocks
 
-MODULE = sys.modules["landscape.sharpness"]
 SAM = AscentStep
 ADAPTIVE = AbsWeight()
 
@@ -172,7 +170,7 @@ STEPS = [
 @pytest.mark.parametrize("step", STEPS, ids=str)
 @pytest.mark.parametrize("m", [1, 4, 23])
 def test_chunks_together_are_chunks_one_at_a_time(step, m, monkeypatch):
-    monkeypatch.setattr(MODULE, "BLOCK_BYTES", 8 * 51 * 4)  # several blocks
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * 51 * 4)  # several blocks
     risk = network()
     found = ascent_sharpness(risk, step, m)
     rises = by_hand(risk, step, m)
@@ -187,7 +185,7 @@ def test_together_is_the_path_that_is_taken(monkeypatch):
     def unreachable(*args):
         raise AssertionError("the loop was taken")
 
-    monkeypatch.setattr(MODULE, "_rise", unreachable)
+    monkeypatch.setattr(ascent, "_rise", unreachable)
     ascent_sharpness(network(24), SAM(0.1, metric=ADAPTIVE), 2)
     with pytest.raises(AssertionError, match="the loop"):
         ascent_sharpness(network(24), SAM(0.1, p=3.0), 2)
@@ -220,7 +218,7 @@ def test_attention_takes_the_fast_path(monkeypatch):
     data = torch.randn(6, 5, 3, generator=g, dtype=F64), torch.tensor([0, 1, 1, 0, 0, 1])
     risk = EmpiricalRisk.from_model(Attention().to(F64), cross_entropy, data)
     expected = np.mean(by_hand(risk, SAM(0.1), 2))
-    monkeypatch.setattr(MODULE, "_rise", None)
+    monkeypatch.setattr(ascent, "_rise", None)
     assert ascent_sharpness(risk, SAM(0.1), 2).value == pytest.approx(expected, rel=1e-9)
 
 

@@ -1,0 +1,97 @@
+"""The comparison of training methods as a table for a reader."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.reporting.tables import Table, p_value
+from analysis.style import fixed
+from trainers.config import TrainConfig
+
+PERCENT = ("error",)  # what ends so is shown in percent
+
+
+def method_comparison(
+    found: pd.DataFrame,
+    runs: pd.DataFrame,
+    *,
+    group: str = "method",
+    by: Sequence[str] = (),
+    target: str = "test_error",
+    choose: str = "validation_error",
+    level: float = 0.95,
+) -> Table:
+    """The rows of `compare_methods` for a reader: mean ± deviation, difference with its interval, p-values.
+
+    Args:
+        found: What `compare_methods` gave.
+        runs: What it was given; tells what the chosen configuration is.
+        group: As there.
+        by: As there.
+        target: As there.
+        choose: As there.
+        level: As there.
+    """
+    percent = any(target.endswith(word) or f"{word}_" in target for word in PERCENT)
+    scale, unit = (100.0, " (%)") if percent else (1.0, "")
+    digits = 2 if percent else 3
+    baseline = str(found.loc[found["difference"].isna() & found["warnings"].eq(""), "group"].iloc[0])
+    shown = pd.DataFrame(
+        {
+            **{key: found[key].map(_plain) for key in by},
+            group: found["group"].map(str),
+            "chosen": [_settings(runs, row, group, by) for row in found.to_dict("records")],
+            f"{target}{unit}": [
+                _plus_minus(row["mean"], row["deviation"], scale, digits) for row in found.to_dict("records")
+            ],
+            "seeds": found["seeds"].astype(str),
+            f"difference to {baseline}": [_difference(row, scale, digits) for row in found.to_dict("records")],
+            "p": [_p(p) for p in found["p"]],
+            "p (Holm)": [_p(p) for p in found["p_holm"]],
+            "p (flips)": [_p(p) for p in found["p_flip"]],
+            "remarks": found["warnings"],
+        }
+    )
+    note = (
+        f"Mean ± standard deviation over seeds at the end of training; difference paired by seed, with its "
+        f"{100 * level:g} % t interval. p: paired t test, corrected by Holm over the table, and by random sign flips. "
+        f"Each row is the configuration of its {group} with the lowest mean {choose.replace('_', ' ')}."
+    )
+    text = (*by, group, "chosen", "remarks")
+    return Table("comparison_of_methods", "Comparison of training methods", note, found, shown, text)
+
+
+def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[str]) -> str:
+    """The settings of the chosen configuration that differ within its group."""
+    here = runs[runs[group] == row["group"]]
+    chosen = here[here["configuration"] == row["configuration"]]
+    if chosen.empty:
+        return "none finished"
+    settings = [c for c in TrainConfig.model_fields if c in here.columns and c not in ("method", "seed", group, *by)]
+    varied = [c for c in settings if here[c].map(str).nunique() > 1]
+    return ", ".join(f"{c}={_plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
+
+
+def _plus_minus(mean: float, deviation: float, scale: float, digits: int) -> str:
+    if not np.isfinite(mean):
+        return "–"
+    text = fixed(scale * mean, digits)
+    return f"{text} ± {fixed(scale * deviation, digits)}" if np.isfinite(deviation) else text
+
+
+def _difference(row: dict[Any, Any], scale: float, digits: int) -> str:
+    if not np.isfinite(row["difference"]):
+        return "–"
+    low, high = (fixed(scale * row[key], digits) for key in ("low", "high"))
+    middle = fixed(scale * row["difference"], digits)
+    return f"{middle} [{low}, {high}]" if np.isfinite(row["low"]) else middle
+
+
+def _p(p: float) -> str:
+    return p_value(p) if np.isfinite(p) else "–"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)

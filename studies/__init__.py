@@ -1,0 +1,1 @@
+"""Study files, and the pages that say what came of them."""

@@ -1,0 +1,68 @@
+"""Run studies of this folder and write their pages: `python -m studies [NAME ...]`; what is done is kept."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from analysis.progress import track
+from analysis.study import Study, environment, read_study
+from studies.pages import PAGES, Page
+
+HERE = Path(__file__).parent
+
+
+def run(page: Page, out: Path, jobs: int | None) -> dict[str, Path]:
+    """Take every study of a page to its report; returns their folders by name."""
+    folders = {}
+    for name in page.studies:
+        work = Study(read_study(HERE / f"{name}.yaml"), out / name, jobs=jobs, command=f"python -m studies {page.name}")
+        work.all(track)
+        folders[name] = work.folder
+    return folders
+
+
+def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
+    """The page as Markdown."""
+    spent = {name: sum(Study.open(folder).seconds.values()) for name, folder in folders.items()}
+    machine = environment()
+    lines = [
+        f"# {page.title}",
+        "",
+        page.claim,
+        "",
+        f"**Rule, fixed beforehand.** {page.rule}",
+        "",
+        *page.body(folders),
+        "",
+        "## How it was made",
+        "",
+        f"`python -m studies {page.name}` ({', '.join(f'`studies/{name}.yaml`' for name in page.studies)}), "
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['processor']}, {jobs or machine['cores']} processes, "
+        f"torch {machine['torch']}, commit {machine['commit']}. "
+        f"Training, measuring and statistics took {sum(spent.values()) / 60:.0f} min on a shared machine.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", choices=[*PAGES, []], metavar="NAME", help=f"of {', '.join(PAGES)}; all if none"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the studies' folders")
+    parser.add_argument("--jobs", type=int, help="processes; one a core if left out")
+    given = parser.parse_args()
+    for name in given.names or PAGES:
+        page = PAGES[name]
+        folders = run(page, given.out, given.jobs)
+        path = HERE / f"{name}.md"
+        path.write_text(text(page, folders, given.jobs), encoding="utf-8")
+        print(f"page: {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
