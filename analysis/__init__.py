@@ -18,9 +18,21 @@ from analysis.measuring.collect import collect, measure_run
 
 if TYPE_CHECKING:
     from analysis.figures import FIGURES
+    from analysis.outcomes import outcomes
     from analysis.reporting.pages import report
     from analysis.results import StudyResults
+    from analysis.statistics.comparison import paired_difference
     from analysis.statistics.correlation import Correlations, correlate
+    from analysis.statistics.granulated import granulated_kendall
+    from analysis.statistics.information import conditional_information
+    from analysis.statistics.methods import compare_methods
+    from analysis.statistics.mixed import random_intercept
+    from analysis.statistics.partial import partial_correlation
+    from analysis.statistics.power import power, required_models
+    from analysis.statistics.prediction import leave_one_group_out
+    from analysis.statistics.selection import split_selection
+    from analysis.statistics.sign_error import robust_sign_error
+    from analysis.statistics.slopes import fixed_effects, simpson
     from analysis.study import Study, StudyConfig, read_study
 
 __all__ = [
@@ -37,21 +49,49 @@ __all__ = [
     "StudyResults",
     "Subject",
     "collect",
+    "compare_methods",
+    "conditional_information",
     "correlate",
     "example_forgetting",
     "fit_temperature",
+    "fixed_effects",
+    "granulated_kendall",
+    "leave_one_group_out",
     "measure_run",
+    "outcomes",
     "output_bias",
     "output_information",
     "overlap",
+    "paired_difference",
     "paired_error_difference",
+    "partial_correlation",
     "perturbed_forgetting",
+    "power",
+    "random_intercept",
     "read_study",
     "report",
+    "required_models",
+    "robust_sign_error",
+    "simpson",
+    "split_selection",
     "target_rows",
 ]
 
 _LATER = {
+    "granulated_kendall": "statistics.granulated",
+    "conditional_information": "statistics.information",
+    "robust_sign_error": "statistics.sign_error",
+    "partial_correlation": "statistics.partial",
+    "simpson": "statistics.slopes",
+    "fixed_effects": "statistics.slopes",
+    "random_intercept": "statistics.mixed",
+    "split_selection": "statistics.selection",
+    "leave_one_group_out": "statistics.prediction",
+    "required_models": "statistics.power",
+    "power": "statistics.power",
+    "paired_difference": "statistics.comparison",
+    "compare_methods": "statistics.methods",
+    "outcomes": "outcomes",
     "Correlations": "statistics.correlation",
     "correlate": "statistics.correlation",
     "FIGURES": "figures",

@@ -23,6 +23,7 @@ from analysis.measures.registry import expected_sign
 from analysis.measuring.collect import Call, sort_rows, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.statistics.correlation import Correlations, correlate
+from analysis.statistics.evidence import TABLES
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
 from trainers.parallel import cores
@@ -294,12 +295,19 @@ def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tu
 
 
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
-    """Correlate a joined table and write the three tables of statistics."""
+    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet."""
     found = correlate(joined, **settings)
     signs = found.table["measure"].str.split("[").str[0].map(expected_sign)
     table.write(found.table.assign(expected_sign=signs), folder / "correlations.parquet")
     table.write(found.comparisons, folder / "comparisons.parquet")
     table.write(found.ceilings, folder / "ceilings.parquet")
+    for name in TABLES:
+        more: pd.DataFrame = getattr(found, name)
+        path = folder / f"{name}.parquet"
+        if len(more.columns):
+            table.write(more, path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier call that asked for it
     return found
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study import environment
-from benchmarks import curvature, memory, steps, study
+from benchmarks import curvature, measures, memory, statistics, steps, study
 from benchmarks.table import line, markdown
 
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "steps": steps.run, "memory": memory.run, "study": study.run, "curvature": curvature.run,
+    "measures": measures.run, "statistics": statistics.run,
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 

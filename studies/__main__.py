@@ -17,7 +17,7 @@ def run(page: Page, out: Path, jobs: int | None) -> dict[str, Path]:
     folders = {}
     for name in page.studies:
         work = Study(read_study(HERE / f"{name}.yaml"), out / name, jobs=jobs, command=f"python -m studies {page.name}")
-        work.all(track)
+        work.all(track, extend=True)
         folders[name] = work.folder
     return folders
 

@@ -130,7 +130,7 @@ def forgotten_by_m(folder: Path) -> list[str]:
     return [*lines, "", "Mean ± standard deviation over models, at equal rise of the loss on the batch."]
 
 
-HYPOTHESIS = "F_mi[obf, iso-loss, m=all, exposed]"
+HYPOTHESIS = "F_mi[obf, iso-loss, m=all, C=1000, exposed]"
 FLATNESS = ("top_eigenvalue", "hessian_trace")
 
 

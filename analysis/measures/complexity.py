@@ -299,6 +299,7 @@ MEASURES = {
         +1,
         "T1 (a layer: all but *init*, *dist*, param_norm, l2) T2 T5",
         "1/3",
+        gradients=0.5,
     ),
     "spectral_norms_fft": Measure(
         spectral_norms_fft,
@@ -320,6 +321,7 @@ MEASURES = {
         +1,
         "T1 T2 T5",
         "1/3",
+        gradients=0.2,
     ),
     "train_outputs": Measure(
         train_outputs,
@@ -330,6 +332,7 @@ MEASURES = {
         +1,
         "T1 T2 T3 T5",
         "1/3",
+        gradients=0.4,
     ),
     "pacbayes": Measure(
         pacbayes,

@@ -223,6 +223,7 @@ MEASURES = {
         +1,
         "T3 T5",
         "2 a product, 10 to 60 products",
+        gradients=90,
     ),
     "hessian_trace": Measure(
         hessian_trace,
@@ -233,6 +234,7 @@ MEASURES = {
         +1,
         "T3 T5 (trace); T1 T2 T5 (layerwise)",
         "2 a product, 20 products",
+        gradients=60,
     ),
     "adaptive_curvature": Measure(
         adaptive_curvature,
@@ -244,6 +246,7 @@ MEASURES = {
         "T1 T2 T5",
         "2 a product, 30 to 60 products",
         usual=False,
+        gradients=190,
     ),
     "gauss_newton": Measure(
         gauss_newton,
@@ -255,6 +258,7 @@ MEASURES = {
         "T3 T5",
         "2 a product, 30 to 60 products",
         usual=False,
+        gradients=80,
     ),
     "empirical_fisher": Measure(
         gradient_moment,
@@ -266,6 +270,7 @@ MEASURES = {
         "T3 T5",
         "1 to 3",
         usual=False,
+        gradients=2,
     ),
     "effective_dimension": Measure(
         model_dimension,
@@ -277,6 +282,7 @@ MEASURES = {
         "T3 T5",
         "2 a product, 160 products",
         usual=False,
+        gradients=280,
     ),
     "spectrum": Measure(
         spectrum,
@@ -288,6 +294,7 @@ MEASURES = {
         "T3 T5",
         "2 a product, 240 products",
         usual=False,
+        gradients=500,
     ),
 }
 

@@ -84,6 +84,7 @@ MEASURES = {
         +1,
         "T3 T5",
         "1 to 3",
+        gradients=3,
     ),
     "gradient_quantiles": Measure(
         gradient_quantiles,
@@ -116,6 +117,7 @@ MEASURES = {
         +1,
         "T1 T2 T3 T5",
         "1 to 3, shared with gradient_covariance",
+        gradients=1,
     ),
     "true_fisher_rao": Measure(
         true_fisher_rao,

@@ -35,5 +35,6 @@ MEASURES = {
         +1,
         "T3 T5 (gradient)",
         "1",
+        gradients=1,
     ),
 }

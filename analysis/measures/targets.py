@@ -310,5 +310,6 @@ MEASURES = {
         0,
         "T1 T2 T3 T5",
         "1/3 per data set",
+        gradients=2.5,
     ),
 }

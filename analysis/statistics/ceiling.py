@@ -74,6 +74,8 @@ def noise_ceiling(
     finite = np.isfinite(seeds)
     usable = finite.sum(axis=1) >= 2
     values, finite = np.where(finite, seeds, np.nan)[usable], finite[usable]
+    _, exponent = np.frexp(np.nanmax(np.abs(values), initial=0.0))
+    values = np.ldexp(values, -exponent)  # a power of two: nothing is rounded, and squares cannot overflow
     n = len(values)
     if n < 3:
         reason = (

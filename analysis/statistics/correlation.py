@@ -4,11 +4,8 @@ The unit is the configuration, averaged over its seeds. For each measure and tar
 which both are finite; a configuration without such a run is left out and counted, never filled in.
 """
 
-import difflib
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,22 +14,30 @@ from jaxtyping import Bool, Float, Int
 from analysis.measures.targets import TARGETS
 from analysis.statistics.ceiling import COEFFICIENTS, noise_ceiling
 from analysis.statistics.comparison import MINIMUM, NO_CLAIM, paired_difference
+from analysis.statistics.evidence import TABLES, Settings, evidence
+from analysis.statistics.intervals import (
+    PERFECT,
+    bca_interval,
+    check_interval,
+    freedom_of,
+    jackknife_error,
+    leave_one_out,
+    stabilised_interval,
+)
 from analysis.statistics.kendall import kendall_pvalues, weighted_kendall
 from analysis.statistics.resampling import (
-    bootstrap_counts,
+    benjamini_hochberg,
     check_resampling,
     correlation_pvalues,
     holm,
     mid_ranks,
     percentile_interval,
-    permutation_orders,
-    significant,
     weighted_pearson,
     weighted_spearman,
 )
-from analysis.table import wide, with_variant
+from analysis.statistics.units import Units, single, units, variants
 
-# Measures of the table that are targets of correlation unless the caller names others; larger is worse in all.
+__all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
 
 # Measures that are no candidate explanation: parts of the targets, or what training reached.
 CONTROLS = (
@@ -40,7 +45,7 @@ CONTROLS = (
     *("ood_gap", "ood_error_severity", "ece", "ece_adaptive", "brier"),
 )  # what describes the targets themselves, or the training error: not measures that might explain them
 
-GROUP = ("hp.method", "hp.ascent")
+SIZES = ("hp.model", "hp.model_options")  # what decides the shape of a model
 GROUP_MINIMUM = 3  # a method with fewer configurations has no correlation of its own
 
 _RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -51,6 +56,7 @@ _RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 COLUMNS = (
     *("measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs"),
     *("dropped", "within", "within_low", "within_high", "groups", "reversal", "warnings"),
+    *("p_holm_all", "p_bh", "interval"),
 )
 
 _ROWS = 1 << 21  # (measures, targets, draws) numbers held at once
@@ -61,97 +67,38 @@ class Correlations:
     """What the statistics say, as tables.
 
     Attributes:
-        table: One row a (measure, target, coefficient): `value` with its bootstrap interval `low`, `high`; permutation
-            `p` and `p_holm` (over the measures, for each target and coefficient); `n_configurations`, `n_runs`,
-            `dropped` (configurations without a run in which both are finite); `within`, the mean over methods of the
-            coefficient inside each, with its interval; `groups`, the methods in that mean; `reversal`, True where
-            pooled and within have opposite signs; `warnings`.
+        table: One row a (measure, target, coefficient): `value` with its interval `low`, `high`; permutation `p`,
+            `p_holm` (over the measures, for each target and coefficient), and, over all measures and targets of the
+            coefficient, `p_holm_all` for claims and `p_bh` (Benjamini-Hochberg) for screening; `n_configurations`,
+            `n_runs`, `dropped` (configurations without a run in which both are finite); `within`, the mean over methods
+            of the coefficient inside each, with its interval; `groups`, the methods in that mean; `reversal`, True
+            where pooled and within have opposite signs; `interval`, its kind; `warnings`.
         comparisons: One row a (forgetting, sharpness, target): `difference` of |tau_b| with its interval.
         ceilings: One row a (target, coefficient): what noise over seeds lets any measure reach.
         warnings: What holds for the whole analysis.
+        granulated: One row a (measure, target, axis), axis "all" for Psi: models that differ in one hyper-parameter.
+        information: One row a (measure, target): K, the conditional mutual information given up to two
+            hyper-parameters.
+        sign_errors: One row a (measure, target, axis, weighting): sign errors over environments.
+        partial: One row a (measure, target, control): tau_b with one control held fixed.
+        multilevel: One row a (measure, target, level): pooled, within and between slopes; fixed and random effects.
+        selection: One row a (measure, target) with several variants: the best of them on the other half.
+        prediction: One row a (target, features, model): the target of methods left out.
+        power: One row a (measure, target): how many configurations the claim would need.
     """
 
     table: pd.DataFrame
     comparisons: pd.DataFrame
     ceilings: pd.DataFrame
     warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Units:
-    """Runs and the configurations they belong to.
-
-    Attributes:
-        values: One row a run, one column a variant, inf as NaN.
-        measure: Name of the measure behind each variant.
-        configuration: For each run, the number of its configuration.
-        methods: For each configuration, the label of its method group.
-    """
-
-    values: pd.DataFrame
-    measure: dict[str, str]
-    configuration: Int[np.ndarray, " r"]
-    methods: list[str]
-
-    def average(self, columns: Sequence[str], runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "v c"]:
-        """Mean of each column over the given runs of each configuration; NaN for a configuration without one.
-
-        Rounded to 12 significant digits: equal error rates must stay equal whatever seeds they came from.
-        """
-        x = self.values.loc[runs, list(columns)].to_numpy().T
-        c = len(self.methods)
-        belongs = np.zeros((int(runs.sum()), c))
-        belongs[np.arange(len(belongs)), self.configuration[runs]] = 1.0
-        number = belongs.sum(axis=0)
-        mean = significant(x @ (belongs / np.maximum(number, 1)))  # divided first: a sum of huge values overflows
-        mean[:, number == 0] = np.nan
-        return mean
-
-
-def units(
-    table: pd.DataFrame,
-    *,
-    group: str | Sequence[str] | None = None,
-    seed_column: str | Sequence[str] = "hp.seed",
-) -> Units:
-    """Sort the runs of a measures table into configurations and methods.
-
-    Args:
-        table: The long measures table, joined with `hp.*` columns; each run's last checkpoint is used.
-        group: Columns that make a method, their values joined by "+"; None for `hp.method` and `hp.ascent`, whichever
-            the table has.
-        seed_column: Columns that tell runs of one configuration apart; every other `hp.*` column is part of the
-            configuration.
-
-    Returns:
-        The runs, in an order that does not depend on the order of the table's rows.
-
-    Raises:
-        ValueError: If there are no rows, no `hp.*` columns, a run without any, or no such `group` column.
-    """
-    hyper = [c for c in table.columns if c.startswith("hp.")]
-    if not hyper or table.empty:
-        raise ValueError("`table` must have rows and `hp.*` columns: join the configurations with `join_config`.")
-    if bare := sorted(table.loc[table[hyper].isna().all(axis=1), "run_id"].unique()):
-        raise ValueError(f"`table` has runs without a configuration, {bare[:5]}: join theirs with `join_config`.")
-    columns = [c for c in GROUP if c in hyper] if group is None else [group] if isinstance(group, str) else list(group)
-    for name in columns:
-        if name not in hyper:
-            raise ValueError(f"`group` names {name!r}, which is no column of the table{_nearest(name, hyper)}")
-    seeds = {seed_column} if isinstance(seed_column, str) else set(seed_column)
-    values = wide(table).astype(np.float64)
-    runs = table.drop_duplicates("run_id").set_index("run_id").loc[values.index, hyper]
-    keys = [json.dumps([_text(v) for v in row]) for row in runs[[c for c in hyper if c not in seeds]].to_numpy()]
-    names, configuration = np.unique(np.array(keys), return_inverse=True)
-    first = runs.iloc[[int(np.argmax(configuration == c)) for c in range(len(names))]]
-    labels = ["+".join(t for t in map(_text, row) if t) or "all" for row in first[columns].to_numpy()]
-    named = with_variant(table[["measure", "options", "split"]].drop_duplicates())
-    measure = dict(zip(named["variant"], named["measure"], strict=True))
-    return Units(values.where(np.isfinite(values)), measure, configuration, labels)
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) else str(value)
+    granulated: pd.DataFrame = field(default_factory=pd.DataFrame)
+    information: pd.DataFrame = field(default_factory=pd.DataFrame)
+    sign_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
+    partial: pd.DataFrame = field(default_factory=pd.DataFrame)
+    multilevel: pd.DataFrame = field(default_factory=pd.DataFrame)
+    selection: pd.DataFrame = field(default_factory=pd.DataFrame)
+    prediction: pd.DataFrame = field(default_factory=pd.DataFrame)
+    power: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def correlate(
@@ -167,14 +114,17 @@ def correlate(
     permutations: int = 9999,
     level: float = 0.95,
     seed: int = 0,
+    interval: str = "stabilised",
+    tables: Sequence[str] | None = None,
+    controls: Sequence[str] | None = None,
 ) -> Correlations:
     """Correlate measures with generalisation, configuration by configuration.
 
-    Intervals are percentiles of a bootstrap over configurations (for `within`, over the configurations inside each
-    method). p-values permute the target over configurations, or enumerate all orders where there are no more than
-    `permutations`. Resamples depend on `seed` and the number of configurations alone, so all measures on the same
-    configurations see the same ones, and adding a measure changes no other row, but for `p_holm`. Signs are as
-    measured: nothing is flipped.
+    Intervals are over configurations (for `within`, over those inside each method): by default the delete-one jackknife
+    on Fisher's z scale, which covers where percentiles of a bootstrap do not (docs/statistics.md). p-values permute
+    the target over configurations, or enumerate all orders where there are no more than `permutations`. Resamples
+    depend on `seed` and the number of configurations alone, so all measures on the same configurations see the same
+    ones, and adding a measure changes no other row, but for the corrections. Signs are as measured: nothing is flipped.
 
     Args:
         table: The long measures table joined with `hp.*` columns; each run's last checkpoint is used.
@@ -184,10 +134,16 @@ def correlate(
         compare: Pairs of variants (forgetting, sharpness) whose |tau_b| are compared on each target.
         group: Columns that make a method; None for `hp.method` and `hp.ascent`, whichever the table has.
         seed_column: Columns that tell runs of one configuration apart.
-        draws: Bootstrap resamples; 0 for no intervals.
+        draws: Bootstrap resamples; 0 for no intervals of any kind.
         permutations: Random permutations; 0 for no p-values.
         level: Coverage of the intervals, inside (0, 1).
         seed: Fixes all randomness.
+        interval: "stabilised", "bca" or "percentile"; the last two resample configurations `draws` times. With "bca"
+            the interval of `within` is a percentile interval.
+        tables: Which further tables to make, of `TABLES`; None for all, () for none.
+        controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`; None for the final
+            train loss, the usual hyper-parameters where they vary, and for a measure of forgetting the rise of the loss
+            and the information before, under the same perturbation.
 
     Returns:
         The tables. Below 5 configurations a row has its value and a warning, and no interval or p-value.
@@ -202,50 +158,40 @@ def correlate(
     check_resampling(draws=draws, level=level)
     if permutations < 0:
         raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
+    check_interval(interval)
+    if unknown := [t for t in tables or () if t not in TABLES]:
+        raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(TABLES)}.")
     data = units(table, group=group, seed_column=seed_column)
     known = list(data.values.columns)
     wanted = TARGETS if targets is None else targets
-    chosen_targets = _variants("targets", wanted, data, strict=targets is not None)
+    chosen_targets = variants("targets", wanted, data, strict=targets is not None)
     if not chosen_targets:
         raise ValueError(f"`table` has none of the targets {list(wanted)}: name some of {known[:20]} in `targets`.")
     if measures is None:
-        left_out = {*chosen_targets, *_variants("exclude", (*TARGETS, *exclude), data, strict=False)}
+        left_out = {*chosen_targets, *variants("exclude", (*TARGETS, *exclude), data, strict=False)}
         chosen = [v for v in known if v not in left_out]
     else:
-        chosen = _variants("measures", measures, data, strict=True)
+        chosen = variants("measures", measures, data, strict=True)
     if not chosen:
         raise ValueError(f"`table` has no measure besides the targets {chosen_targets}: name some in `measures`.")
-    pairs = [(_single("compare", a, data), _single("compare", b, data)) for a, b in compare]
-    settings = _Settings(draws, permutations, level, seed)
+    pairs = [(single("compare", a, data), single("compare", b, data)) for a, b in compare]
+    settings = Settings(draws, permutations, level, seed, interval)
+    whole = _table(data, chosen, chosen_targets, settings)
+    asked = TABLES if tables is None else tables
+    further = evidence(data, chosen, chosen_targets, whole, settings, tables=asked, controls=controls)
     return Correlations(
-        _table(data, chosen, chosen_targets, settings),
+        whole,
         _comparisons(data, pairs, chosen_targets, settings),
         _ceilings(data, chosen_targets, settings),
         _overall(data, chosen_targets),
+        **further,
     )
 
 
-@dataclass(frozen=True)
-class _Settings:
-    draws: int
-    permutations: int
-    level: float
-    seed: int
-
-    def generator(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *stream])
-
-    def counts(self, n: int, method: int = -1) -> Int[np.ndarray, "d n"]:
-        return bootstrap_counts(n, draws=self.draws, generator=self.generator(1, n, method + 1))
-
-    def orders(self, n: int) -> tuple[Int[np.ndarray, "b n"], bool]:
-        return permutation_orders(n, count=self.permutations, generator=self.generator(2, n))
-
-
-def _table(data: Units, measures: list[str], targets: list[str], settings: _Settings) -> pd.DataFrame:
+def _table(data: Units, measures: list[str], targets: list[str], settings: Settings) -> pd.DataFrame:
     """All rows: measures and targets that are finite in the same runs go through in one block."""
     frames = []
-    for xs, ys, runs in _blocks(data, measures, targets):
+    for xs, ys, runs in data.blocks(measures, targets):
         x, y = data.average(xs, runs), data.average(ys, runs)
         used = np.isfinite(x[0]) & np.isfinite(y[0])
         methods = [m for m, keep in zip(data.methods, used, strict=True) if keep]
@@ -256,7 +202,9 @@ def _table(data: Units, measures: list[str], targets: list[str], settings: _Sett
         n = int(used.sum())
         frame["n_configurations"], frame["n_runs"], frame["dropped"] = n, int(runs.sum()), len(used) - n
         still_x, still_y = _constant(x[:, used]).tolist(), _constant(y[:, used]).tolist()
-        frame["warnings"] = [_remarks(n, a, b) for a in still_x for b in still_y] * len(COEFFICIENTS)
+        remarks = [_remarks(n, a, b) for a in still_x for b in still_y] * len(COEFFICIENTS)
+        perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
+        frame["warnings"] = [f"{r}; {PERFECT}".lstrip("; ") if p else r for r, p in zip(remarks, perfect, strict=True)]
         frames.append(frame.reset_index())
     whole = pd.concat(frames, ignore_index=True)
     whole = whole[whole["measure"] != whole["target"]]
@@ -265,6 +213,10 @@ def _table(data: Units, measures: list[str], targets: list[str], settings: _Sett
         whole[f"at_{name}"] = whole[name].map({v: k for k, v in enumerate(order)})
     whole = whole.sort_values(["at_target", "at_coefficient", "at_measure"], ignore_index=True)
     whole["p_holm"] = whole.groupby(["target", "coefficient"], sort=False)["p"].transform(lambda p: holm(p.to_numpy()))
+    by_coefficient = whole.groupby("coefficient", sort=False)["p"]
+    whole["p_holm_all"] = by_coefficient.transform(lambda p: holm(p.to_numpy()))
+    whole["p_bh"] = by_coefficient.transform(lambda p: benjamini_hochberg(p.to_numpy()))
+    whole["interval"] = settings.interval
     clear = np.minimum(whole["value"].abs(), whole["within"].abs()) > 1e-12  # rounding alone is no sign
     whole["reversal"] = clear & (whole["value"] * whole["within"] < 0)
     whole["groups"] = whole["groups"].astype(int)
@@ -282,24 +234,8 @@ def _constant(x: Float[np.ndarray, "v n"]) -> Bool[np.ndarray, " v"]:
     return (x == x[:, :1]).all(axis=1) if x.shape[1] else np.ones(len(x), dtype=bool)
 
 
-def _blocks(
-    data: Units, measures: list[str], targets: list[str]
-) -> Iterator[tuple[list[str], list[str], Bool[np.ndarray, " r"]]]:
-    """Measures and targets by the runs in which they are finite, in blocks of bounded size."""
-
-    def by_mask(names: Iterable[str]) -> dict[bytes, list[str]]:
-        found: dict[bytes, list[str]] = {}
-        for name in names:
-            found.setdefault(np.isfinite(data.values[name].to_numpy()).tobytes(), []).append(name)
-        return found
-
-    for mask_y, ys in by_mask(targets).items():
-        for mask_x, xs in by_mask(measures).items():
-            yield xs, ys, np.frombuffer(mask_x, dtype=bool) & np.frombuffer(mask_y, dtype=bool)
-
-
 def _block(
-    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], methods: list[str], settings: _Settings
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], methods: list[str], settings: Settings
 ) -> dict[str, Float[np.ndarray, "k m t"]]:
     """Values, intervals and p-values, of shape (coefficients, m, t), of finite data."""
     n = x.shape[1]
@@ -324,16 +260,7 @@ def _block(
         out["p"][1] = correlation_pvalues(rank_x, rank_y, orders, exact=exact)
         out["p"][2] = correlation_pvalues(x, y, orders, exact=exact)
     if claim and settings.draws:
-        counts = settings.counts(n)
-        inside = [settings.counts(len(g), k) for k, g in enumerate(groups)]
-        step = max(1, _ROWS // (len(y) * settings.draws))
-        for rows in (slice(s, s + step) for s in range(0, len(x), step)):
-            for k, name in enumerate(COEFFICIENTS):
-                drawn = _RESAMPLED[name](x[rows], y, counts)
-                out["low"][k, rows], out["high"][k, rows] = percentile_interval(drawn, level=settings.level)
-                drawn, _ = _within(name, x[rows], y, groups, inside)
-                ends = percentile_interval(drawn, level=settings.level)
-                out["within_low"][k, rows], out["within_high"][k, rows] = ends
+        _add_intervals(out, x, y, groups, settings)
     if len(labels) == 1:
         for end in ("", "_low", "_high"):
             out[f"within{end}"] = out[end[1:] or "value"].copy()
@@ -341,6 +268,59 @@ def _block(
         out[end][np.isnan(out["value"])] = np.nan
         out[f"within_{end}"][np.isnan(out["within"])] = np.nan
     return out
+
+
+def _add_intervals(
+    out: dict[str, np.ndarray],
+    x: Float[np.ndarray, "m n"],
+    y: Float[np.ndarray, "t n"],
+    groups: list[Int[np.ndarray, " g"]],
+    settings: Settings,
+) -> None:
+    """Ends of the intervals of `value` and `within`, of the kind asked for, block by block of measures."""
+    n, level = x.shape[1], settings.level
+    counts, inside = None, None
+    if settings.interval != "stabilised":
+        counts = settings.counts(n)
+        inside = [settings.counts(len(g), k) for k, g in enumerate(groups)]
+    step = max(1, _ROWS // (len(y) * max(settings.draws, n)))
+    for k, name in enumerate(COEFFICIENTS):
+        for rows in (slice(s, s + step) for s in range(0, len(x), step)):
+            value, within = out["value"][k, rows], out["within"][k, rows]
+            left_out = None if settings.interval == "percentile" else leave_one_out(name, x[rows], y)
+            if counts is None or inside is None:
+                assert left_out is not None
+                error, freedom = jackknife_error(left_out), freedom_of(name, n)
+                ends = stabilised_interval(value, error, level=level, freedom=freedom)
+                error, freedom = _within_error(name, x[rows], y, groups)
+                ends_within = stabilised_interval(within, error, level=level, freedom=freedom)
+            else:
+                drawn = _RESAMPLED[name](x[rows], y, counts)
+                ends = (
+                    percentile_interval(drawn, level=level)
+                    if left_out is None
+                    else bca_interval(drawn, value, left_out, level=level)
+                )
+                ends_within = percentile_interval(_within(name, x[rows], y, groups, inside)[0], level=level)
+            out["low"][k, rows], out["high"][k, rows] = ends
+            out["within_low"][k, rows], out["within_high"][k, rows] = ends_within
+
+
+def _within_error(
+    name: str, x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], groups: list[Int[np.ndarray, " g"]]
+) -> tuple[Float[np.ndarray, "m t"], float]:
+    """Standard error of the mean over groups, √Σs_g²/number, and its degrees of freedom."""
+    squares, number = np.zeros((len(x), len(y))), np.zeros((len(x), len(y)))
+    for rows in groups:
+        defined = np.isfinite(
+            _RESAMPLED[name](x[:, rows], y[:, rows], np.ones((1, len(rows)), dtype=np.int64))[:, :, 0]
+        )
+        error = jackknife_error(leave_one_out(name, x[:, rows], y[:, rows]))
+        np.add(squares, error**2, out=squares, where=defined)
+        number += defined
+    error = np.divide(np.sqrt(squares), number, out=np.full(number.shape, np.nan), where=number > 0)
+    free = sum(len(g) - 2 for g in groups)
+    return error, freedom_of(name, free + 2)
 
 
 def _within(
@@ -361,7 +341,7 @@ def _within(
     return np.divide(total, number, out=np.full(shape, np.nan), where=number > 0), number
 
 
-def _comparisons(data: Units, pairs: list[tuple[str, str]], targets: list[str], settings: _Settings) -> pd.DataFrame:
+def _comparisons(data: Units, pairs: list[tuple[str, str]], targets: list[str], settings: Settings) -> pd.DataFrame:
     rows = []
     for first, second in pairs:
         for target in targets:
@@ -377,7 +357,7 @@ def _comparisons(data: Units, pairs: list[tuple[str, str]], targets: list[str], 
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def _ceilings(data: Units, targets: list[str], settings: _Settings) -> pd.DataFrame:
+def _ceilings(data: Units, targets: list[str], settings: Settings) -> pd.DataFrame:
     place = pd.Series(data.configuration).groupby(data.configuration).cumcount().to_numpy()
     rows = []
     for target in targets:
@@ -399,38 +379,13 @@ def _overall(data: Units, targets: list[str]) -> list[str]:
         found.append(f"{n} configurations: {NO_CLAIM}")
     if runs == n and n > 1:
         found.append("every configuration has one run: no noise ceiling, and differences include the noise of the seed")
+    shaping = [c for c in data.hyper.columns if c in SIZES]
+    shapes = len(data.hyper[shaping].astype(str).drop_duplicates()) if shaping else 1
+    if shapes > 1:
+        found.append(f"models of {shapes} shapes are mixed: norms and sharpness may tell the shape alone; see `within`")
     if len(set(data.methods)) == 1:
         found.append("one method: within it and pooled are the same")
     lost = int(data.values[targets].isna().all(axis=1).sum())
     if lost:
         found.append(f"{lost} of {runs} runs have no finite target (diverged, or not measured) and are left out")
     return found
-
-
-def _variants(argument: str, names: Sequence[str], data: Units, *, strict: bool) -> list[str]:
-    """The variants meant by names of variants or measures, in order, each once.
-
-    A name that is both stands for the variant alone if `strict`, as a caller's choice, else for all of the measure.
-    """
-    known = list(data.values.columns)
-    found: dict[str, None] = {}
-    for name in names:
-        exact = name in known and (strict or data.measure[name] != name)
-        meant = [name] if exact else [v for v in known if data.measure[v] == name]
-        if strict and not meant:
-            choices = [*known, *data.measure.values()]
-            raise ValueError(f"`{argument}` names {name!r}, which is not in the table{_nearest(name, choices)}")
-        found.update(dict.fromkeys(meant))
-    return list(found)
-
-
-def _single(argument: str, name: str, data: Units) -> str:
-    meant = _variants(argument, [name], data, strict=True)
-    if len(meant) > 1:
-        raise ValueError(f"`{argument}` names {name!r}, which stands for {meant}: name one of them.")
-    return meant[0]
-
-
-def _nearest(name: str, choices: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=3, cutoff=0.4)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {sorted(set(choices))[:20]}."

@@ -149,7 +149,32 @@ def benjamini_hochberg(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     Source:
         Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57(1).
     """
-    return _adjust(p, lambda q: np.minimum.accumulate((q * len(q) / np.arange(1, len(q) + 1))[::-1])[::-1])
+    return _adjust(p, _step_up)
+
+
+def yekutieli_factor(k: int) -> float:
+    """Σ_{i ≤ k} 1/i: Benjamini-Hochberg p-values times this hold whatever the dependence of the k tests.
+
+    Raises:
+        ValueError: If k is below 1.
+
+    Source:
+        Benjamini and Yekutieli (2001), Ann. Statist. 29(4).
+    """
+    if k < 1:
+        raise ValueError(f"`k` must be a number of tests >= 1, got {k!r}.")
+    return float((1.0 / np.arange(1, k + 1)).sum())
+
+
+def benjamini_yekutieli(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Benjamini and Yekutieli's adjusted p-values: the false discovery rate under any dependence. NaN stays NaN."""
+    tests = max(int(np.isfinite(np.asarray(p, dtype=np.float64)).sum()), 1)
+    adjusted: Float[np.ndarray, " k"] = np.minimum(yekutieli_factor(tests) * _adjust(p, _step_up), 1.0)
+    return adjusted
+
+
+def _step_up(q: np.ndarray) -> np.ndarray:
+    return np.minimum.accumulate((q * len(q) / np.arange(1, len(q) + 1))[::-1])[::-1]
 
 
 def _adjust(p: Float[np.ndarray, " k"], rule: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, " k"]:

@@ -4,6 +4,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from analysis.statistics.comparison import paired_difference
+from analysis.statistics.partial import partial_correlation
 from analysis.statistics.resampling import bootstrap_counts
 
 
@@ -94,3 +95,21 @@ def test_no_draws_no_interval():
 def test_bad_arguments_are_named(n, options, message):
     with pytest.raises(ValueError, match=message):
         compare(np.zeros(n), np.zeros(4), np.zeros(4), **options)
+
+
+def test_given_a_third_measure_the_taus_are_partial():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=40)
+    x, w, y = z + rng.normal(size=(3, 40)) * [[1.0], [0.1], [1.0]]
+    found = paired_difference(x, w, y, given=z, generator=rng, draws=300)
+    one, other = (partial_correlation(m, y, z[None]).value for m in (x, w))
+    assert found.tau_first == pytest.approx(one, abs=1e-12)
+    assert found.tau_second == pytest.approx(other, abs=1e-12)
+    assert found.low < found.difference < found.high
+    plain = paired_difference(x, w, y, generator=rng, draws=0)
+    assert abs(plain.tau_second) > abs(found.tau_second) + 0.1  # w told no more than z
+    same = paired_difference(z, w, y, given=z, generator=rng)
+    assert np.isnan(same.tau_first)
+    assert "ordered by what is held fixed" in same.warnings
+    with pytest.raises(ValueError, match="`given` must hold one value a configuration"):
+        paired_difference(x, w, y, given=z[:3], generator=rng)

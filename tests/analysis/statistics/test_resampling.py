@@ -9,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.resampling import (
     benjamini_hochberg,
+    benjamini_yekutieli,
     bootstrap_counts,
     cluster_bootstrap,
     correlation_pvalues,
@@ -20,6 +21,7 @@ from analysis.statistics.resampling import (
     significant,
     weighted_pearson,
     weighted_spearman,
+    yekutieli_factor,
 )
 
 D1 = ([1, 2, 1.5, 3, 2.5, 2, 4, 3.5], [0.1, 0.14, 0.12, 0.2, 0.16, 0.13, 0.22, 0.2])
@@ -261,3 +263,15 @@ def test_means_that_differ_by_rounding_become_ties():
     assert rounded[0] == rounded[1] == -rounded[5]
     assert rounded[2] > rounded[0]
     assert_allclose(rounded[[0, 3, 4]], [0.2, 1e-300, 0.0], rtol=1e-11)
+
+
+def test_yekutieli_holds_whatever_the_dependence():
+    assert yekutieli_factor(10) == pytest.approx(2.9289682540, abs=1e-10)
+    p = np.array([*P[:5], np.nan, *P[5:]])
+    expected = multipletests(P, method="fdr_by")[1]
+    found = benjamini_yekutieli(p)
+    assert np.isnan(found[5])
+    assert_allclose(np.delete(found, 5), expected, atol=1e-14)
+    assert np.isnan(benjamini_yekutieli(np.array([np.nan]))).all()
+    with pytest.raises(ValueError, match="`k` must be a number of tests >= 1"):
+        yekutieli_factor(0)

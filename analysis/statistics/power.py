@@ -1,0 +1,142 @@
+"""How many models a claim needs, before it is made.
+
+Planned on Fisher's z scale: atanh of the coefficient is about normal with variance c/(n - d), with (c, d) = (1, 3) for
+Pearson's r, (1.06, 3) for Spearman's and (0.437, 4) for Kendall's tau. The unit is an independent configuration; seeds
+of one configuration count by their design effect.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtr, ndtri
+
+from analysis.statistics.ceiling import COEFFICIENTS
+
+VARIANCE = {"pearson": (1.0, 3), "spearman": (1.06, 3), "kendall": (0.437, 4)}
+
+
+def required_models(
+    effect: float, *, coefficient: str = "kendall", power: float = 0.8, alpha: float = 0.05, design_effect: float = 1.0
+) -> int:
+    """Models needed to find a true correlation with a two-sided test: c ((q_{1-α/2} + q_power)/atanh r)² + d.
+
+    Args:
+        effect: The true coefficient, inside (-1, 1) and not 0, on its own scale: tau 0.2 is about r 0.31.
+        coefficient: "kendall", "spearman" or "pearson".
+        power: Chance to find it.
+        alpha: Level of the test.
+        design_effect: Factor for models that are not independent, see `design_effect`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Source:
+        Fisher (1921); Fieller, Hartley and Pearson (1957), Biometrika 44(3-4), for the rank coefficients.
+    """
+    c, d = _check(effect, coefficient, alpha)
+    if not 0 < power < 1:
+        raise ValueError(f"`power` must lie inside (0, 1), for example 0.8, got {power!r}.")
+    if not design_effect >= 1:
+        raise ValueError(f"`design_effect` must be at least 1, got {design_effect!r}.")
+    if effect == 0:
+        raise ValueError("`effect` must not be 0: no number of models shows a correlation that is not there.")
+    z = float(ndtri(1 - alpha / 2) + ndtri(power)) / math.atanh(abs(effect))
+    return math.ceil((c * z**2 + d) * design_effect - 1e-9)
+
+
+def power(
+    effect: float, n: float, *, coefficient: str = "kendall", alpha: float = 0.05, design_effect: float = 1.0
+) -> float:
+    """Chance that a two-sided test on n models finds a true correlation; NaN where n is too small for the formula.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    c, d = _check(effect, coefficient, alpha)
+    if not design_effect >= 1:
+        raise ValueError(f"`design_effect` must be at least 1, got {design_effect!r}.")
+    free = n / design_effect - d
+    if free <= 0:
+        return math.nan
+    shift, q = math.atanh(abs(effect)) * math.sqrt(free / c), float(ndtri(1 - alpha / 2))
+    return float(ndtr(shift - q) + ndtr(-shift - q))
+
+
+def smallest_effect(n: float, *, coefficient: str = "kendall", power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true correlation that n independent models find with the given power; NaN where n is too small.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    c, d = _check(0.0, coefficient, alpha)
+    if not 0 < power < 1:
+        raise ValueError(f"`power` must lie inside (0, 1), for example 0.8, got {power!r}.")
+    if n <= d:
+        return math.nan
+    return math.tanh(float(ndtri(1 - alpha / 2) + ndtri(power)) * math.sqrt(c / (n - d)))
+
+
+def simulated_power(
+    effect: float, n: int, *, alpha: float = 0.05, draws: int = 2000, generator: np.random.Generator
+) -> tuple[float, float]:
+    """Power of Kendall's test for bivariate normal data with this tau, by simulation, and its standard error.
+
+    The test is the normal limit of the permutation distribution without ties, var tau = 2(2n+5)/(9n(n-1)).
+
+    Args:
+        effect: The true tau, inside (-1, 1).
+        n: Models, at least 4.
+        alpha: Level of the test.
+        draws: Simulated studies.
+        generator: Source of all randomness.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    _check(effect, "kendall", alpha)
+    if n < 4 or draws < 1:
+        raise ValueError(f"`n` must be at least 4 and `draws` at least 1, got {n!r} and {draws!r}.")
+    tau = simulated_tau(effect, n, draws=draws, generator=generator)
+    critical = float(ndtri(1 - alpha / 2)) * math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
+    found = float((np.abs(tau) > critical).mean())
+    return found, math.sqrt(found * (1 - found) / draws)
+
+
+def simulated_tau(effect: float, n: int, *, draws: int, generator: np.random.Generator) -> Float[np.ndarray, " d"]:
+    """Values of tau in samples of n from a bivariate normal distribution with tau `effect`: r = sin(π tau/2)."""
+    r = math.sin(math.pi * effect / 2)
+    x = generator.standard_normal((draws, n))
+    y = r * x + math.sqrt(1 - r * r) * generator.standard_normal((draws, n))
+    tau = np.zeros(draws)
+    for lag in range(1, n):
+        tau += (np.sign(x[:, lag:] - x[:, :-lag]) * np.sign(y[:, lag:] - y[:, :-lag])).sum(axis=1)
+    return tau / (n * (n - 1) / 2)
+
+
+def design_effect(icc: float, seeds: float) -> float:
+    """1 + (seeds - 1) ICC: how many runs are worth one independent one, when runs of a configuration are alike.
+
+    Args:
+        icc: Intra-class correlation; below 0 counts as 0.
+        seeds: Runs of a configuration, on average.
+
+    Raises:
+        ValueError: If `seeds` is below 1 or `icc` above 1.
+
+    Source:
+        Kish (1965), Survey Sampling.
+    """
+    if not (seeds >= 1 and icc <= 1):
+        raise ValueError(f"`seeds` must be at least 1 and `icc` at most 1, got {seeds!r} and {icc!r}.")
+    return 1 + (seeds - 1) * max(icc, 0.0)
+
+
+def _check(effect: float, coefficient: str, alpha: float) -> tuple[float, int]:
+    if coefficient not in VARIANCE:
+        raise ValueError(f"`coefficient` must be one of {COEFFICIENTS}, got {coefficient!r}.")
+    if not -1 < effect < 1:
+        raise ValueError(f"`effect` must lie inside (-1, 1), got {effect!r}.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"`alpha` must lie inside (0, 1), for example 0.05, got {alpha!r}.")
+    return VARIANCE[coefficient]

@@ -1,0 +1,180 @@
+"""Runs sorted into configurations and methods: the units that every statistic is about."""
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from analysis.statistics.resampling import significant
+from analysis.table import last_step, wide, with_variant
+
+GROUP = ("hp.method", "hp.ascent")
+MAXIMUM_LEVELS = 12  # a hyper-parameter with more is drawn at random, and no axis of a grid
+
+
+@dataclass(frozen=True)
+class Units:
+    """Runs and the configurations they belong to.
+
+    Attributes:
+        values: One row a run, one column a variant, inf as NaN.
+        measure: Name of the measure behind each variant.
+        configuration: For each run, the number of its configuration.
+        methods: For each configuration, the label of its method group.
+        hyper: One row a configuration, its `hp.*` columns without the seed; those of the methods are left out.
+        draws: For each variant, the examples (or draws) behind a value, the median over runs.
+    """
+
+    values: pd.DataFrame
+    measure: dict[str, str]
+    configuration: Int[np.ndarray, " r"]
+    methods: list[str]
+    hyper: pd.DataFrame
+    draws: dict[str, float]
+
+    def average(self, columns: Sequence[str], runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "v c"]:
+        """Mean of each column over the given runs of each configuration; NaN for a configuration without one.
+
+        Rounded to 12 significant digits: equal error rates must stay equal whatever seeds they came from.
+        """
+        x = self.values.loc[runs, list(columns)].to_numpy().T
+        c = len(self.methods)
+        belongs = np.zeros((int(runs.sum()), c))
+        belongs[np.arange(len(belongs)), self.configuration[runs]] = 1.0
+        number = belongs.sum(axis=0)
+        mean = significant(x @ (belongs / np.maximum(number, 1)))  # divided first: a sum of huge values overflows
+        mean[:, number == 0] = np.nan
+        return mean
+
+    def blocks(
+        self, measures: Sequence[str], targets: Sequence[str]
+    ) -> Iterator[tuple[list[str], list[str], Bool[np.ndarray, " r"]]]:
+        """Measures and targets by the runs in which they are finite, so that what is alike goes through at once."""
+
+        def by_mask(names: Iterable[str]) -> dict[bytes, list[str]]:
+            found: dict[bytes, list[str]] = {}
+            for name in names:
+                found.setdefault(np.isfinite(self.values[name].to_numpy()).tobytes(), []).append(name)
+            return found
+
+        for mask_y, ys in by_mask(targets).items():
+            for mask_x, xs in by_mask(measures).items():
+                yield xs, ys, np.frombuffer(mask_x, dtype=bool) & np.frombuffer(mask_y, dtype=bool)
+
+    def coordinates(self, *, most: int = MAXIMUM_LEVELS) -> tuple[dict[str, list[str]], list[str]]:
+        """The grid: the method, and every hyper-parameter that varies inside a method; a level a configuration.
+
+        What only goes with the method, such as its own options, is part of the method. Columns with more than `most`
+        levels are no axis.
+
+        Returns:
+            Levels of each axis, named without "hp."; and the columns left out for their many levels.
+        """
+        found: dict[str, list[str]] = {}
+        many: list[str] = []
+        if len(set(self.methods)) > 1:
+            found["method"] = list(self.methods)
+        for name in self.hyper.columns:
+            text = self.hyper[name].map(_text)
+            if int(text.groupby(np.array(self.methods, dtype=object)).nunique().max()) < 2:
+                continue
+            if text.nunique() > most:
+                many.append(name.removeprefix("hp."))
+            else:
+                found[name.removeprefix("hp.")] = text.tolist()
+        return found, many
+
+
+def units(
+    table: pd.DataFrame,
+    *,
+    group: str | Sequence[str] | None = None,
+    seed_column: str | Sequence[str] = "hp.seed",
+) -> Units:
+    """Sort the runs of a measures table into configurations and methods.
+
+    Args:
+        table: The long measures table, joined with `hp.*` columns; each run's last checkpoint is used.
+        group: Columns that make a method, their values joined by "+"; None for `hp.method` and `hp.ascent`, whichever
+            the table has.
+        seed_column: Columns that tell runs of one configuration apart; every other `hp.*` column is part of the
+            configuration.
+
+    Returns:
+        The runs, in an order that does not depend on the order of the table's rows.
+
+    Raises:
+        ValueError: If there are no rows, no `hp.*` columns, a run without any, or no such `group` column.
+    """
+    hyper = [c for c in table.columns if c.startswith("hp.")]
+    if not hyper or table.empty:
+        raise ValueError("`table` must have rows and `hp.*` columns: join the configurations with `join_config`.")
+    if bare := sorted(table.loc[table[hyper].isna().all(axis=1), "run_id"].unique()):
+        raise ValueError(f"`table` has runs without a configuration, {bare[:5]}: join theirs with `join_config`.")
+    columns = [c for c in GROUP if c in hyper] if group is None else [group] if isinstance(group, str) else list(group)
+    for name in columns:
+        if name not in hyper:
+            raise ValueError(f"`group` names {name!r}, which is no column of the table{nearest(name, hyper)}")
+    seeds = {seed_column} if isinstance(seed_column, str) else set(seed_column)
+    values = wide(table).astype(np.float64)
+    runs = table.drop_duplicates("run_id").set_index("run_id").loc[values.index, hyper]
+    keys = [json.dumps([_text(v) for v in row]) for row in runs[[c for c in hyper if c not in seeds]].to_numpy()]
+    names, configuration = np.unique(np.array(keys), return_inverse=True)
+    first = runs.iloc[[int(np.argmax(configuration == c)) for c in range(len(names))]]
+    labels = ["+".join(t for t in map(_text, row) if t) or "all" for row in first[columns].to_numpy()]
+    named = with_variant(table[["measure", "options", "split"]].drop_duplicates())
+    measure = dict(zip(named["variant"], named["measure"], strict=True))
+    kept = [c for c in hyper if c not in seeds and c not in columns]
+    last = with_variant(last_step(table)[["run_id", "step", "measure", "options", "split", "draws"]])
+    return Units(
+        values.where(np.isfinite(values)),
+        measure,
+        configuration,
+        labels,
+        first[kept].reset_index(drop=True),
+        {str(k): float(v) for k, v in last.groupby("variant")["draws"].median().items()},
+    )
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def variants(argument: str, names: Sequence[str], data: Units, *, strict: bool) -> list[str]:
+    """The variants meant by names of variants or measures, in order, each once.
+
+    A name that is both stands for the variant alone if `strict`, as a caller's choice, else for all of the measure.
+    """
+    known = list(data.values.columns)
+    found: dict[str, None] = {}
+    for name in names:
+        exact = name in known and (strict or data.measure[name] != name)
+        meant = [name] if exact else [v for v in known if data.measure[v] == name]
+        if strict and not meant:
+            choices = [*known, *data.measure.values()]
+            raise ValueError(f"`{argument}` names {name!r}, which is not in the table{nearest(name, choices)}")
+        found.update(dict.fromkeys(meant))
+    return list(found)
+
+
+def single(argument: str, name: str, data: Units) -> str:
+    """The one variant meant by a name.
+
+    Raises:
+        ValueError: If the name is unknown or stands for several.
+    """
+    meant = variants(argument, [name], data, strict=True)
+    if len(meant) > 1:
+        raise ValueError(f"`{argument}` names {name!r}, which stands for {meant}: name one of them.")
+    return meant[0]
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what it may have been."""
+    near = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=3, cutoff=0.4)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {sorted(set(choices))[:20]}."

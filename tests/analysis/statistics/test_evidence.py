@@ -1,0 +1,273 @@
+"""The further tables of `correlate`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from analysis.statistics.correlation import correlate
+from analysis.statistics.evidence import TABLES
+from analysis.statistics.granulated import granulated_kendall
+from analysis.statistics.information import conditional_information
+from analysis.statistics.mixed import random_intercept
+from analysis.statistics.partial import partial_correlation
+from analysis.statistics.power import required_models
+from analysis.statistics.sign_error import robust_sign_error
+from analysis.statistics.slopes import simpson
+from analysis.table import Row, join_config, to_frame
+
+FEW = {"draws": 100, "permutations": 99}
+
+
+def table(values, configs):
+    """Long table from {run: {measure, or (measure, split, option, setting): value}}."""
+    frames = []
+    for run, row in values.items():
+        rows = []
+        for key, value in row.items():
+            measure, split, option, setting = key if isinstance(key, tuple) else (key, "train", "", None)
+            split = "test" if measure.startswith("test") else split
+            rows.append(Row(measure, value, split=split, options={option: setting} if option else {}, draws=1000))
+        frames.append(to_frame(rows, run_id=run, step=1, epoch=1))
+    return join_config(pd.concat(frames, ignore_index=True), configs)
+
+
+def grid(seeds=2, seed=0, scale=0.05):
+    """Three methods (SGD without radius), two learning rates, three decays."""
+    rng = np.random.default_rng(seed)
+    values, configs = {}, {}
+    for method in ("sgd", "sam", "asam"):
+        for lr in (0.1, 0.2):
+            for decay in (0.0, 1e-4, 1e-3):
+                level = rng.normal()
+                for s in range(seeds):
+                    run = f"{method}-{lr}-{decay}-{s}"
+                    values[run] = {
+                        "flat": level + 0.3 * rng.normal(),
+                        "noise": rng.normal(),
+                        ("rho", "train", "rho", 0.1): level + rng.normal(),
+                        ("rho", "train", "rho", 0.2): level + 0.1 * rng.normal(),
+                        ("F_mi", "held_out", "provider", "sam"): -level + rng.normal(),
+                        ("dCE", "held_out", "provider", "sam"): level + rng.normal(),
+                        "train_loss": rng.normal(),
+                        "test_error": 0.3 + scale * level + 0.2 * scale * rng.normal(),
+                    }
+                    configs[run] = {"method": method, "lr": lr, "weight_decay": decay, "seed": s,
+                                    "rho": None if method == "sgd" else 0.1}  # fmt: skip
+    return table(values, configs)
+
+
+def mean(long, name):
+    rows = long[(long["measure"] == name)]
+    return rows.groupby(["hp.method", "hp.lr", "hp.weight_decay"])["value"].mean()
+
+
+LONG = grid()
+FOUND = correlate(LONG, **FEW)
+
+
+def one(frame, **where):
+    for key, value in where.items():
+        frame = frame[frame[key] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_every_table_is_there_with_its_warnings():
+    for name in TABLES:
+        frame = getattr(FOUND, name)
+        assert len(frame), name
+        assert frame["warnings"].map(type).eq(str).all(), name
+    none = correlate(LONG, tables=(), **FEW)
+    assert all(getattr(none, name).empty for name in TABLES)
+    some = correlate(LONG, tables=["power"], **FEW)
+    pd.testing.assert_frame_equal(some.power, FOUND.power)
+    with pytest.raises(ValueError, match="`tables` names 'powr'"):
+        correlate(LONG, tables=["powr"])
+    with pytest.raises(ValueError, match="`interval` must be one of"):
+        correlate(LONG, interval="normal")
+
+
+def test_the_grid_statistics_are_those_of_the_seed_means():
+    x, y = mean(LONG, "flat"), mean(LONG, "test_error")
+    names = ["method", "lr", "weight_decay"]
+    coordinates = {n: x.index.get_level_values(f"hp.{n}").tolist() for n in names}
+    expected = granulated_kendall(x.to_numpy(), y.to_numpy(), coordinates)
+    rows = FOUND.granulated.query("measure == 'flat'").set_index("axis")
+    assert rows.loc["all", "psi"] == pytest.approx(expected.psi, abs=1e-12)
+    assert rows.loc["all", "p"] < 0.05
+    for name in names:
+        assert rows.loc[name, "psi"] == pytest.approx(expected.axes[name].psi, abs=1e-12)
+        assert rows.loc[name, "eligible_cells"] == expected.axes[name].eligible
+    k = conditional_information(x.to_numpy(), y.to_numpy(), coordinates)
+    row = one(FOUND.information, measure="flat")
+    assert row["k"] == pytest.approx(k.value, abs=1e-12)
+    assert row["subset"] == ("+".join(k.subset) or "none")
+    assert row["sign_of_psi"] == 1.0
+    assert row["fewest_pairs"] == k.subsets[k.subset].fewest
+    assert 0 <= row["baseline"] < row["k"]
+    assert row["excess"] == pytest.approx(row["k"] - row["baseline"])
+
+
+def test_sign_errors_are_over_runs():
+    runs = LONG.pivot_table(index="run_id", columns="measure", values="value", aggfunc="first")
+    hyper = LONG.drop_duplicates("run_id").set_index("run_id").loc[runs.index]
+    coordinates = {n: hyper[f"hp.{n}"].tolist() for n in ("method", "lr", "weight_decay")}
+    x, y = runs["flat"].to_numpy(), runs["test_error"].to_numpy()
+    expected = robust_sign_error(x, y, coordinates)
+    for axis, e in expected.items():
+        row = one(FOUND.sign_errors, measure="flat", axis=axis, weighting="equal")
+        assert_allclose([row["mean"], row["p90"], row["max"]], [e.mean, e.p90, e.maximum], atol=1e-12)
+    row = one(FOUND.sign_errors, measure="flat", axis="all", weighting="weighted")
+    assert np.isnan(row["max"])  # two seeds give four pairs at most
+    assert "at least 4 seeds are needed" in row["warnings"]
+    four = correlate(grid(seeds=4, scale=0.2), tables=["sign_errors"], **FEW).sign_errors
+    row = one(four, measure="flat", axis="all", weighting="weighted")
+    assert row["kept"] > 0
+    assert row["max"] <= 1
+
+
+def test_partial_taus_and_which_controls():
+    x, y = mean(LONG, "flat").to_numpy(), mean(LONG, "test_error").to_numpy()
+    for control, z in (
+        ("train_loss", mean(LONG, "train_loss").to_numpy()),
+        ("lr", mean(LONG, "flat").index.get_level_values("hp.lr").to_numpy()),
+    ):
+        row = one(FOUND.partial, measure="flat", control=control)
+        expected = partial_correlation(x, y, z[None])
+        assert_allclose(
+            [row["value"], row["low"], row["high"]], [expected.value, expected.low, expected.high], atol=1e-10
+        )
+    forgetting = FOUND.partial[FOUND.partial["measure"] == "F_mi[sam, held_out]"]
+    assert set(forgetting["control"]) == {"train_loss", "lr", "weight_decay", "dCE[sam, held_out]"}
+    assert "dCE[sam, held_out]" not in set(FOUND.partial.query("measure == 'flat'")["control"])
+    chosen = correlate(LONG, tables=["partial"], controls=["hp.lr", "noise"], **FEW).partial
+    assert set(chosen["control"]) == {"lr", "noise"}
+    with pytest.raises(ValueError, match="`controls` names 'lrr', which is not in the table; did you mean 'lr'"):
+        correlate(LONG, controls=["lrr"], **FEW)
+
+
+def test_a_control_missing_in_one_seed_costs_the_seed_alone():
+    long = LONG.copy()
+    lost = (long["run_id"] == "sam-0.1-0.0-0") & (long["measure"] == "train_loss")
+    long.loc[lost, "value"] = np.nan
+    row = one(correlate(long, tables=["partial"], **FEW).partial, measure="flat", control="train_loss")
+    assert row["n_configurations"] == 18
+    rest = long[long["run_id"] != "sam-0.1-0.0-0"]
+    x, y, z = (mean(rest, name).to_numpy() for name in ("flat", "test_error", "train_loss"))
+    assert row["value"] == pytest.approx(partial_correlation(x, y, z[None]).value, abs=1e-10)
+
+
+def test_slopes_of_both_levels():
+    x, y = mean(LONG, "flat"), mean(LONG, "test_error")
+    row = one(FOUND.multilevel, measure="flat", level="method")
+    methods = x.index.get_level_values("hp.method").tolist()
+    plain = simpson(x.to_numpy(), y.to_numpy(), methods)
+    scale = x.std() / y.std()
+    assert_allclose([row["pooled"], row["within"], row["between"]],
+                    [v * scale for v in (plain.pooled, plain.within, plain.between)], rtol=1e-9)  # fmt: skip
+    assert row["pooled"] == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
+    assert row["clusters"] == 3
+    assert "3 clusters" in row["warnings"]
+    assert 0 < row["p_permutation"] < 0.05
+    runs = one(FOUND.multilevel, measure="flat", level="configuration")
+    wide = LONG.pivot_table(index="run_id", columns="measure", values="value", aggfunc="first")
+    key = [r.rsplit("-", 1)[0] for r in wide.index]
+    a, b = ((v - v.mean()) / v.std(ddof=0) for v in (wide["flat"], wide["test_error"]))
+    expected = random_intercept(a.to_numpy(), b.to_numpy(), key)
+    assert runs["random_slope"] == pytest.approx(expected.slope, rel=1e-6)
+    assert runs["icc_of_target"] > 0.7
+    assert runs["design_effect"] == pytest.approx(1 + runs["icc_of_target"])
+
+
+def test_selection_names_the_variant():
+    row = one(FOUND.selection, measure="rho")
+    assert (row["best"], row["variants"], row["n_configurations"]) == ("rho[rho=0.2]", 2, 18)
+    assert row["naive"] > 0.5
+    assert np.isfinite(row["held_out"])
+
+
+def test_prediction_beats_hyper_parameters_that_say_nothing():
+    rows = FOUND.prediction.set_index(["features", "model"])
+    assert rows.loc[("measures", "ridge"), "r2"] > 0.5
+    assert rows.loc[("hyper-parameters", "ridge"), "r2"] < 0.4
+    assert rows.loc[("measures", "ridge"), "low"] < rows.loc[("measures", "ridge"), "r2"]
+    assert (rows["methods"] == 3).all()
+    assert rows["warnings"].str.contains("3 methods: hardly a sample of methods").all()
+
+
+def test_power_of_what_was_found():
+    for row in FOUND.power.itertuples():
+        if np.isfinite(row.required_configurations):
+            assert row.required_configurations == required_models(row.value)
+        assert row.smallest_effect == pytest.approx(0.458, abs=1e-3)  # of 18 configurations
+    assert (FOUND.power["n_configurations"] == 18).all()
+
+
+def test_corrections_over_the_whole_family():
+    rows = FOUND.table
+    assert (rows["p_holm_all"] >= rows["p_holm"] - 1e-15).all()
+    assert (rows["p_bh"] <= rows["p_holm_all"] + 1e-15).all()
+    assert (rows["p_bh"] >= rows["p"] - 1e-15).all()
+
+
+@pytest.mark.parametrize("kind", ["bca", "percentile", "stabilised"])
+def test_kinds_of_intervals_differ_but_little(kind):
+    rows = correlate(LONG, interval=kind, tables=(), draws=500, permutations=0).table
+    assert (rows["interval"] == kind).all()
+    other = FOUND.table
+    width = (other["high"] - other["low"]).to_numpy()
+    assert np.median(np.abs(rows["low"] - other["low"]) / width) < 0.15
+    assert (rows["low"] <= rows["value"] + 1e-12).all()
+
+
+def test_models_of_several_shapes_are_said():
+    long = grid()
+    long["hp.model_options"] = np.where(long["hp.lr"] > 0.15, '{"width": 8}', '{"width": 16}')
+    assert any("models of 2 shapes are mixed" in w for w in correlate(long, tables=(), **FEW).warnings)
+    assert not any("shapes" in w for w in FOUND.warnings)
+
+
+def test_a_radius_drawn_at_random_is_no_axis():
+    long = grid()
+    run = long["run_id"].astype("category").cat.codes
+    long["hp.rho"] = 0.01 * (run // 2)
+    found = correlate(long, tables=["granulated"], **FEW).granulated
+    assert "rho" not in set(found["axis"])
+    assert found.query("axis == 'all'")["warnings"].str.contains("more than 12 levels: rho").all()
+
+
+def test_perfect_order_is_no_certainty():
+    values = {f"r{k}": {"same": float(k), "test_error": float(k)} for k in range(8)}
+    configs = {f"r{k}": {"method": "ab"[k // 4], "lr": k, "seed": 0} for k in range(8)}
+    rows = correlate(table(values, configs), **FEW).table
+    assert (rows["low"] == 1).all()
+    assert rows["warnings"].str.contains("perfect order: the interval has no width").all()
+
+
+NUMBERS = np.array([0.0, 1.0, 0.5, 0.25, 2.0, np.nan, np.inf, -np.inf, 1e200, -1e-200])
+NAMES = ("flat", "test_error", ("rho", "train", "rho", 0.1), ("rho", "train", "rho", 0.2), "train_loss")
+SHOWS = {
+    "information": "k", "granulated": "psi", "sign_errors": "max", "partial": "value", "selection": "held_out",
+    "prediction": "mae", "power": "value", "multilevel": "within", "table": "value",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_no_table_crashes_or_gives_a_silent_nan(seed):
+    """Missing measures, constants, ties, infinities, huge and tiny numbers, one seed, one method, few units."""
+    rng = np.random.default_rng(seed)
+    configurations, seeds, methods = rng.integers(1, (11, 4, 4))
+    numbers = NUMBERS[: rng.integers(1, 11)]
+    values, configs = {}, {}
+    for c in range(configurations):
+        for s in range(seeds):
+            run = f"r{c}-{s}"
+            values[run] = {n: rng.choice(numbers) for n in NAMES if n in ("test_error", "flat") or rng.random() < 0.9}
+            configs[run] = {"method": f"m{c % methods}", "lr": c // methods, "seed": s}
+    found = correlate(table(values, configs), draws=20, permutations=19, interval=["stabilised", "bca"][seed % 2])
+    for name, column in SHOWS.items():
+        frame = getattr(found, name)
+        silent = frame[~np.isfinite(frame[column].astype(float)) & (frame["warnings"] == "")]
+        assert silent.empty, (name, silent.to_dict("records"))
