@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from analysis.measures.targets import TARGETS
+from analysis.measures.targets import DESCRIPTIONS, TARGETS
 from analysis.statistics.ceiling import COEFFICIENTS, noise_ceiling
 from analysis.statistics.comparison import MINIMUM, NO_CLAIM, paired_difference
 from analysis.statistics.evidence import TABLES, Settings, evidence
@@ -39,11 +39,8 @@ from analysis.statistics.units import Units, single, units, variants
 
 __all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
 
-# Measures that are no candidate explanation: parts of the targets, or what training reached.
-CONTROLS = (
-    *("train_error", "train_loss", "train_clean_error", "test_loss", "validation_error", "validation_loss"),
-    *("ood_gap", "ood_error_severity", "ece", "ece_adaptive", "brier"),
-)  # what describes the targets themselves, or the training error: not measures that might explain them
+# Measures that are no candidate explanation: they describe the targets, or what training reached.
+CONTROLS = (*DESCRIPTIONS, "cross_entropy")
 
 SIZES = ("hp.model", "hp.model_options")  # what decides the shape of a model
 GROUP_MINIMUM = 3  # a method with fewer configurations has no correlation of its own
