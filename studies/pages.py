@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.outcomes import outcomes
 from analysis.reporting.methods import method_comparison
-from analysis.reporting.tables import to_markdown
+from analysis.reporting.tables import p_value, to_markdown
 from analysis.results import StudyResults
 from analysis.statistics.methods import compare_methods
 from analysis.style import fixed, interval
@@ -106,7 +106,7 @@ def perturbation_batch(folders: Folders) -> list[str]:
                 better(small),
                 f"`{method}` with m = {small['group']} against m = {here['m'].max()}: difference "
                 f"{points(small['difference'])} [{fixed(100 * small['low'], 1)}, {fixed(100 * small['high'], 1)}], "
-                f"p (Holm) {fixed(small['p_holm'], 3)}.",
+                f"p (Holm) {p_value(small['p_holm'])}.",
             )
         )
         tables += ["", f"## `{method}`: test error by m", "", *table]
@@ -170,7 +170,7 @@ def predictors(folders: Folders) -> list[str]:
         keep = shown[(np.arange(len(shown)) < 15) | shown.index.isin([HYPOTHESIS, *FLATNESS])]
         tables += [
             f"| `{measure}` | {interval(r['value'], r['low'], r['high'])} | {fixed(r['within'])} | "
-            f"{fixed(r['p_holm'], 3)} | {int(r['n_configurations'])} |"
+            f"{p_value(r['p_holm'])} | {int(r['n_configurations'])} |"
             for measure, r in keep.iterrows()
         ]
         tables += ["", f"The fifteen largest of {len(shown)}, and those of the hypothesis."]
@@ -184,10 +184,15 @@ def obf(folders: Folders) -> list[str]:
     for baseline, other in (("sam", "obf"), ("asam", "asam+OBF"), ("gsam", "gsam+OBF")):
         here = runs[runs["method"].isin([baseline, other])]
         row = compare_methods(here, baseline=baseline).set_index("group").loc[other]
+        clear = row["p"] < SIGNIFICANT / 3
+        worse = " It is clearly worse." if clear and row["difference"] > 0 else ""
         lines.append(
-            f"- `{other}` against `{baseline}`: {points(row['difference'])} "
-            f"[{fixed(100 * row['low'], 1)}, {fixed(100 * row['high'], 1)}], p {fixed(row['p'], 3)} (three tests; "
-            f"{'below' if row['p'] < SIGNIFICANT / 3 else 'not below'} {SIGNIFICANT}/3)."
+            "- "
+            + said(
+                bool(clear and row["difference"] < 0),
+                f"`{other}` against `{baseline}`: {points(row['difference'])} [{fixed(100 * row['low'], 1)}, "
+                f"{fixed(100 * row['high'], 1)}], p {p_value(row['p'])}.{worse}",
+            )
         )
     _, table = compared(runs)
     tables += ["", "## All methods against SGD", "", *table]

@@ -38,24 +38,30 @@ def method_comparison(
     scale, unit = (100.0, " (%)") if percent else (1.0, "")
     digits = 2 if percent else 3
     baseline = str(found.loc[found["difference"].isna() & found["warnings"].eq(""), "group"].iloc[0])
+    records = found.to_dict("records")
     shown = pd.DataFrame(
         {
             **{key: found[key].map(_plain) for key in by},
             group: found["group"].map(str),
-            "chosen": [_settings(runs, row, group, by) for row in found.to_dict("records")],
+            "chosen": [_settings(runs, row, group, by) for row in records],
             f"{target}{unit}": [
                 _plus_minus(row["mean"], row["deviation"], scale, digits) for row in found.to_dict("records")
             ],
             "seeds": found["seeds"].astype(str),
-            f"difference to {baseline}": [_difference(row, scale, digits) for row in found.to_dict("records")],
+            f"difference to {baseline}": [_difference(row, scale, digits) for row in records],
             "p": [_p(p) for p in found["p"]],
             "p (Holm)": [_p(p) for p in found["p_holm"]],
             "p (flips)": [_p(p) for p in found["p_flip"]],
-            "remarks": found["warnings"],
+            "remarks": ["; ".join(filter(None, [row["warnings"], *_edges(runs, row, group)])) for row in records],
         }
     )
+    when = (
+        "at the evaluated epoch with the lowest validation error"
+        if target.endswith("_stopped")
+        else ("at the end of training")
+    )
     note = (
-        f"Mean ± standard deviation over seeds at the end of training; difference paired by seed, with its "
+        f"Mean ± standard deviation over seeds {when}; difference paired by seed, with its "
         f"{100 * level:g} % t interval. p: paired t test, corrected by Holm over the table, and by random sign flips. "
         f"Each row is the configuration of its {group} with the lowest mean {choose.replace('_', ' ')}."
     )
@@ -72,6 +78,16 @@ def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[
     settings = [c for c in TrainConfig.model_fields if c in here.columns and c not in ("method", "seed", group, *by)]
     varied = [c for c in settings if here[c].map(str).nunique() > 1]
     return ", ".join(f"{c}={_plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
+
+
+def _edges(runs: pd.DataFrame, row: dict[Any, Any], group: str) -> list[str]:
+    """Says where the chosen radius is the largest or smallest of the group's: a wider grid may hold a better one."""
+    here = runs[(runs[group] == row["group"]) & runs["rho"].notna()] if "rho" in runs else runs.iloc[:0]
+    radii = sorted(here["rho"].unique())
+    chosen = here.loc[here["configuration"] == row["configuration"], "rho"]
+    if len(radii) < 2 or chosen.empty or radii[0] < chosen.iloc[0] < radii[-1]:
+        return []
+    return [f"rho is the {'largest' if chosen.iloc[0] == radii[-1] else 'smallest'} of its grid"]
 
 
 def _plus_minus(mean: float, deviation: float, scale: float, digits: int) -> str:
