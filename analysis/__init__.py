@@ -6,11 +6,18 @@ Statistics and figures are imported when they are first used: a worker process t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from analysis.forgetting.displacements import Displacements
+from analysis.forgetting.ensembles import data_forgetting
 from analysis.forgetting.examples import ExampleForgetting, example_forgetting
+from analysis.forgetting.features import feature_forgetting
 from analysis.forgetting.information import Information, output_information
+from analysis.forgetting.membership import membership_auc, membership_forgetting
 from analysis.forgetting.output_bias import output_bias
 from analysis.forgetting.perturbed import perturbed_forgetting
 from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
+from analysis.forgetting.spurious import SpuriousData, spurious_forgetting
+from analysis.forgetting.tasks import task_forgetting
+from analysis.forgetting.trajectory import forgetting_curve, second_half
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
 from analysis.measures.targets import TARGETS, fit_temperature, overlap, paired_error_difference, target_rows
@@ -41,9 +48,11 @@ __all__ = [
     "PROVIDERS",
     "TARGETS",
     "Correlations",
+    "Displacements",
     "ExampleForgetting",
     "Information",
     "OwnPerturbation",
+    "SpuriousData",
     "Study",
     "StudyConfig",
     "StudyResults",
@@ -52,12 +61,17 @@ __all__ = [
     "compare_methods",
     "conditional_information",
     "correlate",
+    "data_forgetting",
     "example_forgetting",
+    "feature_forgetting",
     "fit_temperature",
     "fixed_effects",
+    "forgetting_curve",
     "granulated_kendall",
     "leave_one_group_out",
     "measure_run",
+    "membership_auc",
+    "membership_forgetting",
     "outcomes",
     "output_bias",
     "output_information",
@@ -72,9 +86,12 @@ __all__ = [
     "report",
     "required_models",
     "robust_sign_error",
+    "second_half",
     "simpson",
     "split_selection",
+    "spurious_forgetting",
     "target_rows",
+    "task_forgetting",
 ]
 
 _LATER = {

@@ -41,6 +41,13 @@ USUAL = {
     "iso_loss": 0.1,
     "correction": "first-order",
     "form": "adjusted",
+    "relative": 0.05,
+    "scope": "all",
+    "outputs": None,
+    "bn": None,
+    "noise": 0.1,
+    "leave_one_out": False,
+    "layer": "last linear",
 }
 
 

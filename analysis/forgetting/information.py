@@ -44,7 +44,7 @@ def output_information(
     labels: Int[Array, " n"],
     *,
     correction: Correction = "plug-in",
-    members: Bool[Array, "... n"] | None = None,
+    members: Bool[Array, "... n"] | Int[Array, "... n"] | None = None,
 ) -> Information:
     """Estimate I(X;Ŷ), I(X;Ŷ|Y) and I(Y;Ŷ) from n outputs and their labels.
 
@@ -59,8 +59,8 @@ def output_information(
         probs: Output distributions; leading axes are independent sets of outputs on the same examples.
         labels: True classes, any integers; only which examples share one matters.
         correction: What is done about the bias.
-        members: Which examples belong to the set, broadcast against the leading axes; None means all. A set without
-            an example gives NaN.
+        members: Which examples belong to the set, or how often each counts (as in a resample), broadcast against the
+            leading axes; None means each once. A set without an example gives NaN.
 
     Returns:
         The information. For "plug-in", mi = useful + cmi to rounding error by definition of all three; the corrected
@@ -102,7 +102,7 @@ def output_information(
             overall = overall + _missing_entropy(sums.sum(-2), squares.sum(-2), n)
         elif correction == "jackknife":
             own_sum, own_count = sums[..., codes, :], counts[..., codes]
-            left = _entropy_without_one(own_sum, probs, own_count) * inside
+            left = _entropy_without_one(own_sum, probs, own_count)
             mean_left = (in_class @ left[..., None])[..., 0] / counts
             within = np.where(counts > 1, counts * within - (counts - 1) * mean_left, within)
             left = _entropy_without_one(sums.sum(-2)[..., None, :], probs, n[..., None]) * inside
@@ -111,6 +111,51 @@ def output_information(
     cmi, mi = between - mean_entropy, overall - mean_entropy
     useful = overall - between if correction == "plug-in" else mi - cmi
     return Information(mi=mi, cmi=cmi, useful=useful, mean_entropy=mean_entropy)
+
+
+def decision_information(
+    top: Int[Array, "... n"],
+    labels: Int[Array, " n"],
+    *,
+    classes: int,
+    correction: Correction = "plug-in",
+    members: Bool[Array, "... n"] | Int[Array, "... n"] | None = None,
+) -> Information:
+    """The information of `output_information` for hard decisions: the top class in place of the distribution.
+
+    A decision is certain given the input, so that I(X;Ŷ) = H(Ŷ) and I(X;Ŷ|Y) = H(Ŷ|Y). Any correction other than
+    "plug-in" adds Miller and Madow's (K - 1) / (2 n) to each entropy, with K the number of classes that were decided
+    for and n the number of examples.
+
+    Args:
+        top: Decisions, 0 to classes - 1; leading axes are independent sets of decisions on the same examples.
+        labels: True classes.
+        classes: Number of classes that there are.
+        correction: What is done about the bias.
+        members: As in `output_information`.
+
+    Raises:
+        ValueError: As `output_information`.
+
+    Source:
+        Miller (1955) for the correction.
+    """
+    one_hot = np.eye(classes)[np.asarray(top)]
+    plain = output_information(one_hot, labels, members=members)
+    if correction not in get_args(Correction):
+        raise ValueError(f"`correction` must be one of {get_args(Correction)}, got {correction!r}.")
+    if correction == "plug-in":
+        return plain
+    groups, codes = np.unique(labels, return_inverse=True)
+    inside = np.ones(len(labels)) if members is None else np.asarray(members).astype(np.float64)
+    sums = ((np.arange(len(groups))[:, None] == codes) * inside[..., None, :]) @ one_hot  # (..., g, c)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n = sums.sum((-1, -2))
+        kinds = (sums.sum(-2) > 0).sum(-1)
+        # within each class the term is weighted by n_y / n, so that the classes' terms add up to counts over 2 n
+        filled = ((sums > 0).sum(-1) - (sums.sum(-1) > 0)).sum(-1)
+        mi, cmi = plain.mi + (kinds - 1) / (2 * n), plain.cmi + filled / (2 * n)
+    return Information(mi=mi, cmi=cmi, useful=mi - cmi, mean_entropy=plain.mean_entropy)
 
 
 def _missing_entropy(

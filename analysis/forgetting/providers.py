@@ -4,21 +4,18 @@ The displacement itself is `landscape.AscentStep`, the object that the optimizer
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, assert_never
 
-import torch
-from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
+from torch import Generator
 
-from landscape import AbsWeight, AscentStep, EmpiricalRisk, Params, displaced, norm, obf_loss, random_direction
+from landscape import AbsWeight, AscentStep, EmpiricalRisk, Params, norm, obf_loss, random_direction
 from landscape.objectives import Link
+from landscape.sharpness.worst_case import worst_case_sharpness
 
-Objective = Literal["gradient", "obf", "random", "none"]
-Radius = Literal["own", "iso-loss"]
-Cell = tuple[str, str]  # (provider, radius)
+Objective = Literal["gradient", "worst", "obf", "random", "initial", "last update", "none"]
+Scope = Literal["all", "weights"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,9 @@ class Provider:
     """How a perturbation is made.
 
     Attributes:
-        objective: What its raw direction is: the "gradient" of the risk, that of the "obf" objective, "random" Gaussian
-            noise, or "none" for no perturbation at all.
+        objective: What its raw direction is: the "gradient" of the risk, the "worst" displacement found in a ball, the
+            gradient of the "obf" objective, "random" Gaussian noise, the way back to the "initial" weights, on along
+            the run's "last update", or "none" for no perturbation at all.
         where: Where |θ| + η enters the step, see `landscape.AscentStep`; None for the plain ball.
         help: One line about it.
     """
@@ -36,29 +34,44 @@ class Provider:
     where: Literal["both", "before", "after"] | None
     help: str
 
-    def step(self, rho: float, *, eta: float = 0.0) -> AscentStep:
+    @property
+    def of_batch(self) -> bool:
+        """Whether the direction is made from the batch: a second batch gives another."""
+        return self.objective in ("gradient", "worst", "obf")
+
+    @property
+    def random(self) -> bool:
+        """Whether the direction is drawn."""
+        return self.objective == "random"
+
+    def step(self, rho: float, *, eta: float = 0.0, scope: Scope = "all") -> AscentStep:
         """The ascent step of radius `rho`.
 
         Args:
             rho: Radius, in units of θ for the plain ball, relative to |θ| + η otherwise.
             eta: η of the adaptive metric; the plain ball has no use for it.
+            scope: Which parameters the adaptive metric scales, see `landscape.AbsWeight`.
 
         Raises:
             ValueError: If `rho` or `eta` is negative or not finite.
         """
         if self.where is None:
             return AscentStep(rho)
-        return AscentStep(rho, metric=AbsWeight(eta), where=self.where)
+        return AscentStep(rho, metric=AbsWeight(eta, scope), where=self.where)
 
 
 PROVIDERS: dict[str, Provider] = {
     "sam": Provider("gradient", None, "gradient of the loss, l2 ball (Foret et al. 2021)"),
-    "asam": Provider("gradient", "both", "gradient, elementwise-adaptive ball (Kwon et al. 2021), every parameter"),
+    "asam": Provider("gradient", "both", "gradient, elementwise-adaptive ball (Kwon et al. 2021)"),
     "asam_before": Provider("gradient", "before", "gradient times |w|, then normalised (option of Vani et al. 2024)"),
     "asam_after": Provider("gradient", "after", "gradient normalised, then times |w| (option of Vani et al. 2024)"),
+    "gsam": Provider("gradient", None, "that of sam: GSAM (Zhuang et al. 2022) differs in the descent alone"),
+    "apgd": Provider("worst", None, "projected gradient ascent in the l2 ball (Croce and Hein 2020), 20 steps"),
     "obf": Provider("obf", None, "output-bias-forgetting objective, l2 ball (Vani et al. 2024)"),
     "random": Provider("random", None, "Gaussian direction, l2 sphere"),
     "random_adaptive": Provider("random", "before", "Gaussian direction times |w|, then normalised"),
+    "last_update": Provider("last update", None, "on along the run's last update, as MSAM does (Becker et al. 2024)"),
+    "shrink": Provider("initial", None, "back towards the initial weights"),
     "zero": Provider("none", None, "no perturbation: the control, whose every metric is exactly zero"),
 }
 
@@ -81,6 +94,9 @@ def raw_direction(
     C: float | None = None,
     gamma: float = 1.0,
     link: Link = "softmax",
+    radius: float = math.nan,
+    initial: Params | None = None,
+    last_update: Params | None = None,
     generator: Generator | None = None,
 ) -> Params:
     """The direction that a provider's ascent step starts from, at the risk's own point and on the risk's own data.
@@ -91,13 +107,16 @@ def raw_direction(
         C: See `landscape.obf_loss`; read by "obf" alone, as are `gamma` and `link`.
         gamma: See `landscape.obf_loss`.
         link: See `landscape.obf_loss`.
+        radius: l2 radius of the ball that "worst" searches.
+        initial: Weights that "initial" goes back to.
+        last_update: θ minus the weights one step before, for "last update".
         generator: Source of "random" noise, which alone needs it.
 
     Returns:
         A direction with the keys and shapes of θ; zeros for "none".
 
     Raises:
-        ValueError: If "random" is asked for without a generator, or an option of OBF is out of range.
+        ValueError: If something that the direction is made from is missing, or an option of OBF is out of range.
     """
     match objective:
         case "gradient":
@@ -108,6 +127,18 @@ def raw_direction(
             if generator is None:
                 raise ValueError("`generator` must be a torch.Generator for a random direction, got None.")
             return random_direction(risk.theta, generator)
+        case "worst":
+            worst = worst_case_sharpness(risk, radius).displacement
+            assert worst is not None  # one chunk has one
+            return worst
+        case "initial":
+            if initial is None:
+                raise ValueError("`initial` must be the weights before training for the way back to them, got None.")
+            return {name: initial[name].to(t) - t for name, t in risk.theta.items()}
+        case "last update":
+            if last_update is None:
+                raise ValueError("`last_update` must be the run's last update of the weights, got None.")
+            return {name: last_update[name].to(t) for name, t in risk.theta.items()}
         case "none":
             return {name: t.new_zeros(t.shape) for name, t in risk.theta.items()}
         case _:
@@ -126,90 +157,13 @@ def unit_direction(step: AscentStep, theta: Params, raw: Params) -> tuple[Params
     return {name: t / length for name, t in direction.items()}, length
 
 
-def iso_loss_radius(
-    rise: Callable[[float], float],
-    target: float,
-    *,
-    start: float,
-    largest: float,
-    smallest: float,
-    rtol: float = 1e-3,
-    evaluations: int = 60,
-) -> float | None:
-    """Find a radius r at which the loss has risen by `target`, from a few evaluations.
-
-    A bracket is found by doubling or halving from `start`; inside it, regula falsi with the Illinois rule on
-    ln rise against ln r, where a rise that goes like a power of r is a straight line. If the rise crosses the target
-    more than once, the crossing next to the bracket found first is taken.
-
-    Args:
-        rise: Maps a radius to L(θ + r u) - L(θ); NaN counts as above the target.
-        target: Rise to reach, above 0.
-        start: First guess, between `smallest` and `largest`.
-        largest: Give up above it.
-        smallest: Give up below it.
-        rtol: Accept a rise within rtol times the target.
-        evaluations: Give up after so many calls of `rise`.
-
-    Returns:
-        The radius, or None if the target was not met in range: a direction in which the loss does not rise so far, or
-        one in which it jumps.
-
-    Raises:
-        ValueError: If `target` is not above 0.
-    """
-    if not (math.isfinite(target) and target > 0):
-        raise ValueError(f"`target` must be a finite rise of the loss above 0, got {target!r}.")
-
-    def height(radius: float) -> float:
-        ratio = rise(radius) / target
-        return math.log(min(max(ratio, 1e-3), 1e3)) if not math.isnan(ratio) else math.log(1e3)
-
-    near = math.log1p(rtol)
-    low = high = math.log(start)
-    h_low = h_high = height(start)
-    spent = 1
-    while h_high < 0 and abs(h_high) > near:  # below the target: go outwards
-        low, h_low = high, h_high
-        if high >= math.log(largest) or spent >= evaluations:
-            return None
-        high = min(high + math.log(2), math.log(largest))
-        h_high = height(math.exp(high))
-        spent += 1
-    while h_low > 0 and abs(h_low) > near:  # above it: go inwards
-        high, h_high = low, h_low
-        if low <= math.log(smallest) or spent >= evaluations:
-            return None
-        low = max(low - math.log(2), math.log(smallest))
-        h_low = height(math.exp(low))
-        spent += 1
-    for u, h in ((low, h_low), (high, h_high)):
-        if abs(h) <= near:
-            return math.exp(u)
-
-    moved = 0  # the end that the last step moved; if the same one moves again, the other's height is halved
-    while spent < evaluations and high - low > 1e-12:
-        u = (low * h_high - high * h_low) / (h_high - h_low)
-        h = height(math.exp(u))
-        spent += 1
-        if abs(h) <= near:
-            return math.exp(u)
-        if h < 0:
-            low, h_low = u, h
-            h_high = h_high / 2 if moved < 0 else h_high
-            moved = -1
-        else:
-            high, h_high = u, h
-            h_low = h_low / 2 if moved > 0 else h_low
-            moved = 1
-    return None
-
-
-def provider_options(name: str, *, C: float | None, gamma: float, link: Link, eta: float) -> dict[str, Any]:
+def provider_options(
+    name: str, *, C: float | None, gamma: float, link: Link, eta: float, scope: Scope = "all"
+) -> dict[str, Any]:
     """The options among these that decide what a provider does."""
     provider = PROVIDERS[name]
     options: dict[str, Any] = {"C": C, "gamma": gamma, "link": link} if provider.objective == "obf" else {}
-    return options | ({"eta": eta} if provider.where is not None else {})
+    return options | ({"eta": eta, "scope": scope} if provider.where is not None else {})
 
 
 @dataclass(frozen=True)
@@ -226,97 +180,3 @@ class OwnPerturbation:
 
     def __post_init__(self) -> None:
         check_provider(self.provider)
-
-
-@dataclass(frozen=True)
-class Move:
-    """A displacement, its l2 length, and its radius in the provider's units."""
-
-    delta: Params
-    length: float
-    rho: float
-
-
-class Mover:
-    """Makes the displacements of all providers at all radii, one batch at a time.
-
-    The options are those of `analysis.forgetting.perturbed`, which says what the radii mean.
-    """
-
-    def __init__(
-        self,
-        risk: EmpiricalRisk,
-        providers: Sequence[str],
-        radii: Sequence[str],
-        own: OwnPerturbation | None,
-        iso_loss: float,
-        C: float | None,
-        gamma: float,
-        link: Link,
-        eta: float,
-    ) -> None:
-        if not (math.isfinite(iso_loss) and iso_loss > 0):
-            raise ValueError(f"`iso_loss` must be a finite rise of the loss above 0 nats, got {iso_loss!r}.")
-        self.risk, self.own, self.iso_loss = risk, own, iso_loss
-        self.C, self.gamma, self.link = C, gamma, link
-        self.steps = {name: PROVIDERS[name].step(1.0, eta=eta) for name in providers}
-        self.cells: list[Cell] = [(p, r) for p in providers for r in radii if (p, r) != ("zero", "iso-loss")]
-        self.scale = float(norm(risk.theta)) or 1.0
-        self.start = dict.fromkeys(providers, 0.05 * self.scale)  # a search starts where the last batch's ended
-        self.raws: dict[str, Params] = {}
-
-    def load(self, x: Tensor, y: Tensor, loss: float) -> None:
-        """Take up a new batch, with its mean cross-entropy at θ."""
-        self.batch, self.loss, self.raws = self.risk.on((x, y)), loss, {}
-
-    def moves(self, seed: int, *, random_only: bool) -> Iterator[tuple[Cell, Move | None]]:
-        """The displacement of each cell; None where the iso-loss radius was not found."""
-        self.raws.pop("random", None)
-        length = None
-        for provider, radius in self.cells:
-            if random_only and PROVIDERS[provider].objective != "random":
-                continue
-            if radius == "iso-loss":
-                yield (provider, radius), self._to_iso_loss(provider, seed)
-            elif self.own is not None:
-                if length is None:
-                    delta = self.own.step(self.risk.theta, self._raw(self.own.provider, seed))
-                    length = float(norm(delta))
-                if provider == self.own.provider:
-                    yield (provider, radius), Move(delta, length, self.own.step.rho)
-                else:
-                    yield (provider, radius), self._to_length(provider, seed, length)
-
-    def _raw(self, provider: str, seed: int) -> Params:
-        objective = PROVIDERS[provider].objective
-        if objective not in self.raws:
-            noise = Generator().manual_seed(seed)
-            options: dict[str, Any] = {"C": self.C, "gamma": self.gamma, "link": self.link, "generator": noise}
-            self.raws[objective] = raw_direction(objective, self.batch, **options)
-        return self.raws[objective]
-
-    def _to_length(self, provider: str, seed: int, length: float) -> Move:
-        unit, per_rho = unit_direction(self.steps[provider], self.risk.theta, self._raw(provider, seed))
-        if per_rho == 0:
-            return Move(unit, 0.0, 0.0)
-        return Move({name: t * length for name, t in unit.items()}, length, length / per_rho)
-
-    def _to_iso_loss(self, provider: str, seed: int) -> Move | None:
-        theta = self.risk.theta
-        unit, per_rho = unit_direction(self.steps[provider], theta, self._raw(provider, seed))
-        if per_rho == 0 or not math.isfinite(self.loss):
-            return None
-        x, y = self.batch.batches[0]
-
-        def rise(length: float) -> float:
-            with torch.no_grad():
-                logits = self.risk.predict(displaced(theta, unit, length), x)
-                return float(cross_entropy(logits.double(), y)) - self.loss
-
-        length = iso_loss_radius(
-            rise, self.iso_loss, start=self.start[provider], largest=10 * self.scale, smallest=1e-6 * self.scale
-        )
-        if length is None:
-            return None
-        self.start[provider] = length
-        return Move({name: t * length for name, t in unit.items()}, length, length / per_rho)

@@ -28,6 +28,7 @@ def test_hand_table():
         "mean_confidence": (0.7 + 0.55 + 0.6 + 0.55) / 4,
         "overconfidence": 0.6 - 0.5,
         "mean_entropy": 0.6650383991,
+        "classwise_bias": (1 - 0.575 + 1 - 0.525) / 2,
     }
     assert set(after) == set(expected)
     for name, value in expected.items():

@@ -5,46 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from problems import F64, o1
-from torch import nn
-from torch.nn.functional import cross_entropy
+from forgetting_problems import SAM, classifier, measure, rng
+from problems import o1
 
 from analysis.forgetting.metrics import METRICS, Outputs, forgetting_metrics
 from analysis.forgetting.perturbed import GAPS, SPLITS, perturbed_forgetting
 from analysis.forgetting.providers import PROVIDERS, OwnPerturbation, raw_direction
 from analysis.table import to_frame, with_variant
-from landscape import AscentStep, EmpiricalRisk, displaced, norm
-
-SAM = OwnPerturbation("sam", AscentStep(0.3))
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def classifier(sizes=(90, 30), seed=0, dtype=F64):
-    """A network fitted to 120 of 200 noisy points of 3 classes; the other 80 are held out."""
-    g = rng(seed)
-    y = torch.randint(3, (200,), generator=g)
-    x = torch.randn(200, 6, generator=g, dtype=dtype) + 1.5 * nn.functional.one_hot(y, 6).to(dtype)
-    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).to(dtype)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=g, dtype=dtype) * 0.3)
-    risk = EmpiricalRisk.from_model(
-        model, cross_entropy, list(zip(x[:120].split(sizes), y[:120].split(sizes), strict=True))
-    )
-    theta = risk.theta
-    for _ in range(60):
-        gradient = risk.gradient(theta)
-        theta = {k: t - 0.5 * gradient[k] for k, t in theta.items()}
-    return risk.at(theta), (x[120:], y[120:])
-
-
-def measure(risk, held_out, *, seed=0, **options):
-    rows = perturbed_forgetting(risk, held_out, generator=rng(seed), **options)
-    return {(r.options["provider"], r.options["radius"], r.split, r.measure): r for r in rows}
-
+from landscape import AscentStep, displaced, norm
 
 # Softmax regression, full batch, radius 0.5: worked out apart from this code, in float64.
 O1 = {

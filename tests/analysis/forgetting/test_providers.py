@@ -9,11 +9,11 @@ from analysis.forgetting.providers import (
     PROVIDERS,
     OwnPerturbation,
     check_provider,
-    iso_loss_radius,
     provider_options,
     raw_direction,
     unit_direction,
 )
+from analysis.forgetting.radii import iso_loss_radius
 from landscape import AbsWeight, AscentStep, flatten, norm
 
 W = torch.tensor([0.5, -0.25, 0.0, 0.75, -0.5, 0.25], dtype=torch.float64)
@@ -85,7 +85,7 @@ def test_eta_enters_the_metric():
     assert PROVIDERS["asam"].step(0.5, eta=0.01).metric == AbsWeight(0.01)
     assert PROVIDERS["sam"].step(0.5, eta=0.01) == AscentStep(0.5)
     options = {"C": None, "gamma": 0.5, "link": "softmax", "eta": 0.1}
-    assert provider_options("asam", **options) == {"eta": 0.1}
+    assert provider_options("asam", **options) == {"eta": 0.1, "scope": "all"}
     assert provider_options("obf", **options) == {"C": None, "gamma": 0.5, "link": "softmax"}
     assert provider_options("sam", **options) == {}
 
@@ -140,7 +140,10 @@ def test_directions_leave_the_risk_alone():
     before = {k: t.clone() for k, t in risk.theta.items()}
     state = torch.get_rng_state()
     for name, provider in PROVIDERS.items():
-        raw = raw_direction(provider.objective, risk, generator=torch.Generator().manual_seed(0))
+        raw = raw_direction(
+            provider.objective, risk, radius=0.1, initial=risk.theta, last_update=risk.theta,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
         assert list(raw) == risk.names, name
         unit_direction(provider.step(1.0), risk.theta, raw)
     for k, t in risk.theta.items():

@@ -1,0 +1,105 @@
+"""The data that outputs are compared on, and a model's outputs on them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from analysis.forgetting.displacements import Displacements
+from analysis.forgetting.metrics import Outputs
+from landscape import EmpiricalRisk, Params
+from landscape.functional import PureModel
+
+Array = np.ndarray
+
+CHUNK = 4096  # examples a forward pass
+
+
+class Evaluation:
+    """The data that outputs are compared on: training examples, then held-out ones.
+
+    Attributes:
+        x: Training inputs.
+        y: Their labels.
+        labels: Labels of all.
+        n_train: Number of training examples.
+        by_batch: Whether the model normalises by the statistics of what it is given, so that B is evaluated by itself.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, held_out: tuple[Tensor, Tensor], asked: Displacements) -> None:
+        self.x, self.y = training_pairs(risk)
+        other, other_y = _labelled(held_out, "held_out")
+        self.risk, self.asked = risk, asked
+        self.n_train = len(self.x)
+        self.labels: Int[Array, " n"] = torch.cat([self.y.cpu(), other_y.cpu()]).numpy()
+        normalised = isinstance(risk.predict, PureModel) and risk.predict.normalised
+        if normalised and risk.mode not in ("eval", "batch"):
+            raise ValueError(
+                f"`risk` must be in mode 'eval' or 'batch' to be perturbed batch by batch, got {risk.mode!r}."
+            )
+        self.by_batch = normalised and risk.mode == "batch"
+        if self.by_batch:
+            self.parts = [*(x for x, _ in risk.batches), *other.to(self.x.device).split(max(risk.sizes))]
+        else:
+            self.parts = list(torch.cat([self.x, other.to(self.x.device)]).split(CHUNK))
+
+    def logits(self, theta: Params, chosen: Int[Array, " m"]) -> Tensor:
+        """Logits on all examples, and on the batch once more where it is normalised by itself."""
+        return torch.cat([self.asked.logits(self.risk, theta, part) for part in self._parts(chosen)])
+
+    def outputs(self, theta: Params, chosen: Int[Array, " m"] | None = None) -> Outputs:
+        """Outputs at θ."""
+        parts = self.parts if chosen is None else self._parts(chosen)
+        logits = torch.cat([self.asked.logits(self.risk, theta, part) for part in parts])
+        labels = self.labels if chosen is None else self._labels(chosen)
+        if logits.ndim != 2 or logits.shape[1] <= labels.max() or labels.min() < 0:
+            raise ValueError(
+                f"`risk` must predict logits of shape (n, c), one column a class, for labels from 0 to c - 1; got "
+                f"{tuple(logits.shape)} for labels from {labels.min()} to {labels.max()}."
+            )
+        return Outputs.from_logits(logits, labels)
+
+    def read(self, logits: list[Tensor], chosen: Int[Array, " m"]) -> Outputs:
+        """Outputs of several models at once."""
+        return Outputs.from_logits(torch.stack(logits), self._labels(chosen))
+
+    def sets(self, chosen: Int[Array, " m"]) -> dict[str, Int[Array, " k"]]:
+        """Positions of the three sets in the outputs."""
+        outside = np.ones(self.n_train, dtype=bool)
+        outside[chosen] = False
+        n = len(self.labels)
+        exposed = n + np.arange(len(chosen)) if self.by_batch else chosen
+        return {"exposed": exposed, "other_train": np.flatnonzero(outside), "held_out": np.arange(self.n_train, n)}
+
+    def _parts(self, chosen: Int[Array, " m"]) -> Iterator[Tensor]:
+        yield from self.parts
+        if self.by_batch:
+            yield self.x[torch.from_numpy(chosen).to(self.x.device)]
+
+    def _labels(self, chosen: Int[Array, " m"]) -> Int[Array, " n"]:
+        return np.concatenate([self.labels, self.labels[chosen]]) if self.by_batch else self.labels
+
+
+def training_pairs(risk: EmpiricalRisk) -> tuple[Tensor, Tensor]:
+    """All inputs and labels of a risk whose batches are pairs of them.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    pairs = [_labelled(batch, "risk") for batch in risk.batches]
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def _labelled(batch: Any, name: str) -> tuple[Tensor, Tensor]:
+    x, y = batch
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise ValueError(f"`{name}` must hold pairs of tensors (inputs, labels), got {type(x).__name__}.")
+    if y.ndim != 1 or y.is_floating_point() or len(x) != len(y) or len(y) == 0:
+        raise ValueError(
+            f"`{name}` must have one integer label for each of its inputs, and at least one, got {y.dtype} labels of "
+            f"shape {tuple(y.shape)} for {len(x)} inputs."
+        )
+    return x, y
