@@ -1,5 +1,6 @@
 """What each page says: the claim, the rule that decides it, fixed before the study was run, and the numbers."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,20 +249,34 @@ def spurious(folders: Folders) -> list[str]:
     ]  # fmt: skip
 
 
+FORGOTTEN = {
+    "F_spurious": "forgotten of the patch",
+    "F_real": "forgotten of the digit",
+    "spurious_selectivity": "selectivity",
+    "F_reliance": "fall of the reliance on the patch",
+}
+
+
 def what_is_forgotten(folder: Path) -> list[str]:
     """Spurious against real information, forgotten by provider."""
     measures = StudyResults.load(folder).measures
-    rows = measures[measures["measure"].str.startswith("spurious_")]
+    rows = measures[measures["measure"].isin(FORGOTTEN)]
     if rows.empty:
         return []
-    mean = rows.groupby(["measure", "options"])["value"].agg(["mean", "std", "size"]).reset_index()
+    options = [json.loads(text) for text in rows["options"]]
+    rows = rows.assign(**{key: [o.get(key) for o in options] for key in ("provider", "radius")})
+    mean = rows.groupby(["provider", "radius", "measure"])["value"].agg(["mean", "std"]).reset_index()
+    mean["text"] = [f"{fixed(a, 4)} ± {fixed(b, 4)}" for a, b in zip(mean["mean"], mean["std"], strict=True)]
+    wide = mean.pivot_table(index=["provider", "radius"], columns="measure", values="text", aggfunc="first")
+    names = [name for name in FORGOTTEN if name in wide]
     lines = ["", "## What perturbations forget: the patch against the digit", ""]
-    lines += ["| measure | options | mean ± deviation | models |", "|---|---|---:|---:|"]
     lines += [
-        f"| {r['measure']} | `{r['options']}` | {fixed(r['mean'], 4)} ± {fixed(r['std'], 4)} | {r['size']} |"
-        for _, r in mean.iterrows()
+        "| provider | radius | " + " | ".join(FORGOTTEN[n] for n in names) + " |",
+        "|---|---|" + "---:|" * len(names),
     ]
-    return lines
+    lines += ["| " + " | ".join([*index, *(str(r[n]) for n in names)]) + " |" for index, r in wide.iterrows()]
+    models = rows["run_id"].nunique()
+    return [*lines, "", f"Mean ± standard deviation over {models} models; nats. Positive means forgotten."]
 
 
 def efficiency(folders: Folders) -> list[str]:

@@ -41,7 +41,7 @@ def perturbed_forgetting(
     *,
     providers: Providers = ("sam", "asam", "obf", "random", "zero"),
     radii: Radii = ("own", "iso-loss"),
-    m: int | None = 64,
+    m: int | tuple[int | None, ...] | None = 64,
     batches: int | None = None,
     iso_loss: float = 0.1,
     relative: float = 0.05,
@@ -53,11 +53,19 @@ def perturbed_forgetting(
     correction: Literal["plug-in", "first-order", "jackknife"] = "first-order",
     resamples: int = 0,
 ) -> Rows:
-    """Information, loss and decisions before and after a perturbation, see `analysis.forgetting.perturbed`."""
-    return _measure(
-        subject, METRICS, GAPS, ("held_out",), correction, resamples, providers=providers, radii=radii, m=m,
-        batches=batches, iso_loss=iso_loss, relative=relative, C=C, gamma=gamma, eta=eta, scope=scope, outputs=outputs,
-    )  # fmt: skip
+    """Information, loss and decisions before and after a perturbation, see `analysis.forgetting.perturbed`.
+
+    Several sizes m of the perturbation batch may be given; each has rows of its own.
+    """
+    options: dict[str, Any] = {
+        "providers": providers, "radii": radii, "batches": batches, "iso_loss": iso_loss, "relative": relative, "C": C,
+        "gamma": gamma, "eta": eta, "scope": scope, "outputs": outputs,
+    }  # fmt: skip
+    sizes = m if isinstance(m, tuple) else (m,)
+    found = [
+        _measure(subject, METRICS, GAPS, ("held_out",), correction, resamples, m=size, **options) for size in sizes
+    ]
+    return [row for rows in found for row in rows]
 
 
 def forgetting_distances(

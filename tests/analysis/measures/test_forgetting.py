@@ -11,7 +11,7 @@ from analysis.measures import forgetting as entries
 from analysis.measures.registry import MEASURES, SIGNS
 from analysis.measures.subject import Subject
 from analysis.table import to_frame, with_variant
-from trainers import fit, load_dataset
+from trainers import build_model, fit, load_dataset
 from trainers.runs import Run
 from trainers.spurious import stamp
 
@@ -102,3 +102,15 @@ def test_a_patch_is_read_as_it_was_stamped(seed, classes, image):
     found, low, high = entries.read_patch(stamp(x, codes, classes=classes, low=-1.0, high=2.0), classes=classes)
     assert torch.equal(found, codes)
     assert (low, high) == (-1.0, 2.0)
+
+
+def test_several_sizes_of_the_batch_are_rows_of_their_own():
+    model = build_model("mlp", shape=(1, 8, 8), classes=10, generator_seed=0, options={"width": 6}).eval()
+    subject = Subject(model, load_dataset("digits", train_size=60, validation_size=60, test_size=20), "x")
+    options = {"providers": ("sam",), "radii": ("iso-loss",), "batches": 2}
+    both = MEASURES["perturbed_forgetting"].function(subject, m=(8, None), **options)
+    single = [MEASURES["perturbed_forgetting"].function(subject, m=m, **options) for m in (8, None)]
+    assert [(r.measure, r.options["m"], r.value) for r in both if r.value == r.value] == [
+        (r.measure, r.options["m"], r.value) for rows in single for r in rows if r.value == r.value
+    ]
+    assert {r.options["m"] for r in both} == {8, "all"}
