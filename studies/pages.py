@@ -131,7 +131,7 @@ def forgotten_by_m(folder: Path) -> list[str]:
     return [*lines, "", "Mean ± standard deviation over models, at equal rise of the loss on the batch."]
 
 
-HYPOTHESIS = "F_mi[obf, iso-loss, m=all, C=1000, exposed]"
+HYPOTHESIS = "F_mi[obf, iso-loss, C=1000, exposed]"
 FLATNESS = ("top_eigenvalue", "hessian_trace")
 
 
@@ -228,8 +228,8 @@ def late_phase(folders: Folders) -> list[str]:
 def spurious(folders: Folders) -> list[str]:
     """Page (f)."""
     folder = folders["spurious"]
-    runs = outcomes(folder, ["ood_error_mean"])
-    names = {"target": "ood_error_mean", "choose": "validation_error"}
+    runs = outcomes(folder, [SHIFTED])
+    names = {"target": SHIFTED, "choose": "validation_error"}
     found = compare_methods(runs, baseline="sgd", **names)
     table = method_comparison(found, runs, **names)
     lines = [
@@ -249,6 +249,7 @@ def spurious(folders: Folders) -> list[str]:
     ]  # fmt: skip
 
 
+SHIFTED = "ood_error[spurious]"  # the patch names a random class
 FORGOTTEN = {
     "F_spurious": "forgotten of the patch",
     "F_real": "forgotten of the digit",

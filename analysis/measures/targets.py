@@ -237,14 +237,17 @@ def _ood_rows(
     by_corruption: dict[str, list[_Value]] = {}
     values: dict[str, _Value] = {}
     for name in sets:
-        corruption, _, severity = name.partition(":")
-        if not corruption or not severity.isdecimal():
-            raise ValueError(f"`splits['ood']` has {name!r}; name a set 'corruption:severity', like 'noise:3'.")
+        corruption, colon, severity = name.partition(":")
+        if not corruption or (colon and not severity.isdecimal()):
+            raise ValueError(
+                f"`splits['ood']` has {name!r}; name a set 'corruption:severity', like 'noise:3', or by one word."
+            )
         x, y = sets[name]
         logits = _evaluate(predict, x)
         value = values[name] = _Value(error(logits, y.cpu()), _not_finite(logits), logits.argmax(1) != y.cpu())
         by_corruption.setdefault(corruption, []).append(value)
-        rows.append(value.row("ood_error_severity", "ood", corruption=corruption, severity=int(severity)))
+        if colon:
+            rows.append(value.row("ood_error_severity", "ood", corruption=corruption, severity=int(severity)))
     sizes = {len(v.wrong) for v in [*values.values(), *([test] if test else [])] if v.wrong is not None}
     if paired and len(sizes) > 1:
         raise ValueError(f"`paired` sets must hold the same examples, got sets of {sorted(sizes)}; give paired=False.")

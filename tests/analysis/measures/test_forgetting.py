@@ -113,4 +113,4 @@ def test_several_sizes_of_the_batch_are_rows_of_their_own():
     assert [(r.measure, r.options["m"], r.value) for r in both if r.value == r.value] == [
         (r.measure, r.options["m"], r.value) for rows in single for r in rows if r.value == r.value
     ]
-    assert {r.options["m"] for r in both} == {8, "all"}
+    assert {r.options["m"] for r in both} == {8, None}

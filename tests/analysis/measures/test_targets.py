@@ -198,7 +198,7 @@ def test_logits_that_are_not_finite_are_nan_with_a_warning():
             r"`paired` sets must hold the same examples, got sets of \[8, 9\]",
         ),
         (lambda: target_rows(identity, {"dev": made(4, 1)}), "`splits` has an unknown split 'dev'"),
-        (lambda: target_rows(identity, {"ood": {"noise": made(4, 1)}}), "'noise'; name a set 'corruption:severity'"),
+        (lambda: target_rows(identity, {"ood": {"noise:high": made(4, 1)}}), "'noise:high'; name a set 'corruption:severity'"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -384,3 +384,16 @@ def test_all_rows_of_a_run_and_of_foreign_weights(tmp_path):
     foreign = {r.measure: r for r in targets(Subject(model.eval(), data, "x"))}
     assert foreign["train_loss_final"].value == foreign["train_loss"].value
     assert foreign["train_loss_final"].options == {"from": "weights"}
+
+
+def test_a_shifted_set_may_have_a_name_of_its_own():
+    # as the one in which a spurious patch names a random class
+    x, y = torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
+    wrong = y.roll(1)
+    sets = {"train": (x, y), "test": (x, y), "ood": {"spurious": (x, wrong), "noise:1": (x, y)}}
+    rows = target_rows(lambda inputs: inputs, sets)
+    found = {(r.measure, r.options.get("corruption")): r.value for r in rows}
+    assert found["ood_error", "spurious"] == 1.0
+    assert found["ood_error", "noise"] == 0.0
+    assert found["ood_error_mean", None] == 0.5
+    assert ("ood_error_severity", "spurious") not in found
