@@ -4,20 +4,22 @@
     <folder>/runs/<run_id>/{config.json, status.json, history.parquet}
     <folder>/measures.parquet
     <folder>/statistics/{correlations,comparisons,ceilings}.parquet
+    <folder>/statistics/{granulated,information,sign_errors,...}.parquet    where they were made
 
 Every file is written by an earlier command; `StudyResults.load` reads them and says which command to run where one is
 missing. A run that is not whole is not an error: it stays in `runs` with a status that says so.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from analysis.style import EXPOSURES, method_labels
+from analysis.style import EXPOSURES, family, method_labels
 from analysis.table import COLUMNS, check, join_config, last_step, with_variant
 
 HISTORY = (
@@ -35,11 +37,30 @@ COMPARISONS = (
 CEILINGS = (
     "target", "coefficient", "split_half", "spearman_brown", "oracle_with_noise", "n_configurations", "warnings",
 )  # fmt: skip
+FURTHER: dict[str, tuple[str, ...]] = {  # tables that may be absent, with the columns that the report reads
+    "granulated": ("measure", "target", "axis", "psi", "p", "eligible_cells", "total_cells", "warnings"),
+    "information": ("measure", "target", "k", "subset", "sign_of_psi", "baseline", "excess", "warnings"),
+    "sign_errors": ("measure", "target", "axis", "weighting", "mean", "median", "p90", "max", "kept", "warnings"),
+    "partial": ("measure", "target", "control", "value", "low", "high", "p", "n_configurations", "warnings"),
+    "multilevel": (
+        "measure", "target", "level", "pooled", "within", "between", "reversal", "se", "p_permutation", "clusters",
+        "random_slope", "warnings",
+    ),
+    "selection": ("measure", "target", "variants", "best", "naive", "held_out", "chosen_share", "warnings"),
+    "prediction": ("target", "features", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
+                   "n_configurations", "methods", "warnings"),
+    "power": ("measure", "target", "value", "n_configurations", "smallest_effect", "power", "required_configurations",
+              "design_effect", "warnings"),
+}  # fmt: skip
 RUNS = ("run_id", "status", "reason", "seconds", "epochs")
+ENTRIES = (
+    *("measure", "rows", "family", "higher_means", "sign", "invariant", "cost", "gradients", "seconds", "checkpoints"),
+)
 STATUSES = ("finished", "diverged", "failed", "interrupted", "missing")
 
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
+OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
 _OPTIONAL = {"expected_sign": 0}  # columns that older statistics may lack, with what stands for "unknown"
 
 
@@ -52,10 +73,11 @@ class StudyResults:
         study: The resolved study: name, command, created, seconds, environment, ...
         runs: One row a run: run_id, status (one of `STATUSES`), reason, seconds, epochs, and `hp.*`.
         history: One row an epoch of a run, the columns of `HISTORY`, and `hp.*`.
-        measures: The long table of `analysis.table`, with `hp.*`.
+        measures: The long table of `analysis.table`, with `hp.*`; also `seconds` where it was recorded.
         correlations: One row a (measure, target, coefficient), the columns of `CORRELATIONS`.
         comparisons: One row a (forgetting, sharpness, target), the columns of `COMPARISONS`.
         ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
+        further: Further tables of statistics by name, of `FURTHER`; those that were not made are not in it.
 
     Raises:
         ValueError: If a table lacks a column, naming the table and the columns.
@@ -69,6 +91,7 @@ class StudyResults:
     correlations: pd.DataFrame
     comparisons: pd.DataFrame
     ceilings: pd.DataFrame
+    further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = {
@@ -79,8 +102,12 @@ class StudyResults:
             "comparisons": COMPARISONS,
             "ceilings": CEILINGS,
         }
-        for name, columns in needed.items():
-            missing = [c for c in columns if c not in getattr(self, name).columns]
+        if unknown := [name for name in self.further if name not in FURTHER]:
+            raise ValueError(f"`further` holds {unknown}, which are no tables of statistics; known: {list(FURTHER)}.")
+        tables = {name: getattr(self, name) for name in needed} | dict(self.further)
+        for name, table in tables.items():
+            columns = needed.get(name) or FURTHER[name]
+            missing = [c for c in columns if c not in table.columns]
             if missing:
                 raise ValueError(f"`{name}` lacks the columns {missing}; it needs {list(columns)}.")
 
@@ -106,6 +133,11 @@ class StudyResults:
         for column, unknown in _OPTIONAL.items():
             if column not in statistics["correlations"].columns:
                 statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
+        further = {
+            name: _parquet(path, f"make it with `landscape correlate {folder}`")
+            for name in FURTHER
+            if (path := folder / "statistics" / f"{name}.parquet").exists()
+        }
         # A run that left measures but whose folder is gone is still named.
         ghosts = sorted(set(measures["run_id"]) - set(runs["run_id"]))
         if ghosts:
@@ -115,8 +147,9 @@ class StudyResults:
             study=study,
             runs=_with_config(runs.reset_index(drop=True), configs),
             history=_with_config(histories, configs),
-            measures=_with_config(measures[list(COLUMNS)], configs),
+            measures=_with_config(measures[[*COLUMNS, *(c for c in OPTIONAL if c in measures.columns)]], configs),
             **statistics,
+            further=further,
         )
 
     @property
@@ -209,10 +242,39 @@ class StudyResults:
         )
         return points.reset_index()
 
-    def facts(self) -> dict[str, str]:
-        """How the statistics were made, in words for captions: `level`, `intervals`, `permutations`, `nats`.
+    def entries(self) -> pd.DataFrame:
+        """One row an entry of the registry that left rows in the measures table: what it is and what it costs.
 
-        What the study does not record is left out of the words, except the level, which is then 95 %.
+        Returns:
+            Columns measure (the entry), rows (names of its rows, comma-separated), family (as in `style.FAMILIES`),
+            higher_means, sign, invariant, cost (in words), gradients (expected, a checkpoint), seconds (mean over
+            checkpoints; NaN where the table has none), checkpoints.
+        """
+        from analysis.measures.registry import MEASURES, entry_of  # slow to import
+
+        rows = self.measures
+        keys = {name: entry_of(name) for name in rows["measure"].unique()}
+        taken = rows.assign(entry=rows["measure"].map(keys)).dropna(subset="entry")
+        if "seconds" not in taken.columns:
+            taken = taken.assign(seconds=np.nan)
+        found = []
+        for key, own in taken.groupby("entry"):
+            entry = MEASURES[str(key)]
+            present = set(own["measure"])
+            checkpoints = own.drop_duplicates(["run_id", "step"])
+            found.append({
+                "measure": key, "rows": ", ".join(r for r in entry.rows if r in present),
+                "family": family(entry.rows[0]), "higher_means": entry.higher_means, "sign": entry.sign,
+                "invariant": entry.invariant, "cost": entry.cost, "gradients": entry.gradients,
+                "seconds": float(pd.to_numeric(checkpoints["seconds"]).mean()), "checkpoints": len(checkpoints),
+            })  # fmt: skip
+        return pd.DataFrame(found, columns=list(ENTRIES))
+
+    def facts(self) -> dict[str, str]:
+        """How the statistics were made, in words for captions.
+
+        `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `nats`. What the
+        study does not record is left out of the words, except the level, which is then 95 %.
         """
         study = self.study.get("study") or {}
         settings = study.get("statistics") or {}
@@ -221,9 +283,13 @@ class StudyResults:
         rises = sorted({o["iso_loss"] for o in options if o.get("iso_loss") is not None})
         level = f"{100 * float(settings.get('level', 0.95)):g} %"
         times = f" ({draws} times)" if draws else ""
+        kinds = set(self.correlations["interval"]) if "interval" in self.correlations.columns else set()
+        resampled = f"{level} intervals resample configurations{times}, all seeds of one together"
+        jackknife = f"{level} intervals leave out one configuration at a time, all its seeds (jackknife, Fisher's z)"
         return {
             "level": level,
-            "intervals": f"{level} intervals resample configurations{times}, all seeds of one together",
+            "intervals": jackknife if "stabilised" in kinds else resampled,
+            "resampled": resampled,
             "permutations": f"{permutations} permutations" if permutations else "permutations",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }

@@ -6,8 +6,10 @@ apart by the common kinds of colour blindness; markers differ as well, so that a
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 Medium = Literal["screen", "paper-single", "paper-double"]
@@ -47,69 +49,47 @@ _CYCLE = (("#332288", "h"), ("#999933", "d"), ("#882255", "*"), ("#44aa99", "H")
 FAMILIES: dict[str, str] = {  # what a measure speaks about, and its colour; again in fixed order
     "sharpness": "#0072b2",
     "forgetting": "#d55e00",
+    "complexity": "#a8327d",
     "norm": "#4d4d4d",
     "output bias": "#009e73",
     "other": "#a6a6a6",
 }
-_FAMILY_WORDS: dict[str, tuple[str, ...]] = {  # first words of names; looked through in this order
-    "forgetting": (
-        "F_",
-        "M_gap",
-        "selectivity",
-        "dH",
-        "KL",
-        "JS",
-        "TV",
-        "dCE",
-        "cw",
-        "wc",
-        "ww",
-        "eps_",
-        "forgetting",
-        "example_forgetting",
-        "fraction",
-    ),
-    "output bias": (
-        "b_",
-        "tv_",
-        "ece",
-        "adaptive_ece",
-        "confidence",
-        "overconfidence",
-        "mean_confidence",
-        "entropy",
-        "mean_entropy",
-    ),
-    "norm": (
-        "parameter_norm",
-        "gradient",
-        "distance",
-        "path_norm",
-        "spectral_norm",
-        "frobenius_norm",
-        "margin",
-        "norm",
-    ),
-    "sharpness": (
-        "top_eigenvalue",
-        "bottom_eigenvalue",
-        "lambda_ratio",
-        "stability_ratio",
-        "trace",
-        "hessian",
-        "layerwise_trace",
-        "adaptive_eigenvalue",
-        "adaptive_trace",
-        "gauss_newton",
-        "fisher",
-        "empirical_fisher",
-        "effective_dimension",
-        "negative_mass",
-        "bulk_width",
-        "relative_flatness",
-        "spectral",
-    ),
-}
+FAMILY_MARKERS: dict[str, str] = dict(zip(FAMILIES, "osDv^P", strict=True))  # so that a grey print tells them apart
+_REGISTRY_FAMILIES = {"bias": "output bias", "target": "other"}
+
+NAMES: dict[str, str] = {  # what figures call rows with terse names; tables keep the names
+    "top_eigenvalue": "largest eigenvalue", "bottom_eigenvalue": "smallest eigenvalue",
+    "lambda_ratio": "ratio of eigenvalues", "hessian_trace": "Hessian trace",
+    "gauss_newton_trace": "Gauss–Newton trace",
+    "gauss_newton_eigenvalue": "Gauss–Newton eigenvalue", "m_sharpness": "m-sharpness",
+    "m_sharpness_excess": "m-sharpness, excess", "linf_ascent_sharpness": "ascent sharpness (max norm)",
+    "adaptive_linf_ascent_sharpness": "adaptive ascent sharpness (max norm)",
+    "linf_worst_case_sharpness": "worst-case sharpness (max norm)",
+    "adaptive_linf_worst_case_sharpness": "adaptive worst-case sharpness (max norm)",
+    "keskar_sharpness": "Keskar's sharpness", "keskar_subspace_sharpness": "Keskar's sharpness (subspace)",
+    "fisher_rao_norm": "Fisher–Rao norm", "true_fisher_rao_norm": "Fisher–Rao norm (true Fisher)",
+    "vc_count": "VC-dimension count", "params": "number of parameters", "l2": "l2 norm", "l2_dist": "l2 distance",
+    "param_norm": "norm of parameters", "fro_over_spec": "Frobenius / spectral norms",
+    "fro_dist": "Frobenius distance", "dist_spec_init": "spectral distance from start",
+    "log_prod_of_spec": "log Π spectral", "log_prod_of_spec_over_margin": "log Π spectral / margin",
+    "log_sum_of_spec": "log Σ spectral", "log_sum_of_spec_over_margin": "log Σ spectral / margin",
+    "log_prod_of_fro": "log Π Frobenius", "log_prod_of_fro_over_margin": "log Π Frobenius / margin",
+    "log_sum_of_fro": "log Σ Frobenius", "log_sum_of_fro_over_margin": "log Σ Frobenius / margin",
+    "log_spec_init_main": "log spectral bound (from start)", "log_spec_orig_main": "log spectral bound (from 0)",
+    "path_norm_over_margin": "path norm / margin", "cross_entropy": "cross-entropy (outputs)",
+    "pacbayes_init": "PAC-Bayes (from start)", "pacbayes_orig": "PAC-Bayes (from 0)",
+    "pacbayes_flatness": "PAC-Bayes 1/σ", "pacbayes_mag_init": "PAC-Bayes, magnitude (from start)",
+    "pacbayes_mag_orig": "PAC-Bayes, magnitude (from 0)", "pacbayes_mag_flatness": "PAC-Bayes 1/σ, magnitude",
+    "steps_to_ce_0.1": "steps to loss 0.1", "steps_to_ce_0.01": "steps to loss 0.01",
+    "cw": "right → wrong", "wc": "wrong → right", "ww": "wrong → other wrong", "dCE": "loss increase",
+    "dH": "ΔH", "eps_norm": "size of perturbation", "eps_rho": "radius of perturbation",
+    "b_marg": "output bias (KL)", "b_tv": "output bias (TV)", "b_prior": "output bias (to prior)",
+    "b_marg_count": "count bias (KL)", "b_tv_count": "count bias (TV)", "b_prior_count": "count bias (to prior)",
+    "test_error": "test error", "gap_error": "gap in error", "gap_loss": "gap in loss",
+    "ood_error_mean": "OOD error, mean", "ood_error": "OOD error", "ood_error_worst": "OOD error, worst",
+    "ece": "ECE", "ece_adaptive": "ECE, adaptive bins",
+}  # fmt: skip
+_KEPT = ("F_", "KL", "JS", "TV", "dH")  # symbols of the literature, whose underscores are subscripts
 
 EXPOSURES: dict[str, tuple[str, str, str]] = {  # split: shown name, colour, line style
     "exposed": ("in the perturbation batch", "#3b1f6e", "-"),
@@ -139,6 +119,7 @@ def rc(medium: Medium = "screen") -> dict[Any, Any]:
         raise ValueError(f"`medium` must be one of {list(WIDTHS)}, got {medium!r}.")
     size = _BASE_SIZE[medium]
     return {
+        "figure.figsize": (WIDTHS[medium], 0.62 * WIDTHS[medium]),
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": size,
@@ -219,15 +200,53 @@ def _shown(label: str) -> str:
     return SHOWN.get(name, name) + plus + ascent
 
 
+@cache
+def ink(colour: str) -> str:
+    """The colour, darkened as far as small text on white needs (contrast 4.5, WCAG 2 level AA)."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    while _contrast(rgb) < 4.5:
+        rgb = 0.97 * rgb
+    return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+
+
+def _contrast(rgb: np.ndarray) -> float:
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(1.05 / (linear @ np.array([0.2126, 0.7152, 0.0722]) + 0.05))
+
+
+@cache
 def family(measure: str) -> str:
-    """What a measure, or a variant of one, speaks about: a key of `FAMILIES`."""
+    """What a measure, or a variant of one, speaks about: a key of `FAMILIES`, as the registry of measures has it."""
+    from analysis.measures.registry import MEASURES, entry_of  # it is slow to import, and style is wanted without it
+
     base = measure.split("[", 1)[0]
-    if base.endswith("sharpness"):
-        return "sharpness"
-    for name, words in _FAMILY_WORDS.items():
-        if any(base == w or base.startswith(w if w.endswith("_") else f"{w}_") for w in words):
-            return name
-    return "other"
+    key = entry_of(base)
+    if key is None:
+        return "sharpness" if base.endswith("sharpness") else "forgetting" if base.startswith("F_") else "other"
+    found: str = MEASURES[key].family
+    found = _REGISTRY_FAMILIES.get(found, found)
+    return found if found in FAMILIES else "other"
+
+
+def measure_name(variant: str) -> str:
+    """What figures call a measure or a variant of one: `right → wrong [OBF, iso-loss, m=64, held out]`.
+
+    A name that is not in `NAMES` loses its underscores, but for symbols such as F_mi.
+    """
+    base, bracket, options = variant.partition("[")
+    gap = base.startswith("M_gap_")
+    base = base.removeprefix("M_gap_")
+    name = NAMES.get(base) or (base if base.startswith(_KEPT) else base.replace("_", " "))
+    name = f"M-gap of {name}" if gap else name
+    if not bracket:
+        return name
+    parts = [PROVIDERS.get(part, part).replace("_", " ") for part in options.rstrip("]").split(", ")]
+    return f"{name} [{', '.join(parts)}]"
+
+
+def wrapped(name: str, width: int = 30) -> str:
+    """A measure's name on two lines, options below, where it is longer than a narrow panel takes."""
+    return name.replace(" [", "\n[", 1) if len(name) > width else name
 
 
 def fixed(value: Any, digits: int = 2) -> str:

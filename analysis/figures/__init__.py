@@ -3,19 +3,24 @@
 `FIGURES` names those of the report, with the caption that says how each number was made.
 """
 
-from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, strongest
+from analysis.figures.calibration import calibration
+from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, strongest
+from analysis.figures.costs import measure_costs
 from analysis.figures.curvature import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
 from analysis.figures.curves import accuracy_by_radius, training_curves
-from analysis.figures.forgetting import forgetting_bars, forgetting_curves
+from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves
 from analysis.figures.methods import cost_against_error, paths_on_surface
 from analysis.figures.plates import FIGURES, NothingToDraw, Plate
 from analysis.figures.scatter import scatter
+from analysis.figures.trajectories import along_training
 
 __all__ = [
     "FIGURES",
     "NothingToDraw",
     "Plate",
     "accuracy_by_radius",
+    "along_training",
+    "calibration",
     "comparison_plot",
     "correlation_matrix",
     "cost_against_error",
@@ -23,8 +28,11 @@ __all__ = [
     "eigenvalue_curves",
     "forest",
     "forgetting_bars",
+    "forgetting_by_size",
     "forgetting_curves",
     "layer_traces",
+    "matrix_rows",
+    "measure_costs",
     "paths_on_surface",
     "scatter",
     "spectrum",

@@ -8,8 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.style import ALERT, FAMILIES, INK, MUTED, family, fixed, interval
+from analysis.style import ALERT, FAMILIES, FAMILY_MARKERS, INK, MUTED, family, fixed, ink, interval, measure_name
 
+FEW = 5  # configurations below which a coefficient says nothing
+VARIANTS = 3  # of one measure in a figure, as long as there are others
 SYMBOLS = {"kendall": "Kendall τ$_b$", "spearman": "Spearman ρ", "pearson": "Pearson r"}
 
 
@@ -18,11 +20,14 @@ def strongest(
 ) -> pd.DataFrame:
     """The rows of one target and coefficient with a finite value, strongest first, by absolute value.
 
+    Those on fewer than 5 configurations come after all others.
+
     Args:
         correlations: Table with the columns of `analysis.results.CORRELATIONS`.
         target: What is explained.
         coefficient: "kendall", "spearman" or "pearson".
-        top: How many; of one family at most two in five, as long as others have any, so that none fills the page.
+        top: How many; of one family at most two in five, and of one measure at most three variants, as long as there
+            are others, so that none fills the page.
 
     Raises:
         ValueError: If `coefficient` is not known, or `top` is below 1.
@@ -33,15 +38,25 @@ def strongest(
         raise ValueError(f"`top` must be at least 1, got {top!r}; leave it out to keep every measure.")
     rows = correlations[(correlations["target"] == target) & (correlations["coefficient"] == coefficient)]
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    order: pd.DataFrame = rows.assign(strength=rows["value"].abs()).sort_values(
-        ["strength", "measure"], ascending=[False, True]
+    few = rows["n_configurations"] < FEW  # two configurations always agree, or always disagree
+    order: pd.DataFrame = rows.assign(few=few, strength=rows["value"].abs()).sort_values(
+        ["few", "strength", "measure"], ascending=[True, False, True]
     )
-    kept: pd.DataFrame = order.drop(columns="strength")
+    kept: pd.DataFrame = order.drop(columns=["few", "strength"])
     if top is None:
         return kept
-    place = kept.groupby(kept["measure"].map(family)).cumcount().to_numpy()
-    first = np.argsort(place >= math.ceil(0.4 * top), kind="stable")[:top]
-    return kept.iloc[np.sort(first)]
+    return kept.iloc[_chosen(kept["measure"], top)]
+
+
+def _chosen(measures: pd.Series, top: int) -> np.ndarray:
+    """Places of the measures to show, of a series in order of strength: none of its kind fills the page."""
+    variants = measures.groupby(measures.str.split("[").str[0]).cumcount().to_numpy()
+    of_family = measures.map(family).to_numpy()
+    late = variants >= VARIANTS
+    for name in set(of_family):
+        early = np.flatnonzero((of_family == name) & ~late)
+        late[early[math.ceil(0.4 * top) :]] = True
+    return np.sort(np.argsort(late, kind="stable")[:top])
 
 
 def forest(
@@ -75,25 +90,25 @@ def forest(
         for sign in (-1, 1):
             ax.axvspan(*sorted((sign * band[0], sign * band[1])), color="#f0d9a8", alpha=0.8, lw=0, zorder=0)
     for at, row in zip(y, rows.to_dict("records"), strict=True):
-        colour = FAMILIES[family(row["measure"])]
+        colour, marker = FAMILIES[family(row["measure"])], FAMILY_MARKERS[family(row["measure"])]
         if np.isfinite(row["low"]) and np.isfinite(row["high"]):
             ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.6, solid_capstyle="round", zorder=2)
-        ax.plot(row["value"], at, "o", color=colour, ms=5.5, zorder=4)
+        ax.plot(row["value"], at, marker, color=colour, ms=5.5, zorder=4)
         if np.isfinite(row["within"]):
-            ax.plot(row["within"], at, "o", mfc="white", mec=colour, mew=1.1, ms=4.5, zorder=3)
+            ax.plot(row["within"], at, marker, mfc="white", mec=colour, mew=1.1, ms=4.5, zorder=3)
         text = interval(row["value"], row["low"], row["high"]) + ("  ⇄" if row["reversal"] else "")
         ax.text(1.03, at, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small",
                 color=ALERT if row["reversal"] else INK)  # fmt: skip
-    ax.set_yticks(y, rows["measure"].tolist(), fontsize="small")
+    ax.set_yticks(y, rows["measure"].map(measure_name).tolist(), fontsize="small")
     for label, name in zip(ax.get_yticklabels(), rows["measure"], strict=True):
-        label.set_color(FAMILIES[family(name)])
+        label.set_color(ink(FAMILIES[family(name)]))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlim(-1.04, 1.04)
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
     ax.grid(axis="x")
-    ax.set_xlabel(f"{SYMBOLS[coefficient]} with {target}")
+    ax.set_xlabel(f"{SYMBOLS[coefficient]} with {measure_name(target)}")
     _forest_legend(ax, rows, with_band=band is not None)
     return ax
 
@@ -101,7 +116,9 @@ def forest(
 def _forest_legend(ax: Axes, rows: pd.DataFrame, *, with_band: bool) -> None:
     shown = {family(m) for m in rows["measure"]}
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour, marker="o", ms=5, label=name) for name, colour in FAMILIES.items() if name in shown
+        Line2D([], [], color=colour, marker=FAMILY_MARKERS[name], ms=5, label=name)
+        for name, colour in FAMILIES.items()
+        if name in shown
     ]
     if np.isfinite(rows["within"].to_numpy(dtype=float)).any():
         handles.append(Line2D([], [], ls="", marker="o", mfc="white", mec=INK, ms=4.5, label="within methods"))
@@ -111,7 +128,7 @@ def _forest_legend(ax: Axes, rows: pd.DataFrame, *, with_band: bool) -> None:
         handles.append(Line2D([], [], ls="", marker="$⇄$", color=ALERT, ms=7, label="signs differ"))
     figure = ax.get_figure(root=True)
     if figure is not None:
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 4))
+        figure.legend(handles=handles, loc="outside upper left", ncols=4)
 
 
 def _ceiling(ceilings: pd.DataFrame | None, target: str, coefficient: str) -> tuple[float, float] | None:
@@ -124,6 +141,14 @@ def _ceiling(ceilings: pd.DataFrame | None, target: str, coefficient: str) -> tu
     if not len(values):
         return None
     return float(values.min()) - 0.006, float(values.max()) + 0.006
+
+
+def matrix_rows(rows: pd.DataFrame, *, top: int) -> list[str]:
+    """The measures that a matrix of these rows (of one coefficient) shows: the strongest over all targets."""
+    strength = rows["value"].abs() - 2.0 * (rows["n_configurations"] < FEW)
+    peak = rows.assign(peak=strength).groupby("measure")["peak"].max()
+    peak = peak[np.isfinite(peak)].sort_values(ascending=False, kind="stable")
+    return [str(m) for m in peak.index[_chosen(peak.index.to_series(), top)]]
 
 
 def correlation_matrix(
@@ -149,9 +174,7 @@ def correlation_matrix(
     value = rows.pivot_table(index="measure", columns="target", values="value", aggfunc="first").reindex(columns=names)
     clear = (rows["low"] > 0) | (rows["high"] < 0)
     sure = rows.assign(clear=clear.astype(float)).pivot_table(index="measure", columns="target", values="clear")
-    peak = value.abs().max(axis=1).sort_values(ascending=False, kind="stable")
-    place = peak.groupby(peak.index.map(family)).cumcount().to_numpy()
-    value = value.loc[peak.index[np.sort(np.argsort(place >= math.ceil(0.4 * top), kind="stable")[:top])]]
+    value = value.loc[matrix_rows(rows, top=top)]
     groups = {name: i for i, name in enumerate(FAMILIES)}
     order = sorted(value.index, key=lambda m: (groups[family(m)], -np.nan_to_num(abs(value.loc[m].iloc[0]))))
     value, sure = value.loc[order], sure.reindex(index=order, columns=names)
@@ -159,20 +182,29 @@ def correlation_matrix(
     for i, measure in enumerate(order):
         for j, name in enumerate(names):
             x = value.loc[measure, name]
-            ax.text(j, i, fixed(x), ha="center", va="center", fontsize="small",
+            ax.text(j, i, fixed(x), ha="center", va="center", fontsize="small" if len(names) < 8 else "x-small",
                     color="white" if abs(x) > 0.62 else INK,
                     fontweight="bold" if sure.loc[measure, name] == 1 else "normal")  # fmt: skip
-    ax.set_xticks(range(len(names)), names, fontsize="small", rotation=35, ha="left", rotation_mode="anchor")
+    shown = [measure_name(name) for name in names]
+    ax.set_xticks(range(len(names)), shown, fontsize="small", rotation=50, ha="left", rotation_mode="anchor")
     ax.xaxis.tick_top()
-    ax.set_yticks(range(len(order)), order, fontsize="small")
+    ax.set_yticks(range(len(order)), [measure_name(m) for m in order], fontsize="small")
     for label, name in zip(ax.get_yticklabels(), order, strict=True):
-        label.set_color(FAMILIES[family(name)])
+        label.set_color(ink(FAMILIES[family(name)]))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_xticks(np.arange(len(names) - 1) + 0.5, minor=True)
     ax.set_yticks(np.arange(len(order) - 1) + 0.5, minor=True)
     ax.grid(which="minor", color="white", lw=1.5)
     ax.tick_params(which="minor", length=0)
+    kinds = [family(m) for m in order]
+    for i in range(1, len(kinds)):
+        if kinds[i] != kinds[i - 1]:
+            ax.axhline(i - 0.5, color="white", lw=4)
+    handles = [Patch(color=FAMILIES[kind], label=kind) for kind in dict.fromkeys(kinds)]
+    figure = ax.get_figure(root=True)
+    if figure is not None and handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return ax
 
 
@@ -200,7 +232,8 @@ def comparison_plot(ax: Axes, comparisons: pd.DataFrame, *, top: int | None = 16
         ax.plot(row["difference"], at, "o", ms=5.5, mec=colour, mew=1.2, mfc=colour if clear else "white")
         ax.text(1.03, at, interval(row["difference"], row["low"], row["high"]),
                 transform=ax.get_yaxis_transform(), va="center", fontsize="small")  # fmt: skip
-    labels = [f"{f}\nagainst {s}" for f, s in zip(rows["forgetting"], rows["sharpness"], strict=True)]
+    pairs = zip(rows["forgetting"].map(measure_name), rows["sharpness"].map(measure_name), strict=True)
+    labels = [f"{f}\nagainst {s}" for f, s in pairs]
     ax.set_yticks(y, labels, fontsize="small")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

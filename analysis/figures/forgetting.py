@@ -127,3 +127,48 @@ def _exposure_lines() -> dict[str, tuple[str, str]]:
 
 def _method_lines(methods: list[str]) -> dict[str, tuple[str, str]]:
     return {k: (colour, "-") for k, (_, colour, _) in looks(methods).items()}
+
+
+def forgetting_by_size(
+    figure: Figure | SubFigure, rows: pd.DataFrame, *, measures: tuple[str, ...] = ("F_mi", "cw")
+) -> Figure | SubFigure:
+    """Forgetting against the size m of the perturbation batch: measures down, providers across, a line an exposure.
+
+    Args:
+        figure: Where to draw.
+        rows: `StudyResults.forgetting()`, cut to one checkpoint a run and one radius. "all" stands for a batch of all
+            training data, and is drawn at the right end, at an even step.
+        measures: Measures, one row of panels each; mean and standard deviation over runs.
+    """
+    sizes = sorted(set(rows["m"].dropna()), key=size_order)
+    place = {m: i for i, m in enumerate(sizes)}
+    providers = _present(rows["provider"], PROVIDERS)
+    panels = figure.subplots(len(measures), len(providers), squeeze=False, sharex=True, sharey="row")
+    shown = [k for k in EXPOSURES if k in set(rows["split"])]
+    for i, measure in enumerate(measures):
+        for j, provider in enumerate(providers):
+            ax = panels[i, j]
+            ax.axhline(0, color=MUTED, lw=0.8)
+            here = rows[(rows["measure"] == measure) & (rows["provider"] == provider)]
+            for k, split in enumerate(shown):
+                _, colour, style = EXPOSURES[split]
+                groups = here[here["split"] == split].groupby(here["m"].map(place))["value"]
+                mean, sd = groups.mean(), groups.std()
+                at = mean.index.to_numpy(dtype=float) + 0.06 * (k - (len(shown) - 1) / 2)
+                ax.errorbar(at, mean, yerr=sd, color=colour, ls=style, marker="o", ms=4, elinewidth=0.9)
+            if i == 0:
+                ax.set_title(f"{PROVIDERS.get(provider, provider)} perturbs")
+            if j == 0:
+                ax.set_ylabel(UNITS.get(measure, measure))
+            if i == len(measures) - 1:
+                ax.set_xlabel("Perturbation batch m")
+            ax.set_xticks(range(len(sizes)), [m if isinstance(m, str) else f"{m:g}" for m in sizes])
+            ax.grid(axis="y")
+    handles = [Line2D([], [], color=EXPOSURES[k][1], ls=EXPOSURES[k][2], label=EXPOSURES[k][0]) for k in shown]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    return figure
+
+
+def size_order(m: float | str) -> tuple[bool, float]:
+    """Sorts sizes of batches: numbers by size, then "all"."""
+    return isinstance(m, str), 0.0 if isinstance(m, str) else float(m)

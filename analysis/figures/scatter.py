@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from analysis.style import interval, looks, ordered
+from analysis.style import ALERT, INK, MUTED, fixed, interval, looks, measure_name, ordered, wrapped
 
 
 def scatter(
@@ -17,6 +19,7 @@ def scatter(
     measure: str,
     target: str,
     row: Mapping[Any, Any] | None = None,
+    psi: float | None = None,
     methods: list[str] | None = None,
 ) -> Axes:
     """Measure against target, coloured by method, with whiskers of one standard deviation over seeds.
@@ -27,7 +30,9 @@ def scatter(
         measure: Name for the horizontal axis.
         target: Name for the vertical axis.
         row: The row of the correlations table whose value, interval and number of configurations go into the title;
-            where it says `reversal`, a straight least-squares line through each method's points is drawn.
+            where it says `reversal`, the title says so, and straight least-squares lines are drawn: one through each
+            method's points, and a broken one through all of them.
+        psi: The granulated coefficient, for the title; None or NaN leaves it out.
         methods: All methods of the study, so that colours agree between figures.
 
     Returns:
@@ -39,27 +44,47 @@ def scatter(
     if logarithmic:
         ax.set_xscale("log")
     reversal = row is not None and bool(row["reversal"])
+    if reversal:
+        _line(ax, points, MUTED, logarithmic=logarithmic, style="--")
     for label in ordered(points["method"]):
         name, colour, marker = look[label]
         here = points[points["method"] == label]
+        faint = 0.25 if reversal else 0.45  # so that the lines stand out
         ax.errorbar(
-            here["x"], here["y"], xerr=here["x_sd"], yerr=here["y_sd"], fmt="none", ecolor=colour, alpha=0.45, lw=0.8
+            here["x"], here["y"], xerr=here["x_sd"], yerr=here["y_sd"], fmt="none", ecolor=colour, alpha=faint, lw=0.8
         )
         ax.plot(here["x"], here["y"], marker, color=colour, mec="white", mew=0.5, ms=5.5, label=name)
-        if reversal and here["x"].nunique() > 2:
+        if reversal:
             _line(ax, here, colour, logarithmic=logarithmic)
     if row is not None:
         value = interval(row["value"], row["low"], row["high"])
-        ax.set_title(f"τ$_b$ = {value}, n = {row['n_configurations']}", fontweight="normal", fontsize="small")
-    ax.set_xlabel(measure)
-    ax.set_ylabel(target)
+        granulated = "" if psi is None or not np.isfinite(psi) else f", Ψ = {fixed(psi)}"
+        turned = f"\n⇄ inside methods {fixed(row['within'])}" if reversal else ""
+        ax.set_title(f"τ$_b$ = {value}{granulated}, n = {row['n_configurations']}{turned}", fontweight="normal",
+                     fontsize="small", color=ALERT if reversal else INK)  # fmt: skip
+    ax.set_xlabel(wrapped(measure_name(measure)))
+    ax.set_ylabel(measure_name(target))
+    if not logarithmic:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(-2, 4), useMathText=True)
     ax.grid()
     return ax
 
 
-def _line(ax: Axes, points: pd.DataFrame, colour: str, *, logarithmic: bool) -> None:
+def line_handles() -> list[Line2D]:
+    """What the lines of a reversal mean, for a legend."""
+    return [
+        Line2D([], [], color=INK, lw=1.4, label="fit inside a method"),
+        Line2D([], [], color=MUTED, lw=1.4, ls="--", label="fit to all"),
+    ]
+
+
+def _line(ax: Axes, points: pd.DataFrame, colour: str, *, logarithmic: bool, style: str = "-") -> None:
     x = points["x"].to_numpy(dtype=float)
     u = np.log(x) if logarithmic else x
-    slope, intercept = np.polyfit(u - u.mean(), points["y"].to_numpy(dtype=float), 1)
+    if len(np.unique(u)) < 3 or not np.ptp(u) > 1e-12 * np.abs(u).max():  # two points say nothing of a slope
+        return
+    slope, intercept = np.polyfit((u - u.mean()) / u.std(), points["y"].to_numpy(dtype=float), 1)
     ends = np.array([u.min(), u.max()])
-    ax.plot(np.exp(ends) if logarithmic else ends, intercept + slope * (ends - u.mean()), color=colour, lw=1.2)
+    heights = intercept + slope * (ends - u.mean()) / u.std()
+    ax.plot(np.exp(ends) if logarithmic else ends, heights, color=colour, lw=1.6, ls=style, zorder=3)

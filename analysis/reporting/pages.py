@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from analysis.figures import FIGURES, NothingToDraw
+from analysis.reporting.evidence import EVIDENCE
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
@@ -37,11 +38,22 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("table", "ceilings"),
         ),
     ),
-    ("Methods", (("table", "methods"), ("figure", "training_curves"), ("figure", "radius"))),
+    ("Does it hold up", tuple(("table", name) for name in EVIDENCE)),
+    (
+        "Methods",
+        (("table", "methods"), ("figure", "training_curves"), ("figure", "radius"), ("figure", "calibration")),
+    ),
     (
         "Forgetting",
-        (("figure", "forgetting_bars"), ("figure", "forgetting_curves"), ("figure", "forgetting_by_method")),
+        (
+            ("figure", "forgetting_bars"),
+            ("figure", "forgetting_by_m"),
+            ("figure", "forgetting_curves"),
+            ("figure", "forgetting_by_method"),
+            ("figure", "along_training"),
+        ),
     ),
+    ("What was measured", (("table", "measures"), ("figure", "costs"))),
     ("What went wrong", (("table", "unfinished"), ("table", "doubts"))),
     ("What was run", (("table", "settings"), ("table", "environment"))),
 )
@@ -104,9 +116,10 @@ def report(
 ) -> Path:
     """Write the report of a study.
 
-    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` and `tables/<name>.{csv,tex}`. Each
-    file is written aside and then renamed. The same results give the same bytes. What cannot be drawn, for want of
-    data, is replaced by the reason, and files of that name from an earlier report are removed.
+    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` (PNG for screens, PDF at the width
+    of one or two columns of a paper) and `tables/<name>.{csv,tex}`. Each file is written aside and then renamed. The
+    same results give the same bytes. What cannot be drawn, for want of data, is replaced by the reason, and files of
+    that name from an earlier report are removed.
 
     Args:
         results_or_folder: The study's results, or the folder they are read from.
@@ -170,8 +183,11 @@ def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Sec
                 item = replace(drawn[name], label="" if drawn[name].empty else label)
             else:
                 item = _tabulate(results, name, folder / "tables", label)
-            count[kind] += not item.empty
-            items.append(item)
+            count[kind] += bool(item.label)
+            if item.label or item.empty:
+                items.append(item)
+        if not items:
+            continue
         sections.append(Section(title, re.sub(r"\W+", "-", title.lower()), tuple(items)))
     return sections
 
@@ -183,16 +199,17 @@ def _draw_some(results: StudyResults, names: Sequence[str], folder: Path) -> lis
 def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
     """Draw one figure and write its files; where there is nothing to draw, remove them and keep the reason."""
     plate = FIGURES[name]
-    with matplotlib.rc_context(rc("screen")):
-        try:
+    try:
+        with matplotlib.rc_context(rc("screen")):
             figure, facts = plate.draw(results)
-        except NothingToDraw as nothing:
-            for suffix in (".png", ".pdf"):
-                (folder / f"{name}{suffix}").unlink(missing_ok=True)
-            return Shown("figure", name, "", plate.title, empty=str(nothing))
-        png = _rendered(figure, "png")
-        figure.set_layout_engine(None)  # panels stay where they are; laying out again would take as long as drawing
-        write_bytes(folder / f"{name}.pdf", _rendered(figure, "pdf"))
+            png = _rendered(figure, "png")
+        with matplotlib.rc_context(rc(plate.paper)):
+            pdf = _rendered(plate.draw(results)[0], "pdf")
+    except NothingToDraw as nothing:
+        for suffix in (".png", ".pdf"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+        return Shown("figure", name, "", plate.title, empty=str(nothing))
+    write_bytes(folder / f"{name}.pdf", pdf)
     write_bytes(folder / f"{name}.png", png)
     command = f"landscape report {_called(results)} --figure {name}"
     caption = plate.says(results, facts)
@@ -209,6 +226,10 @@ def _rendered(figure: Figure, kind: str) -> bytes:
 
 def _tabulate(results: StudyResults, name: str, folder: Path, label: str) -> Shown:
     table = TABLES[name](results)
+    if table.shown.empty and table.optional:
+        for suffix in (".csv", ".tex"):
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
+        return Shown("table", name, "", table.title)
     write_bytes(folder / f"{name}.csv", to_csv(table).encode("utf-8"))
     write_bytes(folder / f"{name}.tex", to_latex(table).encode("utf-8"))
     if table.shown.empty:

@@ -1,98 +1,35 @@
-"""The report's tables: what each holds, and how it is written as CSV, LaTeX (booktabs) and Markdown.
-
-A table has two faces: `data`, raw numbers in full precision, which goes into the CSV file; and `shown`, text rounded
-for a reader, which goes into the page and the LaTeX file.
-"""
+"""The report's tables: what each holds of a study."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures.correlations import strongest
+from analysis.reporting.evidence import EVIDENCE
+from analysis.reporting.table import (
+    SHOWN_ROWS,
+    Table,
+    count,
+    escape_latex,
+    intervals,
+    missing,
+    natural,
+    p_value,
+    plain,
+    remarks,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from analysis.results import StudyResults
 from analysis.style import fixed, looks, ordered
 
+__all__ = ["SHOWN_ROWS", "TABLES", "Table", "escape_latex", "methods", "p_value", "to_csv", "to_latex", "to_markdown"]
+
 SIGNS = {1: "+", -1: "−", 0: "?"}
-SHOWN_ROWS = 25  # on the page; the CSV file holds every row
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of the report.
-
-    Attributes:
-        name: Stem of its files.
-        title: Heading.
-        note: How its numbers were made.
-        data: Raw values, every row.
-        shown: Text for a reader, at most `SHOWN_ROWS` rows; columns named as they are printed.
-        text: Columns of `shown` that hold words, set flush left; the others are numbers, flush right.
-        empty: What to say where there are no rows.
-    """
-
-    name: str
-    title: str
-    note: str
-    data: pd.DataFrame
-    shown: pd.DataFrame
-    text: tuple[str, ...] = ()
-    empty: str = "Nothing to show."
-
-
-def to_csv(table: Table) -> str:
-    """The raw values as comma-separated text; empty where a value is missing."""
-    return str(table.data.to_csv(index=False, lineterminator="\n"))
-
-
-def to_latex(table: Table) -> str:
-    r"""A LaTeX `table` with booktabs rules (needs `\usepackage{booktabs}`); everything special is escaped."""
-    columns = list(table.shown.columns)
-    align = "".join("l" if c in table.text else "r" for c in columns)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
-        rf"\label{{tab:{table.name.replace('_', '-')}}}",
-        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
-        r"\toprule",
-        " & ".join(escape_latex(str(c)) for c in columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(escape_latex(str(v)) for v in row) + r" \\" for row in table.shown.itertuples(index=False)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def to_markdown(table: Table) -> str:
-    """A pipe table; pipes and line breaks in cells are escaped."""
-    columns = list(table.shown.columns)
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(c.replace("|", r"\|").replace("\n", " ") for c in cells) + " |"
-
-    rule = ["---" if c in table.text else "---:" for c in columns]
-    rows = [line([str(v) for v in row]) for row in table.shown.itertuples(index=False)]
-    return "\n".join([line([str(c) for c in columns]), "|" + "|".join(rule) + "|", *rows])
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "τ": r"$\tau$", "ρ": r"$\rho$", "λ": r"$\lambda$",
-    "Ŷ": r"$\hat{Y}$", "×": r"$\times$", "→": r"$\to$", "⇄": r"$\leftrightarrows$", "≥": r"$\geq$", "≤": r"$\leq$",
-    "\n": " ",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text with every character that LaTeX reads as a command, and the symbols used here, made safe."""
-    return r"$\tau_b$".join("".join(_LATEX.get(c, c) for c in part) for part in text.split("τ_b"))
 
 
 def methods(results: StudyResults) -> Table:
@@ -141,7 +78,7 @@ def _where(results: StudyResults, rows: pd.DataFrame) -> str:
         return f"all {rows['configuration'].nunique()}"
     columns = [c for c in results.configuration_columns if c not in ("hp.method", "hp.ascent")]
     pairs = [(c.removeprefix("hp."), rows[c].iloc[0]) for c in columns if c in rows]
-    return ", ".join(f"{k}={_plain(v)}" for k, v in pairs if not _missing(v)) or "the only one"
+    return ", ".join(f"{k}={plain(v)}" for k, v in pairs if not missing(v)) or "the only one"
 
 
 def _plus_minus(data: pd.DataFrame, name: str) -> list[str]:
@@ -161,20 +98,18 @@ def correlations(results: StudyResults) -> Table:
         {
             "Measure": rows["measure"],
             "τ_b": rows["value"].map(fixed),
-            f"{level} interval": _intervals(rows),
+            f"{level} interval": intervals(rows),
             "p": rows["p"].map(p_value),
             "p (Holm)": rows["p_holm"].map(p_value),
             "Within methods": [
                 fixed(w) + (" ⇄" if r else "") for w, r in zip(rows["within"], rows["reversal"], strict=True)
             ],
             "Expected": rows["expected_sign"].map(lambda s: SIGNS.get(int(s), "?")),
-            "n": rows["n_configurations"].map(_count),
-            "Left out": rows["dropped"].map(_count),
+            "n": rows["n_configurations"].map(count),
+            "Left out": rows["dropped"].map(count),
             "Remark": rows["warnings"].fillna("").astype(str),
         }
     )
-    if not (shown["Remark"] != "").any():
-        shown = shown.drop(columns="Remark")
     note = (
         f"Kendall's τ_b with `{target}`, strongest first, {len(rows)} of {len(every)} measures, at "
         f"most {math.ceil(0.4 * SHOWN_ROWS)} of one family while others have any. n: configurations, "
@@ -184,6 +119,7 @@ def correlations(results: StudyResults) -> Table:
         "correlation with the gap that the measure's theory predicts. Measures on held_out see validation "
         "labels, never the test set. The CSV file holds every measure and target, with Spearman and Pearson."
     )
+    shown, note = remarks(shown, note)
     empty = "No correlation: too few finished configurations, or nothing was measured."
     return Table("correlations", "Correlations", note, results.correlations, shown, ("Measure", "Remark"), empty)
 
@@ -201,17 +137,16 @@ def comparisons(results: StudyResults) -> Table:
             "τ_b forgetting": rows["tau_forgetting"].map(fixed),
             "τ_b sharpness": rows["tau_sharpness"].map(fixed),
             "|τ| difference": rows["difference"].map(fixed),
-            f"{level} interval": _intervals(rows),
-            "n": rows["n_configurations"].map(_count),
+            f"{level} interval": intervals(rows),
+            "n": rows["n_configurations"].map(count),
             "Remark": rows["warnings"].fillna("").astype(str),
         }
     )
-    if not (shown["Remark"] != "").any():
-        shown = shown.drop(columns="Remark")
     note = (
         "Difference |τ_b(forgetting)| − |τ_b(sharpness)| on the same n configurations; positive: forgetting is the "
         "stronger correlate. Intervals resample configurations and take both coefficients on the same sample."
     )
+    shown, note = remarks(shown, note)
     empty = "No forgetting measure was compared with a sharpness measure."
     words = ("Forgetting", "Sharpness", "Target", "Remark")
     return Table(
@@ -228,17 +163,16 @@ def ceilings(results: StudyResults) -> Table:
             "Split half": rows["split_half"].map(fixed),
             "Spearman–Brown": rows["spearman_brown"].map(fixed),
             "Oracle with noise": rows["oracle_with_noise"].map(fixed),
-            "n": rows["n_configurations"].map(_count),
+            "n": rows["n_configurations"].map(count),
             "Remark": rows["warnings"].fillna("").astype(str),
         }
     )
-    if not (shown["Remark"] != "").any():
-        shown = shown.drop(columns="Remark")
     note = (
         "Kendall's τ_b of a target with itself: between two halves of the seeds; the same corrected to all seeds "
         "(Spearman–Brown); and between the target and the target plus noise of its own standard error. No measure "
         "can be expected to do better."
     )
+    shown, note = remarks(shown, note)
     empty = "No noise ceiling: it needs at least two seeds a configuration."
     return Table("ceilings", "Noise ceiling", note, results.ceilings, shown, ("Target", "Remark"), empty)
 
@@ -251,7 +185,7 @@ def problems(results: StudyResults) -> Table:
             "Run": rows["run_id"].astype(str),
             "Configuration": [_where_row(results, row) for row in rows.to_dict("records")],
             "Status": rows["status"].astype(str),
-            "Epochs": rows["epochs"].map(_count),
+            "Epochs": rows["epochs"].map(count),
             "Reason": rows["reason"].fillna("").astype(str),
         }
     )
@@ -263,7 +197,7 @@ def problems(results: StudyResults) -> Table:
 def _where_row(results: StudyResults, row: dict[Any, Any]) -> str:
     columns = [*results.configuration_columns, "hp.seed"]
     return (
-        ", ".join(f"{c.removeprefix('hp.')}={_plain(row[c])}" for c in columns if c in row and not _missing(row[c]))
+        ", ".join(f"{c.removeprefix('hp.')}={plain(row[c])}" for c in columns if c in row and not missing(row[c]))
         or "–"
     )
 
@@ -273,12 +207,12 @@ def grid(results: StudyResults) -> Table:
     columns = [c for c in results.runs.columns if c.startswith("hp.")]
     varied = [c for c in columns if results.runs[c].map(str).nunique() > 1]
     names = [*varied, *(c for c in columns if c not in varied)]
-    values = [list(dict.fromkeys(_plain(v) for v in results.runs[c] if not _missing(v))) for c in names]
+    values = [list(dict.fromkeys(plain(v) for v in results.runs[c] if not missing(v))) for c in names]
     data = pd.DataFrame(
         {
             "setting": [c.removeprefix("hp.") for c in names],
             "varied": [c in varied for c in names],
-            "values": ["; ".join(sorted(v, key=_natural)) for v in values],
+            "values": ["; ".join(sorted(v, key=natural)) for v in values],
         }
     )
     shown = pd.DataFrame(
@@ -297,12 +231,36 @@ def grid(results: StudyResults) -> Table:
 def environment(results: StudyResults) -> Table:
     """Versions, platform and commit."""
     given = results.study.get("environment") or {}
-    data = pd.DataFrame({"item": list(given), "value": [_plain(v) for v in given.values()]}, dtype=object)
+    data = pd.DataFrame({"item": list(given), "value": [plain(v) for v in given.values()]}, dtype=object)
     shown = data.rename(columns={"item": "Item", "value": "Value"})
     note = "Recorded when the study was run."
     return Table(
         "environment", "Environment", note, data, shown, ("Item", "Value"), "The study recorded no environment."
     )
+
+
+def measures(results: StudyResults) -> Table:
+    """What was measured: the entries of the registry, what they say and what they cost."""
+    data = results.entries()
+    shown = pd.DataFrame(
+        {
+            "Measure": data["measure"].astype(str),
+            "Family": data["family"].astype(str),
+            "Larger means": data["higher_means"].astype(str).str.replace("_", " "),
+            "Expected": data["sign"].map(lambda s: SIGNS.get(int(s), "?")),
+            "Unchanged by": data["invariant"].astype(str).replace("", "–"),
+            "Cost (gradients)": data["cost"].astype(str),
+            "Rows": data["rows"].astype(str),
+        }
+    )
+    note = (
+        "Expected: sign of the correlation with the gap that the measure's own theory predicts, ? where it has none. "
+        "Unchanged by: T1 rescaling of ReLU layers, T2 scale of weights before a normalisation, T3 shift of the "
+        "outputs, T4 scale of the last layer, T5 order of hidden units. Cost: in gradients over the training data, as "
+        "the registry states it. Rows: the names under which it stands in the tables."
+    )
+    words = tuple(shown.columns.drop("Expected"))
+    return Table("measures", "What was measured", note, data, shown, words, "Nothing of the registry was measured.")
 
 
 def measured(results: StudyResults) -> Table:
@@ -330,38 +288,8 @@ TABLES: dict[str, Callable[[StudyResults], Table]] = {
     "ceilings": ceilings,
     "unfinished": problems,
     "settings": grid,
+    "measures": measures,
     "doubts": measured,
     "environment": environment,
+    **EVIDENCE,
 }
-
-
-def _intervals(rows: pd.DataFrame) -> list[str]:
-    pairs = zip(rows["low"], rows["high"], strict=True)
-    return [f"[{fixed(a)}, {fixed(b)}]" if np.isfinite(a) and np.isfinite(b) else "–" for a, b in pairs]
-
-
-def p_value(p: float) -> str:
-    """A p-value for a reader: three digits, and no more certainty than that."""
-    if p < 0.001:
-        return "< 0.001"
-    return "1" if p >= 0.9995 else fixed(p, 3)
-
-
-def _count(n: Any) -> str:
-    return "–" if _missing(n) else str(int(n))
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
-
-
-def _plain(value: Any) -> str:
-    """A setting as it was written: 0.05 stays 0.05, and 3.0 from a column with gaps is 3."""
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _natural(text: str) -> tuple[bool, float, str]:
-    try:
-        return False, float(text), ""
-    except ValueError:
-        return True, 0.0, text

@@ -18,6 +18,7 @@ from analysis.table import COLUMNS, Row, check, join_config, last_step, with_var
 METHODS = (("sgd", None), ("sam", None), ("asam", None), ("gsam", None), ("obf", None), ("sam", "obf"))
 RHOS = {"asam": (0.2, 0.5, 2.0)}
 TARGETS = ("gap_error", "test_error", "ood_error_mean")
+CONTROLS = ("ece", "brier", "test_loss")
 FORGETTING = ("F_mi[obf, iso-loss, m=16, held_out]", "cw[sam, own, m=16, exposed]")
 SHARPNESS = ("top_eigenvalue", "ascent_sharpness[rho=0.05]")
 
@@ -59,6 +60,7 @@ def measured(run, config, past, *, epochs, rng):
         Row("test_error", end["test_error"], 0.004, split="test"),
         Row("gap_error", end["test_error"] - end["train_error"], 0.005, split="test"),
         Row("ood_error_mean", end["test_error"] * 1.5 + 0.01 * rng.standard_normal(), 0.01, split="ood"),
+        *calibrated(end["test_error"]),
         Row("top_eigenvalue", sharp, 0.01 * sharp),
         Row("trace", 30 * sharp * np.exp(0.3 * rng.standard_normal()), 3.0, draws=32),
         Row("ascent_sharpness", sharp * 0.01, options={"rho": 0.05}),
@@ -67,6 +69,7 @@ def measured(run, config, past, *, epochs, rng):
         Row("gradient_norm", 0.1 * rng.random()),
         Row("parameter_norm", 10 + rng.standard_normal(), warnings="two tied parameters"),
         Row("b_marg", 0.02 * rng.random()),
+        Row("log_prod_of_spec_over_margin", 5 + sharp + rng.standard_normal()),
     ]
     table = [records(rows, run, int(end["step"]), epochs)]
     level = {"exposed": 1.0, "other_train": 0.15, "held_out": 0.25}
@@ -85,8 +88,25 @@ def measured(run, config, past, *, epochs, rng):
                         values[1] = 0.3 - end["test_error"] + 0.01 * rng.standard_normal()
                     for measure, value in zip(("cw", "F_mi", "F_cmi"), values, strict=True):
                         rows.append(Row(measure, value, 0.1 * abs(value), 20, split, options))
+                        if epoch == epochs and provider != "random" and radius == "iso-loss" and measure != "F_cmi":
+                            rows += [
+                                Row(measure, value * factor, 0.1 * abs(value), 20, split, {**options, "m": m})
+                                for m, factor in ((1, 1.6), ("all", 0.5))
+                                if (m, split) != ("all", "other_train")
+                            ]
+        if epoch < epochs and config["seed"] == 0:
+            rows.append(Row("top_eigenvalue", sharp / np.sqrt(epoch), 0.01))
         table.append(records(rows, run, int(epoch * 25), int(epoch)))
     return [record for part in table for record in part]
+
+
+def calibrated(error):
+    scores = {"ece": error / 3, "brier": 1.5 * error, "test_loss": 3 * error}
+    return [
+        row
+        for name, value in scores.items()
+        for row in (Row(name, value, 0.01, split="test"), Row(f"{name}_scaled", 0.6 * value, 0.01, split="test"))
+    ]
 
 
 def records(rows, run, step, epoch):
@@ -103,7 +123,7 @@ def correlations(measures, runs):
     values = rows.pivot_table(index="run_id", columns="variant", values="value", aggfunc="first")
     out = []
     for target in TARGETS:
-        names = [v for v in values.columns if v not in TARGETS]
+        names = [v for v in values.columns if v not in TARGETS and not v.startswith(CONTROLS)]
         for name in names:
             both = values[[name, target]].dropna()
             tau, p = kendalltau(both[name], both[target])
@@ -118,6 +138,42 @@ def correlations(measures, runs):
                     "warnings": "", "expected_sign": -1 if name.startswith("F_") else 1,
                 })  # fmt: skip
     return pd.DataFrame(out, columns=list(CORRELATIONS))
+
+
+def further(stats):
+    """The further tables, of the shape that `correlate` gives them; numbers mean nothing."""
+    rows = stats.loc[stats["coefficient"] == "kendall", ["measure", "target", "value"]].reset_index(drop=True)
+    v = rows["value"]
+    keys = rows[["measure", "target"]].assign(warnings=np.where(v > 0.3, "", "few pairs; no pair: lr"))
+    ends = {"low": v - 0.3, "high": v + 0.3}
+    axes = [
+        keys.assign(axis=axis, psi=scale * v, p=0.04, eligible_cells=9, total_cells=12)
+        for axis, scale in (("all", 0.5), ("lr", 0.2), ("rho", 0.8))
+    ]
+    return {
+        "granulated": pd.concat(axes, ignore_index=True),
+        "information": keys.assign(
+            k=abs(v) / 3, subset="lr+rho", sign_of_psi=np.sign(v), baseline=0.02, excess=abs(v) / 3 - 0.02
+        ),
+        "sign_errors": keys.assign(
+            axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30
+        ),
+        "partial": keys.assign(control="train_loss", value=v / 2, p=0.2, n_configurations=15, **ends),
+        "multilevel": keys.assign(
+            level="method", pooled=v, within=-v / 3, between=v, reversal=True, se=0.1, p_permutation=0.3, clusters=6,
+            random_slope=v / 2,
+        ),
+        "selection": keys.assign(variants=3, best=rows["measure"], naive=v, held_out=v / 2, chosen_share=0.7),
+        "prediction": pd.DataFrame(
+            [(t, "measures", "ridge", 5, -0.5, -2.0, 0.3, 0.4, 0.01, 0.012, 15, 6, "") for t in TARGETS],
+            columns=["target", "features", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
+                     "n_configurations", "methods", "warnings"],
+        ),
+        "power": keys.assign(
+            value=v, n_configurations=15, smallest_effect=0.45, power=0.6, required_configurations=40.0,
+            design_effect=1.4,
+        ),
+    }  # fmt: skip
 
 
 @cache
@@ -172,6 +228,7 @@ def make(folder=Path("toy"), *, methods=METHODS, seeds=2, epochs=20, seed=0, all
         correlations=stats,
         comparisons=comparisons,
         ceilings=ceilings,
+        further=further(stats) if rows else {},
     )
 
 
@@ -194,4 +251,6 @@ def write(results, folder, *, seeds=2):
     (folder / "statistics").mkdir()
     for name in ("correlations", "comparisons", "ceilings"):
         getattr(results, name).to_parquet(folder / "statistics" / f"{name}.parquet", index=False)
+    for name, table in results.further.items():
+        table.to_parquet(folder / "statistics" / f"{name}.parquet", index=False)
     return folder

@@ -1,14 +1,17 @@
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from synthetic import make
 
 from analysis import figures, style
 from analysis.measures.registry import MEASURES
 from analysis.results import StudyResults
+from analysis.table import with_variant
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,67 @@ def test_text_in_pdf_stays_text(medium):
         pass
 
 
+@pytest.mark.parametrize("family", style.FAMILIES)
+def test_names_in_the_colour_of_a_family_can_be_read(family):
+    def luminance(colour):
+        c = np.array(to_rgb(colour))
+        return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+    colour = style.FAMILIES[family]
+    assert 1.05 / (luminance(style.ink(colour)) + 0.05) >= 4.5
+    if 1.05 / (luminance(colour) + 0.05) >= 4.5:
+        assert style.ink(colour) == colour
+
+
+# Machado, Oliveira and Fernandes (2009), IEEE TVCG 15(6), severity 1, on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("kind", BLINDNESS)
+def test_families_are_told_apart_by_the_colour_blind(kind):
+    def lab(colour):
+        c = np.array(to_rgb(colour))
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(np.array(BLINDNESS[kind]) @ linear, 0, 1)
+        xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+        f = np.cbrt(xyz / [0.9505, 1, 1.089])
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    for a, b in itertools.combinations(style.FAMILIES, 2):
+        assert np.linalg.norm(lab(style.FAMILIES[a]) - lab(style.FAMILIES[b])) > 12, (a, b)
+        assert style.FAMILY_MARKERS[a] != style.FAMILY_MARKERS[b]
+
+
+@pytest.mark.parametrize(
+    ("variant", "shown"),
+    [
+        ("top_eigenvalue", "largest eigenvalue"),
+        ("F_mi[obf, iso-loss, m=64, other_train]", "F_mi [OBF, iso-loss, m=64, other train]"),
+        ("M_gap_cw[sam, own, m=16, exposed]", "M-gap of right → wrong [SAM, own, m=16, exposed]"),
+        ("parameter_norm", "parameter norm"),
+        ("my_own", "my own"),
+    ],
+)
+def test_names_of_measures_for_a_reader(variant, shown):
+    assert style.measure_name(variant) == shown
+
+
+def test_no_two_measures_have_one_name():
+    rows = [row for m in MEASURES.values() for row in m.rows]
+    assert len({style.measure_name(row) for row in rows}) == len(set(rows))
+    assert set(style.NAMES) <= set(rows)
+
+
+def test_long_names_are_put_on_two_lines():
+    assert style.wrapped("F_mi [OBF, iso-loss, m=64, other train]") == "F_mi\n[OBF, iso-loss, m=64, other train]"
+    assert style.wrapped("largest eigenvalue") == "largest eigenvalue"
+
+
 def test_an_unknown_medium_is_refused():
     with pytest.raises(ValueError, match="`medium` must be one of"):
         style.rc("poster")
@@ -79,9 +143,10 @@ def test_forest_draws_the_values_of_the_frame_strongest_first(results, ax):
     figures.forest(ax, results.correlations, target="gap_error", top=7, ceilings=results.ceilings)
     rows = figures.strongest(results.correlations, target="gap_error", top=7)
     names = [t.get_text() for t in ax.get_yticklabels()]
-    assert names == rows["measure"].tolist()
+    assert names == [style.measure_name(m) for m in rows["measure"]]
     assert (np.diff(rows["value"].abs()) <= 0).all()
-    filled = [line for line in ax.get_lines() if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
+    markers = style.FAMILY_MARKERS.values()
+    filled = [li for li in ax.get_lines() if li.get_marker() in markers and li.get_markerfacecolor() != "white"]
     np.testing.assert_allclose([line.get_xdata()[0] for line in filled], rows["value"])
     hollow = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
     np.testing.assert_allclose([line.get_xdata()[0] for line in hollow], rows["within"])
@@ -135,6 +200,9 @@ def test_scatter_says_tau_and_n_and_draws_lines_only_for_a_reversal(results):
         assert style.fixed(row["value"]) in ax.get_title(loc="left") + ax.get_title()
         lines = [line for line in ax.get_lines() if line.get_linestyle() == "-" and len(line.get_xdata()) == 2]
         assert bool(lines) == wanted
+        dashed = [line for line in ax.get_lines() if line.get_linestyle() == "--"]
+        assert len(dashed) == wanted
+        assert ("⇄ inside methods −0.30" in ax.get_title(loc="left") + ax.get_title()) == wanted
         drawn = np.concatenate([line.get_xdata() for line in ax.get_lines() if line.get_marker() in "osD^v<"])
         np.testing.assert_allclose(np.sort(drawn), np.sort(points["x"]))
 
@@ -186,7 +254,12 @@ def test_the_matrix_writes_the_values_of_the_frame(results, ax):
     figures.correlation_matrix(ax, results.correlations, top=5, targets=["gap_error", "test_error"])
     assert len(ax.texts) == 10
     frame = results.correlations.query("coefficient == 'kendall'").set_index(["measure", "target"])
-    rows = [t.get_text() for t in ax.get_yticklabels()]
+    rows = figures.matrix_rows(
+        results.correlations.query("coefficient == 'kendall' and target != 'ood_error_mean'"), top=5
+    )
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert sorted(labels) == sorted(map(style.measure_name, rows))
+    rows = sorted(rows, key=lambda m: labels.index(style.measure_name(m)))
     for i, measure in enumerate(rows):
         for j, target in enumerate(("gap_error", "test_error")):
             r = frame.loc[(measure, target)]
@@ -203,14 +276,45 @@ def test_level_lines_stand_for_methods_without_a_radius(results, ax):
     assert "ASAM" in labels
 
 
+def words(figure):
+    """Every text that a reader sees, with its place in pixels; tick labels by axis."""
+    axes = [ax for ax in figure.axes if ax.get_visible()]
+    single = [*figure.texts, *(t for legend in figure.legends for t in legend.get_texts())]
+    single += [t for ax in axes for t in (*ax.texts, ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label)]
+    ticks = []
+    for ax in axes:
+        for places, labels, limits in (
+            (ax.get_xticks(), ax.get_xticklabels(), ax.get_xlim()),
+            (ax.get_yticks(), ax.get_yticklabels(), ax.get_ylim()),
+        ):
+            low, high = sorted(limits)
+            ticks.append([t for at, t in zip(places, labels, strict=False) if low <= at <= high])
+    return [t for t in single if t.get_text().strip()], [[t for t in row if t.get_text()] for row in ticks]
+
+
 @pytest.mark.parametrize("name", figures.FIGURES)
-def test_captions_are_filled_in_from_the_study(results, name):
+def test_figures_are_legible_on_paper_and_have_full_captions(results, name):
     plate = figures.FIGURES[name]
-    figure, facts = plate.draw(results)
+    with mpl.rc_context(style.rc(plate.paper)):
+        figure, facts = plate.draw(results)
+        figure.draw_without_rendering()
+        assert figure.get_figwidth() == style.WIDTHS[plate.paper]
+        single, ticks = words(figure)
+        edge = figure.bbox.padded(1.0)
+        for text in [*single, *(t for row in ticks for t in row)]:
+            assert text.get_fontsize() >= 5.5, text
+            box = text.get_window_extent()
+            assert edge.contains(box.x0, box.y0), text
+            assert edge.contains(box.x1, box.y1), text
+        labels = [ax.xaxis.label.get_window_extent() for ax in figure.axes if ax.get_visible() and ax.get_xlabel()]
+        assert not [a for a, b in itertools.combinations(labels, 2) if a.overlaps(b)], name
+        for row in ticks:
+            boxes = [t.get_window_extent() for t in row if t.get_rotation() == 0]
+            assert not [a for a, b in itertools.pairwise(boxes) if a.padded(-0.5).overlaps(b)], name
     caption = plate.says(results, facts)
     assert "{" not in caption
-    assert isinstance(figure, Figure)
     assert caption.endswith(".")
+    assert plate.alt.endswith(".")
 
 
 def test_the_forest_caption_tells_how_many_were_tried(results):
@@ -218,3 +322,162 @@ def test_the_forest_caption_tells_how_many_were_tried(results):
     tried = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")
     assert (facts["all"], facts["shown"]) == (len(tried), 20)
     assert facts["n"] == "13 to 15"
+
+
+def many(n, family="F_mi"):
+    """n variants of one measure, all stronger than the others."""
+    rows = [
+        {"measure": f"{family}[m={k}]", "target": "gap_error", "coefficient": "kendall", "value": 0.9 - k / 1000,
+         "n_configurations": 20}
+        for k in range(n)
+    ]  # fmt: skip
+    names = ("cw", "KL", "JS", "TV", "dH", "top_eigenvalue", "parameter_norm", "path_norm", "b_marg")
+    rows += [
+        {"measure": m, "target": "gap_error", "coefficient": "kendall", "value": 0.1 + i / 100, "n_configurations": 20}
+        for i, m in enumerate(names)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("top", [5, 8])
+def test_no_measure_and_no_family_fills_a_figure(top):
+    shown = figures.strongest(many(100), target="gap_error", top=top)["measure"]
+    assert len(shown) == top
+    assert shown.str.startswith("F_mi[").sum() <= 3
+    assert (shown.map(style.family) == "forgetting").sum() <= int(np.ceil(0.4 * top))
+    assert sorted(figures.matrix_rows(many(100), top=top)) == sorted(shown)
+
+
+def test_variants_fill_up_where_there_is_nothing_else():
+    only = many(30).iloc[:30]
+    shown = figures.strongest(only, target="gap_error", top=20)["measure"].tolist()
+    assert shown == [f"F_mi[m={k}]" for k in range(20)]
+
+
+def test_coefficients_of_a_few_configurations_come_last():
+    rows = many(3).assign(n_configurations=[2, 20, 20, *[20] * 9])
+    assert figures.strongest(rows, target="gap_error")["measure"].tolist()[-1] == "F_mi[m=0]"
+    assert "F_mi[m=0]" not in figures.matrix_rows(rows, top=5)
+
+
+def test_the_forest_caption_says_what_is_left_out(results):
+    _, facts = figures.FIGURES["forest"].draw(results)
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")["measure"]
+    shown = figures.strongest(results.correlations, target="gap_error", top=20)["measure"]
+    left = rows[~rows.isin(shown)].map(style.family)
+    assert f"{(left == 'forgetting').sum()} of forgetting" in facts["left"]
+
+
+def test_a_reversal_is_among_the_scatter_plots(results):
+    figure, facts = figures.FIGURES["scatter"].draw(results)
+    titles = [ax.get_title(loc="left") + ax.get_title() for ax in figure.axes]
+    assert sum("⇄" in title for title in titles) == 1
+    assert "as for 1 of the" in facts["reversals"]
+    psi = results.further["granulated"].query("axis == 'all' and target == 'gap_error'").set_index("measure")["psi"]
+    strongest = figures.strongest(results.correlations, target="gap_error")["measure"].iloc[0]
+    assert any(f"Ψ = {style.fixed(psi[strongest])}" in title for title in titles)
+    none = StudyResults(**{**results.__dict__, "correlations": results.correlations.assign(reversal=False)})
+    figure, facts = figures.FIGURES["scatter"].draw(none)
+    assert facts["reversals"].startswith("In none of them")
+    assert not [t for legend in figure.legends for t in legend.get_texts() if "fit" in t.get_text()]
+
+
+def test_forgetting_by_size_is_the_mean_over_runs_in_order_of_size(results):
+    rows = results.forgetting().query(
+        "epoch == 20 and radius == 'iso-loss' and provider == 'sam' and split == 'held_out'"
+    )
+    figure = Figure()
+    figures.forgetting_by_size(figure, rows, measures=("cw",))
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "16", "all"]
+    drawn = ax.containers[0].lines[0].get_ydata()
+    means = rows[rows["measure"] == "cw"].groupby(rows["m"].map(str))["value"].mean()
+    np.testing.assert_allclose(drawn.astype(float), means[["1", "16", "all"]].to_numpy(float))
+
+
+def test_forgetting_by_size_needs_two_sizes(results):
+    measures = results.measures[~results.measures["options"].str.contains('"m": (?:1,|"all")', regex=True)]
+    with pytest.raises(figures.NothingToDraw, match="one size m"):
+        figures.FIGURES["forgetting_by_m"].draw(StudyResults(**{**results.__dict__, "measures": measures}))
+
+
+def test_sizes_of_batches_that_are_numbers_and_words_stand_side_by_side(results):
+    rows = results.measures[results.measures["split"] == "exposed"]
+    last = rows[rows["step"] == 500]
+    even = last[last["options"].str.contains('"m": (?:1,|"all")', regex=True)]  # as many of one as of the other
+    _, facts = figures.FIGURES["forgetting_bars"].draw(StudyResults(**{**results.__dict__, "measures": even}))
+    assert facts["m"] == "1"
+
+
+def test_measures_along_training_are_means_over_runs(results):
+    rows = with_variant(results.measures)
+    rows = rows[rows["run_id"].str.startswith("sgd")].assign(method="sgd")
+    figure = Figure()
+    figures.along_training(figure, rows, columns=[["top_eigenvalue"], ["F_mi[sam, iso-loss, m=16, held_out]"]])
+    left, right = figure.axes
+    for ax, name in ((left, "top_eigenvalue"), (right, "F_mi[sam, iso-loss, m=16, held_out]")):
+        line = next(li for li in ax.get_lines() if li.get_marker() == style.METHODS["sgd"][2])
+        mean = rows[rows["variant"] == name].groupby("epoch")["value"].mean()
+        np.testing.assert_allclose(line.get_xydata(), np.stack([mean.index, mean], axis=1))
+
+
+def test_along_training_shows_sharpness_beside_forgetting(results):
+    figure, facts = figures.FIGURES["along_training"].draw(results)
+    titles = [ax.get_title(loc="left") + ax.get_title() for ax in figure.axes if ax.get_visible()]
+    assert [t.split("\n")[0] for t in titles] == ["largest eigenvalue", "F_mi", "right → wrong"]
+    assert facts["runs"] == "31 runs"
+    last = results.measures[(results.measures["step"] == 500) | (results.measures["measure"] != "top_eigenvalue")]
+    with pytest.raises(figures.NothingToDraw, match="Sharpness was measured at the last checkpoint only"):
+        figures.FIGURES["along_training"].draw(StudyResults(**{**results.__dict__, "measures": last}))
+
+
+def test_along_training_needs_a_name(results):
+    with pytest.raises(ValueError, match="`columns` names no variant"):
+        figures.along_training(Figure(), results.measures, columns=[[], []])
+
+
+def test_calibration_is_filled_as_trained_and_hollow_when_scaled():
+    rows = pd.DataFrame({
+        "method": ["sam"] * 4 + ["sgd"] * 2, "measure": ["ece", "ece", "ece_scaled", "ece_scaled", "ece", "ece_scaled"],
+        "value": [0.1, 0.3, 0.05, 0.07, 0.4, np.nan],
+    })  # fmt: skip
+    figure = Figure()
+    figures.calibration(figure, rows)
+    (ax,) = figure.axes
+    drawn = {
+        (line.get_marker(), line.get_markerfacecolor() == "white"): line.get_xdata()[0]
+        for line in ax.get_lines()
+        if line.get_marker() in "so"
+    }
+    sam, sgd = style.METHODS["sam"][2], style.METHODS["sgd"][2]
+    assert drawn == pytest.approx({(sgd, False): 0.4, (sam, False): 0.2, (sam, True): 0.06})
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["SGD", "SAM"]
+
+
+def test_calibration_without_scores_is_told(results):
+    with pytest.raises(ValueError, match="`rows` holds no finite score"):
+        figures.calibration(Figure(), pd.DataFrame({"method": ["sam"], "measure": ["ece"], "value": [np.nan]}))
+    rows = results.measures[~results.measures["measure"].str.startswith(("ece", "brier"))]
+    with pytest.raises(figures.NothingToDraw, match="Calibration was not measured"):
+        figures.FIGURES["calibration"].draw(StudyResults(**{**results.__dict__, "measures": rows}))
+
+
+def test_costs_are_bars_the_most_expensive_first(ax):
+    costs = pd.DataFrame({
+        "measure": ["norms", "hessian_trace", "free", "keskar"], "family": ["norm", "sharpness", "other", "sharpness"],
+        "cost": [1.0, 60.0, 0.0, 13.0],
+    })  # fmt: skip
+    figures.measure_costs(ax, costs, unit="gradients")
+    assert [bar.get_width() for bar in ax.patches] == [60.0, 13.0, 1.0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["hessian trace", "keskar", "norms"]
+    assert ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "gradients"
+    with pytest.raises(ValueError, match="`costs` has no measure with a cost above 0"):
+        figures.measure_costs(ax, costs.assign(cost=0.0), unit="gradients")
+
+
+def test_costs_are_seconds_where_the_table_has_them(results):
+    timed = results.measures.assign(seconds=np.where(results.measures["measure"] == "top_eigenvalue", 2.0, np.nan))
+    figure, facts = figures.FIGURES["costs"].draw(StudyResults(**{**results.__dict__, "measures": timed}))
+    assert facts["what"].startswith("Seconds that each measure took")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [2.0]

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from synthetic import configs, make, write
 
-from analysis.results import StudyResults
+from analysis.results import FURTHER, StudyResults
 
 
 @pytest.fixture
@@ -16,6 +16,9 @@ def test_what_was_written_is_what_is_read(folder):
     assert read.study == given.study
     for name in ("correlations", "comparisons", "ceilings"):
         pd.testing.assert_frame_equal(getattr(read, name), getattr(given, name), check_dtype=False)
+    assert set(read.further) == set(FURTHER)
+    for name, table in given.further.items():
+        pd.testing.assert_frame_equal(read.further[name], table, check_dtype=False)
     pd.testing.assert_frame_equal(
         read.measures.drop(columns="hp.ascent"), given.measures.drop(columns="hp.ascent"), check_dtype=False
     )
@@ -117,7 +120,7 @@ def test_points_are_means_and_deviations_over_seeds():
     ]
     assert len(runs) == 2
     rows = given.measures[given.measures["run_id"].isin(runs)]
-    x = rows.loc[rows["measure"] == "top_eigenvalue", "value"].to_numpy()
+    x = rows.loc[(rows["measure"] == "top_eigenvalue") & (rows["epoch"] == 20), "value"].to_numpy()
     y = rows.loc[rows["measure"] == "test_error", "value"].to_numpy()
     here = points[np.isclose(points["x"], x.mean())]
     assert here["method"].tolist() == ["sam"]
@@ -162,3 +165,48 @@ def test_facts_are_those_of_the_study():
     assert facts["level"] == "90 %"
     assert facts["intervals"].startswith("90 % intervals resample configurations (500 times)")
     assert facts["permutations"] == "99 permutations"
+
+
+def test_further_statistics_may_be_absent(folder):
+    for name in FURTHER:
+        if name != "power":
+            (folder / "statistics" / f"{name}.parquet").unlink()
+    assert set(StudyResults.load(folder).further) == {"power"}
+
+
+def test_further_statistics_without_their_columns_or_of_no_known_name_are_refused():
+    given = make(methods=(("sgd", None),))
+    with pytest.raises(ValueError, match=r"`power` lacks the columns \['value'\]"):
+        StudyResults(**{**given.__dict__, "further": {"power": given.further["power"].drop(columns="value")}})
+    with pytest.raises(ValueError, match=r"`further` holds \['sorcery'\]"):
+        StudyResults(**{**given.__dict__, "further": {"sorcery": given.further["power"]}})
+
+
+def test_entries_are_those_of_the_registry_that_left_rows():
+    given = make()
+    timed = given.measures.assign(seconds=np.where(given.measures["step"] == 500, 3.0, 1.0))
+    entries = StudyResults(**{**given.__dict__, "measures": timed}).entries().set_index("measure")
+    assert entries.loc["norms", "rows"] == "gradient_norm, parameter_norm"
+    assert entries.loc["norms", ["family", "checkpoints", "seconds"]].tolist() == ["norm", 31, 3.0]
+    finished = given.configurations().query("status == 'finished'")["run_id"]
+    early = 3 * finished.str.endswith("s0").sum()  # also measured at three checkpoints before the last
+    assert entries.loc["hessian_eigenvalues", "checkpoints"] == 31 + early
+    np.testing.assert_allclose(entries.loc["hessian_eigenvalues", "seconds"], (31 * 3.0 + early) / (31 + early))
+    assert given.entries()["seconds"].isna().all()
+    assert "trace" not in entries.index  # of no entry
+
+
+def test_seconds_in_the_table_are_kept(folder):
+    path = folder / "measures.parquet"
+    pd.read_parquet(path).assign(seconds=0.5, other=1).to_parquet(path)
+    read = StudyResults.load(folder).measures
+    assert set(read["seconds"]) == {0.5}
+    assert "other" not in read.columns
+
+
+def test_captions_say_how_intervals_were_made():
+    given = make(methods=(("sgd", None),))
+    assert "resample configurations" in given.facts()["intervals"]
+    new = StudyResults(**{**given.__dict__, "correlations": given.correlations.assign(interval="stabilised")})
+    assert "jackknife" in new.facts()["intervals"]
+    assert "resample configurations" in new.facts()["resampled"]

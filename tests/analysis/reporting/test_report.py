@@ -8,20 +8,12 @@ import pytest
 from synthetic import make, write
 
 from analysis.figures import FIGURES
+from analysis.reporting.evidence import EVIDENCE
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
-
-
-@pytest.fixture(scope="module")
-def results():
-    return make()
-
-
-@pytest.fixture(scope="module")
-def page(results, tmp_path_factory):
-    return report(results, out=tmp_path_factory.mktemp("report"))
+from analysis.style import WIDTHS
 
 
 def changed(results, **parts):
@@ -228,3 +220,19 @@ def test_reversals_among_clear_correlations_are_named(results):
     text = said(changed(results, correlations=turned), "Within methods")
     assert "`top_eigenvalue`" in text
     assert "differences between methods" in text
+
+
+def test_statistics_that_were_not_made_are_left_out_and_their_old_files_go(results, tmp_path):
+    small = make(methods=(("sgd", None), ("sam", None)), seeds=1)
+    report(small, out=tmp_path)
+    assert (tmp_path / "tables/power.csv").exists()
+    assert "Does it hold up" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = report(changed(small, further={}), out=tmp_path).read_text(encoding="utf-8")
+    assert "Does it hold up" not in text
+    assert not [p for p in (tmp_path / "tables").iterdir() if p.stem in EVIDENCE]
+
+
+def test_the_paper_s_figures_have_its_width(page):
+    for name, plate in FIGURES.items():
+        box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (page.parent / f"figures/{name}.pdf").read_bytes())
+        assert float(box[1]) / 72 == pytest.approx(WIDTHS[plate.paper], abs=0.01)

@@ -1,17 +1,17 @@
 import io
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from synthetic import make
 
+from analysis.figures import strongest
 from analysis.reporting import tables
+from analysis.reporting.evidence import EVIDENCE
+from analysis.reporting.table import remarks
 from analysis.results import StudyResults
-
-
-@pytest.fixture(scope="module")
-def results():
-    return make()
+from analysis.style import fixed
 
 
 def changed(results, **frames):
@@ -104,10 +104,12 @@ def test_correlations_shown_are_those_of_the_frame(results):
 
 def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results):
     few = results.correlations.assign(low=np.nan, high=np.nan, p=np.nan, p_holm=np.nan, warnings="fewer than 5")
-    shown = tables.correlations(changed(results, correlations=few)).shown
+    table = tables.correlations(changed(results, correlations=few))
+    shown = table.shown
     assert set(shown["95 % interval"]) == {"–"}
     assert set(shown["p (Holm)"]) == {"–"}
-    assert set(shown["Remark"]) == {"fewer than 5"}
+    assert set(shown["Remark"]) == {"(1)"}
+    assert table.note.endswith("Remarks: (1) fewer than 5.")
 
 
 def test_every_run_that_did_not_finish_is_listed(results):
@@ -140,3 +142,59 @@ def test_doubts_are_counted(results):
 @pytest.mark.parametrize(("p", "shown"), [(0.0004, "< 0.001"), (0.04, "0.040"), (1.0, "1"), (np.nan, "–")])
 def test_p_values_claim_no_more_than_they_hold(p, shown):
     assert tables.p_value(p) == shown
+
+
+def test_further_tables_show_the_leading_measures_of_the_leading_target(results):
+    leading = strongest(results.correlations, target="gap_error", top=12)["measure"].tolist()
+    for name in ("granulated", "information", "sign_errors", "power", "multilevel"):
+        table = tables.TABLES[name](results)
+        assert table.shown["Measure"].tolist() == leading
+        assert "`gap_error`" in table.note
+        pd.testing.assert_frame_equal(table.data, results.further[name])
+
+
+def test_granulated_coefficients_stand_beside_their_axes(results):
+    shown = tables.TABLES["granulated"](results).shown
+    rows = results.further["granulated"].query("target == 'gap_error'").set_index(["measure", "axis"])["psi"]
+    for row in shown.to_dict("records"):
+        for column, axis in (("Ψ", "all"), ("lr", "lr"), ("rho", "rho")):
+            assert row[column] == fixed(rows[row["Measure"], axis])
+
+
+def test_within_slopes_that_turn_are_marked(results):
+    shown = tables.TABLES["multilevel"](results).shown
+    assert shown["Within"].str.endswith("⇄").all()
+    assert set(shown["Groups"]) == {"methods"}
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_further_tables_that_were_not_made_are_not_shown(results, name):
+    table = tables.TABLES[name](changed(results, further={}))
+    assert table.optional
+    assert table.shown.empty
+    nothing = results.further[name].iloc[:0]
+    assert tables.TABLES[name](changed(results, further={name: nothing})).shown.empty
+
+
+def test_remarks_are_numbered_and_told_below():
+    shown = pd.DataFrame({"Measure": list("abc"), "Remark": ["few pairs; no pair: lr", "", "no pair: lr"]})
+    found, note = remarks(shown, "Note.")
+    assert found["Remark"].tolist() == ["(1), (2)", "", "(2)"]
+    assert note == "Note. Remarks: (1) few pairs; (2) no pair: lr."
+    found, note = remarks(shown.assign(Remark=""), "Note.")
+    assert "Remark" not in found
+    assert note == "Note."
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_no_cell_says_nan(results, name):
+    table = tables.TABLES[name](results)
+    assert not table.shown.map(lambda cell: "nan" in str(cell).lower().split()).any().any()
+    assert not re.search(r"\bnan\b", table.note.lower())
+
+
+def test_what_was_measured_is_told_from_the_registry(results):
+    shown = tables.TABLES["measures"](results).shown.set_index("Measure")
+    assert shown.loc["norms", "Rows"] == "gradient_norm, parameter_norm"
+    assert shown.loc["weight_norms", "Family"] == "complexity"
+    assert shown.loc["hessian_eigenvalues", "Expected"] == "+"

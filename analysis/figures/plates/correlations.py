@@ -1,0 +1,164 @@
+"""Figures of the report on measures and generalisation."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, strongest
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page, span
+from analysis.figures.scatter import line_handles, scatter
+from analysis.results import StudyResults
+from analysis.style import FAMILIES, family, looks
+
+TOP = 20  # rows of a figure that a reader can still take in
+PANELS = 4  # scatter plots
+TARGETS = 7  # columns of the matrix
+
+
+def _forest(results: StudyResults) -> tuple[Figure, Facts]:
+    target, rows = leading(results)
+    shown = min(len(rows), TOP)
+    figure = page(1.3 + 0.21 * shown)
+    forest(figure.add_subplot(), results.correlations, target=target, top=TOP, ceilings=results.ceilings)
+    kept = strongest(results.correlations, target=target, top=TOP)
+    left = _left_out(rows["measure"], kept["measure"])
+    facts = {"target": target, "shown": shown, "all": len(rows), "n": span(kept["n_configurations"]), "left": left}
+    return figure, facts
+
+
+def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
+    rows = results.comparisons[np.isfinite(results.comparisons["difference"].to_numpy(dtype=float))]
+    order = [t for t in results.targets if t in set(rows["target"])] or list(rows["target"].unique())
+    if not order:
+        raise NothingToDraw("No forgetting measure was compared with a sharpness measure.")
+    here = rows[rows["target"] == order[0]]
+    shown = min(len(here), 12)
+    figure = page(0.9 + 0.36 * shown)
+    comparison_plot(figure.add_subplot(), here, top=12)
+    return figure, {"target": order[0], "shown": shown, "all": len(here), "n": span(here["n_configurations"])}
+
+
+def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
+    target, rows = leading(results)
+    points = {m: results.points(m, target) for m in _panels(rows)}
+    drawn = [row for row in rows.to_dict("records") if len(points.get(row["measure"], ()))]
+    if not drawn:
+        raise NothingToDraw(f"No configuration has both a measure and {target} at its last checkpoint.")
+    psi = _granulated(results, target)
+    columns = min(2, len(drawn))
+    lines = -(-len(drawn) // columns)
+    turned = any(row["reversal"] for row in drawn)
+    figure = page(0.5 + 2.35 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for ax in panels.flat[len(drawn) :]:
+        ax.set_visible(False)
+    for ax, row in zip(panels.flat, drawn, strict=False):
+        name = row["measure"]
+        scatter(ax, points[name], measure=name, target=target, row=row, psi=psi.get(name), methods=results.methods)
+    for ax in panels[:, 1:].flat:
+        ax.set_ylabel("")
+    found = {label: h for ax in panels.flat for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    names = [look[0] for look in looks(results.methods).values()]
+    unique = {name: found[name] for name in names if name in found}
+    handles = [*unique.values(), *(line_handles() if turned else [])]
+    labels = [*unique, *(h.get_label() for h in handles[len(unique) :])]
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(6, len(handles)))
+    every = int(rows["reversal"].astype(bool).sum())
+    said = (
+        "In none of them do the pooled and the within-method sign differ"
+        if not every
+        else f"⇄: the pooled sign and that of the mean inside methods differ (Simpson), as for {every} of the "
+        f"{len(rows)} measures; there, and only there, straight least-squares lines are drawn, full inside each "
+        "method of three or more configurations, broken through all"
+    )
+    named = "Ψ: the granulated coefficient, over pairs that differ in one hyper-parameter. " if psi else ""
+    return figure, {"target": target, "shown": len(drawn), "reversals": said, "psi": named}
+
+
+def _panels(rows: pd.DataFrame) -> list[str]:
+    """The strongest of each family first, then the strongest of the rest; a reversal is always there."""
+    families = rows["measure"].map(family)
+    first = rows[~families.duplicated() & (families != "other")]
+    rest = rows[~rows["measure"].isin(first["measure"])]
+    chosen = pd.concat([first.head(PANELS), rest])["measure"].head(PANELS).tolist()
+    turned = rows[rows["reversal"].astype(bool)]
+    if len(turned) and not set(turned["measure"]) & set(chosen):
+        clear = turned[["value", "within"]].abs().min(axis=1)  # both signs are then more than noise
+        chosen = [*chosen[: PANELS - 1], str(turned["measure"].iloc[int(clear.to_numpy().argmax())])]
+    return chosen
+
+
+def _granulated(results: StudyResults, target: str) -> dict[str, float]:
+    rows = results.further.get("granulated", pd.DataFrame(columns=["measure", "target", "axis", "psi"]))
+    rows = rows[(rows["target"] == target) & (rows["axis"] == "all") & np.isfinite(rows["psi"].to_numpy(dtype=float))]
+    return dict(zip(rows["measure"], rows["psi"].astype(float), strict=True))
+
+
+def _left_out(every: pd.Series, shown: pd.Series) -> str:
+    """How many of each family are not shown, in words."""
+    rest = every[~every.isin(set(shown))].map(family).value_counts()
+    parts = [f"{rest[name]} of {name}" for name in FAMILIES if name in rest.index]
+    return f"Left out: {', '.join(parts)}" if parts else "None is left out"
+
+
+def _matrix(results: StudyResults) -> tuple[Figure, Facts]:
+    leading(results)
+    rows = results.correlations[results.correlations["coefficient"] == "kendall"]
+    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    targets = [t for t in results.targets if t in set(rows["target"])][:TARGETS]
+    rows = rows[rows["target"].isin(targets)]
+    every = pd.Series(rows["measure"].unique())
+    figure = page(1.2 + 0.2 * min(len(every), TOP))
+    kept = pd.Series(matrix_rows(rows, top=TOP))
+    correlation_matrix(figure.add_subplot(), rows, top=TOP, targets=targets)
+    return figure, {"shown": len(kept), "all": len(every), "left": _left_out(every, kept)}
+
+
+PLATES: dict[str, Plate] = {
+    "forest": Plate(
+        title="Which measures go with generalisation",
+        draw=_forest,
+        caption=(
+            "Kendall's τ_b of each measure with `{target}` over {n} configurations, each averaged over its seeds; "
+            "the {shown} strongest of {all} by absolute value, at most two in five of one family and three variants "
+            "of one measure. {left}. They were chosen for being strong, so read them with "
+            "the Holm column of the table, which corrects for all that were tried. Lines: {intervals}. Hollow: mean "
+            "of τ_b inside each method. ⇄: pooled and within-method signs differ. Band: noise ceiling, what a "
+            "measure could reach at most given the noise between seeds. Measures are raw: a positive value means a "
+            "larger measure goes with a larger target."
+        ),
+        alt="Forest plot of correlations with intervals, one line a measure.",
+    ),
+    "comparison": Plate(
+        title="Forgetting against sharpness",
+        draw=_comparison,
+        caption=(
+            "Paired difference |τ_b(forgetting)| − |τ_b(sharpness)| with `{target}`, both taken on the same {n} "
+            "configurations; {shown} of {all} pairs, the largest differences. {resampled}; filled where the interval "
+            "excludes 0, hollow where it contains 0 or where there is none. The pairs were named in the study."
+        ),
+        alt="Paired differences between forgetting and sharpness correlations, with intervals.",
+    ),
+    "scatter": Plate(
+        title="Leading measures, configuration by configuration",
+        draw=_scatter,
+        caption=(
+            "Each point is a configuration, averaged over its seeds at the last checkpoint; whiskers are one "
+            "standard deviation over seeds. Shown: the strongest measure of each family by |τ_b| with `{target}`, "
+            "then the next strongest, {shown} in all, with a reversal among them if there is one. Titles: τ_b with its "
+            "{level} interval and the number n of configurations. {psi}{reversals}."
+        ),
+        alt="Scatter plots of measures against the target, coloured by training method.",
+    ),
+    "correlation_matrix": Plate(
+        title="Measures by targets",
+        draw=_matrix,
+        caption=(
+            "Kendall's τ_b of measures (rows, grouped by family) with targets (columns); the {shown} of {all} "
+            "measures with the largest absolute value over the targets, at most two in five of one family and three "
+            "variants of one measure. {left}. Bold: the {level} interval excludes 0, "
+            "before any correction for the number of tests. Every target is larger-is-worse."
+        ),
+        alt="Heat map of rank correlations, measures by targets.",
+    ),
+}

@@ -1,0 +1,131 @@
+"""Figures of the report on perturbed forgetting."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves, size_order
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.results import StudyResults
+from analysis.table import last_step
+
+
+def _forgetting_rows(
+    results: StudyResults, *, radius: str | None = None, over_time: bool = False
+) -> tuple[pd.DataFrame, Any]:
+    """Rows of forgetting of one batch size m: the most measured, and the smallest among equals.
+
+    The control that perturbs nothing is left out. Over time, only runs and providers measured at several checkpoints
+    count: others would enter the last point of a curve alone, and bend it.
+    """
+    rows = results.forgetting()
+    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float)) & (rows["provider"] != "zero")]
+    if radius is not None and (rows["radius"] == radius).any():
+        rows = rows[rows["radius"] == radius]
+    if rows.empty:
+        raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
+    if over_time:
+        rows = rows[rows.groupby(["run_id", "provider"])["step"].transform("nunique") > 1]
+        if rows.empty:
+            raise NothingToDraw("Forgetting was measured at the last checkpoint only.")
+    sizes = rows["m"].dropna()
+    if sizes.empty:
+        return rows, "all"
+    counts = sizes.value_counts()
+    m = min(counts[counts == counts.max()].index, key=size_order)
+    return rows[rows["m"] == m], m
+
+
+def _bars(results: StudyResults) -> tuple[Figure, Facts]:
+    rows, m = _forgetting_rows(results)
+    rows = last_step(rows)
+    figure = page(5.2)
+    forgetting_bars(figure, rows)
+    return figure, {"m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run")}
+
+
+def _curves(results: StudyResults) -> tuple[Figure, Facts]:
+    rows, m = _forgetting_rows(results, radius="iso-loss", over_time=True)
+    figure = page(3.9)
+    forgetting_curves(figure, rows, methods=results.methods)
+    return figure, {"m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
+
+
+def _by_method(results: StudyResults) -> tuple[Figure, Facts]:
+    rows, m = _forgetting_rows(results, radius="iso-loss", over_time=True)
+    rows = rows[(rows["split"] == "held_out") & rows["provider"].isin(["sam", "obf"])]
+    if rows.empty:
+        raise NothingToDraw("Neither SAM's nor OBF's perturbation was measured on held-out examples.")
+    figure = page(3.9)
+    forgetting_curves(figure, rows, by="method", methods=results.methods)
+    return figure, {"m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
+
+
+def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
+    rows = last_step(results.forgetting())
+    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float)) & (rows["provider"] != "zero")]
+    rows = rows[rows["measure"].isin(["F_mi", "cw"])]
+    if rows.empty:
+        raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
+    if (rows["radius"] == "iso-loss").any():
+        rows = rows[rows["radius"] == "iso-loss"]
+    if rows["m"].nunique() < 2:
+        raise NothingToDraw("Forgetting was measured for one size m of the perturbation batch only.")
+    figure = page(3.9)
+    forgetting_by_size(figure, rows)
+    return figure, {"runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
+
+
+def _radii(results: StudyResults, rows: pd.DataFrame) -> str:
+    nats = results.facts()["nats"]
+    known = {"iso-loss": f"the distance at which the loss on the batch has risen by {nats} (iso-loss)"}
+    return " and ".join(known.get(r, f"the radius `{r}`") for r in sorted(set(rows["radius"])))
+
+
+def _whole(m: Any) -> str:
+    return m if isinstance(m, str) else f"{float(m):g}"
+
+
+PLATES: dict[str, Plate] = {
+    "forgetting_bars": Plate(
+        title="What a perturbation makes the model forget",
+        draw=_bars,
+        caption=(
+            "At the last checkpoint of each run, for perturbations computed on batches of m = {m} examples: the "
+            "share of examples turned from right to wrong (cw), and information lost from the outputs, I(X;Ŷ) (F_mi) "
+            "and I(X;Ŷ|Y) (F_cmi); positive means forgotten. Bars: mean over {runs}, whiskers one standard deviation "
+            "over them. Each value is itself a mean over batches; its standard error is in the measures table."
+        ),
+        alt="Bars of forgetting by perturbation and by what it was exposed to.",
+    ),
+    "forgetting_curves": Plate(
+        title="Forgetting over training",
+        draw=_curves,
+        caption=(
+            "Forgetting at each checkpoint at {radius}, batches of m = {m}; mean and one standard deviation over "
+            "{runs} of all methods. Exposed examples are those the perturbation was computed on."
+        ),
+        alt="Forgetting over epochs by exposure, one panel a perturbation.",
+    ),
+    "forgetting_by_method": Plate(
+        title="Forgetting by training method",
+        draw=_by_method,
+        caption=(
+            "Forgetting of held-out examples under common perturbations, the same for all models: {radius}, batches "
+            "of m = {m}. Lines: training methods, mean and one standard deviation over their runs, {runs} in all."
+        ),
+        alt="Forgetting of held-out examples over epochs, one line a training method.",
+    ),
+    "forgetting_by_m": Plate(
+        title="Forgetting by the size of the perturbation batch",
+        draw=_by_size,
+        caption=(
+            "Forgetting at the last checkpoint against the number m of examples that a perturbation is computed on, "
+            "at {radius}; mean and one standard deviation over {runs}. `all`: one batch of all training examples, "
+            "where there are no other training examples."
+        ),
+        alt="Forgetting against the size of the perturbation batch by exposure, one panel a perturbation.",
+    ),
+}

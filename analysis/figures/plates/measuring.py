@@ -1,0 +1,117 @@
+"""Figures of the report on the measures themselves: along training, what they cost, and calibration."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.calibration import SCORES, calibration
+from analysis.figures.costs import measure_costs
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.figures.trajectories import along_training
+from analysis.results import StudyResults
+from analysis.style import family
+from analysis.table import last_step, with_variant
+
+BARS = 24
+LINES = 2  # panels of a family along training
+FIRST = (  # of what was measured along training, these are shown first
+    *("top_eigenvalue", "hessian_trace", "m_sharpness", "ascent_sharpness", "adaptive_ascent_sharpness"),
+    *("F_mi", "cw", "F_cmi", "F_use"),
+)
+
+
+def _along(results: StudyResults) -> tuple[Figure, Facts]:
+    finished = results.configurations().query("status == 'finished'")
+    rows = with_variant(results.measures).merge(finished, on="run_id", how="inner")
+    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    rows = rows[rows.groupby(["run_id", "variant"])["step"].transform("nunique") > 1]
+    kinds = rows["measure"].map(family)
+    columns = [names for kind in ("sharpness", "forgetting") if (names := _shown(rows[kinds == kind]))]
+    if not len(rows[kinds == "sharpness"]):
+        raise NothingToDraw(
+            "Sharpness was measured at the last checkpoint only; name its measures under `trajectory` in the study."
+        )
+    lines = max(map(len, columns))
+    figure = page(0.6 + 1.75 * lines)
+    along_training(figure, rows, columns=columns, methods=results.methods)
+    shown = rows[rows["variant"].isin([name for names in columns for name in names])]
+    return figure, {"runs": counted(shown["run_id"].nunique(), "run"), "all": rows["variant"].nunique(),
+                    "shown": sum(map(len, columns))}  # fmt: skip
+
+
+def _shown(rows: pd.DataFrame) -> list[str]:
+    """The variants of a family to show: of different measures, those of `FIRST` and on held-out data first."""
+    if rows.empty:
+        return []
+    counts = rows.groupby(["measure", "variant"])["run_id"].nunique().reset_index()
+    place = {name: i for i, name in enumerate(FIRST)}
+    apart = ~counts["variant"].str.contains("held_out")
+    counts = counts.assign(place=counts["measure"].map(place).fillna(len(FIRST)), apart=apart)
+    order = counts.sort_values(["place", "apart", "run_id", "variant"], ascending=[True, True, False, True])
+    best = order.drop_duplicates("measure")
+    return [str(v) for v in best["variant"].head(LINES)]
+
+
+def _calibration(results: StudyResults) -> tuple[Figure, Facts]:
+    chosen, rule = results.best_configurations()
+    wanted = {*SCORES, *(scaled for scaled, _ in SCORES.values())}
+    rows = last_step(results.measures)
+    rows = rows[rows["measure"].isin(wanted)].drop(columns="method", errors="ignore")
+    rows = rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    if not rows["measure"].isin(["ece", "brier"]).any():
+        raise NothingToDraw("Calibration was not measured on a finished run.")
+    figure = page(1.1 + 0.28 * rows["method"].nunique())
+    calibration(figure, rows, methods=results.methods)
+    return figure, {"rule": rule, "runs": counted(rows["run_id"].nunique(), "run")}
+
+
+def _costs(results: StudyResults) -> tuple[Figure, Facts]:
+    entries = results.entries()
+    timed = bool(np.isfinite(entries["seconds"].to_numpy(dtype=float)).any())
+    entries = entries.assign(cost=entries["seconds" if timed else "gradients"])
+    rows = entries[entries["cost"] > 0].sort_values("cost", ascending=False)
+    if rows.empty:
+        raise NothingToDraw("Neither the seconds of the measures nor their expected costs are known.")
+    shown = rows.head(BARS)
+    figure = page(1.0 + 0.21 * len(shown))
+    measure_costs(figure.add_subplot(), shown, unit="seconds a checkpoint" if timed else "gradients a checkpoint")
+    what = (
+        "Seconds that each measure took at a checkpoint, mean over checkpoints; a measure that comes after others may "
+        "use what they left, such as per-example gradients"
+        if timed
+        else "Expected cost of each measure at one checkpoint, in gradients over the training data, with its default "
+        "options on networks like those of the default study"
+    )
+    return figure, {"what": what, "shown": len(shown), "all": len(entries)}
+
+
+PLATES: dict[str, Plate] = {
+    "along_training": Plate(
+        title="Sharpness and forgetting along training",
+        draw=_along,
+        caption=(
+            "Measures of sharpness (left) and forgetting (right) at each checkpoint, {shown} of the {all} that were "
+            "measured along training; one line a method, mean and one standard deviation over its runs, {runs} in all."
+        ),
+        alt="Measures of sharpness and of forgetting over epochs, one line a method.",
+    ),
+    "calibration": Plate(
+        title="Calibration",
+        draw=_calibration,
+        caption=(
+            "How far the confidence of predictions on the test set is from their accuracy (ECE), squared error of the "
+            "probabilities (Brier) and loss: as trained, and with the logits divided by a temperature fitted on "
+            "validation data. Smaller is better. Mean and one standard deviation over {runs}; for each method: {rule}."
+        ),
+        alt="Calibration error, Brier score and test loss by method, before and after temperature scaling.",
+        paper="paper-single",
+    ),
+    "costs": Plate(
+        title="What the measures cost",
+        draw=_costs,
+        caption="{what}. The {shown} most expensive of the {all} measures of this study.",
+        alt="Bars of the cost of each measure.",
+        paper="paper-single",
+    ),
+}

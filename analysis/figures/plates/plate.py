@@ -1,0 +1,77 @@
+"""What a figure of the report is, and what all of them share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.correlations import strongest
+from analysis.results import StudyResults
+from analysis.style import Medium
+
+Facts = dict[str, Any]
+SCREEN_SIZE = 9.0  # size of text, in points, for which the heights of figures are given
+
+
+class NothingToDraw(Exception):  # noqa: N818 -- not an error: the report prints the reason in place of the figure
+    """There is nothing to draw; the message says why, in a sentence for the reader."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A figure of the report.
+
+    Attributes:
+        title: Heading.
+        draw: Draws it at the width that `style.rc` set, and returns the facts that the caption names; raises
+            `NothingToDraw` with the reason.
+        caption: Text with `{facts}` to be filled in.
+        alt: What a reader who cannot see the figure is told.
+        paper: The medium of its PDF: one column of a paper, or two.
+    """
+
+    title: str
+    draw: Callable[[StudyResults], tuple[Figure, Facts]]
+    caption: str
+    alt: str
+    paper: Medium = "paper-double"
+
+    def says(self, results: StudyResults, facts: Facts) -> str:
+        """The caption, with the facts of the drawing and of the study's statistics filled in."""
+        return self.caption.format(**results.facts(), **facts)
+
+
+def page(height: float) -> Figure:
+    """A figure as wide as the medium in force, as high as given on a screen, less where the text is smaller."""
+    width = float(mpl.rcParams["figure.figsize"][0])
+    size = float(mpl.rcParams["font.size"])
+    return Figure(figsize=(width, height * size / SCREEN_SIZE), layout="constrained")
+
+
+def leading(results: StudyResults) -> tuple[str, pd.DataFrame]:
+    """The target the report leads with and its correlations, strongest first.
+
+    Raises:
+        NothingToDraw: If there is no correlation.
+    """
+    for target in results.targets:
+        rows = strongest(results.correlations, target=target)
+        if len(rows):
+            return target, rows
+    raise NothingToDraw(
+        "No correlation could be computed: there are too few finished configurations, or none was measured."
+    )
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def span(counts: pd.Series) -> str:
+    """The smallest and the largest of some counts, or the one there is."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"

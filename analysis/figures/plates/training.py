@@ -1,0 +1,59 @@
+"""Figures of the report on training and its outcome."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.figures.curves import accuracy_by_radius, training_curves
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.results import StudyResults
+
+
+def _training(results: StudyResults) -> tuple[Figure, Facts]:
+    chosen, rule = results.best_configurations()
+    if chosen.empty:
+        raise NothingToDraw("No run finished, so there is no curve to draw.")
+    rows = results.history.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    if not np.isfinite(rows[["test_error", "train_error"]].to_numpy(dtype=float)).any():
+        raise NothingToDraw("No error was recorded during training.")
+    figure = page(2.7)
+    training_curves(figure, rows, methods=results.methods)
+    return figure, {"rule": rule, "runs": counted(len(chosen), "run")}
+
+
+def _radius(results: StudyResults) -> tuple[Figure, Facts]:
+    if "hp.rho" not in results.runs.columns:
+        raise NothingToDraw("The runs have no radius `rho`.")
+    final, rule = results.best_configurations("hp.rho")
+    final = final[np.isfinite(final["test_error"].to_numpy(dtype=float))]
+    if not (pd.to_numeric(final["hp.rho"], errors="coerce") > 0).any():
+        raise NothingToDraw("No finished run was trained with a radius above 0.")
+    figure = page(2.8)
+    accuracy_by_radius(figure.add_subplot(), final, methods=results.methods)
+    return figure, {"rule": rule}
+
+
+PLATES: dict[str, Plate] = {
+    "training_curves": Plate(
+        title="Training",
+        draw=_training,
+        caption=(
+            "Error after each epoch, mean and one standard deviation over runs, {runs} in all. For each method: "
+            "{rule}. Training error is on the labels as trained. The axes end just above the largest mean after the "
+            "first tenth of training."
+        ),
+        alt="Test and training error over epochs, one line a method.",
+        paper="paper-single",
+    ),
+    "radius": Plate(
+        title="Error by radius",
+        draw=_radius,
+        caption=(
+            "Test error at the end of training against the radius ρ of the perturbation; mean and one standard "
+            "deviation over runs. For each method and radius: {rule}. Radii of adaptive methods are in other units "
+            "than those of plain ones, so lines may be compared in height but not from left to right."
+        ),
+        alt="Final test error against the perturbation radius, one line a method.",
+        paper="paper-single",
+    ),
+}

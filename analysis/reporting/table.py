@@ -1,0 +1,149 @@
+"""What a table of the report is, and how it is written as CSV, LaTeX (booktabs) and Markdown.
+
+A table has two faces: `data`, raw numbers in full precision, which goes into the CSV file; and `shown`, text rounded
+for a reader, which goes into the page and the LaTeX file.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.style import fixed
+
+SHOWN_ROWS = 25  # on the page; the CSV file holds every row
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the report.
+
+    Attributes:
+        name: Stem of its files.
+        title: Heading.
+        note: How its numbers were made.
+        data: Raw values, every row.
+        shown: Text for a reader, at most `SHOWN_ROWS` rows; columns named as they are printed.
+        text: Columns of `shown` that hold words, set flush left; the others are numbers, flush right.
+        empty: What to say where there are no rows.
+        optional: Where there are no rows, nothing is said at all.
+    """
+
+    name: str
+    title: str
+    note: str
+    data: pd.DataFrame
+    shown: pd.DataFrame
+    text: tuple[str, ...] = ()
+    empty: str = "Nothing to show."
+    optional: bool = False
+
+
+def to_csv(table: Table) -> str:
+    """The raw values as comma-separated text; empty where a value is missing."""
+    return str(table.data.to_csv(index=False, lineterminator="\n"))
+
+
+def to_latex(table: Table) -> str:
+    r"""A LaTeX `table` with booktabs rules (needs `\usepackage{booktabs}`); everything special is escaped."""
+    columns = list(table.shown.columns)
+    align = "".join("l" if c in table.text else "r" for c in columns)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+        rf"\label{{tab:{table.name.replace('_', '-')}}}",
+        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
+        r"\toprule",
+        " & ".join(escape_latex(str(c)) for c in columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(escape_latex(str(v)) for v in row) + r" \\" for row in table.shown.itertuples(index=False)),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; pipes and line breaks in cells are escaped."""
+    columns = list(table.shown.columns)
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(c.replace("|", r"\|").replace("\n", " ") for c in cells) + " |"
+
+    rule = ["---" if c in table.text else "---:" for c in columns]
+    rows = [line([str(v) for v in row]) for row in table.shown.itertuples(index=False)]
+    return "\n".join([line([str(c) for c in columns]), "|" + "|".join(rule) + "|", *rows])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "τ": r"$\tau$", "ρ": r"$\rho$", "λ": r"$\lambda$",
+    "Ŷ": r"$\hat{Y}$", "×": r"$\times$", "→": r"$\to$", "⇄": r"$\leftrightarrows$", "≥": r"$\geq$", "≤": r"$\leq$",
+    "Ψ": r"$\Psi$", "²": r"$^2$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "Π": r"$\Pi$", "σ": r"$\sigma$",
+    "\n": " ",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """Text with every character that LaTeX reads as a command, and the symbols used here, made safe."""
+    return r"$\tau_b$".join("".join(_LATEX.get(c, c) for c in part) for part in text.split("τ_b"))
+
+
+def intervals(rows: pd.DataFrame) -> list[str]:
+    """`[low, high]` of each row, a dash where there is none."""
+    pairs = zip(rows["low"], rows["high"], strict=True)
+    return [f"[{fixed(a)}, {fixed(b)}]" if np.isfinite(a) and np.isfinite(b) else "–" for a, b in pairs]
+
+
+def p_value(p: float) -> str:
+    """A p-value for a reader: three digits, and no more certainty than that."""
+    if p < 0.001:
+        return "< 0.001"
+    return "1" if p >= 0.9995 else fixed(p, 3)
+
+
+def count(n: Any) -> str:
+    """A whole number for a reader, a dash where it is unknown."""
+    return "–" if missing(n) or not math.isfinite(n) else str(int(n))
+
+
+def missing(value: Any) -> bool:
+    """Whether a value is None or NaN."""
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+
+
+def plain(value: Any) -> str:
+    """A setting as it was written: 0.05 stays 0.05, and 3.0 from a column with gaps is 3."""
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def natural(text: str) -> tuple[bool, float, str]:
+    """Sorts numbers by size and then words."""
+    try:
+        return False, float(text), ""
+    except ValueError:
+        return True, 0.0, text
+
+
+def remarks(shown: pd.DataFrame, note: str) -> tuple[pd.DataFrame, str]:
+    """Move the sentences of a column `Remark` below the table, with numbers in their place; drop it if it is empty.
+
+    Args:
+        shown: Text for a reader; remarks of one row are separated by semicolons.
+        note: The note below, to which the remarks are added.
+    """
+    if "Remark" not in shown.columns:
+        return shown, note
+    parts = [[part for part in str(text).split("; ") if part] for text in shown["Remark"]]
+    every = list(dict.fromkeys(part for row in parts for part in row))
+    if not every:
+        return shown.drop(columns="Remark"), note
+    number = {part: str(i + 1) for i, part in enumerate(every)}
+    said = "; ".join(f"({number[part]}) {part}" for part in every)
+    marks = [", ".join(f"({number[part]})" for part in row) for row in parts]
+    return shown.assign(Remark=marks), f"{note} Remarks: {said}."
