@@ -41,6 +41,8 @@ USUAL = {
     "iso_loss": 0.1,
     "correction": "first-order",
     "form": "adjusted",
+    "unit": "element",
+    "norm": "l2",
     "relative": 0.05,
     "scope": "all",
     "outputs": None,

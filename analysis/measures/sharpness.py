@@ -107,9 +107,9 @@ def m_sharpness(
     error is over blocks. `m_sharpness_excess` is S_m - S_n on the same examples: what comes of the sampling alone.
     """
     rows = []
-    for size in m:
+    for size in _block_sizes(m, subject.risk.n):
         step = AscentStep(rho)
-        if size is None or size >= subject.risk.n:
+        if size is None:
             rows.append(_ascent_row(subject, "m_sharpness", step, m="all"))
             continue
         risk, kept = partitioned(subject, size, blocks)
@@ -129,7 +129,7 @@ def first_order_sharpness(
     It takes gradients only, so all blocks of one fixed random partition are taken, of the most examples m divides.
     """
     rows = []
-    for size in m:
+    for size in _block_sizes(m, subject.risk.n):
         given = {"rho": rho, "norm": norm, "steps": 0}
         if size == 1 and norm == "l2":
             norms = rho * torch.from_numpy(subject.gradient_moments.squares).sqrt()
@@ -137,11 +137,15 @@ def first_order_sharpness(
             found: Estimate = Estimate(float(norms.mean()), error, len(norms))
             rows.append(_row(subject, "first_order_sharpness", found, m=1, **given))
             continue
-        whole = size is None or size >= subject.risk.n
-        risk, kept = (subject.risk, {}) if whole else partitioned(subject, size or 1, None)
-        found = first_order(risk, rho, None if whole else size, p=2.0 if norm == "l2" else math.inf)
-        rows.append(_row(subject, "first_order_sharpness", found, m="all" if whole else size, **given, **kept))
+        risk, kept = (subject.risk, {}) if size is None else partitioned(subject, size, None)
+        found = first_order(risk, rho, size, p=2.0 if norm == "l2" else math.inf)
+        rows.append(_row(subject, "first_order_sharpness", found, m=size or "all", **given, **kept))
     return rows
+
+
+def _block_sizes(m: Sequence[int | None], n: int) -> list[int | None]:
+    """Each size once; None for all examples together, as which sizes of n and more count."""
+    return list(dict.fromkeys(None if size is None or size >= n else size for size in m))
 
 
 def partitioned(subject: Subject, m: int, blocks: int | None) -> tuple[EmpiricalRisk, dict[str, Any]]:

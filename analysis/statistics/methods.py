@@ -120,7 +120,7 @@ def _paired(found: pd.Series, against: pd.Series, level: float, seed: int, *, it
     error = float(differences.std(ddof=1)) / math.sqrt(n)
     if error <= ROUNDING * max(float(found[both].abs().max()), float(against[both].abs().max())):
         note = "all differences are equal: no test"
-        return {**nothing, "difference": mean, "low": mean, "high": mean, "pairs": n, "warnings": note}
+        return {**nothing, "difference": mean, "pairs": n, "warnings": note}
     reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
     note = f"{n} seeds: intervals rest on few differences" if n < 5 else ""
     return {

@@ -259,7 +259,7 @@ class _Kit:
         if margin is None or math.isnan(margin):
             self.no_margin = "the margin is not known"
         elif margin <= 0:
-            self.no_margin = f"the margin is {margin:.3g}, not above 0: more than a tenth of the training set is wrong"
+            self.no_margin = f"the margin is {margin:.3g}, not above 0: too many training examples are wrong"
         else:
             self.log_margin = 2 * math.log(margin)  # ln γ²
 

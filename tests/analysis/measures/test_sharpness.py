@@ -140,3 +140,19 @@ def test_what_is_usual_is_cheap():
         "ascent_sharpness", "m_sharpness", "adaptive_ascent_sharpness", "average_sharpness", "relative_flatness",
         "adaptive_average_sharpness", "gradient_covariance", "fisher_rao",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("measure", [sharpness.m_sharpness, sharpness.first_order_sharpness])
+def test_blocks_as_large_as_the_data_are_one_row_however_many_sizes_ask_for_them(measure, subject):
+    rows = measure(subject, m=(25, 50, 128, None, 25))
+    sizes = [r.options["m"] for r in rows if r.measure == measure.__name__]
+    assert sizes == [25, "all"]  # n = 50: three names of the same number
+
+
+def test_the_excess_is_over_all_examples_of_the_blocks_and_no_others(subject):
+    rows = {r.measure: r for r in sharpness.m_sharpness(subject, m=(7,), rho=0.1)}  # one of the 50 is left over
+    risk, _ = sharpness.partitioned(subject, 7, 128)
+    whole = ascent_sharpness(risk, AscentStep(0.1)).value
+    assert risk.n == 49
+    assert rows["m_sharpness_excess"].value == rows["m_sharpness"].value - whole
+    assert whole != ascent_sharpness(subject.risk, AscentStep(0.1)).value

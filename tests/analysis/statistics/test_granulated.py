@@ -132,3 +132,15 @@ def test_bad_arguments_are_named(options, message):
     x, y = np.array(D1[0]), np.array(D1[1])
     with pytest.raises(ValueError, match=message):
         granulated_kendall(x, y, **{"coordinates": COORDINATES, **options})
+
+
+def test_an_axis_without_a_pair_has_no_part_in_the_p_value():
+    a = [0, 0, 0, 0, 1, 1, 1, 1]
+    x, y = np.array([1.0, 2, 3, 4, 2, 1, 3, 4]), np.array([0.1, 0.2, 0.4, 0.3, 0.2, 0.1, 0.3, 0.5])
+    b = [0, 1, 2, 3] * 2
+    drawn = {"permutations": 499}
+    one = granulated_kendall(x, y, {"a": a, "b": b}, fixed=["a"], generator=np.random.default_rng(0), **drawn)
+    # a and c change together, so neither has a pair: Psi is the mean over b alone, and so must be its null
+    three = granulated_kendall(x, y, {"a": a, "b": b, "c": a}, generator=np.random.default_rng(0), **drawn)
+    assert three.psi == one.psi > 0
+    assert three.p == one.p > 1 / 500

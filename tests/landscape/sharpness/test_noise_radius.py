@@ -9,7 +9,7 @@ from problems import F64, o5
 from scipy.stats import norm as normal
 from sharpness_problems import PHI_ROOT, fitted, perceptron, sign_classifier
 
-from landscape import displaced, random_direction
+from landscape import EmpiricalRisk, displaced, random_direction
 from landscape.sharpness import noise_radius, worst_case_radius
 from landscape.sharpness.noise_radius import bracket, crossing
 
@@ -154,3 +154,20 @@ def test_without_labels_there_is_no_accuracy():
         noise_radius(o5(), generator=seeded())
     with pytest.raises(ValueError, match="`risk` has no accuracy"):
         worst_case_radius(o5())
+
+
+class _Sign(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return torch.cat([-x * self.w, x * self.w], dim=1)
+
+
+def test_the_drop_of_the_worst_case_counts_from_the_error_that_was_there():
+    x, y = torch.ones(10, 1, dtype=torch.float64), torch.tensor([1] * 9 + [0])
+    risk = EmpiricalRisk.from_model(_Sign(), torch.nn.functional.cross_entropy, (x, y))
+    found = worst_case_radius(risk, drop=0.05)  # less than the error at the start
+    assert found.base == pytest.approx(0.1)
+    assert found.value == pytest.approx(1.0, rel=0.02)  # where w = 1 changes its sign
