@@ -98,7 +98,8 @@ def perturbation_batch(folders: Folders) -> list[str]:
     lines = []
     tables: list[str] = []
     for method in ("sam", "obf"):
-        here = runs[runs["method"] == method].assign(m=lambda t: t["m"].astype(int))
+        here = runs[runs["method"] == method]
+        here = here.assign(m=here["m"].fillna(here["batch_size"]).astype(int))  # m of the whole batch is left out
         found, table = compared(here, baseline=here["m"].max(), group="m")
         small = found[found["group"] == here["m"].min()].iloc[0]
         lines.append(

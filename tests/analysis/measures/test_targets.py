@@ -198,7 +198,10 @@ def test_logits_that_are_not_finite_are_nan_with_a_warning():
             r"`paired` sets must hold the same examples, got sets of \[8, 9\]",
         ),
         (lambda: target_rows(identity, {"dev": made(4, 1)}), "`splits` has an unknown split 'dev'"),
-        (lambda: target_rows(identity, {"ood": {"noise:high": made(4, 1)}}), "'noise:high'; name a set 'corruption:severity'"),
+        (
+            lambda: target_rows(identity, {"ood": {"noise:high": made(4, 1)}}),
+            "'noise:high'; name a set 'corruption:severity'",
+        ),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
