@@ -11,12 +11,14 @@ from hypothesis import settings
 
 
 def pytest_configure(config):
-    """Let torchvision be imported where its compiled operators do not load; let SIGINT be heard."""
+    """Let torchvision be imported where its compiled operators do not load; let SIGINT and SIGHUP be heard."""
     stack = ExitStack()
     stack.enter_context(torchvision_without_operators())
     config.add_cleanup(stack.close)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose children ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 settings.register_profile("landscape", deadline=None, derandomize=True, max_examples=25)

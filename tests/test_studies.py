@@ -29,7 +29,7 @@ def test_pages_name_studies_that_exist(page):
 def test_the_study_of_predictors_is_large_enough():
     configs = [c for name in PAGES["predictors"].studies for c in read_study(FOLDER / f"{name}.yaml").configs()]
     assert len(configs) >= 150
-    assert len({c.replace(seed=0).run_id for c in configs}) >= 40
+    assert len({c.model_copy(update={"seed": 0}).run_id for c in configs}) >= 40
     assert len({(c.dataset, c.label_noise) for c in configs}) == 3
 
 
