@@ -156,9 +156,10 @@ class Run:
 
 def has_runs(folder: str | Path) -> bool:
     """Whether `list_runs` finds any."""
-    folder = Path(folder)
-    places = (folder / "config.json", *folder.glob("*/config.json"), *folder.glob("runs/*/config.json"))
-    return any(path.exists() for path in places)
+    try:
+        return bool(list_runs(folder))
+    except FileNotFoundError:
+        return False
 
 
 def list_runs(folder: str | Path) -> list[Run]:

@@ -148,10 +148,11 @@ def weight_files(folder: Path) -> list[Path]:
     return found
 
 
-def measured(checkpoint: Checkpoint, wanted: Plan, seed: int) -> bool:
-    """Whether all that is wanted is kept already."""
-    kept = checkpoint.cache.load()
-    return all(option_hash(key, options, seed, checkpoint.context) in kept for key, options in wanted.items())
+def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:
+    """The rows of a checkpoint if all that is wanted is kept already."""
+    kept, context = checkpoint.cache.load(), checkpoint.context
+    keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
+    return pd.concat([kept[key] for key in keys], ignore_index=True) if all(key in kept for key in keys) else None
 
 
 def measure_checkpoint(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import table
 from analysis.measures.targets import TARGETS
-from analysis.measuring.checkpoints import Checkpoint, RunCheckpoint, failure, measure_checkpoint, measured
+from analysis.measuring.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
 from analysis.measuring.plan import Choice, Plan, plan
 from analysis.measuring.taking import Begin, silent
 from analysis.table import Row
@@ -154,8 +154,9 @@ def take(
         raise ValueError(f"`executor` must be 'processes' or 'ray', got {executor!r}.")
     todo = []
     for call in calls:
-        if measured(*call):
-            yield measure_checkpoint(*call)  # only to be read: not worth a process
+        rows = kept_rows(*call)
+        if rows is not None:
+            yield rows
         else:
             todo.append(call)
     if executor == "ray" and todo:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.figures.correlations import strongest
 from analysis.reporting.table import Table, count, intervals, p_value, remarks
-from analysis.results import StudyResults
+from analysis.results import FURTHER, StudyResults
 from analysis.style import fixed
 
 SHOWN = 12  # measures on the page
@@ -230,8 +230,6 @@ def _rows(results: StudyResults, name: str) -> tuple[pd.DataFrame, str]:
     target = _target(results)
     chosen = strongest(results.correlations, target=target, top=SHOWN)["measure"].tolist()
     if name not in results.further:
-        from analysis.results import FURTHER
-
         return pd.DataFrame(columns=list(FURTHER[name])), target
     table = results.further[name]
     rows = table[(table["target"] == target) & table["measure"].isin(chosen)]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reporting.tables import Table, p_value
+from analysis.reporting.table import Table, p_value, plain
 from analysis.style import fixed
 from trainers.config import TrainConfig
 
@@ -41,7 +41,7 @@ def method_comparison(
     records = found.to_dict("records")
     shown = pd.DataFrame(
         {
-            **{key: found[key].map(_plain) for key in by},
+            **{key: found[key].map(plain) for key in by},
             group: found["group"].map(str),
             "chosen": [_settings(runs, row, group, by) for row in records],
             f"{target}{unit}": [
@@ -77,7 +77,7 @@ def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[
         return "none finished"
     settings = [c for c in TrainConfig.model_fields if c in here.columns and c not in ("method", "seed", group, *by)]
     varied = [c for c in settings if here[c].map(str).nunique() > 1]
-    return ", ".join(f"{c}={_plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
+    return ", ".join(f"{c}={plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
 
 
 def _edges(runs: pd.DataFrame, row: dict[Any, Any], group: str) -> list[str]:
@@ -107,7 +107,3 @@ def _difference(row: dict[Any, Any], scale: float, digits: int) -> str:
 
 def _p(p: float) -> str:
     return p_value(p) if np.isfinite(p) else "–"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)

@@ -14,7 +14,7 @@ from analysis.cli import main
 from analysis.measures.measure import Measure
 from analysis.measures.registry import MEASURES
 from analysis.measuring.budget import announcement, budget
-from analysis.measuring.checkpoints import RunCheckpoint, WeightsFile, measure_checkpoint, measured
+from analysis.measuring.checkpoints import RunCheckpoint, WeightsFile, kept_rows, measure_checkpoint
 from analysis.measuring.collect import sort_rows, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.table import Row
@@ -63,7 +63,7 @@ def refuse(*_, **__):
 def test_what_is_kept_is_known_by_the_content_of_the_weights(run, monkeypatch):
     checkpoint = last(run)
     first = measure_checkpoint(checkpoint, CHOSEN)
-    assert measured(checkpoint, CHOSEN, 0)
+    assert kept_rows(checkpoint, CHOSEN, 0) is not None
     path = run.checkpoint(checkpoint.step) / PARAMS
     os.utime(path, ns=(1, 1))  # touched, not changed
     with monkeypatch.context() as patch:
@@ -71,7 +71,7 @@ def test_what_is_kept_is_known_by_the_content_of_the_weights(run, monkeypatch):
             patch.setitem(MEASURES, key, replace(MEASURES[key], function=refuse))
         pd.testing.assert_frame_equal(measure_checkpoint(checkpoint, CHOSEN), first)
     shutil.copyfile(run.checkpoint(0) / PARAMS, path)  # other weights under the same name
-    assert not measured(checkpoint, CHOSEN, 0)
+    assert kept_rows(checkpoint, CHOSEN, 0) is None
     again = measure_checkpoint(checkpoint, CHOSEN).set_index("measure")
     assert again.loc["distance_from_init", "value"] == 0 < first.set_index("measure").loc["distance_from_init", "value"]
 
@@ -87,19 +87,19 @@ def test_what_decides_a_number_decides_whether_it_is_kept(run, monkeypatch, chan
     else:
         entry = MEASURES["average_sharpness"]
         monkeypatch.setitem(MEASURES, "average_sharpness", replace(entry, version=entry.version + 1))
-    assert not measured(checkpoint, chosen, seed)
+    assert kept_rows(checkpoint, chosen, seed) is None
     second = measure_checkpoint(checkpoint, chosen, seed)
     assert (second["value"].iloc[0] == first["value"].iloc[0]) == (change == "version")
-    assert measured(checkpoint, chosen, seed)
+    assert kept_rows(checkpoint, chosen, seed) is not None
 
 
 def test_weights_from_elsewhere_are_known_by_their_data_too(tmp_path):
     torch.save(weights(0), tmp_path / "a.pt")
     file = WeightsFile(tmp_path / "a.pt", "mlp", {"width": 4}, DATA)
     measure_checkpoint(file, CHOSEN)
-    assert measured(file, CHOSEN, 0)
-    assert not measured(replace(file, data={**DATA, "label_noise": 0.3}), CHOSEN, 0)
-    assert not measured(replace(file, model_options={"width": 4, "depth": 2}), CHOSEN, 0)
+    assert kept_rows(file, CHOSEN, 0) is not None
+    assert kept_rows(replace(file, data={**DATA, "label_noise": 0.3}), CHOSEN, 0) is None
+    assert kept_rows(replace(file, model_options={"width": 4, "depth": 2}), CHOSEN, 0) is None
 
 
 # -- many, in parallel -----------------------------------------------------------------------------------------------
