@@ -67,7 +67,9 @@ class Axes:
                         "the same architecture?"
                     )
                 if not bool(t.isfinite().all()):
-                    raise ValueError(f"axis {axis.name!r} has entries in `{name}` that are not finite: it leads nowhere.")
+                    raise ValueError(
+                        f"axis {axis.name!r} has entries in `{name}` that are not finite: it leads nowhere."
+                    )
             if axis.length == 0 and not any(bool(t.any()) for t in axis.buffers.values()):
                 raise ValueError(
                     f"axis {axis.name!r} has length zero: its points are all the same. Choose another direction (the "

@@ -19,7 +19,7 @@ class Grid:
         coordinates: For each axis, ascending numbers in float64.
     """
 
-    coordinates: tuple[Float[Tensor, " n"], ...]
+    coordinates: tuple[Float[Tensor, " _"], ...]  # of several lengths
 
     @classmethod
     def around(cls, radius: float | Sequence[float] = 1.0, points: int | Sequence[int] = 51, *, axes: int) -> "Grid":

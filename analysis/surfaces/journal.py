@@ -1,0 +1,141 @@
+"""What a scan in progress keeps: finished groups of points, appended as they come, so that a killed process loses none.
+
+`<name>.parts/` lies beside the final file and holds plan.json (what is being computed), axes.safetensors, and one
+journal for each process that computes. It goes when the file is whole.
+"""
+
+import errno
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainers.files import FULL, read_json, write_json
+
+PLAN = "plan.json"
+_HEAD = struct.Struct("<IqqI")  # magic, group, bytes, checksum of the bytes
+_MAGIC = 0x4C53_4A31
+
+Group = np.ndarray  # (points, 2, metrics) in float64: values and standard errors
+
+
+class Journal:
+    """The folder of a scan in progress.
+
+    Args:
+        folder: `<name>.parts`.
+        plan: What is being computed, in JSON; another plan's leavings are removed.
+    """
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.plan = json.loads(json.dumps(plan, sort_keys=True))
+
+    def open(self) -> bool:
+        """Make the folder; whether there is work of the same plan in it to go on with."""
+        path = self.folder / PLAN
+        if path.exists() and read_json(path) == self.plan:
+            return True
+        for old in self.folder.glob("*") if self.folder.is_dir() else ():
+            if old.name != "lock.json":
+                old.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, self.plan)
+        return False
+
+    def done(self) -> dict[int, Group]:
+        """All whole groups by number; a record that was cut short is left out."""
+        found: dict[int, Group] = {}
+        for path in sorted(self.folder.glob("*.journal")):
+            found |= _records(path)
+        return found
+
+    def writer(self, name: str) -> "Writer":
+        """A journal to append to; its name is this process's own."""
+        return Writer(self.folder / f"{name}.journal")
+
+    def remove(self) -> None:
+        """Remove the folder; the final file is whole."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Writer:
+    """Appends groups to one journal; use it as a context."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "Writer":
+        whole = _whole_bytes(self.path)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(self._handle, whole)  # what a killed process cut short
+        os.lseek(self._handle, 0, os.SEEK_END)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._handle)
+
+    def add(self, groups: Sequence[tuple[int, Group]]) -> None:
+        """Append whole groups and hand them to the system.
+
+        Raises:
+            OSError: As the disk does; groups before it are kept, and no half of one counts.
+        """
+        for number, values in groups:
+            body = np.ascontiguousarray(values, dtype="<f8").tobytes()
+            shape = struct.pack("<II", *values.shape[::2])
+            body = shape + body
+            record = _HEAD.pack(_MAGIC, number, len(body), zlib.crc32(body)) + body
+            start = os.lseek(self._handle, 0, os.SEEK_CUR)
+            try:
+                sent = os.write(self._handle, record)
+                if sent != len(record):
+                    raise OSError(errno.ENOSPC, "the disk is full", str(self.path))
+            except OSError as error:
+                os.ftruncate(self._handle, start)
+                os.lseek(self._handle, start, os.SEEK_SET)
+                if error.errno in FULL:
+                    hint = "the disk is full: make room, then run the same command; finished points are kept"
+                    raise OSError(error.errno, hint, str(self.path)) from error
+                raise
+
+
+def _records(path: Path) -> dict[int, Group]:
+    data = path.read_bytes()
+    found: dict[int, Group] = {}
+    for number, start, size in _walk(data):
+        points, metrics = struct.unpack_from("<II", data, start)
+        body = np.frombuffer(data, dtype="<f8", count=(size - 8) // 8, offset=start + 8)
+        found[number] = body.reshape(points, 2, metrics)
+    return found
+
+
+def _whole_bytes(path: Path) -> int:
+    """Bytes of a journal up to the end of its last whole record."""
+    if not path.exists():
+        return 0
+    return max((start + size for _, start, size in _walk(path.read_bytes())), default=0)
+
+
+def _walk(data: bytes) -> "list[tuple[int, int, int]]":
+    """(group, offset of the body, its bytes) of each whole record, up to the first that is not."""
+    found, at = [], 0
+    while at + _HEAD.size <= len(data):
+        magic, number, size, checksum = _HEAD.unpack_from(data, at)
+        start = at + _HEAD.size
+        if (
+            magic != _MAGIC
+            or size < 8
+            or start + size > len(data)
+            or zlib.crc32(data[start : start + size]) != checksum
+        ):
+            break
+        found.append((number, start, size))
+        at = start + size
+    return found
