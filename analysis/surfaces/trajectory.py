@@ -1,10 +1,19 @@
 """Trajectories over a surface: where training went, how far from the plane, and the loss there and on the plane."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
+import torch
 
-COLUMNS = ("step", "a1", "a2", "distance", "loss", "loss_stderr", "plane_loss")
+from analysis.measures.subject import Subject
+from analysis.measuring.checkpoints import RunCheckpoint
+from analysis.surfaces.drawing import loaded
+from analysis.surfaces.places import label, surface_risks
+from analysis.surfaces.recipe import Recipe
+from landscape import Params, displaced
+from landscape.surfaces import Axes
+from landscape.surfaces.scanner import Scanner, Values
+from landscape.surfaces.trajectory import ProjectedPath, project_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,3 +31,66 @@ class SurfacePath:
     name: str
     table: pd.DataFrame
     look: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Trail:
+    """A run's checkpoints on some axes.
+
+    Attributes:
+        name: The run's id.
+        look: The training method.
+        steps: Of the checkpoints.
+        projected: Where they lie.
+        losses: (value, standard error) at each, with its own weights and running statistics.
+        perturbed: Where the run's own perturbation, of the gradient on the examples of the surface, moves each; None
+            for runs without one.
+    """
+
+    name: str
+    look: str
+    steps: tuple[int, ...]
+    projected: ProjectedPath
+    losses: tuple[tuple[float, float], ...]
+    perturbed: ProjectedPath | None
+
+    @property
+    def points(self) -> list[tuple[float, ...]]:
+        """Where the loss of the plane is wanted."""
+        return [tuple(row) for row in self.projected.coordinates.tolist()]
+
+    def path(self, plane: Values | None) -> SurfacePath:
+        """The table, with the plane's loss at the points."""
+        columns = {"step": [float(step) for step in self.steps]}
+        columns |= {f"a{i}": c.tolist() for i, c in enumerate(self.projected.coordinates.T, start=1)}
+        columns["distance"] = self.projected.distances.tolist()
+        columns["loss"], columns["loss_stderr"] = (list(c) for c in zip(*self.losses, strict=True))
+        if plane is not None:
+            columns["plane_loss"] = next(iter(plane.values()))[0].tolist()
+        if self.perturbed is not None:
+            columns |= {f"p{i}": c.tolist() for i, c in enumerate(self.perturbed.coordinates.T, start=1)}
+        return SurfacePath(self.name, pd.DataFrame(columns), self.look)
+
+
+def trail(subject: Subject, axes: Axes, recipe: Recipe, *, trust: bool = False) -> Trail:
+    """Follow a run over some axes, one checkpoint in memory at a time.
+
+    Raises:
+        ValueError: If it is no run, or of another architecture than the axes.
+    """
+    if subject.run is None:
+        raise ValueError(f"{subject.run_id} has no checkpoints along training: name runs for their trajectories.")
+    steps = tuple(step for step in subject.run.checkpoints() if step <= subject.step)
+    projected = project_path(axes, loaded(subject.run, steps, axes.origin))
+    losses: list[tuple[float, float]] = []
+    moved: list[Params] = []
+    for step in steps:
+        there = RunCheckpoint(subject.run.folder, step, trust).load(recipe.seed)
+        risk = next(iter(surface_risks(there, recipe).values()))
+        at = Scanner(risk, replace(axes, origin=dict(risk.theta)), metrics=["loss"], batch_points=1)
+        losses.append(at.centre()["loss"])
+        if there.own is not None and there.own.provider in ("sam", "asam"):
+            moved.append(displaced(risk.theta, there.own.step(risk.theta, risk.gradient())))
+    finite = [p for p in moved if all(bool(torch.isfinite(t).all()) for t in p.values())]
+    perturbed = project_path(axes, moved) if moved and len(finite) == len(moved) == len(steps) else None
+    return Trail(subject.run_id, label(subject), steps, projected, tuple(losses), perturbed)

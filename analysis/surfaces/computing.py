@@ -1,0 +1,157 @@
+"""Scanning a checkpoint in several processes: shared out by blocks, kept as they come, the same bits in any order."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from analysis.measuring.checkpoints import Checkpoint
+from analysis.surfaces.crew import Crew
+from analysis.surfaces.journal import Group, Journal
+from analysis.surfaces.places import surface_risks
+from analysis.surfaces.recipe import Recipe
+from landscape.surfaces import Axes, Axis
+from landscape.surfaces.scanner import Scanner, Values
+from trainers.files import write_atomically
+from trainers.parallel import cores, in_parallel, single_threaded
+
+BUNDLE_SECONDS = 1.0  # of work that a killed process may lose
+WORTH_TELLING = 3.0  # seconds of work below which progress is not shown
+START_SECONDS = 15.0  # of work below which other processes are not worth starting
+AXES = "axes.safetensors"
+
+Point = tuple[float, ...]
+Track = Callable[[Iterable[Any], str, int], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs to evaluate points; small, so that it travels.
+
+    Attributes:
+        checkpoint: Gives the model and the data.
+        recipe: What is evaluated.
+        axes: File of the origin and the directions.
+        names: For each axis: name and unit.
+        key: Tells tasks apart.
+    """
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    axes: Path
+    names: tuple[tuple[str, str], ...]
+    key: str
+
+
+def write_axes(axes: Axes, path: Path) -> None:
+    """Write origin and directions, for the processes that scan."""
+    tensors = {f"origin/{name}": t for name, t in axes.origin.items()}
+    for i, axis in enumerate(axes.axes):
+        tensors |= {f"{i}/{name}": t for name, t in axis.direction.items()}
+        tensors |= {f"{i}.buffers/{name}": t for name, t in axis.buffers.items()}
+    kept = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    write_atomically(path, lambda aside: save_file(kept, aside))
+
+
+def read_axes(path: Path, names: Sequence[tuple[str, str]], order: Sequence[str]) -> Axes:
+    """Read them back, with the origin in the given order of names."""
+    # copies of their own: in the file's buffer tensors begin anywhere, and sums over other alignments round otherwise
+    stored = {name: t.clone() for name, t in load_file(path).items()}
+
+    def part(start: str) -> dict[str, torch.Tensor]:
+        found = {n.removeprefix(start): t for n, t in stored.items() if n.startswith(start)}
+        return {name: found[name] for name in order if name in found} | found
+
+    axes = tuple(Axis(part(f"{i}/"), name, unit, buffers=part(f"{i}.buffers/")) for i, (name, unit) in enumerate(names))
+    return Axes(part("origin/"), axes)
+
+
+_scanner: tuple[str, Scanner] | None = None  # one process evaluates many bundles of one task
+
+
+def scanner_of(task: Task) -> Scanner:
+    """The scanner of a task; the last one is kept in memory."""
+    global _scanner
+    if _scanner is None or _scanner[0] != task.key:
+        _scanner = None  # let go of the old one first
+        subject = task.checkpoint.load(task.recipe.seed)
+        risks = surface_risks(subject, task.recipe)
+        axes = read_axes(task.axes, task.names, next(iter(risks.values())).names)
+        _scanner = (task.key, Scanner(risks, axes, metrics=task.recipe.metrics))
+    return _scanner[1]
+
+
+Block = tuple[int, np.ndarray]  # the number of its first point, and its points, one row each
+
+
+def evaluate(task: Task, blocks: Sequence[Block]) -> list[tuple[int, Group]]:
+    """Values and standard errors of some blocks."""
+    scanner = scanner_of(task)
+    found = []
+    for number, points in blocks:
+        values = scanner.evaluate([tuple(row) for row in points.tolist()])
+        table = np.stack([torch.stack(values[c]).numpy() for c in scanner.columns], axis=-1)  # (2, points, metrics)
+        found.append((number, np.ascontiguousarray(table.transpose(1, 0, 2))))
+    return found
+
+
+class Computation:
+    """Evaluates lists of points in several processes, one list after another, and keeps what is done in a journal.
+
+    A second computation of the same lists in the same order finds the first one's values in the journal. All processes
+    of a crew must ask for the same lists; each computes its share, and all get the whole.
+
+    Args:
+        task: What is evaluated; its axes lie in the journal's folder.
+        journal: Open.
+        crew: The processes of `torchrun`.
+        jobs: Processes that each of them starts; None is one a core, or one under `torchrun`.
+        track: Shows progress.
+    """
+
+    def __init__(self, task: Task, journal: Journal, *, crew: Crew, jobs: int | None, track: Track) -> None:
+        self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
+        self.scanner: Scanner = single_threaded(scanner_of, task)
+        self._asked = 0
+
+    def evaluate(self, points: Sequence[Point]) -> Values:
+        """As `Scanner.evaluate`.
+
+        Raises:
+            OSError: As the disk does; what is done is kept.
+            Stopped: After Ctrl-C or SIGTERM, likewise.
+        """
+        rows = np.array(points, dtype=np.float64).reshape(len(points), -1)
+        blocks = [(self._asked + b.start, rows[b.start : b.stop]) for b in self.scanner.blocks(len(rows))]
+        self._asked += len(rows)
+        done = self.journal.done()
+        missing = [block for block in blocks if block[0] not in done]
+        self._compute(missing[self.crew.rank :: self.crew.count])
+        self.crew.wait()
+        done = self.journal.done()
+        table = torch.from_numpy(np.concatenate([done[number] for number, _ in blocks]))
+        return {c: (table[:, 0, i].clone(), table[:, 1, i].clone()) for i, c in enumerate(self.scanner.columns)}
+
+    def _compute(self, blocks: list[Block]) -> None:
+        if not blocks:
+            return
+        with self.journal.writer(str(self.crew.rank)) as writer:
+            begun = time.perf_counter()
+            writer.add(single_threaded(evaluate, self.task, blocks[:1]))
+            spent = max(time.perf_counter() - begun, 1e-6)
+            rest = blocks[1:]
+            jobs = self.jobs or (cores() if self.crew.count == 1 else 1)
+            if spent * len(rest) < START_SECONDS:
+                jobs = 1  # starting a process takes longer
+            count = max(1, min(round(BUNDLE_SECONDS / spent), math.ceil(len(rest) / (4 * jobs)) or 1))
+            bundles = [rest[i : i + count] for i in range(0, len(rest), count)]
+            results = in_parallel(evaluate, [(self.task, bundle) for bundle in bundles], jobs=jobs)
+            tell = self.crew.leads and spent * len(rest) > WORTH_TELLING
+            for found in self.track(results, "scanning", len(bundles)) if tell else results:
+                writer.add(found)
