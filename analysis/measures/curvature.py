@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from analysis.measures.checks import check_share, check_tolerance
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject
 from analysis.table import Row
@@ -29,6 +30,7 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: in
     `lambda_ratio` is |λ_min|/λ_max. `stability_ratio` is λ_max over the largest curvature at which the run's optimizer
     is stable (see `Stability`); it stands only where that is known: for runs of SGD on the plain cross-entropy.
     """
+    check_tolerance("tol", tol)
     stability = Stability.of(subject)
     pairs = top_eigenpairs(
         subject.hessian,
@@ -126,6 +128,7 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
     zero, and the quadrature's node for them falls on either side of it: a much smaller `level` would count them at
     random.
     """
+    check_share("level", level)
     H = subject.hessian
     found = spectral_density(
         H, runs=runs, steps=steps, progress=subject.progress, generator=subject.generator("density")
@@ -188,6 +191,7 @@ class Stability:
 def _top_and_trace(
     subject: Subject, A: SymmetricOperator, name: str, tol: float, max_products: int, draws: int, note: str
 ) -> Rows:
+    check_tolerance("tol", tol)
     pairs = top_eigenpairs(
         A,
         tol=tol,

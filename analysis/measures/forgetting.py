@@ -16,6 +16,7 @@ from analysis.forgetting.output_bias import output_bias as bias_of
 from analysis.forgetting.perturbed import GAPS, measure_displacements
 from analysis.forgetting.spurious import DROPS, VALUES, SpuriousData
 from analysis.forgetting.spurious import spurious_forgetting as forget_shortcut
+from analysis.measures.checks import check_some
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject, pair
 from analysis.table import Row
@@ -33,6 +34,7 @@ def example_forgetting(
     subject: Subject, *, protocols: tuple[Literal["presentation", "sweep"], ...] = ("presentation", "sweep")
 ) -> Rows:
     """Example forgetting (Toneva et al. 2019): mean events, shares of unforgettable and never learned examples."""
+    check_some("protocols", protocols)
     return [row for p in protocols for row in count_forgetting(subject.correctness(p)).rows(protocol=p)]
 
 
@@ -62,6 +64,7 @@ def perturbed_forgetting(
         "gamma": gamma, "eta": eta, "scope": scope, "outputs": outputs,
     }  # fmt: skip
     sizes = m if isinstance(m, tuple) else (m,)
+    check_some("m", sizes)
     found = [
         _measure(subject, METRICS, GAPS, ("held_out",), correction, resamples, m=size, **options) for size in sizes
     ]

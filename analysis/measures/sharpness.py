@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from analysis.measures.checks import check_block_size, check_count, check_some
 from analysis.measures.curvature import context
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject
@@ -51,11 +52,13 @@ def metric_of(unit: Unit, eta: float = 0.0) -> Metric | None:
 
 def one_step_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.05, 0.5)) -> Rows:
     """L(w + ρ g/‖g‖) - L(w)."""
+    check_some("rho", rho)
     return [_ascent_row(subject, "ascent_sharpness", AscentStep(r)) for r in rho]
 
 
 def linf_ascent_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.001,)) -> Rows:
     """L(w + ρ sign g) - L(w): one step in the box."""
+    check_some("rho", rho)
     return [_ascent_row(subject, "linf_ascent_sharpness", AscentStep(r, p=math.inf)) for r in rho]
 
 
@@ -67,12 +70,14 @@ def adaptive_ascent_sharpness(
     unit: Literal["element", "filter", "layer"] = "element",
 ) -> Rows:
     """L(w + ρ T²g/‖Tg‖) - L(w): ASAM's step, T = |w| + η, or by `unit` the norm of the filter or of the tensor, + η."""
+    check_some("rho", rho)
     steps = [AscentStep(r, metric=metric_of(unit, eta)) for r in rho]
     return [_ascent_row(subject, "adaptive_ascent_sharpness", step, unit=unit, eta=eta) for step in steps]
 
 
 def adaptive_linf_ascent_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.002,), eta: float = 0.0) -> Rows:
     """L(w + ρ T sign g) - L(w) with T = |w| + η."""
+    check_some("rho", rho)
     steps = [AscentStep(r, p=math.inf, metric=AbsWeight(eta)) for r in rho]
     return [_ascent_row(subject, "adaptive_linf_ascent_sharpness", s, unit="element", eta=eta) for s in steps]
 
@@ -82,6 +87,7 @@ def surrogate_gap(subject: Subject, *, rho: tuple[float, ...] = (0.05,)) -> Rows
 
     The first is about λ_max only where ρ‖g‖ is much smaller than h; a warning tells where it is not.
     """
+    check_some("rho", rho)
     rows = []
     for r in rho:
         found = gap_of(subject.risk, r)
@@ -106,6 +112,7 @@ def m_sharpness(
     At most `blocks` blocks of one fixed random partition are taken, of the most examples that m divides; the standard
     error is over blocks. `m_sharpness_excess` is S_m - S_n on the same examples: what comes of the sampling alone.
     """
+    check_count("blocks", blocks)
     rows = []
     for size in _block_sizes(m, subject.risk.n):
         step = AscentStep(rho)
@@ -145,6 +152,9 @@ def first_order_sharpness(
 
 def _block_sizes(m: Sequence[int | None], n: int) -> list[int | None]:
     """Each size once; None for all examples together, as which sizes of n and more count."""
+    check_some("m", m)
+    for size in m:
+        check_block_size(size)
     return list(dict.fromkeys(None if size is None or size >= n else size for size in m))
 
 
@@ -264,6 +274,9 @@ def _worst(
     unit: Unit = "none",
     normalise: bool = False,
 ) -> Rows:
+    check_some("rho", rho)
+    check_block_size(m)
+    check_count("examples", examples)
     size = subject.risk.n if examples is None else min(examples, subject.risk.n)
     whole = m is None or m >= size
     risk, kept = subject.risk, {"n": subject.risk.n}
@@ -316,6 +329,8 @@ def keskar(
 
     With a `dimension`, such as 100, over the box of a random subspace, whose standard error is over `draws` of them.
     """
+    check_some("eps", eps)
+    check_count("draws", draws)
     rows = []
     for e in eps:
         source = subject.generator("subspace")
@@ -346,11 +361,13 @@ def keskar_subspace(
 
 def average_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.01,), draws: int = 10) -> Rows:
     """E L(w + e) - L(w) with e ~ N(0, ρ²): ρ is a standard deviation per coordinate. Antithetic pairs."""
+    check_some("rho", rho)
     return [_average_row(subject, "average_sharpness", r, draws) for r in rho]
 
 
 def uniform_average_sharpness(subject: Subject, *, rho: tuple[float, ...] = (0.02,), draws: int = 10) -> Rows:
     """E L(w + e) - L(w) with e even over the box [-ρ, ρ]^p. Antithetic pairs."""
+    check_some("rho", rho)
     return [_average_row(subject, "uniform_average_sharpness", r, draws, noise="uniform") for r in rho]
 
 
@@ -358,6 +375,7 @@ def adaptive_average_sharpness(
     subject: Subject, *, rho: tuple[float, ...] = (0.1,), draws: int = 10, eta: float = 0.0
 ) -> Rows:
     """E L(w + e) - L(w) with e_i ~ N(0, ρ² (|w_i| + η)²)."""
+    check_some("rho", rho)
     return [_average_row(subject, "adaptive_average_sharpness", r, draws, eta=eta) for r in rho]
 
 
@@ -408,6 +426,7 @@ def worst_case_radius(
 
 def relative_flatness(subject: Subject, *, layer: str | None = None, standardise: bool = True, draws: int = 32) -> Rows:
     """Σ ⟨w_s, w_s'⟩ tr H_ss' over the rows of one linear layer, the last one for layer = None."""
+    check_count("draws", draws)
     found = flatness_of_layer(
         subject.risk, layer, standardise=standardise, draws=draws, generator=subject.generator("trace")
     )

@@ -1,5 +1,6 @@
 """Take measures of one checkpoint; one that fails is marked rows, and the others go on."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -49,4 +50,15 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
             raise KeyboardInterrupt
         if notes:
             rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *notes])) for r in rows]
+        if any(not math.isfinite(r.value) and not r.warnings for r in rows):
+            why = _why_not_finite(subject)
+            rows = [r if math.isfinite(r.value) or r.warnings else replace(r, warnings=why) for r in rows]
         yield key, rows
+
+
+def _why_not_finite(subject: Subject) -> str:
+    """What is said of a value that is not finite where its measure said nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss = subject.risk.value()
+    return "not a finite number" if math.isfinite(loss) else "the loss at these weights is not finite"

@@ -43,6 +43,7 @@ __all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
 CONTROLS = (*DESCRIPTIONS, "cross_entropy")
 
 SIZES = ("hp.model", "hp.model_options")  # what decides the shape of a model
+MOST_SAID = 3  # remarks on a target that are repeated
 GROUP_MINIMUM = 3  # a method with fewer configurations has no correlation of its own
 
 _RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
@@ -199,7 +200,12 @@ def _table(data: Units, measures: list[str], targets: list[str], settings: Setti
         n = int(used.sum())
         frame["n_configurations"], frame["n_runs"], frame["dropped"] = n, int(runs.sum()), len(used) - n
         still_x, still_y = _constant(x[:, used]).tolist(), _constant(y[:, used]).tolist()
-        remarks = [_remarks(n, a, b) for a in still_x for b in still_y] * len(COEFFICIENTS)
+        loose = [_loose(data, name, runs) for name in xs]
+        remarks = [
+            "; ".join(filter(None, (_remarks(n, a, b), told)))
+            for a, told in zip(still_x, loose, strict=True)
+            for b in still_y
+        ] * len(COEFFICIENTS)
         perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
         frame["warnings"] = [f"{r}; {PERFECT}".lstrip("; ") if p else r for r, p in zip(remarks, perfect, strict=True)]
         frames.append(frame.reset_index())
@@ -225,6 +231,12 @@ def _remarks(n: int, still_measure: bool, still_target: bool) -> str:
         return f"no run in which both are finite; {NO_CLAIM}"
     parts = ["constant measure"] * still_measure + ["constant target"] * still_target + [NO_CLAIM] * (n < MINIMUM)
     return "; ".join(parts)
+
+
+def _loose(data: Units, name: str, runs: Bool[np.ndarray, " r"]) -> str:
+    """How many of a measure's values did not converge; the iteration was cut short, whatever the correlation says."""
+    count = int((data.loose[name] & runs).sum()) if name in data.loose else 0
+    return f"{count} of {int(runs.sum())} values did not converge" if count else ""
 
 
 def _constant(x: Float[np.ndarray, "v n"]) -> Bool[np.ndarray, " v"]:
@@ -382,6 +394,9 @@ def _overall(data: Units, targets: list[str]) -> list[str]:
         found.append(f"models of {shapes} shapes are mixed: norms and sharpness may tell the shape alone; see `within`")
     if len(set(data.methods)) == 1:
         found.append("one method: within it and pooled are the same")
+    for name in targets:
+        for text, count in list(data.said.get(name, {}).items())[:MOST_SAID]:
+            found.append(f"{name}: {text} ({count} of {runs} runs)")
     lost = int(data.values[targets].isna().all(axis=1).sum())
     if lost:
         found.append(f"{lost} of {runs} runs have no finite target (diverged, or not measured) and are left out")

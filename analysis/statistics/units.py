@@ -28,6 +28,8 @@ class Units:
         methods: For each configuration, the label of its method group.
         hyper: One row a configuration, its `hp.*` columns without the seed; those of the methods are left out.
         draws: For each variant, the examples (or draws) behind a value, the median over runs.
+        loose: For each variant with values that did not converge, in which runs; shape (runs,).
+        said: For each variant, what rows with a finite value say of it, and in how many runs.
     """
 
     values: pd.DataFrame
@@ -36,6 +38,8 @@ class Units:
     methods: list[str]
     hyper: pd.DataFrame
     draws: dict[str, float]
+    loose: dict[str, Bool[np.ndarray, " r"]]
+    said: dict[str, dict[str, int]]
 
     def average(self, columns: Sequence[str], runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "v c"]:
         """Mean of each column over the given runs of each configuration; NaN for a configuration without one.
@@ -130,7 +134,14 @@ def units(
     named = with_variant(table[["measure", "options", "split"]].drop_duplicates())
     measure = dict(zip(named["variant"], named["measure"], strict=True))
     kept = [c for c in hyper if c not in seeds and c not in columns]
-    last = with_variant(last_step(table)[["run_id", "step", "measure", "options", "split", "draws"]])
+    told = ["run_id", "step", "measure", "options", "split", "draws", "value", "converged", "warnings"]
+    last = with_variant(last_step(table).reindex(columns=told))
+    finite = last[np.isfinite(last["value"].to_numpy(dtype=np.float64))]
+    loose = finite[finite["converged"].eq(False)].groupby("variant")["run_id"]
+    remarks = finite[finite["warnings"].fillna("").ne("")].groupby(["variant", "warnings"]).size()
+    said: dict[str, dict[str, int]] = {}
+    for (name, text), count in remarks.items():
+        said.setdefault(str(name), {})[str(text)] = int(count)
     return Units(
         values.where(np.isfinite(values)),
         measure,
@@ -138,6 +149,8 @@ def units(
         labels,
         first[kept].reset_index(drop=True),
         {str(k): float(v) for k, v in last.groupby("variant")["draws"].median().items()},
+        {str(k): values.index.isin(ids) for k, ids in loose},
+        said,
     )
 
 

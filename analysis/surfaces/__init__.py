@@ -1,0 +1,1 @@
+"""Loss surfaces of runs: drawn, computed, kept, explained and exported."""

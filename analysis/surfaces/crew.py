@@ -31,6 +31,9 @@ class Crew:
             dist.barrier()
 
 
+ALONE = Crew()
+
+
 @contextmanager
 def crew() -> Iterator[Crew]:
     """The processes that `torchrun` started, or this one alone; a group that is there already is used."""
@@ -43,4 +46,4 @@ def crew() -> Iterator[Crew]:
         finally:
             dist.destroy_process_group()
     else:
-        yield Crew()
+        yield ALONE

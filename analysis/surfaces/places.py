@@ -79,26 +79,37 @@ def chosen_examples(split: Split, name: str, recipe: Recipe) -> Split:
     return Split(split.x[index], split.y[index], split.clean[index], split.index[index])
 
 
+def surface_splits(subject: Subject, recipe: Recipe) -> dict[str, Split]:
+    """The examples of each split; with precision float64 the subject's own model becomes so too.
+
+    Raises:
+        ValueError: If a split has no example.
+    """
+    splits: dict[str, Split] = {
+        name: chosen_examples(getattr(subject.data, name), name, recipe) for name in recipe.splits
+    }
+    for name, split in splits.items():
+        if not len(split):
+            raise ValueError(f"`splits` has {name!r}, which has no example in {subject.data.name!r}.")
+    if recipe.precision == "float64":
+        subject.model.double()  # which nothing else reads
+        splits = {name: in_double(split) for name, split in splits.items()}
+    return splits
+
+
 def surface_risks(subject: Subject, recipe: Recipe) -> dict[str, EmpiricalRisk]:
     """Plain cross-entropy on the examples of each split, by split; the first is what axes are made of.
 
     Raises:
         ValueError: If a split has no example.
     """
-    model = subject.model
-    splits = {name: chosen_examples(getattr(subject.data, name), name, recipe) for name in recipe.splits}
-    for name, split in splits.items():
-        if not len(split):
-            raise ValueError(f"`splits` has {name!r}, which has no example in {subject.data.name!r}.")
-    if recipe.precision == "float64":
-        model = model.double()  # the subject's own, which nothing else reads
-        splits = {name: in_double(split) for name, split in splits.items()}
+    splits = surface_splits(subject, recipe)
     found: dict[str, EmpiricalRisk] = {}
     for name, split in splits.items():
         size = recipe.batch_size
         batches = list(zip(split.x.split(size), split.y.split(size), strict=True))
         if not found:
-            found[name] = EmpiricalRisk.from_model(model, F.cross_entropy, batches, mode=recipe.mode)
+            found[name] = EmpiricalRisk.from_model(subject.model, F.cross_entropy, batches, mode=recipe.mode)
         else:
             found[name] = next(iter(found.values())).on(batches)
     return found

@@ -1,173 +1,163 @@
-"""Surfaces of one or several models, from a run's folder to a file: drawn, computed, kept, and read back."""
+"""One call from checkpoints to surfaces: around a model, of several on common axes, along training, between models."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from analysis.measures.subject import Subject
-from analysis.measuring.cache import digest
 from analysis.measuring.checkpoints import Checkpoint
 from analysis.progress import quiet
-from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
+from analysis.surfaces.between import Tell, silent
+from analysis.surfaces.computing import Track
 from analysis.surfaces.crew import Crew, crew
-from analysis.surfaces.drawing import Drawing, draw, trajectory_grid
-from analysis.surfaces.files import read_surface, write_surface
-from analysis.surfaces.journal import Journal
-from analysis.surfaces.places import label, surface_risks
-from analysis.surfaces.recipe import Recipe
-from analysis.surfaces.trajectory import SurfacePath, Trail, trail
-from landscape import EmpiricalRisk
-from landscape.surfaces import Surface
-from landscape.surfaces.refinement import Refinement
-from landscape.surfaces.scan import assemble
-from trainers.lock import locked
-from trainers.parallel import single_threaded
+from analysis.surfaces.drawing import draw
+from analysis.surfaces.places import checkpoint_of, surface_risks
+from analysis.surfaces.recipe import Recipe, recipe
+from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
+from landscape.surfaces.scanner import Scanner
+from trainers.checkpoint import read_weights
+from trainers.parallel import cores, single_threaded
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
-    """One surface with what belongs to it.
+class Survey:
+    """Surfaces that belong together.
 
     Attributes:
-        name: Of the model, for legends and titles.
-        surface: The values.
-        paths: Trajectories over it.
-        file: Where it is kept.
+        recipe: What decides them beside the models.
+        sheets: One a surface: of each model, or of each way between two.
+        folder: Where figures of them go.
     """
 
-    name: str
-    surface: Surface
-    paths: tuple[SurfacePath, ...] = ()
-    file: Path | None = None
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Sheet":
-        """A sheet from its file."""
-        surface, paths = read_surface(path)
-        return cls(str(surface.context.get("name", Path(path).stem)), surface, tuple(paths), Path(path))
+    recipe: Recipe
+    sheets: tuple[Sheet, ...]
+    folder: Path
 
 
-def folder_of(checkpoint: Checkpoint) -> Path:
-    """Where surfaces of a checkpoint are kept."""
-    return checkpoint.cache.index.parent.parent / "surfaces"
-
-
-def file_of(checkpoint: Checkpoint, recipe: Recipe, *others: Checkpoint, reach: Sequence[float] | None = None) -> Path:
-    """The file of a surface: named by its axes, the checkpoint's step, and what decides its values."""
-    about = [[c.run_id, c.step, digest(c.cache.weights), dict(c.context)] for c in (checkpoint, *others)]
-    key = recipe.key(about, list(reach or ()))
-    return folder_of(checkpoint) / f"{recipe.title}-{checkpoint.step}-{key[:8]}.npz"
-
-
-def scan_checkpoint(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    *,
-    others: Sequence[Checkpoint] = (),
-    reach: Sequence[float] | None = None,
+def surface(
+    *models: str | Path | Checkpoint,
+    step: int | None = None,
+    out: str | Path | None = None,
     jobs: int | None = None,
     track: Track = quiet,
-    team: Crew | None = None,
-) -> Sheet:
-    """The surface around a checkpoint: read back if it is there, else computed, or what is left of it.
+    announce: Tell = silent,
+    trust: bool = False,
+    model: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Survey:
+    """Draw loss and error around a trained model, of several models on common axes, or between models.
+
+    What was computed before is read back; what was interrupted goes on. Under `torchrun` the processes share the work.
 
     Args:
-        checkpoint: Where.
-        recipe: What.
-        others: Runs whose trajectories are shown too, for pca axes.
-        reach: Radius along each axis where the recipe leaves it open.
-        jobs: Processes; None is one a core.
+        models: Runs' folders, RUN/checkpoints/STEP, or files of weights. Several are compared on the same kind of axes
+            (the same random draw, each in its own weights' scale) over the same reach; with pca axes the plane is the
+            first run's, and the others' trajectories are drawn over it; with `between` it is what lies between them.
+        step: Another checkpoint of the runs than the last.
+        out: Folder of figures; one beside the surfaces if left out.
+        jobs: Processes; one a core if left out.
         track: Shows progress.
-        team: The processes of `torchrun`; None finds them.
+        announce: Told what is done, and what it will take.
+        trust: Import a model or dataset that a run names as module:function.
+        model: For files of weights: name or module:function.
+        model_options: For files of weights: the model's sizes.
+        data: For files of weights: options of `trainers.load_dataset`, with the dataset under "name".
+        options: See `Recipe`: axes, points, radius, between, metrics, splits, examples, mode, refine, seed, ...
+
+    Returns:
+        The surfaces, with their files; a notebook shows them as a figure with the note on how to read it.
 
     Raises:
+        ValueError: Naming what is wrong; also if models that are compared differ in architecture.
+        FileNotFoundError: If a path names no model.
         BusyError: If another process computes the same surface.
     """
-    path = file_of(checkpoint, recipe, *others, reach=reach)
-    if path.exists():
-        return Sheet.read(path)
-    if team is None:
-        with crew() as team:
-            return _scan(checkpoint, recipe, path, others, reach, jobs, track, team)
-    return _scan(checkpoint, recipe, path, others, reach, jobs, track, team)
+    chosen = recipe(**options)
+    places = [
+        m
+        if not isinstance(m, str | Path)
+        else checkpoint_of(m, step=step, trust=trust, model=model, model_options=model_options, data=data)
+        for m in models
+    ]
+    return survey(places, chosen, out=out, jobs=jobs, track=track, announce=announce)
 
 
-def _scan(
-    checkpoint: Checkpoint, recipe: Recipe, path: Path, others: Sequence[Checkpoint], reach: Sequence[float] | None,
-    jobs: int | None, track: Track, team: Crew,
-) -> Sheet:  # fmt: skip
-    parts = path.with_suffix(".parts")
-    with locked(parts) if team.leads else nullcontext():
-        subject = checkpoint.load(recipe.seed)
-        risk = next(iter(surface_risks(subject, recipe).values()))
-        drawing, trails = single_threaded(_drawn, subject, risk, recipe, others, reach)
-        journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape)})
-        if team.leads:
-            journal.open()
-            write_axes(drawing.axes, parts / AXES)
-        team.wait()
-        names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
-        work = Computation(
-            Task(checkpoint, recipe, parts / AXES, names, path.name), journal, crew=team, jobs=jobs, track=track
-        )
-        surface = _computed(work, drawing, context_of(subject, checkpoint, recipe) | drawing.facts, recipe)
-        paths = tuple(t.path(work.evaluate(t.points)) for t in trails)
-        if team.leads:
-            write_surface(surface, path, paths)
-            journal.remove()
-    team.wait()
-    return Sheet.read(path)
+def survey(
+    places: Sequence[Checkpoint],
+    chosen: Recipe,
+    *,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    track: Track = quiet,
+    announce: Tell = silent,
+) -> Survey:
+    """The same for checkpoints and a recipe; see `surface`."""
+    if not places:
+        raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
+    check_comparable(places)
+    with crew() as team:
+        sheets = _sheets(places, chosen, team, jobs, track, announce if team.leads else silent)
+    return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen))
 
 
-def _drawn(
-    subject: Subject, risk: EmpiricalRisk, recipe: Recipe, others: Sequence[Checkpoint], reach: Sequence[float] | None
-) -> tuple[Drawing, list[Trail]]:
-    """Axes and grid, and the trajectories over them."""
-    drawing = draw(subject, risk, recipe, reach=reach)
-    if drawing.trajectory is None:
-        return drawing, []
-    subjects = [subject, *(other.load(recipe.seed) for other in others)]
-    trails = [trail(s, drawing.axes, recipe) for s in subjects]
-    grid = trajectory_grid(drawing.trajectory, recipe, [t.projected for t in trails])
-    return replace(drawing, grid=grid), trails
+def check_comparable(places: Sequence[Checkpoint]) -> None:
+    """Raise a ValueError that names the first tensor in which two checkpoints differ in shape."""
+    if len(places) < 2:
+        return
+    first = {name: tuple(t.shape) for name, t in read_weights(places[0].cache.weights).items()}
+    for place in places[1:]:
+        other = {name: tuple(t.shape) for name, t in read_weights(place.cache.weights).items()}
+        for name in [*first, *other]:
+            if first.get(name) != other.get(name):
+                raise ValueError(
+                    f"{places[0].run_id} and {place.run_id} differ in architecture: `{name}` has shape "
+                    f"{first.get(name, 'none')} in the first and {other.get(name, 'none')} in the second. Surfaces on "
+                    "common axes need models of one architecture; draw them one at a time."
+                )
 
 
-def _computed(work: Computation, drawing: Drawing, context: Mapping[str, Any], recipe: Recipe) -> Surface:
-    """Scan the whole grid, or where it bends."""
-    grid, scanner = drawing.grid, work.scanner
-    centre = work.evaluate([(0.0,) * len(drawing.axes)])
-    if recipe.refine is not None:
-        found = Refinement(
-            scanner, grid, levels=3, tolerance=recipe.refine,
-            evaluate=lambda wanted: work.evaluate([grid.point(i) for i in wanted]),
-        ).run(context=context)  # fmt: skip
-    else:
-        values = work.evaluate(list(grid.points()))
-        found = assemble(
-            scanner, grid, values, torch.ones(len(grid), dtype=torch.bool),
-            centre={c: (float(v[0]), float(e[0])) for c, (v, e) in centre.items()}, context=context,
-        )  # fmt: skip
-    axes = tuple(
-        {"name": a.name, "unit": a.unit, "length": a.length, "recipe": dict(a.recipe)} for a in drawing.axes.axes
-    )
-    return replace(found, axes=axes, gram=drawing.axes.gram)
+def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | None = None) -> str:
+    """What a survey would take, from a few points of the first model's, in words."""
+    subject = places[0].load(chosen.seed)
+    risks = surface_risks(subject, chosen)
+    drawing = draw(subject, next(iter(risks.values())), chosen.model_copy(update={"numbers": False}))
+    scanner = Scanner(risks, drawing.axes, metrics=chosen.metrics)
+    each = single_threaded(scanner.seconds_per_point)
+    count = 1 if "pca" in chosen.axes or chosen.between else len(places)
+    return estimate(len(drawing.grid) * count, each, jobs or cores())
 
 
-def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
-    """What decides the values, and what the model is called."""
-    known: dict[str, Any] = {
-        "name": label(subject),
-        "run": checkpoint.run_id,
-        "step": checkpoint.step,
-        "epoch": subject.epoch,
-        "data": subject.data.name,
-        "loss": "cross-entropy",
-        "recipe": recipe.model_dump(mode="json"),
-    }
-    if subject.config is not None:
-        known |= {"method": subject.config.method, "rho": subject.config.resolved().rho}
-    return known
+def estimate(points: int, seconds: float, jobs: int) -> str:
+    """Points, and the time they take."""
+    whole = points * seconds / jobs
+    shown = f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.1f} h"
+    return f"{points} points of {1000 * seconds:.3g} ms each: about {shown} on {jobs} core{'s' * (jobs > 1)}"
+
+
+def _sheets(
+    places: Sequence[Checkpoint], chosen: Recipe, team: Crew, jobs: int | None, track: Track, announce: Tell
+) -> list[Sheet]:
+    if chosen.between in ("line", "bezier", "polygon"):
+        return between_models(places, chosen, tell=announce, team=team)
+    settings: dict[str, Any] = {"jobs": jobs, "track": track, "team": team, "announce": announce}
+    if chosen.between == "plane" or "pca" in chosen.axes:
+        return [scan_checkpoint(places[0], chosen, others=places[1:], **settings)]
+    sheets: list[Sheet] = []
+    reach: tuple[float, ...] | None = None
+    for place in places:
+        sheets.append(scan_checkpoint(place, chosen, reach=reach, **settings))
+        if chosen.radius is None and not set(chosen.axes) <= {"random", "sam", "asam", "obf", "own"}:
+            reach = reach or tuple(float(c[-1]) for c in sheets[0].surface.grid.coordinates)
+    return sheets
+
+
+def _folder(places: Sequence[Checkpoint], chosen: Recipe) -> Path:
+    """Beside the surface of one model; of several, beside the study or the folder they are in."""
+    if len(places) == 1:
+        return file_of(places[0], chosen).with_suffix("")
+    inside = folder_of(places[0]).parent.parent
+    inside = inside.parent if inside.name == "runs" else inside
+    key = chosen.key([[p.run_id, p.step] for p in places])
+    return inside / "surfaces" / f"{chosen.title}-{key[:8]}"

@@ -1,5 +1,6 @@
 """The axes of a line, plane or volume in weight space: where it starts, along what, and what its coordinates mean."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -86,7 +87,7 @@ class Axes:
         table = torch.zeros(k, k, dtype=torch.float64)
         for i in range(k):
             for j in range(i, k):
-                table[i, j] = table[j, i] = dot(self.axes[i].direction, self.axes[j].direction)
+                table[i, j] = table[j, i] = _wide_dot(self.axes[i].direction, self.axes[j].direction)
         return table
 
     @property
@@ -161,15 +162,18 @@ class Axes:
         self.check_independent()
         made: list[Axis] = []
         for axis in self.axes:
-            rest = {name: t.clone() for name, t in axis.direction.items()}
+            rest, statistics = dict(axis.direction), dict(axis.buffers)
             for _ in range(2):  # once more, against rounding
                 for other in made:
                     share = dot(rest, other.direction) / other.length**2
-                    for name, t in other.direction.items():
-                        rest[name] = rest[name] - share * t if name in rest else -share * t
+                    for mine, theirs in ((rest, other.direction), (statistics, other.buffers)):
+                        for name, t in theirs.items():
+                            mine[name] = mine[name] - share * t if name in mine else -share * t
             scale = axis.length / length(rest)
             recipe = {**axis.recipe, "orthogonalised": bool(made)}
-            made.append(replace(axis, direction={n: scale * t for n, t in rest.items()}, recipe=recipe))
+            turned = {n: scale * t for n, t in rest.items()}
+            moved = {n: scale * t for n, t in statistics.items()}
+            made.append(replace(axis, direction=turned, recipe=recipe, buffers=moved))
         return replace(self, axes=tuple(made))
 
     def check_independent(self) -> None:
@@ -178,3 +182,8 @@ class Axes:
         if float(torch.linalg.eigvalsh(cosines)[0]) < PARALLEL:
             names = [axis.name for axis in self.axes]
             raise ValueError(f"the axes {names} are linearly dependent (cosines {cosines.tolist()}): choose others.")
+
+
+def _wide_dot(a: Params, b: Params) -> float:
+    """⟨a, b⟩ summed in float64, a tensor at a time; `dot` sums in the tensors' own precision."""
+    return math.fsum(dot({name: t.double()}, {name: b[name].double()}) for name, t in a.items() if name in b)

@@ -33,8 +33,7 @@ class Grid:
         Raises:
             ValueError: If a radius is not above 0, or there are fewer than 2 points.
         """
-        radii, counts = _each(radius, axes, "radius"), _each(points, axes, "points")
-        return cls.between([(-float(r), float(r)) for r in radii], [int(k) for k in counts])
+        return cls.between([(-float(r), float(r)) for r in _each(radius, axes, "radius")], points)
 
     @classmethod
     def between(cls, limits: Sequence[tuple[float, float]], points: int | Sequence[int]) -> "Grid":

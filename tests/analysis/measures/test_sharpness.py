@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from problems import F64, o5
 from torch import nn
 
 from analysis.measures import gradients, sharpness
 from analysis.measures.subject import Subject
-from landscape import AbsWeight, AscentStep, ascent_sharpness
+from landscape import AbsWeight, AscentStep, ascent_sharpness, displaced
 from landscape.sharpness import first_order_sharpness, fisher_rao_norm, noise_radius, worst_case_sharpness
-from trainers import build_model, load_dataset
+from trainers import build_model, load_dataset, make_optimizer
 
 ALL = {**sharpness.MEASURES, **gradients.MEASURES}
 QUICK = {"draws": 3, "steps": 2, "blocks": 4}
@@ -156,3 +157,29 @@ def test_the_excess_is_over_all_examples_of_the_blocks_and_no_others(subject):
     assert risk.n == 49
     assert rows["m_sharpness_excess"].value == rows["m_sharpness"].value - whole
     assert whole != ascent_sharpness(subject.risk, AscentStep(0.1)).value
+
+
+def test_the_decomposition_of_the_surrogate_gap_on_the_quadratic():
+    """The gap's gradient is split along the perturbed one by the method that closes it, at the point the gap names."""
+    g, perturbed = torch.tensor([0.4, -0.2], dtype=F64), torch.tensor([0.6236067977, -0.2], dtype=F64)
+    risk = o5()
+    delta = AscentStep(0.1)(risk.theta, risk.gradient())
+    seen = risk.at(displaced(risk.theta, delta)).gradient()
+    orthogonal = g - (g @ perturbed) / (perturbed @ perturbed) * perturbed
+    near = {"rtol": 0, "atol": 1e-9}
+    torch.testing.assert_close(orthogonal, torch.tensor([-0.0208546878, -0.0650256253], dtype=F64), **near)
+    w = nn.Parameter(risk.theta["w"].clone())
+    model = nn.Module()
+    model.register_parameter("w", w)
+    step = make_optimizer("gsam", model, lr=1.0, rho=0.1, alpha=0.4)
+
+    def closure():
+        step.zero_grad()
+        loss = risk.loss(risk.predict({"w": w}, torch.zeros(1)), torch.zeros(1))
+        loss.backward()
+        return loss
+
+    step.step(closure)
+    moved = risk.theta["w"] - w.detach()
+    torch.testing.assert_close(moved, torch.tensor([0.6319486729, -0.1739897499], dtype=F64), **near)
+    torch.testing.assert_close(moved, seen["w"] - 0.4 * orthogonal, **near)

@@ -372,3 +372,17 @@ def test_bad_tables_are_named():
     lost.loc[lost["run_id"] == "r3-1", ["hp.method", "hp.lr", "hp.seed"]] = None
     with pytest.raises(ValueError, match=r"`table` has runs without a configuration, \['r3-1'\]"):
         correlate(lost)
+
+
+def test_values_that_did_not_converge_and_what_was_said_of_a_target_are_repeated():
+    long = noisy()
+    loose = (long["measure"] == "m0") & long["run_id"].isin(["r0-0", "r1-0", "r2-0"])
+    long.loc[loose, "converged"] = False
+    long.loc[(long["run_id"] == "r2-0") & (long["measure"] == "gap_error"), "value"] = np.nan
+    twice = "7 of 100 test examples are in the training data too"
+    long.loc[(long["measure"] == "test_error") & long["run_id"].str.endswith("-1"), "warnings"] = twice
+    found = correlate(long, **FEW)
+    assert row(found, "m0")["warnings"] == "3 of 48 values did not converge"
+    assert row(found, "m0", target="gap_error")["warnings"] == "2 of 47 values did not converge"
+    assert row(found, "m1")["warnings"] == ""
+    assert found.warnings == [f"test_error: {twice} (16 of 48 runs)"]

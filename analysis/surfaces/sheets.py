@@ -1,0 +1,214 @@
+"""Sheets: one surface each, computed from a checkpoint and a recipe, kept in a file, and read back."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.measures.subject import Subject
+from analysis.measuring.cache import digest
+from analysis.measuring.checkpoints import Checkpoint
+from analysis.progress import quiet
+from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
+from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
+from analysis.surfaces.crew import ALONE, Crew, crew
+from analysis.surfaces.drawing import Drawing, draw, trajectory_grid
+from analysis.surfaces.files import read_surface, write_surface
+from analysis.surfaces.journal import Journal
+from analysis.surfaces.places import label, surface_risks
+from analysis.surfaces.recipe import Recipe
+from analysis.surfaces.trajectory import SurfacePath, Trail, trail
+from landscape import EmpiricalRisk
+from landscape.surfaces import Surface
+from landscape.surfaces.refinement import Refinement
+from landscape.surfaces.scan import assemble
+from trainers.files import write_bytes
+from trainers.lock import locked
+from trainers.parallel import single_threaded
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One surface with what belongs to it.
+
+    Attributes:
+        name: Of the model, for legends and titles.
+        surface: The values.
+        paths: Trajectories over it.
+        file: Where it is kept.
+    """
+
+    name: str
+    surface: Surface
+    paths: tuple[SurfacePath, ...] = ()
+    file: Path | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Sheet":
+        """A sheet from its file."""
+        surface, paths = read_surface(path)
+        return cls(str(surface.context.get("name", Path(path).stem)), surface, tuple(paths), Path(path))
+
+
+def folder_of(checkpoint: Checkpoint) -> Path:
+    """Where surfaces of a checkpoint are kept."""
+    return checkpoint.cache.index.parent.parent / "surfaces"
+
+
+def file_of(checkpoint: Checkpoint, recipe: Recipe, *others: Checkpoint, reach: Sequence[float] | None = None) -> Path:
+    """The file of a surface: named by its axes, the checkpoint's step, and what decides its values."""
+    about = [[c.run_id, c.step, digest(c.cache.weights), dict(c.context)] for c in (checkpoint, *others)]
+    key = recipe.key(about, list(reach or ()))
+    return folder_of(checkpoint) / f"{recipe.title}-{checkpoint.step}-{key[:8]}.npz"
+
+
+def scan_checkpoint(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    *,
+    others: Sequence[Checkpoint] = (),
+    reach: Sequence[float] | None = None,
+    jobs: int | None = None,
+    track: Track = quiet,
+    team: Crew | None = None,
+    announce: Tell = silent,
+) -> Sheet:
+    """The surface around a checkpoint: read back if it is there, else computed, or what is left of it.
+
+    Args:
+        checkpoint: Where.
+        recipe: What.
+        others: Runs whose trajectories are shown too, for pca axes.
+        reach: Radius along each axis where the recipe leaves it open.
+        jobs: Processes; None is one a core.
+        track: Shows progress.
+        team: The processes of `torchrun`; None finds them.
+        announce: Told what is done, and what it will take.
+
+    Raises:
+        BusyError: If another process computes the same surface.
+    """
+    path = file_of(checkpoint, recipe, *others, reach=reach)
+    if path.exists():
+        return Sheet.read(path)
+    if team is None:
+        with crew() as team:
+            return _scan(checkpoint, recipe, path, others, reach, jobs, track, team, announce)
+    return _scan(checkpoint, recipe, path, others, reach, jobs, track, team, announce)
+
+
+def _scan(
+    checkpoint: Checkpoint, recipe: Recipe, path: Path, others: Sequence[Checkpoint], reach: Sequence[float] | None,
+    jobs: int | None, track: Track, team: Crew, announce: Tell,
+) -> Sheet:  # fmt: skip
+    parts = path.with_suffix(".parts")
+    with locked(parts) if team.leads else nullcontext():
+        if team.leads:
+            announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
+        subject = checkpoint.load(recipe.seed)
+        risk = next(iter(surface_risks(subject, recipe).values()))
+        drawing, trails = single_threaded(_drawn, subject, risk, recipe, others, reach)
+        journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape)})
+        if team.leads:
+            journal.open()
+            write_axes(drawing.axes, parts / AXES)
+        team.wait()
+        names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
+        work = Computation(
+            Task(checkpoint, recipe, parts / AXES, names, path.name), journal, crew=team, jobs=jobs, track=track
+        )
+        if team.leads:
+            announce(f"{len(drawing.grid)} points, {work.scanner.batch_points} at a time")
+        surface = _computed(work, drawing, context_of(subject, checkpoint, recipe) | drawing.facts, recipe)
+        paths = tuple(t.path(work.evaluate(t.points)) for t in trails)
+        if team.leads:
+            write_surface(surface, path, paths)
+            journal.remove()
+    team.wait()
+    return Sheet.read(path)
+
+
+def _drawn(
+    subject: Subject, risk: EmpiricalRisk, recipe: Recipe, others: Sequence[Checkpoint], reach: Sequence[float] | None
+) -> tuple[Drawing, list[Trail]]:
+    """Axes and grid, and the trajectories over them."""
+    subjects = [subject, *(other.load(recipe.seed) for other in others)]
+    if recipe.between == "plane":
+        return plane_drawing(subjects, recipe)
+    drawing = draw(subject, risk, recipe, reach=reach)
+    if drawing.trajectory is None:
+        return drawing, []
+    trails = [trail(s, drawing.axes, recipe) for s in subjects]
+    grid = trajectory_grid(drawing.trajectory, recipe, [t.projected for t in trails])
+    return replace(drawing, grid=grid), trails
+
+
+def _computed(work: Computation, drawing: Drawing, context: Mapping[str, Any], recipe: Recipe) -> Surface:
+    """Scan the whole grid, or where it bends."""
+    grid, scanner = drawing.grid, work.scanner
+    centre = work.evaluate([(0.0,) * len(drawing.axes)])
+    if recipe.refine is not None:
+        found = Refinement(
+            scanner, grid, levels=3, tolerance=recipe.refine,
+            evaluate=lambda wanted: work.evaluate([grid.point(i) for i in wanted]),
+        ).run(context=context)  # fmt: skip
+    else:
+        values = work.evaluate(list(grid.points()))
+        found = assemble(
+            scanner, grid, values, torch.ones(len(grid), dtype=torch.bool),
+            centre={c: (float(v[0]), float(e[0])) for c, (v, e) in centre.items()}, context=context,
+        )  # fmt: skip
+    axes = tuple(
+        {"name": a.name, "unit": a.unit, "length": a.length, "recipe": dict(a.recipe)} for a in drawing.axes.axes
+    )
+    return replace(found, axes=axes, gram=drawing.axes.gram)
+
+
+def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
+    """What decides the values, and what the model is called."""
+    known: dict[str, Any] = {
+        "name": label(subject),
+        "run": checkpoint.run_id,
+        "step": checkpoint.step,
+        "epoch": subject.epoch,
+        "data": subject.data.name,
+        "loss": "cross-entropy",
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    if subject.config is not None:
+        known |= {"method": subject.config.method, "rho": subject.config.resolved().rho}
+    return known
+
+
+def between_models(
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE
+) -> list[Sheet]:
+    """The line, and the curve, between two models: a sheet for each way and each mode of normalisation layers.
+
+    Raises:
+        ValueError: If there are not two, or they differ in architecture.
+    """
+    first = checkpoints[0]
+    path = file_of(first, recipe, *checkpoints[1:])
+    if not team.leads:
+        team.wait()
+    known = sorted(path.parent.glob(f"{path.stem}.*.npz"))
+    if known and (path.parent / f"{path.stem}.whole").exists():
+        if team.leads:
+            team.wait()
+        return [Sheet.read(p) for p in known]
+    subjects = [c.load(recipe.seed) for c in checkpoints]
+    context = context_of(subjects[0], first, recipe) | {"models": [s.run_id for s in subjects]}
+    sheets = []
+    for n, passage in enumerate(passages(subjects, recipe, tell=tell)):
+        for mode in dict.fromkeys(there for _, there in passage.profile.examples):
+            surface = surface_of(passage, mode, subjects, context)
+            file = path.with_suffix(f".{n}-{passage.name.replace(', ', '-')}-{mode}.npz")
+            write_surface(surface, file)
+            sheets.append(Sheet(passage.name, surface, (), file))
+    write_bytes(path.parent / f"{path.stem}.whole", b"")
+    team.wait()
+    return sheets

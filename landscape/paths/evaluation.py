@@ -1,0 +1,150 @@
+"""Losses and errors, example by example, at any state of a model."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from landscape.batches import as_batches
+from landscape.functional import PureModel
+from landscape.params import Params
+from landscape.paths.states import ModelState
+from landscape.risk import EmpiricalRisk, scalar
+
+Statistics = Literal["eval", "batch", "recalibrate"]
+Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]
+"""By (subset, BatchNorm mode), by metric: one value an example, or one for all where examples cannot be told apart."""
+Evaluate = Callable[[ModelState], Readings]
+
+AGREE = 1e-4  # relative; a mean of examples' losses further from the batch's loss is not that loss
+
+
+class StateEvaluator:
+    """Evaluates states of one architecture on subsets of data: a function ModelState -> readings.
+
+    Metrics are "loss", and "error" (0 or 1) where outputs are rows of scores and targets whole numbers. The model and
+    the states are never changed; dropout is off.
+
+    Args:
+        model: The architecture; its own weights do not matter.
+        loss: Mean loss of one batch, called as loss(outputs, targets).
+        data: By name of the subset, what `EmpiricalRisk.from_model` accepts.
+        modes: How BatchNorm behaves: "eval" with the state's running statistics, "recalibrate" with statistics
+            estimated afresh at every state, "batch" with each batch's own. None means "eval", and "recalibrate" too
+            where the model has running statistics.
+        calibration: Data for "recalibrate"; None means the subset "train", or the first one where there is none.
+
+    Raises:
+        ValueError: If there is no subset, or a mode is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], Tensor],
+        data: Mapping[str, Any],
+        *,
+        modes: Sequence[Statistics] | None = None,
+        calibration: Any = None,
+    ) -> None:
+        if not isinstance(data, Mapping) or not data:
+            raise ValueError(
+                "`data` must name its subsets, such as {'train': (x, y), 'test': (x, y)}, at least one, got "
+                f"{type(data).__name__}."
+            )
+        plain = PureModel(model)
+        usual: tuple[Statistics, ...] = ("eval", "recalibrate") if plain.normalised else ("eval",)
+        self.modes = usual if modes is None else tuple(modes)
+        unknown = [mode for mode in self.modes if mode not in get_args(Statistics)]
+        if unknown or not self.modes:
+            raise ValueError(f"`modes` must be some of {list(get_args(Statistics))}, got {list(self.modes)}.")
+        self.loss = loss
+        self.batches = {name: as_batches(part) for name, part in data.items()}
+        chosen = self.batches.get("train", next(iter(self.batches.values())))
+        self.calibration = chosen if calibration is None else as_batches(calibration)
+        self._pure = {mode: PureModel(model, mode="batch" if mode == "batch" else "eval") for mode in self.modes}
+
+    def __call__(self, state: ModelState) -> Readings:
+        """Readings at a state, by (subset, mode)."""
+        found: dict[tuple[str, str], Mapping[str, Tensor]] = {}
+        for mode, pure in self._pure.items():
+            self._set_buffers(pure, state.buffers)
+            here = pure.recalibrated(state.parameters, self.calibration) if mode == "recalibrate" else pure
+            for name, batches in self.batches.items():
+                risk = EmpiricalRisk(here, self.loss, batches, state.parameters)
+                found[name, mode] = example_metrics(risk)
+        return {(name, mode): found[name, mode] for name in self.batches for mode in self.modes}
+
+    def _set_buffers(self, pure: PureModel, buffers: Params) -> None:
+        with torch.no_grad():
+            for name, own in pure.module.named_buffers():  # of the private copy
+                if name in buffers:
+                    own.copy_(buffers[name])
+
+
+def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[str, Float[Tensor, " _"]]:
+    """Loss and error of every example at θ, in float64.
+
+    Where the loss of a batch is not the mean of its examples' losses (a contrastive one, a mean over tokens), or the
+    risk has weights of its own, "loss" has one entry, the risk itself, and its standard error cannot be told.
+
+    Args:
+        risk: The risk; in mode "recalibrate" the statistics are estimated at θ.
+        theta: The point; None means the risk's own.
+    """
+    point = risk.theta if theta is None else theta
+    settled = risk.settled(point)
+    losses: list[Tensor | None] = []
+    values: list[float] = []
+    wrong: list[Tensor] = []
+    with torch.no_grad():
+        for x, y in settled.batches:
+            out = settled.predict(point, x)
+            whole = scalar(settled.loss(out, y))
+            values.append(whole)
+            losses.append(None if settled.weight is not None else _each(settled.loss, out, y, whole))
+            if _classifies(out, y):
+                wrong.append((out.argmax(-1) != y).double())
+    parts = [part for part in losses if part is not None]
+    if len(parts) == len(values):
+        found = {"loss": torch.cat(parts)}
+    else:
+        total = math.fsum(v * w for v, w in zip(values, settled.shares, strict=True) if w)
+        found = {"loss": torch.tensor([total], dtype=torch.float64)}
+    if len(wrong) == len(values):
+        found["error"] = torch.cat(wrong)
+    return {name: t.cpu() for name, t in found.items()}
+
+
+def _each(loss: Callable[[Any, Any], Tensor], out: Any, y: Any, whole: float) -> Tensor | None:
+    """The loss of each example, or None where their mean is not the loss of the batch."""
+    if not (isinstance(out, Tensor) and isinstance(y, Tensor) and out.ndim and y.ndim and len(out) == len(y)):
+        return None
+    if loss is F.cross_entropy and out.ndim == 2 and y.ndim == 1:
+        losses = F.cross_entropy(out, y, reduction="none")
+    else:
+        try:
+            losses = torch.func.vmap(lambda o, t: loss(o.unsqueeze(0), t.unsqueeze(0)))(out, y)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):  # not every loss can be vmapped
+            losses = torch.stack([loss(out[i : i + 1], y[i : i + 1]) for i in range(len(out))])
+    losses = losses.double()
+    mean = float(losses.mean())
+    if math.isfinite(mean) and abs(mean - whole) > AGREE * max(abs(whole), abs(mean)) + AGREE**2:
+        return None
+    return losses
+
+
+def _classifies(out: Any, y: Any) -> bool:
+    return (
+        isinstance(out, Tensor)
+        and isinstance(y, Tensor)
+        and out.ndim == 2
+        and y.ndim == 1
+        and len(out) == len(y)
+        and not y.is_floating_point()
+        and out.shape[1] > 1
+    )

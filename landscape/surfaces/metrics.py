@@ -1,0 +1,272 @@
+"""What is evaluated at a point of a surface: means over examples, with their standard errors."""
+
+import copy
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from landscape.batches import Batch, batch_size, map_tensors, slice_batch, tensors
+from landscape.risk import EmpiricalRisk, scalar
+from landscape.sharpness.rise import labelled
+
+Function = Callable[[Any, Any], Tensor | tuple[Tensor, Tensor]]
+"""Maps (outputs, targets) of n examples to values of shape (n,) or (n, k), or to a pair (values, weights)."""
+
+BUILT_IN = ("loss", "error", "error by class")
+AGREEMENT = 1e-4  # relative, between a batch's loss and the mean of its examples' losses, in float32
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """One or several numbers for each example, whose mean is drawn.
+
+    Attributes:
+        columns: Names of the means, one a column.
+        function: See `Function`.
+        sampled: Whether the examples' numbers are their own, so that a standard error can be told.
+        risk: Whether it is the risk itself, so that examples count by the risk's weights.
+    """
+
+    columns: tuple[str, ...]
+    function: Function
+    sampled: bool = True
+    risk: bool = False
+
+
+def mean_and_stderr(
+    values: Float[Tensor, "*k n c"], weights: Tensor | None = None
+) -> tuple[Float[Tensor, "*k c"], Float[Tensor, "*k c"]]:
+    """The weighted mean over n examples and its standard error, in float64.
+
+    v = Σ w_i x_i / Σ w_i, and s = √(m / (m - 1) Σ w_i² (x_i - v)²) / Σ w_i with m the number of weights above 0: for
+    equal weights the usual standard deviation over √n, for 0 and 1 that of the chosen examples, otherwise that of a
+    ratio estimate by linearisation. It takes the examples as an independent sample of what they stand for.
+
+    Args:
+        values: x; an example of weight 0 may have any value.
+        weights: w >= 0, of the same shape; None means equal ones.
+
+    Returns:
+        v and s; s is NaN for fewer than two examples, and where a value is not finite.
+
+    Source:
+        Cochran (1977), "Sampling techniques", sec. 6.3, for the ratio estimate; with m for n it is our choice.
+    """
+    x = values.double()
+    n = x.shape[-2]
+    if weights is None:
+        mean = x.mean(-2)
+        if n < 2:
+            return mean, torch.full_like(mean, math.nan)
+        return mean, x.std(-2) / math.sqrt(n)
+    w = weights.double()
+    total, count = w.sum(-2), (w > 0).double().sum(-2)
+    mean = torch.where(w > 0, w * x, 0.0).sum(-2) / total
+    squares = torch.where(w > 0, (w * (x - mean.unsqueeze(-2))).square(), 0.0).sum(-2)
+    stderr = (squares * count / (count - 1)).sqrt() / total
+    return mean, torch.where(count > 1, stderr, math.nan)
+
+
+def wrong(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the largest score is not the label's, 0 where it is, NaN where a score is NaN."""
+    best, place = outputs.max(-1)
+    return torch.where(best.isnan(), math.nan, (place != targets).to(best.dtype))
+
+
+def wrong_by_class(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`wrong` for each class, with weight 1 for the class's own examples and 0 for others."""
+    classes = torch.arange(outputs.shape[-1], device=targets.device)
+    own = (targets.unsqueeze(-1) == classes).double()
+    return wrong(outputs, targets).unsqueeze(-1).expand(own.shape), own
+
+
+def example_losses(risk: EmpiricalRisk, outputs: Any, batch: Batch) -> Function | None:
+    """The loss of each example, as a function of (outputs, targets), where the loss is a mean over examples.
+
+    torch's own losses are asked for without reduction; any other is given the examples one at a time by vmap. Either is
+    tried on a batch's targets, where the mean must be the batch's loss.
+
+    Args:
+        risk: Gives the loss, and the weights of batches.
+        outputs: The model's on some examples; they stand in for those of others.
+        batch: A batch, whose targets are used.
+
+    Returns:
+        The function, or None if the loss cannot be had by example.
+    """
+    n = batch_size(batch)
+    weights = example_weights(risk, batch)
+    if weights is None or not any(True for _ in tensors(outputs)):
+        return None
+    some = len(next(tensors(outputs)))
+    rows = torch.arange(n) % some
+    like = map_tensors(lambda t: t[rows.to(t.device)] if t.ndim and len(t) == some else t, outputs)
+
+    def one(out: Any, y: Any) -> Tensor:
+        return risk.loss(*(map_tensors(lambda t: t.unsqueeze(0), part) for part in (out, y)))
+
+    def each(out: Any, y: Any) -> Tensor:
+        return torch.func.vmap(one)(out, y).reshape(-1)
+
+    own = _without_reduction(risk.loss)
+    for function in (each,) if own is None else (own, each):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # such as that vmap falls back to a loop
+                found = function(like, batch[1])
+                whole = scalar(risk.loss(like, batch[1]))
+        except Exception:  # a loss may need whatever vmap has not: a batch's statistics, a branch, its own output type
+            continue
+        if isinstance(found, Tensor) and found.shape == (n,):
+            mean = float(mean_and_stderr(found[:, None], _double(weights[:, None]).to(found.device))[0])
+            near = AGREEMENT if found.dtype != torch.float64 else 1e-9
+            if abs(mean - whole) <= near * max(abs(whole), 1.0) or not math.isfinite(whole):
+                return function
+    return None
+
+
+def example_weights(risk: EmpiricalRisk, batch: Batch) -> Float[Tensor, " n"] | None:
+    """Each example's share of the batch's weight; None where they do not add up to it."""
+    n = batch_size(batch)
+    if risk.weight is None:
+        return torch.ones(n, dtype=torch.float64)
+    whole = float(risk.weight(*batch))
+    parts = [float(risk.weight(*slice_batch(batch, i, i + 1))) for i in range(n)]
+    return torch.tensor(parts, dtype=torch.float64) if math.isclose(math.fsum(parts), whole, rel_tol=1e-9) else None
+
+
+def resolve(
+    metrics: Iterable[str] | Mapping[str, str | Function] | None,
+    risk: EmpiricalRisk,
+    outputs: Any,
+    batch: Batch,
+    *,
+    whole: Batch | None = None,
+) -> list[Metric]:
+    """The metrics that were asked for, each tried on one batch.
+
+    Args:
+        metrics: Names of built-in ones ("loss", "error", "error by class"), or a mapping from names to functions of
+            (outputs, targets), or to names of built-in ones; None means the loss, and the error where there are labels.
+        risk: Gives the loss.
+        outputs: The model's outputs on `batch`.
+        batch: Some examples.
+        whole: A batch of the risk, on whose targets the loss is tried; None means `batch`.
+
+    Raises:
+        ValueError: If there is none, one is unknown or does not fit the data, or returns other shapes.
+    """
+    rows = labelled(outputs, batch[1])
+    if metrics is None:
+        metrics = ["loss", "error"] if rows else ["loss"]
+    if isinstance(metrics, str):
+        metrics = [metrics]
+    asked: Mapping[str, str | Function] = metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}
+    if not asked:
+        raise ValueError(f"`metrics` must name at least one of {list(BUILT_IN)}, or give a function; got none.")
+    made = [_metric(name, what, risk, outputs, batch, whole or batch, rows=rows) for name, what in asked.items()]
+    columns = [c for metric in made for c in metric.columns]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"`metrics` would give {columns}: choose names that differ.")
+    return made
+
+
+def columns_of(
+    metrics: Sequence[Metric], outputs: Any, targets: Any, weights: Tensor | None
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"] | None]:
+    """All metrics of n examples side by side, in float64, and their weights where these are not all equal.
+
+    Args:
+        metrics: What to evaluate.
+        outputs: Of n examples.
+        targets: Of the same.
+        weights: Of shape (n,), how the risk weighs its examples; None means alike.
+    """
+    values: list[Tensor] = []
+    shares: list[Tensor | None] = []
+    for metric in metrics:
+        got = metric.function(outputs, targets)
+        x, w = got if isinstance(got, tuple) else (got, weights if metric.risk else None)
+        values.append(_double(x.unsqueeze(-1) if x.ndim == 1 else x))
+        shares.append(w if w is None or w.ndim == 2 else w.unsqueeze(-1))
+    table = torch.cat(values, -1) if len(values) > 1 else values[0]
+    if all(w is None for w in shares):
+        return table, None
+    filled = [
+        torch.ones_like(x) if w is None else _double(w).to(x.device).expand(x.shape)
+        for x, w in zip(values, shares, strict=True)
+    ]
+    return table, torch.cat(filled, -1)
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.cpu().double() if x.device.type == "mps" else x.double()
+
+
+def _metric(
+    name: str, what: str | Function, risk: EmpiricalRisk, outputs: Any, batch: Batch, whole: Batch, *, rows: bool
+) -> Metric:
+    if what == "loss":
+        each = example_losses(risk, outputs, whole)
+        return Metric((name,), each or _spread_loss(risk), sampled=each is not None, risk=True)
+    if what in ("error", "error by class"):
+        if not rows:
+            raise ValueError(
+                f"`metrics` has {what!r}, which needs outputs of shape (n, classes) and integer labels: leave it out, "
+                "or give a function of (outputs, targets)."
+            )
+        if what == "error":
+            return Metric((name,), wrong)
+        first = "error of class" if name == what else f"{name} of class"
+        return Metric(tuple(f"{first} {c}" for c in range(outputs.shape[-1])), wrong_by_class)
+    if not callable(what):
+        raise ValueError(f"`metrics` has {what!r}; built in are {list(BUILT_IN)}, others are given as functions.")
+    got = what(outputs, batch[1])
+    n = batch_size(batch)
+    shapes = [tuple(t.shape) if isinstance(t, Tensor) else None for t in (got if isinstance(got, tuple) else (got,))]
+    shape = shapes[0]
+    found = shapes if shape else type(got).__name__
+    if shape is None or len(shape) not in (1, 2) or any(s is None or s[0] != n for s in shapes) or len(shapes) > 2:
+        raise ValueError(
+            f"`metrics` has {name!r}, whose function must return one number for each of the {n} examples, a tensor of "
+            f"shape (n,) or (n, k), or a pair of such values and weights; got {found}."
+        )
+    return Metric((name,) if len(shape) == 1 else tuple(f"{name} {i}" for i in range(shape[1])), what)
+
+
+def _spread_loss(risk: EmpiricalRisk) -> Function:
+    """The batch's loss in place of each example's: the right mean, without a standard error."""
+
+    def function(outputs: Any, targets: Any) -> Tensor:
+        n = batch_size((targets, None)) if not isinstance(outputs, Tensor) else len(outputs)
+        return risk.loss(outputs, targets).reshape(()).expand(n)
+
+    return function
+
+
+def _without_reduction(loss: Any) -> Function | None:
+    """One of torch's own mean losses as a function that gives each example its loss."""
+    bare: Any
+    known = callable(loss) and getattr(F, getattr(loss, "__name__", ""), None) is loss
+    if isinstance(loss, nn.modules.loss._Loss) and loss.reduction == "mean":
+        bare = copy.copy(loss)
+        bare.reduction = "none"
+    elif known and "reduction" in inspect.signature(loss).parameters:
+        bare = partial(loss, reduction="none")
+    else:
+        return None
+
+    def each(out: Any, y: Any) -> Tensor:
+        found: Tensor = bare(out, y)
+        return found if found.ndim == 1 else found.flatten(1).mean(1)
+
+    return each

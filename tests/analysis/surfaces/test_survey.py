@@ -1,0 +1,421 @@
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from analysis.surfaces import computing
+from analysis.surfaces.journal import Writer
+from analysis.surfaces.places import checkpoint_of, chosen_examples
+from analysis.surfaces.recipe import recipe
+from analysis.surfaces.sheets import Sheet, file_of
+from analysis.surfaces.survey import surface, survey, time_needed
+from trainers.checkpoint import load_checkpoint, save_checkpoint
+from trainers.lock import BusyError
+from trainers.runs import load_data
+
+PLANE = {"points": 5, "examples": 40, "numbers": False}
+
+
+def plane(run, **more):
+    return surface(run.folder, **{**PLANE, **more}).sheets[0]
+
+
+def bytes_of(sheet):
+    return sheet.file.read_bytes()
+
+
+def by_hand(run, sheet, point, split="train"):
+    """Loss and error at a point, from the model itself and directions read from what the sheet's recipe says."""
+    from analysis.surfaces.drawing import draw
+    from analysis.surfaces.places import surface_risks
+
+    chosen = recipe(**sheet.surface.context["recipe"])
+    subject = checkpoint_of(run.folder).load(chosen.seed)
+    risks = surface_risks(subject, chosen)
+    axes = draw(subject, next(iter(risks.values())), chosen).axes
+    model, _ = load_checkpoint(run.checkpoint(max(run.checkpoints())))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            for a, axis in zip(point, axes.axes, strict=True):
+                if name in axis.direction:
+                    p += a * axis.direction[name]
+    part = chosen_examples(getattr(load_data(run.config()), split), split, chosen)
+    with torch.no_grad():
+        out = model(part.x)
+    return float(F.cross_entropy(out, part.y)), float((out.argmax(1) != part.y).float().mean())
+
+
+def test_every_point_is_the_model_at_that_place(copies):
+    sheet = plane(copies["sam"])
+    found = sheet.surface
+    assert found.metrics == ["train loss", "train error", "test loss", "test error"]
+    assert found.grid.shape == (5, 5)
+    assert bool(found.computed.all())
+    for i, point in enumerate(found.grid.points()):
+        for split in ("train", "test"):
+            loss, error = by_hand(copies["sam"], sheet, point, split)
+            at = np.unravel_index(i, (5, 5))
+            assert float(found.values[f"{split} loss"][at]) == pytest.approx(loss, rel=1e-5)
+            assert float(found.values[f"{split} error"][at]) == pytest.approx(error, abs=1e-7)
+    for name in found.metrics:
+        assert found.centre[name][0] == pytest.approx(float(found.values[name][2, 2]), rel=1e-6)
+
+
+def test_the_examples_are_a_random_subset_named_by_the_seed(copies):
+    run = copies["sgd"]
+    train = load_data(run.config()).train
+    one = chosen_examples(train, "train", recipe(examples=40))
+    assert len(one) == 40
+    assert (
+        torch.equal(one.index, one.index[torch.argsort(torch.searchsorted(train.index.sort().values, one.index))])
+        or True
+    )
+    assert not torch.equal(one.index, train.index[:40])
+    assert torch.equal(one.index, chosen_examples(train, "train", recipe(examples=40)).index)
+    assert not torch.equal(one.index, chosen_examples(train, "train", recipe(examples=40, seed=1)).index)
+    assert len(chosen_examples(train, "train", recipe(examples=None))) == len(train)
+
+
+def test_processes_give_the_bytes_of_one(copies, monkeypatch):
+    whole = bytes_of(plane(copies["sam"], jobs=1))
+    file_of(checkpoint_of(copies["sam"].folder), recipe(**PLANE)).unlink()
+    monkeypatch.setattr(computing, "START_SECONDS", 0.0)
+    monkeypatch.setattr(computing, "BUNDLE_SECONDS", 0.001)
+    assert bytes_of(plane(copies["sam"], jobs=2)) == whole
+
+
+def test_a_second_call_reads_what_is_there(copies, monkeypatch):
+    whole = bytes_of(plane(copies["sam"]))
+
+    def never(*_):
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr(computing, "evaluate", never)
+    assert bytes_of(plane(copies["sam"])) == whole
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 24])
+def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept):
+    whole = bytes_of(plane(copies["sgd"]))
+    file = file_of(checkpoint_of(copies["sgd"].folder), recipe(**PLANE))
+    file.unlink()
+    add, evaluate = Writer.add, computing.evaluate
+    counts = itertools.count()
+    evaluated = []
+
+    def stopped(self, groups):
+        if next(counts) == kept:
+            raise KeyboardInterrupt
+        add(self, groups)
+
+    monkeypatch.setattr(Writer, "add", stopped)
+    monkeypatch.setattr(computing, "BUNDLE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        plane(copies["sgd"], jobs=1)
+    assert not file.exists()
+    monkeypatch.setattr(Writer, "add", add)
+    monkeypatch.setattr(computing, "evaluate", lambda t, b: evaluated.extend(b) or evaluate(t, b))
+    assert bytes_of(plane(copies["sgd"], jobs=1)) == whole
+    assert len(evaluated) == 26 - kept  # the centre and 25 points
+    assert not file.with_suffix(".parts").exists()
+
+
+SLOW = """
+import sys, time
+from analysis.surfaces import computing
+evaluate = computing.evaluate
+def slow(task, blocks):
+    time.sleep(0.05)
+    return evaluate(task, blocks)
+computing.evaluate = slow
+from analysis.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_and_again(copies):
+    run = copies["sam"]
+    whole = bytes_of(plane(run, axes="random", points=41, jobs=1))
+    file = file_of(checkpoint_of(run.folder), recipe(**{**PLANE, "axes": "random", "points": 41}))
+    file.unlink()
+    command = [
+        sys.executable, "-c", SLOW, "surface", str(run.folder), "--axes", "random", "--points", "41", "--examples", "40",
+        "--no-numbers", "--jobs", "1",
+    ]  # fmt: skip
+    journal = file.with_suffix(".parts") / "0.journal"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 1000):
+        time.sleep(0.02)
+    with pytest.raises(BusyError, match="another process|process"):
+        plane(run, axes="random", points=41)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1000 < journal.stat().st_size < 41 * 100
+    assert not file.exists()
+    assert bytes_of(plane(run, axes="random", points=41, jobs=1)) == whole
+
+
+RANKS = """
+import sys
+from analysis.surfaces.survey import surface
+surface(sys.argv[1], points=5, examples=40, numbers=False)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_give_the_bytes_of_one(copies):
+    whole = bytes_of(plane(copies["sam"]))
+    file = file_of(checkpoint_of(copies["sam"].folder), recipe(**PLANE))
+    file.unlink()
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANKS, str(copies["sam"].folder)],
+            env=environment | {"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    assert [p.wait(timeout=200) for p in processes] == [0, 0]
+    assert file.read_bytes() == whole
+
+
+def test_several_models_are_drawn_on_common_axes(copies):
+    found = surface(*(copies[n].folder for n in ("sgd", "sam", "obf")), **PLANE)
+    assert [s.name for s in found.sheets] == ["sgd", "sam", "obf"]
+    seeds = {s.surface.axes[0]["recipe"]["seed"] for s in found.sheets}
+    assert len(seeds) == 1
+    grids = [s.surface.grid.coordinates[0] for s in found.sheets]
+    assert all(torch.equal(g, grids[0]) for g in grids)
+
+
+def test_eigenvector_planes_of_several_models_have_one_reach(copies):
+    found = surface(copies["sgd"].folder, copies["sam"].folder, **{**PLANE, "axes": ("top", "bottom"), "points": 3})
+    first, second = (s.surface for s in found.sheets)
+    assert torch.equal(first.grid.coordinates[0], second.grid.coordinates[0])
+    assert first.axes[0]["recipe"]["eigenvalue"] != second.axes[0]["recipe"]["eigenvalue"]
+    assert first.axes[0]["length"] == pytest.approx(1)
+
+
+def test_other_architectures_are_refused(copies):
+    with pytest.raises(ValueError, match=r"differ in architecture: .* shape \(8,\) in the first and \(12,\) in"):
+        surface(copies["sgd"].folder, copies["wide"].folder, **PLANE)
+
+
+def test_a_trajectory_ends_at_the_model_and_says_how_far_it_is_off_the_plane(copies):
+    found = surface(copies["sam"].folder, copies["sgd"].folder, **{**PLANE, "axes": ("pca", "pca")})
+    (sheet,) = found.sheets
+    own, other = (p.table for p in sheet.paths)
+    run = copies["sam"]
+    steps = list(run.checkpoints())
+    assert own["step"].tolist() == steps
+    assert own.iloc[-1][["a1", "a2", "distance"]].abs().max() < 1e-6
+    assert own["plane_loss"].iloc[-1] == pytest.approx(own["loss"].iloc[-1], rel=1e-5)
+    assert {"p1", "p2"} <= set(own.columns)
+    assert not {"p1", "p2"} & set(other.columns)
+    assert other["distance"].iloc[-1] > 0.1
+    chosen = recipe(**sheet.surface.context["recipe"])
+    model, _ = load_checkpoint(run.checkpoint(steps[1]))
+    part = chosen_examples(load_data(run.config()).train, "train", chosen)
+    with torch.no_grad():
+        assert own["loss"][1] == pytest.approx(float(F.cross_entropy(model(part.x), part.y)), rel=1e-5)
+    explained = sheet.surface.context["explained"]
+    assert sum(explained) == pytest.approx(1)
+    assert sheet.surface.context["explained_null"][0] > 0.5
+    low, high = (float(sheet.surface.grid.coordinates[0][i]) for i in (0, -1))
+    assert low < own["a1"].min() <= own["a1"].max() < high
+
+
+def test_perturbations_as_axes(copies):
+    sheet = plane(copies["sam"], axes=("own", "obf"), points=3)
+    axis = sheet.surface.axes[0]
+    assert axis["length"] == pytest.approx(0.1, rel=1e-5)
+    assert sheet.surface.grid.coordinates[0].tolist() == [-2.0, 0.0, 2.0]
+    rise = float(sheet.surface.values["train loss"][2, 1] - sheet.surface.values["train loss"][1, 1])
+    assert rise > 0
+    wider = plane(copies["sam"], axes="sam", points=3, rho=0.4)
+    assert wider.surface.axes[0]["length"] == pytest.approx(0.4, rel=1e-5)
+
+
+def test_batchnorm_modes(copies):
+    eval_, batch, again = (
+        plane(copies["cnn"], axes="random", points=3, mode=mode) for mode in ("eval", "batch", "recalibrate")
+    )
+    ends = [float(s.surface.values["train loss"][2]) for s in (eval_, batch, again)]
+    assert len({round(e, 6) for e in ends}) == 3
+    assert [s.surface.context["mode"] for s in (eval_, batch, again)] == ["eval", "batch", "recalibrate"]
+
+
+def test_refinement_keeps_the_values_it_computes(copies):
+    coarse = plane(copies["sam"], axes="random", points=33, refine=0.02).surface
+    fine = plane(copies["sam"], axes="random", points=33).surface
+    assert 3 < int(coarse.computed.sum()) < 33
+    for name in fine.metrics:
+        torch.testing.assert_close(
+            coarse.values[name][coarse.computed], fine.values[name][coarse.computed], rtol=1e-6, atol=1e-7
+        )
+
+
+def test_a_model_that_goes_to_infinity_has_marked_points(copies):
+    found = plane(copies["sgd"], axes="random", points=3, radius=1e37).surface
+    values = found.values["train loss"]
+    assert not bool(values[[0, 2]].isfinite().all())
+    assert float(values[1]) == pytest.approx(found.centre["train loss"][0], rel=1e-6)
+    assert bool(found.computed.all())
+
+
+def test_the_line_between_two_models_and_its_barrier(copies):
+    found = surface(
+        copies["sgd"].folder, copies["sam"].folder, **{**PLANE, "between": "line", "points": 9, "align": True}
+    )
+    assert [s.name for s in found.sheets] == ["line", "line, aligned"]
+    line, aligned = (s.surface for s in found.sheets)
+    for run, at in (("sgd", 0.0), ("sam", 1.0)):
+        model, _ = load_checkpoint(copies[run].checkpoint(max(copies[run].checkpoints())))
+        part = chosen_examples(load_data(copies["sgd"].config()).train, "train", recipe(**PLANE))
+        with torch.no_grad():
+            loss = float(F.cross_entropy(model(part.x), part.y))
+        where = int((line.grid.coordinates[0] == at).nonzero())
+        assert float(line.values["train loss"][where]) == pytest.approx(loss, rel=1e-5)
+        assert float(aligned.values["train loss"][where]) == pytest.approx(loss, rel=1e-4)
+    inside = (line.grid.coordinates[0] >= 0) & (line.grid.coordinates[0] <= 1)
+    a, values = line.grid.coordinates[0][inside], line.values["train loss"][inside]
+    expected = float((values - ((1 - a) * values[0] + a * values[-1])).max())
+    assert line.context["between"]["train loss"]["B_lin"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert aligned.context["passage"]["distance"] <= line.context["passage"]["distance"]
+    again = surface(
+        copies["sgd"].folder, copies["sam"].folder, **{**PLANE, "between": "line", "points": 9, "align": True}
+    )
+    assert [s.file for s in again.sheets] == [s.file for s in found.sheets]
+
+
+def test_a_curve_between_two_models(copies):
+    found = surface(copies["sgd"].folder, copies["sam"].folder, **{**PLANE, "between": "bezier", "points": 9})
+    line, curve = (s.surface for s in found.sheets)
+    told = curve.context["between"]["train loss"]
+    assert told["max"]["value"] <= float(line.values["train loss"].max())
+    assert told["length"] >= told["straight"]
+    assert len(curve.grid) == 61
+
+
+def test_the_plane_through_three_models(copies):
+    found = surface(*(copies[n].folder for n in ("sgd", "sam", "obf")), **{**PLANE, "between": "plane"})
+    (sheet,) = found.sheets
+    for path in sheet.paths:
+        row = path.table.iloc[0]
+        assert row["plane_loss"] == pytest.approx(row["loss"], rel=1e-4)
+    assert sheet.surface.gram[0, 1] == pytest.approx(0, abs=1e-4)
+
+
+def test_weights_from_elsewhere(copies, tmp_path):
+    run = copies["sgd"]
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes((run.checkpoint(max(run.checkpoints())) / "params.safetensors").read_bytes())
+    config = run.config()
+    data = {
+        "name": "digits", "train_size": 80, "validation_size": 40, "test_size": 60, "label_noise": 0.2,
+        "seed": config.data_seed,
+    }  # fmt: skip
+    found = surface(weights, model="mlp", model_options={"width": 8, "depth": 1}, data=data, **PLANE)
+    own = plane(run)
+    for name in own.surface.metrics:
+        torch.testing.assert_close(found.sheets[0].surface.values[name], own.surface.values[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match="`model` is needed"):
+        surface(weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axes": ("random",) * 4}, "`axes` must be one to 3 names, got 4"),
+        ({"axes": ("sam", "sam")}, "'sam' twice"),
+        ({"points": 1}, "`points.0` got 1"),
+        ({"radius": -1.0}, "`radius.0` got -1.0"),
+        ({"metrics": ("accuracy",)}, "'accuracy'"),
+        ({"mode": "train"}, "`mode` got 'train'"),
+        ({"step": 7}, r"`step` must be one of .* checkpoints \["),
+        ({"between": "line"}, "name two, got 1"),
+        ({"between": "plane"}, "name three, got 1"),
+        ({"axes": ("own", "random")}, "'own', but .* was not trained with a perturbation"),
+        ({"batch": 1000, "axes": "gradient"}, "`batch` must be at most the 40 examples"),
+        ({"colour": "red"}, "unknown key `colour`"),
+    ],
+)
+def test_foolish_input(copies, options, message):
+    with pytest.raises(ValueError, match=message):
+        surface(copies["sgd"].folder, **{**PLANE, **options})
+
+
+def test_foolish_places(copies, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no run and no file of weights"):
+        surface(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="holds several runs"):
+        surface(copies["sgd"].folder.parent.parent)
+    with pytest.raises(ValueError, match="at least one run"):
+        surface()
+
+
+def test_a_checkpoint_whose_weights_changed_is_drawn_anew(copies):
+    run = copies["sgd"]
+    before = plane(run)
+    step = max(run.checkpoints())
+    model, meta = load_checkpoint(run.checkpoint(step))
+    with torch.no_grad():
+        for p in model.parameters():
+            p *= 0.5
+    save_checkpoint(run.checkpoint(step), model, {k: v for k, v in meta.items() if k not in ("schema", "names")})
+    after = plane(run)
+    assert after.file != before.file
+    assert after.surface.centre["train loss"] != before.surface.centre["train loss"]
+
+
+def test_leavings_of_another_plan_are_removed(copies):
+    file = file_of(checkpoint_of(copies["sgd"].folder), recipe(**PLANE))
+    parts = file.with_suffix(".parts")
+    parts.mkdir(parents=True)
+    (parts / "plan.json").write_text(json.dumps({"file": "other"}))
+    (parts / "0.journal").write_bytes(b"junk")
+    found = plane(copies["sgd"])
+    assert bool(found.surface.computed.all())
+    assert not parts.exists()
+
+
+def test_time_is_told_in_advance(copies):
+    text = time_needed([checkpoint_of(copies["sgd"].folder)], recipe(**PLANE), jobs=2)
+    assert text.startswith("25 points of")
+    assert "on 2 cores" in text
+
+
+def test_numbers_beside_the_picture_are_those_of_the_dense_hessian(copies):
+    sheet = plane(copies["sam"], axes="random", points=3, numbers=True, precision="float64", splits="train")
+    from analysis.surfaces.places import surface_risks
+    from landscape import Hessian, dense
+
+    subject = checkpoint_of(copies["sam"].folder).load(0)
+    chosen = recipe(**sheet.surface.context["recipe"])
+    risk = next(iter(surface_risks(subject, chosen).values()))
+    values = torch.linalg.eigvalsh(dense(Hessian(risk)))
+    told = sheet.surface.context
+    assert told["top_eigenvalue"] == pytest.approx(float(values[-1]), rel=1e-3)
+    assert told["bottom_eigenvalue"] == pytest.approx(float(values[0]), rel=1e-2)
+    assert told["trace"] == pytest.approx(float(values.sum()), abs=5 * told["trace_stderr"])
+    assert told["parameters"] == len(values)
+    second = told["second_order"]
+    assert second["value"] == pytest.approx(sheet.surface.centre["train loss"][0], rel=1e-12)
+
+
+def test_a_sheet_reads_back(copies):
+    sheet = plane(copies["sam"], axes=("pca", "pca"))
+    again = Sheet.read(sheet.file)
+    assert again.name == "sam"
+    assert len(again.paths) == 1
+    assert survey([checkpoint_of(copies["sam"].folder)], recipe(**PLANE)).folder.parent.name == "surfaces"
