@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from analysis.statistics.sign_error import robust_sign_error
     from analysis.statistics.slopes import fixed_effects, simpson
     from analysis.study import Study, StudyConfig, read_study
+    from analysis.surfaces.survey import surface
 
 __all__ = [
     "FIGURES",
@@ -90,6 +91,7 @@ __all__ = [
     "simpson",
     "split_selection",
     "spurious_forgetting",
+    "surface",
     "target_rows",
     "task_forgetting",
 ]
@@ -116,6 +118,7 @@ _LATER = {
     "StudyResults": "results",
     "Study": "study",
     "StudyConfig": "study",
+    "surface": "surfaces.survey",
     "read_study": "study",
 }
 

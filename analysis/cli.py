@@ -21,6 +21,7 @@ from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weig
 from analysis.measuring.collect import Executor, sort_rows, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.progress import steps, track
+from analysis.surfaces.crew import crew
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import AxisKind, Between, recipe
 from trainers.config import Option, TrainConfig, train_config
@@ -488,13 +489,15 @@ def surface(
     def announce(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    found = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce)
-    for sheet in found.sheets:
-        print(f"surface: {sheet.file}")
-    for path in found.write(vtk=vtk):
-        print(f"figure: {path}")
-    for line in found.notes():
-        print(line)
+    command = "landscape surface " + " ".join(str(m) for m in models)
+    with crew() as team:
+        found = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
+        if team.leads:
+            page, *_ = found.write(vtk=vtk)
+            print(found.notes())
+            for sheet in found.sheets:
+                print(f"surface: {sheet.file}")
+            print(f"figures: {found.folder.resolve()}\npage: {page.resolve()}")
     return 0
 
 

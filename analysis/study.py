@@ -24,6 +24,8 @@ from analysis.measuring.collect import Call, sort_rows, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.statistics.correlation import Correlations, correlate
 from analysis.statistics.evidence import TABLES
+from analysis.surfaces.places import checkpoint_of
+from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
 from trainers.parallel import cores
@@ -61,6 +63,15 @@ class Statistics(Strict):
     """Pairs (forgetting, sharpness) whose correlation with generalisation is compared; fixed before the study runs."""
 
 
+class Surfaces(Strict):
+    """Loss surfaces of a run of each of some methods, on common axes and one scale."""
+
+    methods: Annotated[list[str], Field(min_length=1)] = Field(default=["sgd", "sam", "obf"])
+    """Labels of methods; of each the configuration that validation data choose, at its first seed."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Of the surface: axes, points, radius, ... (`landscape surface --help`)."""
+
+
 class StudyConfig(Strict):
     """A study file."""
 
@@ -82,6 +93,8 @@ class StudyConfig(Strict):
     """Measures along training."""
     statistics: Statistics = Field(default_factory=Statistics)
     """How measures are related to generalisation."""
+    surfaces: Surfaces | None = None
+    """Loss surfaces for the report; None draws none."""
 
     def configs(self) -> list[TrainConfig]:
         """All runs of the study.
@@ -95,8 +108,9 @@ class StudyConfig(Strict):
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
         values = self.model_dump(mode="json")
-        if self.random is None:
-            del values["random"]  # so that folders made before there was this key still belong
+        for later in ("random", "surfaces"):  # so that folders made before there was this key still belong
+            if values[later] is None:
+                del values[later]
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -122,6 +136,8 @@ def read_study(path: str | Path) -> StudyConfig:
     study.configs()
     plan(study.measures)
     plan(study.trajectory.measures)
+    if study.surfaces is not None:
+        recipe(**study.surfaces.options)
     return study
 
 
@@ -265,6 +281,34 @@ class Study:
             compare=present(settings.compare, measures),
         )
 
+    def survey(self, track: Track) -> list[Path]:
+        """Draw the surfaces that the study asks for, and write surfaces.json; needs the runs and the statistics."""
+        wanted = self.config.surfaces
+        path = self.folder / "surfaces.json"
+        if wanted is None:
+            path.unlink(missing_ok=True)
+            return []
+        from analysis.results import StudyResults
+        from analysis.surfaces.survey import survey  # neither is needed by a worker that only measures
+
+        chosen, rule = StudyResults.load(self.folder).best_configurations()
+        folders = {run.run_id: run.folder for run in self.runs()}
+        places = {}
+        for label in wanted.methods:
+            rows = chosen[chosen["method"] == label].sort_values(["hp.seed", "run_id"])
+            if len(rows):
+                places[label] = checkpoint_of(folders[str(rows["run_id"].iloc[0])], trust=self.trust)
+        if not places:
+            path.unlink(missing_ok=True)
+            return []
+        found = survey(list(places.values()), recipe(**wanted.options), jobs=self.jobs, track=track)
+        files = [sheet.file for sheet in found.sheets if sheet.file is not None]
+        shown = {
+            label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)
+        }
+        write_json(path, {"surfaces": shown, "rule": rule}, sort=False)
+        return files
+
     def timed(self, step: str, function: Callable[[], Any]) -> Any:
         """Call a step and add its time to the record."""
         start = time.monotonic()
@@ -281,6 +325,8 @@ class Study:
             raise ValueError(f"no run of the study could be trained; the first: {trained[0].status()['reason']}")
         self.timed("measuring", lambda: self.measure(track))
         self.timed("statistics", self.correlate)
+        if self.config.surfaces is not None:
+            self.timed("surfaces", lambda: self.survey(track))
         self.write(configs)
         from analysis.reporting.pages import report  # figures are slow to import, and only needed here
 

@@ -8,12 +8,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 
 from trainers.files import write_atomically
+from trainers.naming import nearest
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # endings of files of weights from elsewhere
 
 COLUMNS: dict[str, str] = {
     "run_id": "str",
@@ -30,7 +33,7 @@ COLUMNS: dict[str, str] = {
 }
 
 # The options that tell two rows of one measure apart; the rest is context, recorded but not part of the name.
-NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol")
+NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol", "bin", "events")
 # Options that are named only where they are not the usual ones.
 USUAL = {
     "z": "1/n",
@@ -162,6 +165,73 @@ def join_config(table: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]]) -
     }
     frame = pd.DataFrame.from_dict(flat, orient="index").rename_axis("run_id").reset_index()
     return table.merge(frame, on="run_id", how="left")
+
+
+def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, Any]]:
+    """Settings of weights from elsewhere, for `join_config`: one row a file of weights, one column a setting.
+
+    A column `seed` tells runs of one configuration apart, `method` makes the groups that are compared; both may be
+    absent. Empty cells are settings that a run does not have.
+
+    Args:
+        path: A CSV or Parquet file.
+        key: The column with the files' names; with or without folder and ending.
+
+    Returns:
+        For each run (the name of its file, without folder and ending) its settings by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such table, lacks the column, has no other one, or names a file twice or not at all.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give a CSV or Parquet file with the settings of each run.")
+    if path.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{path} must end in .csv or .parquet, to say what it is.")
+    try:
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (ValueError, OSError) as error:  # what pandas and pyarrow raise are ValueErrors or OSErrors
+        raise ValueError(f"{path} could not be read as {path.suffix[1:]}: {' '.join(str(error).split())}.") from error
+    columns = [str(name).removeprefix("hp.") for name in frame.columns]
+    if key not in columns:
+        raise ValueError(
+            f"{path} has no column {key!r} that names the weights; it has {columns}.{nearest(key, columns)}"
+        )
+    frame = frame.set_axis(columns, axis=1)
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice or len(columns) < 2:
+        raise ValueError(f"{path} {f'has the columns {twice} twice' if twice else f'has no column beside {key!r}'}.")
+    if frame[key].isna().any():
+        raise ValueError(f"{path} names no weights in row {int(frame[key].isna().to_numpy().argmax()) + 1}.")
+    names = [_stem(str(name)) for name in frame[key]]
+    again = sorted({name for name in names if names.count(name) > 1})
+    if again:
+        raise ValueError(f"{path} names the weights {again[:5]} more than once; names count without folder and ending.")
+    records = frame.drop(columns=key).to_dict("records")
+    return {
+        name: {str(k): v for k, v in record.items() if not pd.isna(v)}
+        for name, record in zip(names, records, strict=True)
+    }
+
+
+def _stem(name: str) -> str:
+    """A file's name without its folder and the ending of a file of weights; dots in it may be part of the name."""
+    path = PurePath(name.replace("\\", "/"))
+    return path.stem if path.suffix in WEIGHTS else path.name
+
+
+def join_settings(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """`join_config` for settings from elsewhere, which may not fit.
+
+    Raises:
+        ValueError: If a measured run has no settings, or no settings beside its seed.
+    """
+    runs = sorted(table["run_id"].unique())
+    bare = [run for run in runs if not set(settings.get(run, {})) - {"seed"}]
+    if bare:
+        there = f"; it has {sorted(settings)[:5]}" if not set(runs) & set(settings) else ""
+        raise ValueError(f"the settings lack {len(bare)} of {len(runs)} measured runs, such as {bare[:5]}{there}.")
+    return join_config(table, {run: settings[run] for run in runs})
 
 
 def last_step(table: pd.DataFrame) -> pd.DataFrame:

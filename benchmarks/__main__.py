@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study import environment
-from benchmarks import curvature, measures, memory, statistics, steps, study
+from benchmarks import curvature, measures, memory, statistics, steps, study, surfaces
 from benchmarks.table import line, markdown
 
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "steps": steps.run, "memory": memory.run, "study": study.run, "curvature": curvature.run,
-    "measures": measures.run, "statistics": statistics.run,
+    "measures": measures.run, "statistics": statistics.run, "surfaces": surfaces.run,
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,8 +35,10 @@ def rows_of(name: str, *, quick: bool) -> Iterable[dict[str, Any]]:
         )
     if part == "curvature":
         return curvature.run(quick=quick, groups=[group] if group else [])
+    if part == "surfaces":
+        return surfaces.run(quick=quick)
     if quick:
-        raise ValueError(f"{part!r} has no quick size; only 'curvature' has.")
+        raise ValueError(f"{part!r} has no quick size; only 'curvature' and 'surfaces' have.")
     if part == "steps":
         return steps.run(groups=[group] if group else [])
     return PARTS[part]()

@@ -8,9 +8,12 @@ from analysis.figures.correlations import comparison_plot, correlation_matrix, f
 from analysis.figures.costs import measure_costs
 from analysis.figures.curvature import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
 from analysis.figures.curves import accuracy_by_radius, training_curves
+from analysis.figures.events import forgetting_histogram
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves
 from analysis.figures.methods import cost_against_error, paths_on_surface
 from analysis.figures.plates import FIGURES, NothingToDraw, Plate
+from analysis.figures.radii import sharpness_by_radius
+from analysis.figures.reliability import reliability_diagram
 from analysis.figures.scatter import scatter
 from analysis.figures.trajectories import along_training
 
@@ -30,11 +33,14 @@ __all__ = [
     "forgetting_bars",
     "forgetting_by_size",
     "forgetting_curves",
+    "forgetting_histogram",
     "layer_traces",
     "matrix_rows",
     "measure_costs",
     "paths_on_surface",
+    "reliability_diagram",
     "scatter",
+    "sharpness_by_radius",
     "spectrum",
     "strongest",
     "training_curves",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
@@ -73,6 +74,20 @@ def calibration_error(
     Source:
         Naeini et al. (2015), AAAI; adaptive bins: Nguyen and O'Connor (2015), EMNLP.
     """
+    confidence, correct, bin_of = _binned(confidence, correct, bins, binning)
+    n = len(confidence)
+    difference = confidence - correct
+    sums = np.bincount(bin_of, weights=difference, minlength=bins)
+    signed = np.sign(sums)[bin_of] * difference
+    return Estimate(
+        float(np.abs(sums).sum() / n), float(signed.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan, draws=n
+    )
+
+
+def _binned(
+    confidence: Array, correct: Array, bins: int, binning: Binning
+) -> tuple[Float[Array, " n"], Float[Array, " n"], Int[Array, " n"]]:
+    """Both as numbers, checked, and the bin of each example."""
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
         raise ValueError(
@@ -84,20 +99,43 @@ def calibration_error(
         raise ValueError(f"`confidence` must be in [0, 1], got {confidence.min():g} to {confidence.max():g}.")
     if binning not in get_args(Binning):
         raise ValueError(f"`binning` must be one of {get_args(Binning)}, got {binning!r}.")
-    n = len(confidence)
     if binning == "equal-width":
         # searchsorted from the left puts an edge into the bin that ends there, and 0 into the first
         bin_of = np.maximum(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="left") - 1, 0)
     else:
-        bin_of = np.empty(n, dtype=np.int64)
+        bin_of = np.empty(len(confidence), dtype=np.int64)
         for b, part in enumerate(np.array_split(np.argsort(confidence, kind="stable"), bins)):
             bin_of[part] = b
-    difference = confidence - correct
-    sums = np.bincount(bin_of, weights=difference, minlength=bins)
-    signed = np.sign(sums)[bin_of] * difference
-    return Estimate(
-        float(np.abs(sums).sum() / n), float(signed.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan, draws=n
+    return confidence, correct, bin_of
+
+
+def reliability(
+    confidence: Float[Array, " n"], correct: Bool[Array, " n"], *, bins: int = 15, binning: Binning = "equal-width"
+) -> pd.DataFrame:
+    """The bins of a calibration error, for a reliability diagram.
+
+    Args:
+        confidence: Probability of the top class, from 0 to 1.
+        correct: Whether the top class was right.
+        bins: Number of bins.
+        binning: See `calibration_error`.
+
+    Returns:
+        One row a bin that holds an example: bin (from 0), n, confidence and accuracy (means over the bin). The
+        calibration error is Σ n |confidence - accuracy| / Σ n.
+
+    Raises:
+        ValueError: As `calibration_error`.
+
+    Source:
+        DeGroot and Fienberg (1983), The Statistician 32.
+    """
+    confidence, right, bin_of = _binned(confidence, correct, bins, binning)
+    frame = pd.DataFrame({"bin": bin_of, "n": 1, "confidence": confidence, "accuracy": right})
+    found: pd.DataFrame = frame.groupby("bin").agg(
+        n=("n", "sum"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
     )
+    return found.reset_index()
 
 
 def fit_temperature(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:

@@ -3,6 +3,7 @@
 import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,33 @@ def example_forgetting(
     """Example forgetting (Toneva et al. 2019): mean events, shares of unforgettable and never learned examples."""
     check_some("protocols", protocols)
     return [row for p in protocols for row in count_forgetting(subject.correctness(p)).rows(protocol=p)]
+
+
+def forgetting_counts(
+    subject: Subject, *, protocols: tuple[Literal["presentation", "sweep"], ...] = ("presentation",)
+) -> Rows:
+    """Share of the training examples by the number of times they were forgotten; never learned is apart."""
+    check_some("protocols", protocols)
+    rows: Rows = []
+    for protocol in protocols:
+        counted = count_forgetting(subject.correctness(protocol))
+        n = len(counted.events)
+        by_events: dict[int | str, int] = {
+            int(k): int(c)
+            for k, c in zip(*np.unique(counted.events[~counted.never_learned], return_counts=True), strict=True)
+        }
+        by_events["never"] = int(counted.never_learned.sum())
+        rows += [
+            Row(
+                "share_forgotten",
+                c / n,
+                math.sqrt(c / n * (1 - c / n) / n),
+                n,
+                options={"protocol": protocol, "events": k},
+            )
+            for k, c in by_events.items()
+        ]
+    return rows
 
 
 def perturbed_forgetting(
@@ -247,6 +275,17 @@ MEASURES = {
         +1,
         "function",
         "0",
+    ),
+    "forgetting_counts": Measure(
+        forgetting_counts,
+        ("share_forgotten",),
+        "share of the training examples by how often they were forgotten, those never learned apart",
+        "forgetting",
+        "more examples",
+        0,
+        "function",
+        "0",
+        usual=False,
     ),
     "perturbed_forgetting": Measure(
         perturbed_forgetting,

@@ -19,7 +19,9 @@ from analysis.measures.calibration import (
     fit_temperature,
     nll,
     paired_error_difference,
+    reliability,
 )
+from analysis.measures.checks import check_count
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject, pair
 from analysis.table import Row
@@ -303,7 +305,39 @@ def _final_loss(subject: Subject, here: Row) -> Row:
     return replace(here, measure="train_loss_final", options={"from": "weights"})
 
 
+def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
+    """Accuracy on the test set in each bin of confidence, for a reliability diagram; empty bins have no row.
+
+    `confidence` in the options is the mean confidence in the bin, `draws` the number of its predictions.
+    """
+    check_count("bins", bins)
+    x, y = pair(subject.data.test)
+    z = torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)])
+    if note := _not_finite(z):
+        return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
+    top = z.double().softmax(1).max(1)
+    found = reliability(top.values.numpy().clip(0, 1), (top.indices == y).numpy(), bins=bins)
+    columns = (found[name].tolist() for name in ("bin", "n", "confidence", "accuracy"))
+    return [
+        Row("bin_accuracy", right, math.sqrt(right * (1 - right) / n), n, split="test",
+            options={"bin": place, "bins": bins, "confidence": sure})
+        for place, n, sure, right in zip(*columns, strict=True)
+    ]  # fmt: skip
+
+
 MEASURES = {
+    "reliability": Measure(
+        reliability_bins,
+        ("bin_accuracy",),
+        "accuracy on the test set in each bin of confidence, for the reliability diagram",
+        "target",
+        "more often right",
+        0,
+        "T1 T2 T3 T5",
+        "1/3",
+        usual=False,
+        gradients=0.3,
+    ),
     "targets": Measure(
         targets,
         (*TARGETS, *DESCRIPTIONS),

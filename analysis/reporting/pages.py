@@ -41,7 +41,13 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Does it hold up", tuple(("table", name) for name in EVIDENCE)),
     (
         "Methods",
-        (("table", "methods"), ("figure", "training_curves"), ("figure", "radius"), ("figure", "calibration")),
+        (
+            ("table", "methods"),
+            ("figure", "training_curves"),
+            ("figure", "radius"),
+            ("figure", "calibration"),
+            ("figure", "reliability"),
+        ),
     ),
     (
         "Forgetting",
@@ -50,7 +56,9 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("figure", "forgetting_by_m"),
             ("figure", "forgetting_curves"),
             ("figure", "forgetting_by_method"),
+            ("figure", "forgetting_events"),
             ("figure", "along_training"),
+            ("figure", "sharpness_by_radius"),
         ),
     ),
     ("What was measured", (("table", "measures"), ("figure", "costs"))),

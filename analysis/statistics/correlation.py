@@ -40,7 +40,7 @@ from analysis.statistics.units import Units, single, units, variants
 __all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
 
 # Measures that are no candidate explanation: they describe the targets, or what training reached.
-CONTROLS = (*DESCRIPTIONS, "cross_entropy")
+CONTROLS = (*DESCRIPTIONS, "cross_entropy", "bin_accuracy", "share_forgotten")
 
 SIZES = ("hp.model", "hp.model_options")  # what decides the shape of a model
 MOST_SAID = 3  # remarks on a target that are repeated

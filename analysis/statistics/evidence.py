@@ -390,8 +390,7 @@ def multilevel_table(data: Units, measures: list[str], targets: list[str], setti
     for block in blocks(data, measures, targets):
         methods = [m for m, u in zip(data.methods, block.used, strict=True) if u]
         configurations = data.configuration[block.runs].tolist()
-        x_runs = data.values.loc[block.runs, block.measures].to_numpy().T
-        y_runs = data.values.loc[block.runs, block.targets].to_numpy().T
+        x_runs, y_runs = (data.columns(names, block.runs) for names in (block.measures, block.targets))
         for i, j, measure, target in block.pairs():
             key = (target, block.runs.tobytes())
             if key not in icc:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from analysis.statistics.slopes import scaled
+from analysis.statistics.slopes import labels, scaled
 
 SOLVERS = ("profile", "statsmodels")
 
@@ -77,8 +77,7 @@ def random_intercept(
     if not (x.ndim == 1 and x.shape == y.shape and len(groups) == len(x)):
         raise ValueError(f"`x`, `y` and `groups` must hold one value a unit, got {x.shape}, {y.shape}, {len(groups)}.")
     used = np.isfinite(x) & np.isfinite(y)
-    names = np.array([repr(g) for g, u in zip(groups, used.tolist(), strict=True) if u], dtype=object)
-    label = np.unique(names, return_inverse=True)[1].astype(np.int64) if len(names) else np.zeros(0, dtype=np.int64)
+    label = labels([g for g, u in zip(groups, used.tolist(), strict=True) if u])
     x, y, count = x[used].astype(np.float64), y[used].astype(np.float64), int(label.max(initial=-1)) + 1
     notes = [f"{int((~used).sum())} units that are not finite left out"] if (~used).any() else []
     reason = ""
@@ -181,8 +180,7 @@ def intraclass_correlation(y: Float[np.ndarray, " n"], groups: Sequence[Any]) ->
     if len(groups) != len(y):
         raise ValueError(f"`groups` must hold one label a value, got {len(groups)} for {len(y)}.")
     used = np.isfinite(y)
-    names = [repr(g) for g, u in zip(groups, used.tolist(), strict=True) if u]
-    label = np.unique(np.array(names, dtype=object), return_inverse=True)[1] if names else np.zeros(0, dtype=np.int64)
+    label = labels([g for g, u in zip(groups, used.tolist(), strict=True) if u])
     y = scaled(y[used])[0]
     size = np.bincount(label)
     n, g = len(y), len(size)

@@ -138,8 +138,18 @@ def summary(errors: Float[np.ndarray, " e"], sizes: Float[np.ndarray, " e"], *, 
     kept = errors[np.isfinite(errors) & (sizes >= minimum_ess - 1e-9)]
     if not len(kept):
         return SignErrors(math.nan, math.nan, math.nan, math.nan, 0, len(errors))
-    middle, tail = np.percentile(kept, [50, 90])
-    return SignErrors(float(kept.mean()), float(middle), float(tail), float(kept.max()), len(kept), len(errors))
+    ordered = np.sort(kept)
+    middle, tail = quantile(ordered, 0.5), quantile(ordered, 0.9)
+    return SignErrors(float(kept.mean()), middle, tail, float(ordered[-1]), len(kept), len(errors))
+
+
+def quantile(ordered: Float[np.ndarray, " n"], q: float) -> float:
+    """A quantile of sorted values, linear between them: NumPy's, without its tens of microseconds a call."""
+    place = (len(ordered) - 1) * q
+    below = int(place)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    part = place - below
+    return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
 def robust_sign_error(

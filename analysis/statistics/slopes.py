@@ -7,6 +7,7 @@ within slope with standard errors that allow runs of one group to be alike.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ def fixed_effects(
 
 def inside_orders(groups: Sequence[Any], *, draws: int, generator: np.random.Generator) -> Int[np.ndarray, "draws n"]:
     """Random orders of the units that keep each in its group."""
-    label = np.unique(np.array([repr(g) for g in groups], dtype=object), return_inverse=True)[1]
+    label = labels(groups)
     place = np.argsort(label, kind="stable")
     order = np.empty((draws, len(label)), dtype=np.int64)
     order[:, place] = np.argsort(label[None] + generator.random((draws, len(label))), axis=1)
@@ -226,9 +227,23 @@ def _finite(
     if not (x.ndim == 1 and x.shape == y.shape and len(groups) == len(x)):
         raise ValueError(f"`x`, `y` and `groups` must hold one value a unit, got {x.shape}, {y.shape}, {len(groups)}.")
     used = np.isfinite(x) & np.isfinite(y)
-    names = [repr(g) for g, u in zip(groups, used.tolist(), strict=True) if u]
-    label = np.unique(np.array(names, dtype=object), return_inverse=True)[1] if names else np.zeros(0, dtype=np.int64)
-    return x[used].astype(np.float64), y[used].astype(np.float64), label.astype(np.int64), int((~used).sum())
+    label = labels([g for g, u in zip(groups, used.tolist(), strict=True) if u])
+    return x[used].astype(np.float64), y[used].astype(np.float64), label, int((~used).sum())
+
+
+def labels(groups: Sequence[Any]) -> Int[np.ndarray, " n"]:
+    """The number of each unit's group, groups in the order of their text."""
+    return _numbered(tuple(map(repr, groups)))
+
+
+@lru_cache(maxsize=64)
+def _numbered(names: tuple[str, ...]) -> Int[np.ndarray, " n"]:
+    """Thousands of measures are on the same units, so that the same names come again and again."""
+    found = np.zeros(0, dtype=np.int64)
+    if names:
+        found = np.unique(np.array(names, dtype=object), return_inverse=True)[1].astype(np.int64)
+    found.flags.writeable = False
+    return found
 
 
 def scaled(x: Float[np.ndarray, " n"]) -> tuple[Float[np.ndarray, " n"], int]:

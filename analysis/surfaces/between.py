@@ -164,7 +164,7 @@ def plane_drawing(subjects: Sequence[Subject], recipe: Recipe) -> tuple[Drawing,
         at = ProjectedPath(plane.coordinates[i : i + 1], torch.zeros(1, dtype=torch.float64))
         risk = next(iter(surface_risks(subject, recipe).values()))
         scanner = Scanner(risk, Axes(dict(risk.theta), plane.axes.axes), metrics=["loss"], batch_points=1)
-        points.append(Trail(subject.run_id, label(subject), (subject.step,), at, (scanner.centre()["loss"],), None))
+        points.append(Trail(label(subject), label(subject), (subject.step,), at, (scanner.centre()["loss"],), None))
     return Drawing(plane.axes, grid, facts), points
 
 

@@ -1,37 +1,121 @@
 """One call from checkpoints to surfaces: around a model, of several on common axes, along training, between models."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from markupsafe import escape
 
 from analysis.measuring.checkpoints import Checkpoint
 from analysis.progress import quiet
+from analysis.style import Medium, rc
 from analysis.surfaces.between import Tell, silent
 from analysis.surfaces.computing import Track
 from analysis.surfaces.crew import Crew, crew
 from analysis.surfaces.drawing import draw
 from analysis.surfaces.places import checkpoint_of, surface_risks
+from analysis.surfaces.reading import ANSWERS, Remark, reading, reading_together, to_markdown, verdict
 from analysis.surfaces.recipe import Recipe, recipe
 from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
+from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
 from trainers.checkpoint import read_weights
+from trainers.files import write_bytes
 from trainers.parallel import cores, single_threaded
+
+if TYPE_CHECKING:
+    from analysis.surfaces.pictures import Picture
+
+SHOWN_DPI = 110
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Surfaces that belong together.
+    """Surfaces that belong together; a notebook shows the first figure, and the note on how to read it.
 
     Attributes:
         recipe: What decides them beside the models.
         sheets: One a surface: of each model, or of each way between two.
-        folder: Where figures of them go.
+        folder: Where `write` puts figures of them.
+        command: What makes them again.
     """
 
     recipe: Recipe
     sheets: tuple[Sheet, ...]
     folder: Path
+    command: str = ""
+
+    @property
+    def surfaces(self) -> dict[str, Surface]:
+        """By the models' names."""
+        return {sheet.name: sheet.surface for sheet in self.sheets}
+
+    def remarks(self) -> dict[str, list[Remark]]:
+        """How to read each surface, and under "together" whether they may be compared."""
+        found = {name: reading(surface) for name, surface in self.surfaces.items()}
+        together = reading_together(self.surfaces) if self.recipe.between is None else []
+        return {"together": together, **found} if together else found
+
+    def notes(self) -> str:
+        """The same as Markdown."""
+        parts = []
+        for name, remarks in self.remarks().items():
+            title = "Whether they may be compared" if name == "together" else f"How to read {name}"
+            parts.append(to_markdown(remarks, title))
+        return "\n".join(parts)
+
+    def pictures(self, medium: Medium = "screen") -> list["Picture"]:
+        """All figures, at the width of a medium."""
+        from analysis.surfaces.pictures import pictures  # figures are slow to import
+
+        with mpl.rc_context(rc(medium)):
+            return list(pictures(self.sheets, between=self.recipe.between))
+
+    def write(self, *, vtk: bool = False) -> list[Path]:
+        """Write figures (PNG, and PDF at the width of two columns), the interactive page, and the note.
+
+        Args:
+            vtk: Write files for ParaView too.
+
+        Returns:
+            The files, the page first.
+        """
+        from analysis.surfaces.interactive import write_page
+        from analysis.surfaces.pictures import drawn
+        from analysis.surfaces.vtk import write_vtk
+
+        paths = {sheet.name: sheet.paths for sheet in self.sheets}
+        page = write_page(
+            self.surfaces, self.folder / "surface.html", title=self.recipe.title, paths=paths, command=self.command
+        )
+        note = self.folder / "reading.md"
+        write_bytes(note, self.notes().encode())
+        found = [page, note]
+        for medium in ("screen", "paper-double"):
+            found += drawn(self.sheets, self.folder, between=self.recipe.between, medium=medium)
+        if vtk:
+            found += [write_vtk(s.surface, self.folder / f"{_slug(s.name)}.vts") for s in self.sheets]
+        return found
+
+    def _repr_html_(self) -> str:
+        """The first figure and the note, for a notebook."""
+        first = self.pictures()[0]
+        image = io.BytesIO()
+        first.figure.savefig(image, format="png", dpi=SHOWN_DPI)
+        data = base64.b64encode(image.getvalue()).decode()
+        remarks = [r for found in self.remarks().values() for r in found]
+        items = "".join(
+            f"<li>{escape(f'{r.level}: ' if r.level != 'fine' else '')}{escape(r.text)}</li>" for r in remarks
+        )
+        said = f"<p>{escape(first.said)}</p>" if first.said else ""
+        return (
+            f'<img alt="{escape(self.recipe.title)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+            f"{said}<p><b>{escape(ANSWERS[verdict(remarks)])}</b></p><ul>{items}</ul>"
+        )
 
 
 def surface(
@@ -92,14 +176,15 @@ def survey(
     jobs: int | None = None,
     track: Track = quiet,
     announce: Tell = silent,
+    command: str = "",
 ) -> Survey:
     """The same for checkpoints and a recipe; see `surface`."""
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
     with crew() as team:
-        sheets = _sheets(places, chosen, team, jobs, track, announce if team.leads else silent)
-    return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen))
+        sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent))
+    return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)
 
 
 def check_comparable(places: Sequence[Checkpoint]) -> None:
@@ -151,6 +236,23 @@ def _sheets(
         if chosen.radius is None and not set(chosen.axes) <= {"random", "sam", "asam", "obf", "own"}:
             reach = reach or tuple(float(c[-1]) for c in sheets[0].surface.grid.coordinates)
     return sheets
+
+
+def _told_apart(sheets: Sequence[Sheet]) -> list[Sheet]:
+    """Names that differ: with the run, the step or the mode where two have one name."""
+    found = list(sheets)
+    for key in ("mode", "rho", "run", "step"):
+        names = [s.name for s in found]
+        if len(set(names)) == len(names):
+            break
+        found = [
+            replace(s, name=f"{s.name} {s.surface.context.get(key)}") if names.count(s.name) > 1 else s for s in found
+        ]
+    return found
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def _folder(places: Sequence[Checkpoint], chosen: Recipe) -> Path:

@@ -38,7 +38,7 @@ class Trail:
     """A run's checkpoints on some axes.
 
     Attributes:
-        name: The run's id.
+        name: For the legend.
         look: The training method.
         steps: Of the checkpoints.
         projected: Where they lie.
@@ -93,4 +93,4 @@ def trail(subject: Subject, axes: Axes, recipe: Recipe, *, trust: bool = False) 
             moved.append(displaced(risk.theta, there.own.step(risk.theta, risk.gradient())))
     finite = [p for p in moved if all(bool(torch.isfinite(t).all()) for t in p.values())]
     perturbed = project_path(axes, moved) if moved and len(finite) == len(moved) == len(steps) else None
-    return Trail(subject.run_id, label(subject), steps, projected, tuple(losses), perturbed)
+    return Trail(label(subject), label(subject), steps, projected, tuple(losses), perturbed)

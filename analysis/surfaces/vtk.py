@@ -102,7 +102,7 @@ def _array(name: str, values: np.ndarray, *, components: int = 1) -> str:
 
 
 def _legacy(surface: Surface, points: np.ndarray, size: Sequence[int], data: Mapping[str, np.ndarray]) -> bytes:
-    """The older format: names without spaces, a title of at most 255 letters of ASCII, numbers with high bytes first."""
+    """The older format: names without spaces, a title of at most 255 letters of ASCII, numbers' high bytes first."""
     title = "surface over " + ", ".join(str(axis.get("name", "")) for axis in surface.axes)
     count = math.prod(size)
     parts = [

@@ -6,6 +6,7 @@ Each rule is equivariant: permute the arguments as their labels say, and the res
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from landscape.paths.calls import KERNEL, Call, Labels, Rule, all_tensors, broadcast, wrapped

@@ -151,27 +151,28 @@ def _activation(predict: Predict, theta: Params, batch: Batch) -> int:
     n = batch_size(batch)
     if n < 2:
         return 0
-    sizes: list[int] = []
+    sizes: list[list[int]] = []
     for count in (n // 2, n):
-        seen = _Largest()
+        seen = _Sizes()
         with torch.no_grad(), seen:
             predict(theta, slice_batch(batch, 0, count)[0])
         sizes.append(seen.bytes)
-    return max(0, (sizes[1] - sizes[0]) // (n - n // 2))
+    if len(sizes[0]) != len(sizes[1]):
+        return 0
+    growth = [(b - a) // (n - n // 2) for a, b in zip(*sizes, strict=True)]  # what does not grow is no activation
+    return max(growth)
 
 
-class _Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that is made."""
-
-    bytes: int = 0
+class _Sizes(TorchDispatchMode):
+    """Notes the sizes of all tensors that are made."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = [0]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for t in tensors(out):
-            self.bytes = max(self.bytes, t.numel() * t.element_size())
+        self.bytes += [t.numel() * t.element_size() for t in tensors(out)]
         return out
 
 

@@ -64,6 +64,9 @@ def measured(run, config, past, *, epochs, rng):
         Row("top_eigenvalue", sharp, 0.01 * sharp),
         Row("trace", 30 * sharp * np.exp(0.3 * rng.standard_normal()), 3.0, draws=32),
         Row("ascent_sharpness", sharp * 0.01, options={"rho": 0.05}),
+        Row("ascent_sharpness", sharp * 0.2, options={"rho": 0.5}),
+        *binned(end["test_error"]),
+        *counts(config["method"]),
         Row("m_sharpness", sharp * 0.02 * np.exp(0.1 * rng.standard_normal()), options={"rho": 0.05, "m": 16}),
         Row("average_sharpness", 0.01 * rng.random(), 0.001, draws=16, options={"rho": 0.01}, converged=False),
         Row("gradient_norm", 0.1 * rng.random()),
@@ -98,6 +101,25 @@ def measured(run, config, past, *, epochs, rng):
             rows.append(Row("top_eigenvalue", sharp / np.sqrt(epoch), 0.01))
         table.append(records(rows, run, int(epoch * 25), int(epoch)))
     return [record for part in table for record in part]
+
+
+def binned(error):
+    """Bins of confidence of a model that is too sure."""
+    sure = [(b, (b + 0.5) / 15) for b in range(5, 15)]
+    return [
+        Row("bin_accuracy", max(c - error * (1 - c), 0), 0.02, 10 + 4 * b**2, "test",
+            {"bin": b, "bins": 15, "confidence": c})
+        for b, c in sure
+    ]  # fmt: skip
+
+
+def counts(method):
+    shares = {0: 0.62, 1: 0.17, 2: 0.08, 3: 0.04, 7: 0.01, "never": 0.08}
+    return [
+        Row("share_forgotten", v, 0.01, 400, options={"protocol": "presentation", "events": k})
+        for k, v in shares.items()
+        if method != "sgd" or k != 7
+    ]
 
 
 def calibrated(error):

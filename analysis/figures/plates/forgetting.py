@@ -1,11 +1,13 @@
 """Figures of the report on perturbed forgetting."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.figures.events import forgetting_histogram
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves, size_order
 from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
 from analysis.results import StudyResults
@@ -88,7 +90,37 @@ def _whole(m: Any) -> str:
     return m if isinstance(m, str) else f"{float(m):g}"
 
 
+def _events(results: StudyResults) -> tuple[Figure, Facts]:
+    chosen, rule = results.best_configurations()
+    rows = last_step(results.measures)
+    rows = rows[(rows["measure"] == "share_forgotten") & np.isfinite(rows["value"].to_numpy(dtype=float))]
+    rows = rows.drop(columns="method", errors="ignore").merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    options = [json.loads(text) for text in rows["options"]]
+    rows = rows.assign(protocol=[o["protocol"] for o in options], events=[o["events"] for o in options])
+    if rows.empty:
+        raise NothingToDraw(
+            "How often examples were forgotten was not counted: name `forgetting_counts` among the study's measures."
+        )
+    protocol = "presentation" if (rows["protocol"] == "presentation").any() else str(rows["protocol"].iloc[0])
+    shown = rows[rows["protocol"] == protocol].rename(columns={"value": "share"})
+    figure = page(2.8)
+    forgetting_histogram(figure.add_subplot(), shown, methods=results.methods)
+    when = "each time an example came up in training" if protocol == "presentation" else "after each epoch"
+    return figure, {"rule": rule, "runs": counted(shown["run_id"].nunique(), "run"), "when": when}
+
+
 PLATES: dict[str, Plate] = {
+    "forgetting_events": Plate(
+        title="How often examples were forgotten",
+        draw=_events,
+        caption=(
+            "Share of the training examples by the number of times that they went from right to wrong, looked at "
+            "{when} (Toneva et al. 2019). Examples that were never right are apart, at the end: they were not "
+            "forgotten either. Mean and one standard deviation over {runs}; for each method: {rule}."
+        ),
+        alt="Histogram of forgetting events by method, with the examples that were never learned apart.",
+        paper="paper-single",
+    ),
     "forgetting_bars": Plate(
         title="What a perturbation makes the model forget",
         draw=_bars,

@@ -1,4 +1,6 @@
-"""Figures of the report on the measures themselves: along training, what they cost, and calibration."""
+"""Figures of the report on the measures themselves: along training, by radius, what they cost, and calibration."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,8 @@ from matplotlib.figure import Figure
 from analysis.figures.calibration import SCORES, calibration
 from analysis.figures.costs import measure_costs
 from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.figures.radii import sharpness_by_radius
+from analysis.figures.reliability import reliability_diagram
 from analysis.figures.trajectories import along_training
 from analysis.results import StudyResults
 from analysis.style import family
@@ -86,7 +90,71 @@ def _costs(results: StudyResults) -> tuple[Figure, Facts]:
     return figure, {"what": what, "shown": len(shown), "all": len(entries)}
 
 
+def _reliability(results: StudyResults) -> tuple[Figure, Facts]:
+    chosen, rule = results.best_configurations()
+    rows = _last_of(results, "bin_accuracy", chosen)
+    if rows.empty:
+        raise NothingToDraw("The bins of confidence were not measured: name `reliability` among the study's measures.")
+    options = [json.loads(text) for text in rows["options"]]
+    bins = rows.assign(bin=[o["bin"] for o in options], confidence=[o["confidence"] for o in options],
+                       accuracy=rows["value"], n=rows["draws"])  # fmt: skip
+    figure = page(4.2)
+    reliability_diagram(figure, bins, methods=results.methods)
+    return figure, {"rule": rule, "runs": counted(rows["run_id"].nunique(), "run"), "bins": options[0]["bins"]}
+
+
+def _by_radius(results: StudyResults) -> tuple[Figure, Facts]:
+    chosen, rule = results.best_configurations()
+    rows = _last_of(results, "ascent_sharpness", chosen)
+    rows = rows.assign(rho=[json.loads(text)["rho"] for text in rows["options"]])
+    rows = rows[rows["value"] > 0]
+    if rows["rho"].nunique() < 2:
+        raise NothingToDraw("Sharpness was measured at fewer than two radii; give `ascent_sharpness` several `rho`.")
+    slope = _last_of(results, "gradient_norm", chosen).set_index("run_id")["value"]
+    bend = _last_of(results, "surrogate_gap_directional", chosen)
+    bend = bend.assign(rho=[json.loads(text)["rho"] for text in bend["options"]]).sort_values("rho")
+    curvature = bend.drop_duplicates("run_id").set_index("run_id")["value"]  # at the smallest radius: least beside gᵀHg
+    rises = rows.assign(slope=rows["run_id"].map(slope), curvature=rows["run_id"].map(curvature))
+    figure = page(3.2)
+    sharpness_by_radius(figure.add_subplot(), rises, methods=results.methods)
+    known = bool(np.isfinite(rises["curvature"].to_numpy(dtype=float)).any())
+    return figure, {"rule": rule, "runs": counted(rises["run_id"].nunique(), "run"),
+                    "line": "ρ‖g‖ + ρ²κ/2, κ the curvature along the gradient" if known else "ρ‖g‖"}  # fmt: skip
+
+
+def _last_of(results: StudyResults, measure: str, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a measure with a finite value at the last checkpoint of the chosen runs, with their method."""
+    rows = last_step(results.measures)
+    rows = rows[(rows["measure"] == measure) & np.isfinite(rows["value"].to_numpy(dtype=float))]
+    rows = rows.drop(columns="method", errors="ignore")
+    found: pd.DataFrame = rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    return found
+
+
 PLATES: dict[str, Plate] = {
+    "reliability": Plate(
+        title="Reliability",
+        draw=_reliability,
+        caption=(
+            "How often predictions on the test set are right, by how sure they are, in {bins} bins of equal width; "
+            "below the dotted line a model is too sure. Whiskers: Wilson's 95 % interval, predictions taken one by one "
+            "though runs share the test set. Below, the share of the predictions in each bin. Predictions of {runs} "
+            "pooled by method; for each method: {rule}."
+        ),
+        alt="Accuracy against confidence, one line a method, with the share of predictions in each bin.",
+        paper="paper-single",
+    ),
+    "sharpness_by_radius": Plate(
+        title="Sharpness by radius",
+        draw=_by_radius,
+        caption=(
+            "Rise of the training loss after one step of ascent of length ρ (points), and what Taylor's series at the "
+            "weights gives (broken lines, {line}): where points leave the line, the radius is past what it knows. "
+            "Medians and quartiles over {runs}; for each method: {rule}."
+        ),
+        alt="Rise of the loss against the radius, one colour a method, with the Taylor line.",
+        paper="paper-single",
+    ),
     "along_training": Plate(
         title="Sharpness and forgetting along training",
         draw=_along,

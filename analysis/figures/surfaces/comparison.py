@@ -83,7 +83,7 @@ def comparison(
             drawn = contour(ax, surface, metric=metric, scale=scale, prediction=second.get(name), lines=16, short=True)
     _titles(surfaces, used, metric)
     if form == "relief":
-        _arrange_reliefs(figure, next(iter(surfaces.values())), rows, scale, len(surfaces))
+        _arrange_reliefs(figure, next(iter(surfaces.values())), scale, len(surfaces))
         return scale
     room = figure.bbox.width / figure.dpi / (k + 0.6)
     for i, ax in enumerate(used):
@@ -107,9 +107,9 @@ def numbers_at_centre(surface: Surface, metric: str) -> list[str]:
         unit = " %" if q.factor == 100 else ""
         short = next(word for word in ("loss", "error", q.name) if word in q.name)
         texts.append(f"{short} {with_error(value, stderr, q.factor)}{unit}")
-    value = surface.context.get("top_eigenvalue")
-    if isinstance(value, int | float) and math.isfinite(value):
-        texts.append(f"λ max {compact(float(value))}")
+    top = surface.context.get("top_eigenvalue")
+    if isinstance(top, int | float) and math.isfinite(top):
+        texts.append(f"λ max {compact(float(top))}")
     return texts
 
 
@@ -118,19 +118,24 @@ def _titles(surfaces: Mapping[str, Surface], axes: Sequence[Axes], metric: str) 
     for (name, surface), ax in zip(surfaces.items(), axes, strict=True):
         shown, colour, _ = found[name]
         texts = numbers_at_centre(surface, metric)
-        size = ax.xaxis.label.get_fontsize()
+        size = float(ax.xaxis.label.get_fontsize())
         ax.set_title(shown, loc="left", color=ink(colour), y=1.0, pad=4 + 1.3 * (size - 1.5) * len(texts))
         if texts:
             place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
-            ax.annotate("\n".join(texts), (0, 1), xytext=(0, 3), fontsize=size - 1.5, linespacing=1.2, gid="numbers", **place)
+            ax.annotate(
+                "\n".join(texts), (0, 1), xytext=(0, 3), fontsize=size - 1.5, linespacing=1.2, gid="numbers", **place
+            )
 
 
-def _arrange_reliefs(figure: Figure | SubFigure, surface: Surface, rows: int, scale: Scale, count: int) -> None:
+def _arrange_reliefs(figure: Figure | SubFigure, surface: Surface, scale: Scale, count: int) -> None:
     """Room for the panels, and one line below for what they share: the axes and the height."""
+    line = (
+        float(mpl.rcParams["font.size"]) / 72 / (figure.bbox.height / figure.dpi)
+    )  # of text, in heights of the figure
     if count == 1:
-        figure.subplots_adjust(left=0.0, right=0.95, bottom=0.03, top=0.88)
+        figure.subplots_adjust(left=0.0, right=0.95, bottom=0.03, top=1 - 5 * line)
         return
-    figure.subplots_adjust(left=0.01, right=0.97, bottom=0.16 / rows, top=1 - 0.2 / rows, wspace=0.08, hspace=0.3)
+    figure.subplots_adjust(left=0.01, right=0.97, bottom=4.5 * line, top=1 - 5.5 * line, wspace=0.08, hspace=0.3)
     left, right = (marks.axis_label(surface, i).replace("\n", " ") for i in (0, 1))
     said = f"Left edge: {left} · right edge: {right} · height: {scale.label}"
     width = int(figure.bbox.width / figure.dpi * 72 / (marks.LETTER * 0.75 * float(mpl.rcParams["font.size"])))

@@ -95,9 +95,10 @@ def contour(
 
 def _extent(path: Path) -> float:
     """Diagonal of the box around a level's lines."""
-    if not len(path.vertices):
+    corners = np.asarray(path.vertices)
+    if not len(corners):
         return 0.0
-    size = np.ptp(np.asarray(path.vertices), axis=0)
+    size = np.ptp(corners, axis=0)
     return float(np.hypot(size[0], size[1]))
 
 
@@ -115,7 +116,7 @@ def colour_bar(
     bar = figure.colorbar(drawn, ax=axes, label=scale.label, aspect=28, pad=0.02, shrink=0.98)
     values = scale.levels(8)
     bar.set_ticks(list(scale.positions(values)), labels=scale.labels(values))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=2)
     if scale.cut:
         bar.ax.set_title("cut", fontsize="x-small", fontweight="normal", loc="center", pad=9)
@@ -160,7 +161,7 @@ def plane(
     elif figure.bbox.width / figure.dpi > 5:
         ax, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
         right.remove()
-        grid = right.get_subplotspec().subgridspec(2, 1)  # type: ignore[union-attr]
+        grid = right.get_subplotspec().subgridspec(2, 1)
         upper = figure.add_subplot(grid[0])
         side = [upper, figure.add_subplot(grid[1], sharex=upper)]
     else:

@@ -21,7 +21,8 @@ class Slice:
     Attributes:
         surface: Of one axis.
         label: For the legend; the name of a training method has its colour.
-        metric: Which metric, "" for the surface's first; slices of one label and two metrics share a colour and differ in style.
+        metric: Which metric, "" for the surface's first; slices of one label and two metrics share a colour and
+            differ in style.
         prediction: The loss to second order, or None.
     """
 
@@ -34,8 +35,8 @@ class Slice:
 def lines(ax: Axes, slices: Sequence[Slice], *, cut: Cut = "auto", legend: bool = True) -> Axes:
     """Metrics along one axis with bands of two standard errors.
 
-    Points that refinement filled in are pale; values that are not finite are crosses at the upper edge, and values above
-    it triangles, so that nothing is dropped in silence.
+    Points that refinement filled in are pale; values that are not finite are crosses at the upper edge, and values
+    above it triangles, so that nothing is dropped in silence.
 
     Args:
         ax: Where to draw.
@@ -65,7 +66,9 @@ def lines(ax: Axes, slices: Sequence[Slice], *, cut: Cut = "auto", legend: bool 
     for s in slices:
         name, colour, _ = look[s.label]
         style = STYLES[metrics.index(s.metric) % len(STYLES)]
-        label = name if len(metrics) == 1 else f"{name}, {quantity(s.metric).name}" if s.label else quantity(s.metric).name
+        label = (
+            name if len(metrics) == 1 else f"{name}, {quantity(s.metric).name}" if s.label else quantity(s.metric).name
+        )
         x = s.surface.grid.coordinates[0].numpy()
         y = f * np.where(np.isfinite(s.surface.values[s.metric].numpy()), s.surface.values[s.metric].numpy(), np.nan)
         error = 2 * f * np.nan_to_num(s.surface.stderr[s.metric].numpy(), posinf=0.0)
@@ -84,7 +87,18 @@ def lines(ax: Axes, slices: Sequence[Slice], *, cut: Cut = "auto", legend: bool 
         top += [(a, colour) for a in x[np.nan_to_num(y, nan=-np.inf) > high]] if is_cut else []
         centre = s.surface.centre.get(s.metric, (np.nan, np.nan))[0]
         if x[0] <= 0 <= x[-1] and np.isfinite(centre):
-            ax.plot(0, f * centre, "o", color=colour, ms=4.5, mec="white", mew=0.8, path_effects=HALO, zorder=5, gid="centre")
+            ax.plot(
+                0,
+                f * centre,
+                "o",
+                color=colour,
+                ms=4.5,
+                mec="white",
+                mew=0.8,
+                path_effects=HALO,
+                zorder=5,
+                gid="centre",
+            )
     room = 0.06 * (high - low)
     ax.set_ylim(low - room, high + (0.01 if is_cut else 1) * room)
     _edge_marks(ax, top, "^", "above the axis", "above")

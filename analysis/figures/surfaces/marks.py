@@ -20,7 +20,7 @@ from analysis.figures.surfaces.scales import compact
 from analysis.style import INK, MUTED
 from landscape.surfaces import Surface
 
-HALO = [patheffects.withStroke(linewidth=2.2, foreground="white")]
+HALO: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2.2, foreground="white")]
 SECOND_ORDER = "#c04000"  # of what the second order predicts, on lines and in planes
 STRETCHED = 4.0  # a plane longer than this times its height is not drawn with equal units
 WIDE = 34  # letters of a label that a narrow panel has room for
@@ -58,7 +58,7 @@ def axis_label(surface: Surface, number: int, *, own: bool = False) -> str:
 
 def fitted(label: str, ax: Axes, inches: float) -> str:
     """The label on as many lines as it needs to be at most so wide."""
-    letters = max(12, int(72 * inches / (LETTER * ax.xaxis.label.get_fontsize())))
+    letters = max(12, int(72 * inches / (LETTER * float(ax.xaxis.label.get_fontsize()))))
     return textwrap.fill(label.replace("\n", " "), letters, break_long_words=False)
 
 
@@ -96,8 +96,8 @@ def frame(ax: Axes, surface: Surface, *, short: bool = False) -> None:
     for spine in ax.spines.values():
         spine.set_visible(True)
     ax.text(
-        0.985, 0.015, cosine_text(surface, short=short), transform=ax.transAxes, ha="right", va="bottom", fontsize="x-small",
-        color=INK, path_effects=HALO, zorder=6, gid="cosine",
+        0.985, 0.015, cosine_text(surface, short=short), transform=ax.transAxes, ha="right", va="bottom",
+        fontsize="x-small", color=INK, path_effects=HALO, zorder=6, gid="cosine",
     )  # fmt: skip
 
 

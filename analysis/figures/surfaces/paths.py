@@ -14,6 +14,8 @@ from analysis.figures.surfaces.scales import quantity, with_error
 from analysis.style import ALERT, INK, MUTED
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#4d4d4d")
+WIDE = 5.0  # inches
+BRACKET = {"arrowstyle": "|-|, widthA=0.18, widthB=0.18", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
 MARKERS = "osD^v"
 BARRIERS = {"B_lin": "above the straight line between the ends", "B_max": "above the higher end"}
 
@@ -90,12 +92,14 @@ def barrier_plot(ax: Axes, profiles: Sequence[Along], *, ends: tuple[str, str] =
             shift = 0.012 * (number - (len(profile.barriers) - 1) / 2) * (x[-1] - x[0])
             ax.annotate(
                 "", (a + shift, base + f * found.value), (a + shift, base),
-                arrowprops={"arrowstyle": "|-|, widthA=0.18, widthB=0.18", "color": colour, "lw": 0.9, "shrinkA": 0, "shrinkB": 0},
+                arrowprops={**BRACKET, "color": colour},
             )  # fmt: skip
     for a in (0, 1):
         ax.axvline(a, color=MUTED, lw=0.6, zorder=0)
     ax.set_xticks(sorted({0.0, 0.5, 1.0, *[t for t in (-0.5, 1.5) if _within(t, profiles)]}))
-    ax.set_xticklabels([{0.0: f"0\n{ends[0]}", 1.0: f"1\n{ends[1]}"}.get(t, f"{t:g}".replace("-", "−")) for t in ax.get_xticks()])
+    ax.set_xticklabels(
+        [{0.0: f"0\n{ends[0]}", 1.0: f"1\n{ends[1]}"}.get(t, f"{t:g}".replace("-", "−")) for t in ax.get_xticks()]
+    )
     ax.set_xlabel("Position a on (1 − a)·w₁ + a·w₂")
     return _legend(ax, profiles, f)
 
@@ -262,8 +266,11 @@ def _legend(ax: Axes, profiles: Sequence[Along], f: float) -> Axes:
     handles, labels = ax.get_legend_handles_labels()
     if handles:
         shown = [texts.get(label, label) for label in labels]
+        wide = ax.figure.bbox.width / ax.figure.dpi > WIDE
         if any(p.barriers for p in profiles):  # tall entries would cover the lines
-            ax.legend(handles, shown, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3, borderaxespad=0)
+            ax.legend(
+                handles, shown, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3 if wide else 2, borderaxespad=0
+            )
         else:
             ax.legend(handles, shown)
     return ax

@@ -2,8 +2,8 @@
 
 import numpy as np
 from matplotlib.colors import LightSource
-from mpl_toolkits.mplot3d import Axes3D
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from scipy.interpolate import RegularGridInterpolator
 
 from analysis.figures.surfaces.marks import axis_label
@@ -88,7 +88,7 @@ def _skin(ax: Axes3D, x: np.ndarray, y: np.ndarray, heights: np.ndarray) -> None
 
 
 def _cut_facets(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Quadrilaterals that are below the cut in at least one corner, the others drawn down to it; those with a hole go."""
+    """Facets with at least one corner below the cut, the other corners drawn down to it; those with a hole go."""
     grid = np.stack(np.broadcast_arrays(x[:, None], y[None, :], z), -1)
     corners = np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -2)
     tall = corners[..., 2]
@@ -113,9 +113,7 @@ def _ground(ax: Axes3D, surface: Surface, places: np.ndarray, floor: float, scal
         ax.plot(x[i], y[j], np.full(len(i), floor), "x", color=MUTED, ms=2.2, mew=0.5, zorder=1, label="not finite")
 
 
-def _dress(
-    ax: Axes3D, surface: Surface, scale: Scale, floor: float, view: tuple[float, float], labels: bool
-) -> None:
+def _dress(ax: Axes3D, surface: Surface, scale: Scale, floor: float, view: tuple[float, float], labels: bool) -> None:
     """Quiet walls, few ticks, and the same box for all."""
     x, y = (c.numpy() for c in surface.grid.coordinates)
     ax.set_proj_type("ortho")
@@ -126,7 +124,7 @@ def _dress(
     ax.set_zticks(list(scale.positions(values)), labels=scale.labels(values))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
-        axis._axinfo["grid"].update(color=RULE, linewidth=0.5)  # type: ignore[attr-defined]
+        axis._axinfo["grid"].update(color=RULE, linewidth=0.5)
         axis.line.set(color=MUTED, linewidth=0.6)
     for axis, middle in ((ax.xaxis, 0.0), (ax.yaxis, 0.0)):
         low, high = axis.get_view_interval()

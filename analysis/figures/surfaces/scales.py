@@ -96,7 +96,9 @@ class Scale:
         """Values of contour lines, inside the scale: round ones, or a logarithmic scale's round rises."""
         if self.kind == "linear":
             f = self.quantity.factor
-            found = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(f * self.low, f * self.high) / f
+            found = (
+                np.asarray(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(f * self.low, f * self.high)) / f
+            )
         else:
             found = self.low + _round_rises(self.least, self.high - self.low, count, self.quantity.factor)
         slack = 1e-9 * (self.high - self.low)
@@ -210,8 +212,8 @@ def checked(surface: Surface, metric: str | None = None, *, dimensions: int | No
     if dimensions is not None and len(surface.grid.shape) != dimensions:
         what = {1: "a line", 2: "a plane", 3: "a volume"}[dimensions]
         raise ValueError(
-            f"`surface` must be {what} ({dimensions} axes), got {len(surface.grid.shape)}: take a line from a plane, or "
-            "a plane from a volume, with `section`."
+            f"`surface` must be {what} ({dimensions} axes), got {len(surface.grid.shape)}: take a line from a plane, or a "
+            "plane from a volume, with `section`."
         )
     return name
 

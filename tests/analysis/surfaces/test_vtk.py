@@ -120,7 +120,9 @@ def test_a_name_cannot_break_the_file(tmp_path):
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"`path` must end in .vts or .vtk, got 'x.vtp'"):
         write_vtk(made(), tmp_path / "x.vtp")
-    with pytest.raises(ValueError, match=r"`height` must be one of \['loss', 'error'\], of a line or plane, got 'flat'"):
+    with pytest.raises(
+        ValueError, match=r"`height` must be one of \['loss', 'error'\], of a line or plane, got 'flat'"
+    ):
         write_vtk(made(), tmp_path / "x.vts", height="flat")
     with pytest.raises(ValueError, match="`height` must be one of"):
         write_vtk(made(axes=3, points=3), tmp_path / "x.vts", height="loss")

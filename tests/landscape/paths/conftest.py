@@ -74,6 +74,21 @@ class InPlace(nn.Module):
         return self.last(h)
 
 
+class Remembering(nn.Module):
+    """Attention to learned keys and values, which may be exchanged pair by pair."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(5, 8)
+        self.keys = nn.Parameter(torch.zeros(7, 8))
+        self.values = nn.Parameter(torch.zeros(7, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        q, k, v = self.first(x)[:, None], self.keys.expand(len(x), 1, 7, 8), self.values.expand(len(x), 1, 7, 6)
+        return self.head(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]).mean(1)
+
+
 class Unknown(nn.Module):
     """An operation without a rule between layers that could be permuted otherwise."""
 
@@ -148,6 +163,7 @@ MAKERS = {
     "chunked": (Chunked, (6, 5)),
     "recurring": (Recurring, (5,)),
     "in place": (InPlace, (5,)),
+    "remembering": (Remembering, (6, 5)),
     "unknown": (Unknown, (5,)),
 }
 

@@ -107,13 +107,13 @@ class Bump:
 def test_golden_section_finds_the_peak_between_the_points(definition):
     path = Bump()
     grid = profile(path, [0, 0.25, 0.5, 0.75, 1], path.evaluate)
-    fine = profile(path, torch.linspace(0, 1, 20001, dtype=F64), path.evaluate)
+    fine = profile(path, torch.linspace(0, 1, 2001, dtype=F64), path.evaluate)
     coarse = barrier(grid.coordinates, grid.table("train"), definition=definition)
     exact = barrier(fine.coordinates, fine.table("train"), definition=definition)
     found = refined_barrier(grid, path, path.evaluate, subset="train", definition=definition, tol=1e-4)
     assert coarse.value < found.value - 0.01
-    assert found.location == pytest.approx(exact.location, abs=2e-4)
-    assert found.value == pytest.approx(exact.value, abs=1e-6)
+    assert found.location == pytest.approx(exact.location, abs=5e-4)
+    assert found.value == pytest.approx(exact.value, abs=5e-6)
     assert found.stderr == pytest.approx(exact.stderr, rel=1e-3)
     assert 5 < found.evaluations < 35
     assert found.converged

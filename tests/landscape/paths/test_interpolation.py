@@ -92,6 +92,7 @@ def test_ends_are_the_models_to_the_bit(pair):
     path = LinearPath(ModelState.of(first.float()), ModelState.of(second.float()))
     for a, model in ((0, first), (1, second)):
         state = path.point(a)
+        assert state is (path.end if a else path.start)  # no copy
         for name, t in model.named_parameters():
             assert torch.equal(state.parameters[name], t)
         for name, t in model.named_buffers():

@@ -135,7 +135,7 @@ def test_how_many_points_is_a_matter_of_sizes_alone(parameters, examples, activa
 
 
 def test_small_networks_are_evaluated_many_points_at_once_unasked():
-    risk = small(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), dtype=torch.float32)
+    risk = small(nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 2)), dtype=torch.float32)
     axes = axes_of(risk)
     assert Scanner(risk, axes).batch_points == 64
     assert Scanner(risk, axes).bytes > 64 * 2 * 4 * 50

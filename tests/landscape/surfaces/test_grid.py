@@ -37,6 +37,13 @@ def test_between_holds_zero_and_both_ends_where_steps_fall_on_them(points):
     assert (0.0 in c.tolist()) == on_zero
 
 
+@pytest.mark.parametrize("limits", [(-0.1, 0.1 * r / m) for m in range(2, 9) for r in range(1, 6) if r != m])
+def test_zero_is_exact_where_rounding_would_miss_it(limits):
+    steps = round((limits[1] - limits[0]) / 0.1 * 840)  # 840 is a multiple of every m above
+    (c,) = Grid.between([limits], steps + 1).coordinates
+    assert c[840] == 0
+
+
 def test_between_does_not_move_a_point_that_is_merely_near_zero():
     (c,) = Grid.between([(-1.0, 1.001)], 3).coordinates
     assert c[1] == pytest.approx(0.0005, rel=1e-9)

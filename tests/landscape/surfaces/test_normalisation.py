@@ -215,6 +215,8 @@ def test_half_precision_norms_are_taken_in_single():
     made = normalised({"w": d}, {"w": w}).direction["w"]
     assert made.dtype == torch.float16
     torch.testing.assert_close(made.double().norm(dim=1), w.double().norm(dim=1), rtol=1e-3, atol=0)
+    d[0] = 0  # 1e-10 is zero in half precision
+    assert not bool(normalised({"w": d}, {"w": w}).direction["w"][0].any())
 
 
 def test_bad_input():

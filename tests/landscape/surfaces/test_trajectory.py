@@ -96,13 +96,10 @@ def test_what_is_explained_is_what_the_distances_leave():
         assert found.centred == centred
 
 
-def test_signs_do_not_depend_on_the_sign_of_what_is_found():
-    points, _ = wandering()
-    mirrored = [{n: -t for n, t in p.items()} for p in points]
-    a, b = trajectory_axes(points, centred=False), trajectory_axes(mirrored, centred=False)
-    torch.testing.assert_close(a.coordinates, b.coordinates, rtol=1e-9, atol=1e-10)
-    for j in range(2):
-        c = a.coordinates[:, j]
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_coordinate_along_each_axis_is_positive(seed):
+    found = trajectory_axes(wandering(seed=seed)[0], centred=seed % 2 == 0, count=3)
+    for c in found.coordinates.T:
         assert float(c[int((c.abs() >= 0.99 * c.abs().max()).int().argmax())]) > 0
 
 
@@ -294,7 +291,7 @@ def test_a_diverged_point_is_named(at):
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_points_on_a_line_or_all_equal_have_no_plane(centred, dtype):
-    step, base = torch.randn(40, generator=seeded(), dtype=F64), torch.randn(40, generator=seeded(1), dtype=F64)
+    step, base = torch.randn(40, generator=seeded(), dtype=F64), 100 * torch.randn(40, generator=seeded(1), dtype=F64)
     like = {n: t.to(dtype) for n, t in LIKE.items()}
     line = [cut(base + i / 7 * step, like) for i in range(6)]
     with pytest.raises(ValueError, match="span fewer than 2 dimensions"):
