@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
     from analysis.surfaces.pictures import Picture
 
 SHOWN_DPI = 110
+AXES = {
+    "random": "random direction", "top": "top Hessian eigenvector", "bottom": "bottom Hessian eigenvector",
+    "gradient": "gradient", "sam": "SAM perturbation", "asam": "ASAM perturbation", "obf": "OBF perturbation",
+    "own": "own perturbation", "pca": "principal axis of training",
+}  # fmt: skip
+PLURAL = {"pca": "principal axes of training"}
+BETWEEN = {
+    "line": "On the line between", "bezier": "On a Bezier curve between", "polygon": "On a polygonal chain between",
+    "plane": "In the plane through",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +101,7 @@ class Survey:
 
         paths = {sheet.name: sheet.paths for sheet in self.sheets}
         page = write_page(
-            self.surfaces, self.folder / "surface.html", title=self.recipe.title, paths=paths, command=self.command
+            self.surfaces, self.folder / "surface.html", title=self.title, paths=paths, command=self.command
         )
         note = self.folder / "reading.md"
         write_bytes(note, self.notes().encode())
@@ -101,21 +112,45 @@ class Survey:
             found += [write_vtk(s.surface, self.folder / f"{_slug(s.name)}.vts") for s in self.sheets]
         return found
 
+    @property
+    def title(self) -> str:
+        """What the surfaces show, in words."""
+        names = ", ".join(self.surfaces)
+        if self.recipe.between is not None:
+            models = ", ".join(str(m) for m in self.sheets[0].surface.context.get("models", [])) or names
+            return f"{BETWEEN[self.recipe.between]} {models}"
+        kinds = [
+            AXES[kind] if n == 1 else f"{n} {PLURAL.get(kind, AXES[kind] + 's')}"
+            for kind, n in Counter(self.recipe.axes).items()
+        ]
+        return f"{names}: along {' and '.join(kinds)}"
+
     def _repr_html_(self) -> str:
         """The first figure and the note, for a notebook."""
         first = self.pictures()[0]
         image = io.BytesIO()
         first.figure.savefig(image, format="png", dpi=SHOWN_DPI)
         data = base64.b64encode(image.getvalue()).decode()
-        remarks = [r for found in self.remarks().values() for r in found]
-        items = "".join(
-            f"<li>{escape(f'{r.level}: ' if r.level != 'fine' else '')}{escape(r.text)}</li>" for r in remarks
-        )
         said = f"<p>{escape(first.said)}</p>" if first.said else ""
+        found = self.remarks()
+        answer = ANSWERS[verdict([r for remarks in found.values() for r in remarks])]
         return (
-            f'<img alt="{escape(self.recipe.title)}" src="data:image/png;base64,{data}" style="max-width:100%">'
-            f"{said}<p><b>{escape(ANSWERS[verdict(remarks)])}</b></p><ul>{items}</ul>"
+            f'<img alt="{escape(self.title)}" src="data:image/png;base64,{data}" style="max-width:100%">{said}'
+            f"<p><b>{escape(answer)}</b></p>{''.join(_folded(*item, alone=len(found) == 1) for item in found.items())}"
         )
+
+
+def _folded(name: str, remarks: Sequence[Remark], *, alone: bool) -> str:
+    """Remarks for a notebook: what there is to mind, and the rest behind a click; all of it for one of several models."""
+
+    def listed(some: Sequence[Remark]) -> str:
+        texts = [f"{r.level}: {r.text}" if r.level != "fine" else r.text for r in some]
+        return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
+
+    if alone or name == "together":
+        graver, fine = [r for r in remarks if r.level != "fine"], [r for r in remarks if r.level == "fine"]
+        return listed(graver) + f"<details><summary>{len(fine)} facts</summary>{listed(fine)}</details>"
+    return f"<details><summary>How to read {escape(name)}</summary>{listed(remarks)}</details>"
 
 
 def surface(

@@ -212,8 +212,8 @@ def checked(surface: Surface, metric: str | None = None, *, dimensions: int | No
     if dimensions is not None and len(surface.grid.shape) != dimensions:
         what = {1: "a line", 2: "a plane", 3: "a volume"}[dimensions]
         raise ValueError(
-            f"`surface` must be {what} ({dimensions} axes), got {len(surface.grid.shape)}: take a line from a plane, or a "
-            "plane from a volume, with `section`."
+            f"`surface` must be {what} ({dimensions} axes), got {len(surface.grid.shape)}: take a line from a plane, "
+            "or a plane from a volume, with `section`."
         )
     return name
 

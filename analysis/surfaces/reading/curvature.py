@@ -13,7 +13,7 @@ from analysis.surfaces.reading.remark import Remark, percent
 from landscape.surfaces import Surface
 from landscape.surfaces.second_order import SecondOrder
 
-WINDOWS = (2, 4)  # steps to either side of the centre; the error falls with the square of the width
+WINDOWS = (2, 4, 8, 16)  # steps to either side of the centre: the first that holds enough points, and the next
 SMALL_SHARE = 0.1
 EPSILON = {"float32": 6e-8, "float64": 1.1e-16, "bfloat16": 4e-3, "float16": 5e-4}
 
@@ -45,22 +45,24 @@ class LocalFit:
 def local_fit(surface: Surface, metric: str) -> LocalFit | None:
     """The slice to second order around its origin, from evaluated points only; None where there are too few.
 
-    Least squares over the points within 2 steps of the origin along each axis, and within 4: their bias by terms of
-    fourth order grows with the square of the width, so K = K_2 - (K_4 - K_2)/3 and the error is |K_4 - K_2|/3, plus
-    that of rounding (Richardson's extrapolation).
+    Least squares over the points within 2 steps of the origin along each axis, and within 4; where refinement left too
+    few there, within 4 and 8, and so on. The bias by terms of fourth order grows with the square of the width, so
+    K = K_2 - (K_4 - K_2)/3 and the error is |K_4 - K_2|/3, plus that of rounding (Richardson's extrapolation).
     """
     k = len(surface.grid.shape)
     steps = [float((c[1:] - c[:-1]).max()) for c in surface.grid.coordinates]
-    narrow, wide = (_fitted(surface, metric, steps, width) for width in WINDOWS)
+    fits = ((width, _fitted(surface, metric, steps, width)) for width in WINDOWS)
+    width, narrow = next((found for found in fits if found[1] is not None), (0, None))
     if narrow is None:
         return None
+    wide = _fitted(surface, metric, steps, 2 * width)
     value, slope, K, count = narrow
     rounding = EPSILON.get(str(surface.context.get("dtype", "float32")), 6e-8) * abs(value)
     error = np.full((k, k), 0.0)
     if wide is not None and wide[3] > count:
         error = abs(wide[2] - K) / 3
         K = K - (wide[2] - K) / 3
-    h = np.array(steps) * WINDOWS[0]
+    h = np.array(steps) * width
     error = error + 4 * rounding / np.outer(h, h)
     expansion = SecondOrder(value, torch.from_numpy(slope), torch.from_numpy(K), surface.gram.double())
     try:

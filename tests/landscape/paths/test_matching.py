@@ -119,3 +119,13 @@ def test_bad_arguments(build):
     broken = {**state, "1.bias": torch.full_like(state["1.bias"], torch.nan)}
     with pytest.raises(ValueError, match=r"must be finite, '1.bias' is not"):
         weight_matching(groups, state, broken)
+
+
+def test_a_group_on_both_axes_of_a_matrix_only_takes_steps_that_help(generator):
+    """πWπᵀ is quadratic in π: the best permutation of the linearised problem may be worse, and passes may go round."""
+    groups = PermutationGroups.of_axes({"h": [("w", 0), ("w", 1)]}, {"w": torch.zeros(6, 6)})
+    for _ in range(30):
+        a, b = ({"w": torch.randn(6, 6, generator=generator, dtype=F64)} for _ in range(2))
+        found = weight_matching(groups, a, b)
+        assert found.converged
+        assert found.distance <= found.distance_before
