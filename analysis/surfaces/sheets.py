@@ -164,7 +164,8 @@ def _computed(work: Computation, drawing: Drawing, context: Mapping[str, Any], r
     axes = tuple(
         {"name": a.name, "unit": a.unit, "length": a.length, "recipe": dict(a.recipe)} for a in drawing.axes.axes
     )
-    return replace(found, axes=axes, gram=drawing.axes.gram)
+    known = {k: v for k, v in found.context.items() if k != "failures"}  # which process met one is chance
+    return replace(found, axes=axes, gram=drawing.axes.gram, context=known)
 
 
 def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Survey:
 
 
 def _folded(name: str, remarks: Sequence[Remark], *, alone: bool) -> str:
-    """Remarks for a notebook: what there is to mind, and the rest behind a click; all of it for one of several models."""
+    """Remarks for a notebook: what there is to mind, the rest behind a click; for one of several models, all of it."""
 
     def listed(some: Sequence[Remark]) -> str:
         texts = [f"{r.level}: {r.text}" if r.level != "fine" else r.text for r in some]

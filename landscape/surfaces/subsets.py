@@ -159,7 +159,9 @@ def _activation(predict: Predict, theta: Params, batch: Batch) -> int:
         sizes.append(seen.bytes)
     if len(sizes[0]) != len(sizes[1]):
         return 0
-    growth = [(b - a) // (n - n // 2) for a, b in zip(*sizes, strict=True)]  # what does not grow is no activation
+    growth: list[int] = [
+        (b - a) // (n - n // 2) for a, b in zip(*sizes, strict=True)
+    ]  # what does not grow is no activation
     return max(growth)
 
 

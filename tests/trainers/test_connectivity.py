@@ -163,3 +163,14 @@ def test_other_architectures_are_refused():
         fit_curve(Valley(0.0), mean, Valley(0.0), other, DUMMY, generator=generator())
     with pytest.raises(ValueError, match=r"`model` has a parameter 'weight' of shape \(1, 1\)"):
         fit_curve(nn.Linear(1, 1), mean, Valley(0.0), Valley(1.0), DUMMY, generator=generator())
+
+
+def test_running_statistics_play_no_part_in_the_fit(digits):
+    first, second = train(0, digits), train(1, digits)
+    fits = []
+    for mean_of_all in (0.0, 50.0):
+        first[1].running_mean.fill_(mean_of_all)
+        curve = fit_curve(first, F.cross_entropy, first, second, digits, epochs=1, generator=generator())
+        fits.append(curve.points[1].parameters)
+    for name, t in fits[0].items():
+        assert torch.equal(t, fits[1][name])

@@ -49,8 +49,9 @@ def draw_paths(ax: Axes, surface: Surface, paths: Sequence["SurfacePath"]) -> No
         off = t["distance"].to_numpy(float) if "distance" in t else np.zeros(len(t))
         near = 1 - np.nan_to_num(off / farthest) if farthest > 0 else np.ones(len(t))
         ax.scatter(
-            a[1:-1], b[1:-1], s=FAR + (NEAR - FAR) * near[1:-1] ** 2, color=colour,
-            alpha=(0.35 + 0.65 * near[1:-1]).tolist(), marker=marker, edgecolor="white", linewidth=0.4, zorder=4.2, gid="path points",
+            a[1:-1], b[1:-1], s=FAR + (NEAR - FAR) * near[1:-1] ** 2, color=colour, marker=marker, edgecolor="white",
+            alpha=(0.35 + 0.65 * near[1:-1]).tolist(),
+            linewidth=0.4, zorder=4.2, gid="path points",
         )  # fmt: skip
         ax.plot(a[:1], b[:1], "o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4.5, gid="start")
         ax.plot(a[-1:], b[-1:], marker, color=colour, mfc="white", ms=6.5, mew=1.4, zorder=4.6, gid="end")

@@ -63,13 +63,11 @@ def noise(surface: Surface, metric: str) -> list[Remark]:
         return []
     span, error = float(np.ptp(finite)), float(np.median(errors))
     text = (
-        f"From the lowest to the highest point it is {shown(span, metric)}, {compact(span / error, 2)} standard errors of "
-        f"a point ({shown(error, metric)}, from the choice of examples)"
+        f"From the lowest to the highest point it is {shown(span, metric)}, {compact(span / error, 2)} standard errors "
+        f"of a point ({shown(error, metric)}, from the choice of examples)"
     )
     if span < CLEAR * error:
-        more = (
-            "All points share their examples: the shape is surer than the heights, yet other examples may show another."
-        )
+        more = "All points share examples, so the shape is surer than the heights; others may show another."
         return [Remark("noise", "mind", f"{text}. {more} Take more examples.")]
     return [Remark("noise", "fine", f"{text}.")]
 

@@ -60,7 +60,9 @@ def test_a_scale_spans_all_surfaces_and_their_centres():
     assert scale.low == pytest.approx(-0.3)  # between the points of a grid of even size
     assert scale.high == scale.highest == pytest.approx(2.0 + 1.25)
     assert not scale.cut
-    np.testing.assert_allclose(scale.positions(np.array([-0.3, 3.25, 1.475, math.nan, math.inf])), [0, 1, 0.5, *[math.nan] * 2])  # fmt: skip
+    np.testing.assert_allclose(
+        scale.positions(np.array([-0.3, 3.25, 1.475, math.nan, math.inf])), [0, 1, 0.5, *[math.nan] * 2]
+    )
 
 
 def test_a_wall_is_cut_for_display_and_said():
@@ -78,7 +80,7 @@ def test_a_wall_is_cut_for_display_and_said():
 
 
 def test_a_logarithmic_scale_is_of_the_rise_above_the_lowest():
-    scale = shared_scale([made(lambda x, y: -5 + 10 ** (3 * x) + 0 * y, points=41)], "loss", kind="log")
+    scale = shared_scale([made(lambda x, y: -5 + 10 ** (3 * x + 0 * y), points=41)], "loss", kind="log")
     assert scale.low == pytest.approx(-4.999)
     rises = 10.0 ** np.arange(3)
     np.testing.assert_allclose(np.diff(scale.positions(scale.low + rises)), 0.25)  # of four decades
@@ -90,7 +92,11 @@ def test_a_logarithmic_scale_is_of_the_rise_above_the_lowest():
 
 
 @pytest.mark.parametrize("kind", ["linear", "log"])
-@pytest.mark.parametrize("function", [bowl, banana, wall, lambda x, y: 0 * x, lambda x, y: -3 + 1e-6 * bowl(x, y), lambda x, y: 1e7 * bowl(x, y)], ids=["bowl", "banana", "wall", "level", "tiny", "large"])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [bowl, banana, wall, lambda x, y: 0 * (x + y), lambda x, y: -3 + 1e-6 * bowl(x, y), lambda x, y: 1e7 * bowl(x, y)],
+    ids=["bowl", "banana", "wall", "level", "tiny", "large"],
+)
 def test_levels_are_inside_and_their_labels_differ(kind, function):
     scale = shared_scale([made(function)], "loss", kind=kind)
     values = scale.levels()
@@ -120,7 +126,7 @@ def test_scales_refuse_what_they_cannot_show():
     with pytest.raises(ValueError, match=r"`metric` must be one of the surface's \['loss', 'error'\], got 'lss'"):
         shared_scale([made()], "lss")
     with pytest.raises(ValueError, match="no finite value of 'loss'"):
-        shared_scale([made(lambda x, y: x * math.nan)], "loss")
+        shared_scale([made(lambda x, y: (x + y) * math.nan)], "loss")
     with pytest.raises(ValueError, match="`surfaces` must hold at least one surface"):
         shared_scale([])
     with pytest.raises(ValueError, match=r"`cut` must be above the lowest value of 'loss', 0.1, got 0.05"):
@@ -131,8 +137,18 @@ def test_scales_refuse_what_they_cannot_show():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0132, "0.0132"), (12.345, "12.3"), (-410000.0, "−4.1×10⁵"), (0.0, "0"), (9.999, "10"), (math.nan, "–"), (1e-7, "1×10⁻⁷"), (-math.inf, "−∞"), (1000.0, "1000")],
-)  # fmt: skip
+    [
+        (0.0132, "0.0132"),
+        (12.345, "12.3"),
+        (-410000.0, "−4.1×10⁵"),
+        (0.0, "0"),
+        (9.999, "10"),
+        (math.nan, "–"),
+        (1e-7, "1×10⁻⁷"),
+        (-math.inf, "−∞"),
+        (1000.0, "1000"),
+    ],
+)
 def test_compact_numbers(value, text):
     assert compact(value) == text
 
@@ -182,8 +198,11 @@ def test_models_and_sets_are_told_apart_on_common_axes(ax):
     lines(ax, slices)
     drawn = by_id(ax, "line")
     assert [d.get_label() for d in drawn] == [
-        "SGD, training loss", "SGD, test loss", "SAM, training loss", "SAM, test loss",
-    ]  # fmt: skip
+        "SGD, training loss",
+        "SGD, test loss",
+        "SAM, training loss",
+        "SAM, test loss",
+    ]
     assert drawn[0].get_color() == drawn[1].get_color() != drawn[2].get_color()
     assert drawn[0].get_linestyle() == drawn[2].get_linestyle() != drawn[1].get_linestyle()
     assert ax.get_ylabel() == "Loss"
@@ -244,7 +263,7 @@ def test_contours_lie_where_the_values_are(ax):
     surface = made(points=41)
     drawn = contour(ax, surface)
     scale = shared_scale([surface])
-    found = [c for c in ax.collections if c is not drawn][0]
+    found = next(c for c in ax.collections if c is not drawn)
     for level, shape in zip(scale.levels(), found.get_paths(), strict=True):
         x, y = shape.vertices.T
         np.testing.assert_allclose(0.1 + x**2 + 0.25 * y**2, level, atol=0.004)  # linear between points
@@ -306,13 +325,13 @@ def test_points_to_come_are_not_called_broken():
         t[x > 0.5] = math.nan
         return t
 
-    plane(figure, made(spoil=unfinished, computed=lambda x, y: x <= 0.5))
+    plane(figure, made(spoil=unfinished, computed=lambda x, _: x <= 0.5))
     assert "not evaluated yet" in legend_of(figure)
     assert "not finite (NaN or ∞)" not in legend_of(figure)
 
 
 def test_refined_points_are_dotted(ax):
-    surface = made(points=11, computed=lambda x, y: x.abs() > 0.5, refined=True)
+    surface = made(points=11, computed=lambda x, _: x.abs() > 0.5, refined=True)
     contour(ax, surface)
     (dots,) = by_id(ax, "evaluated")
     assert len(dots.get_xdata()) == int(surface.computed.sum())
@@ -426,7 +445,12 @@ def test_axes_that_differ_are_named_in_every_panel():
 
 def test_a_comparison_of_lines_shares_the_axes():
     figure = Figure(layout="constrained")
-    comparison(figure, {"sgd": line(4.0), "sam": line()}, form="line", predictions={"sam": second_order((2.0,), lengths=(1.0,))})  # fmt: skip
+    comparison(
+        figure,
+        {"sgd": line(4.0), "sam": line()},
+        form="line",
+        predictions={"sam": second_order((2.0,), lengths=(1.0,))},
+    )
     (ax,) = figure.axes
     assert len(by_id(ax, "line")) == 2
     assert len(by_id(ax, "second order")) == 1
@@ -462,7 +486,10 @@ def along(values, *, start=0.0, end=1.0, **options):
 
 
 def test_barriers_are_measured_from_their_own_base(ax):
-    found = [Barrier(0.6, 0.02, 100, location=0.5, definition="B_lin"), Barrier(0.5, 0.02, 100, location=0.5, definition="B_max")]  # fmt: skip
+    found = [
+        Barrier(0.6, 0.02, 100, location=0.5, definition="B_lin"),
+        Barrier(0.5, 0.02, 100, location=0.5, definition="B_max"),
+    ]
     barrier_plot(ax, [along([0.2, 0.9, 0.4], label="as trained", barriers=found)], ends=("SGD", "SAM"))
     brackets = [(a.xyann[1], a.xy[1]) for a in ax.texts if a.arrow_patch is not None]
     np.testing.assert_allclose(brackets, [(0.3, 0.9), (0.4, 0.9)])

@@ -43,10 +43,10 @@ def test_a_whole_surface_is_fine_and_an_unfinished_one_is_not():
         t[x > 0] = math.nan
         return t
 
-    remark = one(made(spoil=unfinished, computed=lambda x, y: x <= 0), "whole")
+    remark = one(made(spoil=unfinished, computed=lambda x, _: x <= 0), "whole")
     assert remark.level == "wrong"
     assert "Only 231 of 441 points were evaluated: run the same command again" in remark.text
-    refined = one(made(computed=lambda x, y: x.abs() > 0.5, refined=True), "whole")
+    refined = one(made(computed=lambda x, _: x.abs() > 0.5, refined=True), "whole")
     assert refined.level == "fine"
     assert refined.text.startswith("210 of 441 points were evaluated; the others are interpolated")
 
@@ -170,7 +170,7 @@ def test_interpolated_points_do_not_enter_the_fit():
         t[(x * 10).round() % 2 == 1] += 0.3
         return t
 
-    surface = made(spoil=wrong_between, computed=lambda x, y: (x * 10).round() % 2 == 0, refined=True)
+    surface = made(spoil=wrong_between, computed=lambda x, _: (x * 10).round() % 2 == 0, refined=True)
     assert local_fit(surface, "loss").expansion.curvature[0, 0].item() == pytest.approx(2.0)
 
 
@@ -181,8 +181,12 @@ def test_too_few_points_give_no_fit():
 
 @pytest.mark.parametrize(
     ("top", "level", "text"),
-    [(2.0, "fine", ", 100 % of the largest Hessian eigenvalue λ_max = 2."), (40.0, "mind", ", 5 % of the largest"), (1.0, "wrong", "No direction can bend more than λ_max")],
-)  # fmt: skip
+    [
+        (2.0, "fine", ", 100 % of the largest Hessian eigenvalue λ_max = 2."),
+        (40.0, "mind", ", 5 % of the largest"),
+        (1.0, "wrong", "No direction can bend more than λ_max"),
+    ],
+)
 def test_the_slice_is_held_against_the_largest_eigenvalue(top, level, text):
     remark = one(made(top_eigenvalue=top), "curvature")
     assert remark.level == level
@@ -203,8 +207,8 @@ def test_without_an_eigenvalue_the_curvature_stands_alone():
 def test_the_mean_curvature_is_held_against_that_of_a_random_direction():
     remark = one(made(trace=100.0, parameters=1000), "trace")
     assert remark.text == (
-        "Its mean curvature is 1.25, where a random direction of 1,000 weights has tr(H)/p = 0.1 on average (12 times as "
-        "much); the slice holds 2.5 % of the trace."
+        "Its mean curvature is 1.25, where a random direction of 1,000 weights has tr(H)/p = 0.1 on average (12 times "
+        "as much); the slice holds 2.5 % of the trace."
     )
     assert not said(made(), "trace")
     assert not said(made(trace=100.0), "trace")
@@ -263,8 +267,12 @@ def test_the_chance_is_that_of_a_simulation():
 
 @pytest.mark.parametrize(
     ("cosine", "level", "text"),
-    [(0.003, "fine", "89.8° (cosine 0.003)"), (-0.2, "mind", "101.5° (cosine −0.2)"), (0.995, "wrong", "a line drawn twice")],
-)  # fmt: skip
+    [
+        (0.003, "fine", "89.8° (cosine 0.003)"),
+        (-0.2, "mind", "101.5° (cosine −0.2)"),
+        (0.995, "wrong", "a line drawn twice"),
+    ],
+)
 def test_the_angle_of_the_axes(cosine, level, text):
     remark = one(made(cosine=cosine, parameters=10000), "angle")
     assert remark.level == level
@@ -279,8 +287,13 @@ def test_a_line_has_no_angle():
 
 @pytest.mark.parametrize(
     ("unit", "text"),
-    [("filter norms", "each filter moves by its own norm"), ("weights", "a move of length 1 in weight space"), ("‖ε‖ = 0.05", "‖ε‖ = 0.05"), ("1/√|λ|", "changes the loss by ± 1/2")],
-)  # fmt: skip
+    [
+        ("filter norms", "each filter moves by its own norm"),
+        ("weights", "a move of length 1 in weight space"),
+        ("‖ε‖ = 0.05", "‖ε‖ = 0.05"),
+        ("1/√|λ|", "changes the loss by ± 1/2"),
+    ],
+)
 def test_what_coordinate_one_means(unit, text):
     assert text in one(made(unit=unit, lengths=(3.0, 2.0)), "unit").text
     assert ("3 long" in one(made(unit=unit, lengths=(3.0, 2.0)), "unit").text) == (unit != "weights")
@@ -302,7 +315,10 @@ def test_the_mode_of_normalisation_layers():
 
 
 def test_eigenvectors_that_have_not_converged_are_wrong():
-    bad = one(made(kind="eigenvector", recipe={"converged": False, "residual": 0.3, "eigenvalue": 2.0}, axes=1), "eigenvectors")  # fmt: skip
+    bad = one(
+        made(kind="eigenvector", recipe={"converged": False, "residual": 0.3, "eigenvalue": 2.0}, axes=1),
+        "eigenvectors",
+    )
     assert bad.level == "wrong"
     assert "(residual 0.3)" in bad.text
     down = one(made(kind="eigenvector", recipe={"converged": True, "eigenvalue": -2.0}, axes=1), "eigenvectors")
@@ -315,7 +331,10 @@ def test_variance_of_a_trajectory_against_a_random_walk():
     assert not said(made(), "trajectory")
     good = one(made(explained=[0.8, 0.15, 0.01], explained_null=[0.608, 0.152, 0.068]), "trajectory")
     assert good.level == "fine"
-    assert "holds 95 % of the variance of the trajectory (80 %, 15 %); a random walk in high dimension would show 76 %" in good.text  # fmt: skip
+    assert (
+        "holds 95 % of the variance of the trajectory (80 %, 15 %); a random walk in high dimension would show 76 %"
+        in good.text
+    )
     chance = one(made(explained=[0.62, 0.16], explained_null=[0.608, 0.152]), "trajectory")
     assert chance.level == "mind"
     assert "such a plane says nothing" in chance.text
@@ -323,7 +342,12 @@ def test_variance_of_a_trajectory_against_a_random_walk():
 
 
 def test_sharpness_and_reach_are_in_the_units_of_the_picture():
-    surface = made(sharpness={"ascent sharpness, ρ = 0.05": 0.1234, "other": {"value": 2.0, "unit": "nats"}}, rho=0.05, method="sam", lengths=(10.0, 5.0))  # fmt: skip
+    surface = made(
+        sharpness={"ascent sharpness, ρ = 0.05": 0.1234, "other": {"value": 2.0, "unit": "nats"}},
+        rho=0.05,
+        method="sam",
+        lengths=(10.0, 5.0),
+    )
     assert one(surface, "sharpness").text == "At the centre: ascent sharpness, ρ = 0.05 0.123; other 2 nats."
     assert "reaches 10 in weight space" in one(surface, "reach").text
     assert "ρ = 0.05, 0.5 % of that" in one(surface, "reach").text
@@ -358,10 +382,14 @@ def test_the_gravest_comes_first_and_gives_the_answer():
 
 def test_every_kind_of_surface_can_be_read():
     for axes in (1, 2, 3):
-        for surface in (made(axes=axes, points=7), made(axes=axes, points=2), made(axes=axes, points=4, spoil=hole, stderr=math.nan)):  # fmt: skip
+        for surface in (
+            made(axes=axes, points=7),
+            made(axes=axes, points=2),
+            made(axes=axes, points=4, spoil=hole, stderr=math.nan),
+        ):
             for metric in surface.metrics:
                 assert all(r.text for r in reading(surface, metric))
-    nothing = made(lambda x, y: x * math.nan, error=False)
+    nothing = made(lambda x, y: (x + y) * math.nan, error=False)
     assert verdict(reading(nothing)) == "wrong"
     parallel = made(lambda x, y: bowl(x + y), cosine=1.0)
     assert verdict(reading(parallel)) == "wrong"
@@ -404,7 +432,7 @@ def test_surfaces_of_one_kind_may_be_compared():
         ({"kind": "eigenvector"}, "axes wrong", "not of one kind (a: random filter norms, random filter norms; b: "),
         ({"unit": "weights"}, "axes wrong", "not of one kind"),
     ],
-)  # fmt: skip
+)
 def test_differences_are_told(other, key, text):
     common = {"mode": "eval", "examples": {"train": 512}, "dtype": "float32", "parameters": 10, "recipe": {"seed": 0}}
     found = together(a=made(**common), b=made(**{**common, **other}))
@@ -414,7 +442,8 @@ def test_differences_are_told(other, key, text):
 
 def test_perturbations_of_different_lengths_are_of_one_kind():
     found = together(
-        a=made(kind="perturbation", unit="‖ε‖ = 0.05"), b=made(kind="perturbation", unit="‖ε‖ = 0.1"),
-    )  # fmt: skip
+        a=made(kind="perturbation", unit="‖ε‖ = 0.05"),
+        b=made(kind="perturbation", unit="‖ε‖ = 0.1"),
+    )
     assert "axes wrong" not in found
     assert "axes of its own" in found["axes fine"]

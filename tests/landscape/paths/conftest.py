@@ -81,11 +81,11 @@ class Remembering(nn.Module):
         super().__init__()
         self.first = nn.Linear(5, 8)
         self.keys = nn.Parameter(torch.zeros(7, 8))
-        self.values = nn.Parameter(torch.zeros(7, 6))
-        self.head = nn.Linear(6, 3)
+        self.values = nn.Parameter(torch.zeros(7, 8))
+        self.head = nn.Linear(8, 3)
 
     def forward(self, x):
-        q, k, v = self.first(x)[:, None], self.keys.expand(len(x), 1, 7, 8), self.values.expand(len(x), 1, 7, 6)
+        q, k, v = self.first(x)[:, None], self.keys.expand(len(x), 1, 7, 8), self.values.expand(len(x), 1, 7, 8)
         return self.head(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0]).mean(1)
 
 

@@ -34,7 +34,7 @@ EXPECTED = {
     "chunked": {"first": 6, "qkv": 4, "qkv#2": 4},
     "recurring": {"first": 6},
     "in place": {"first": 4, "wide": 7, "wide#2": 2},
-    "remembering": {"keys": 7, "keys#2": 8, "values": 6},
+    "remembering": {"keys": 7, "keys#2": 8, "values": 8},
     "unknown": {"second": 4},
 }  # fmt: skip
 

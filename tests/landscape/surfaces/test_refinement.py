@@ -96,6 +96,21 @@ def test_what_is_not_finite_is_always_refined_and_kept():
     assert int(surface.computed.sum()) < 33**2
 
 
+def test_what_is_infinite_is_refined_under_a_ceiling_too():
+    risk, axes = shaped(lambda w: torch.where(w[0] > 0.5, math.inf, 0.1 * w.sum()))
+    surface = refined(risk, axes, Grid.around(1.0, 17, axes=2), levels=2, ceiling=1.0)
+    assert surface.values["loss"].isinf().any()
+    assert surface.computed[surface.values["loss"].isinf()].all()
+
+
+def test_a_bump_between_the_coarse_points_is_found_by_the_checks():
+    risk, axes = shaped(lambda w: torch.exp(-((w[0] - 0.125) ** 2) / 0.0005) + 1e-3 * w[0], 1)
+    grid = Grid.around(1.0, 65, axes=1)
+    surface, whole = refined(risk, axes, grid, levels=3), scan(risk, axes, grid)
+    assert float((surface.values["loss"] - whole.values["loss"]).abs().max()) < 0.011
+    assert int(surface.computed.sum()) < 65
+
+
 def test_a_ceiling_leaves_alone_what_is_cut_off_in_the_figure():
     risk, axes = shaped(lambda w: torch.exp(6 * (w**2).sum()))
     grid = Grid.around(1.0, 33, axes=2)

@@ -211,6 +211,7 @@ def test_running_statistics_along_a_line_between_two_models():
     assert "running statistics" in scanner.notes[0]
     ends = [EmpiricalRisk.from_model(m, F.cross_entropy, batches).value() for m in (two, one)]
     assert_close(found[:2], torch.tensor(ends, dtype=F64), rtol=1e-10, atol=1e-12)
+    assert risk.value() == ends[1]  # the risk's own statistics have not moved
     middle = copy.deepcopy(one)
     for t, u in zip(middle.state_dict().values(), two.state_dict().values(), strict=True):
         t.copy_((t + u) / 2) if t.is_floating_point() else None
