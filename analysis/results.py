@@ -5,6 +5,7 @@
     <folder>/measures.parquet
     <folder>/statistics/{correlations,comparisons,ceilings}.parquet
     <folder>/statistics/{granulated,information,sign_errors,...}.parquet    where they were made
+    <folder>/surfaces.json    where surfaces were drawn: their files by method
 
 Every file is written by an earlier command; `StudyResults.load` reads them and says which command to run where one is
 missing. A run that is not whole is not an error: it stays in `runs` with a status that says so.
@@ -20,7 +21,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.style import EXPOSURES, family, method_labels
+from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, check, join_config, last_step, with_variant
+from landscape.surfaces import Surface
 
 HISTORY = (
     "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -78,6 +81,7 @@ class StudyResults:
         comparisons: One row a (forgetting, sharpness, target), the columns of `COMPARISONS`.
         ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
         further: Further tables of statistics by name, of `FURTHER`; those that were not made are not in it.
+        surfaces: Loss surfaces by method, where the study asked for them.
 
     Raises:
         ValueError: If a table lacks a column, naming the table and the columns.
@@ -92,6 +96,7 @@ class StudyResults:
     comparisons: pd.DataFrame
     ceilings: pd.DataFrame
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    surfaces: Mapping[str, Surface] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = {
@@ -150,6 +155,7 @@ class StudyResults:
             measures=_with_config(measures[[*COLUMNS, *(c for c in OPTIONAL if c in measures.columns)]], configs),
             **statistics,
             further=further,
+            surfaces=_surfaces(folder),
         )
 
     @property
@@ -337,6 +343,15 @@ def _with_config(table: pd.DataFrame, configs: dict[str, Any]) -> pd.DataFrame:
     if not configs:
         return table
     return join_config(table.assign(run_id=table["run_id"].astype("str")), configs)
+
+
+def _surfaces(folder: Path) -> dict[str, Surface]:
+    """The surfaces that the study kept, by method; a file that is gone is left out."""
+    index = folder / "surfaces.json"
+    if not index.exists():
+        return {}
+    files = {name: folder / place for name, place in _json(index, "delete it")["surfaces"].items()}
+    return {name: read_surface(file)[0] for name, file in files.items() if file.exists()}
 
 
 def _json(path: Path, hint: str) -> dict[str, Any]:

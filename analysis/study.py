@@ -24,6 +24,7 @@ from analysis.measuring.collect import Call, sort_rows, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.statistics.correlation import Correlations, correlate
 from analysis.statistics.evidence import TABLES
+from analysis.style import method_label
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
@@ -138,6 +139,11 @@ def read_study(path: str | Path) -> StudyConfig:
     plan(study.trajectory.measures)
     if study.surfaces is not None:
         recipe(**study.surfaces.options)
+        labels = {method_label(c.method, c.ascent) for c in study.configs()}
+        if unknown := [name for name in study.surfaces.methods if name not in labels]:
+            raise ValueError(
+                f"{path}: `surfaces.methods` has {unknown}, which the study does not train: {sorted(labels)}."
+            )
     return study
 
 

@@ -61,6 +61,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("figure", "sharpness_by_radius"),
         ),
     ),
+    ("Loss surfaces", (("figure", "surface_train_loss"), ("figure", "surface_test_error"))),
     ("What was measured", (("table", "measures"), ("figure", "costs"))),
     ("What went wrong", (("table", "unfinished"), ("table", "doubts"))),
     ("What was run", (("table", "settings"), ("table", "environment"))),

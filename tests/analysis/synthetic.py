@@ -18,7 +18,7 @@ from analysis.table import COLUMNS, Row, check, join_config, last_step, with_var
 METHODS = (("sgd", None), ("sam", None), ("asam", None), ("gsam", None), ("obf", None), ("sam", "obf"))
 RHOS = {"asam": (0.2, 0.5, 2.0)}
 TARGETS = ("gap_error", "test_error", "ood_error_mean")
-CONTROLS = ("ece", "brier", "test_loss")
+CONTROLS = ("ece", "brier", "test_loss", "bin_accuracy", "share_forgotten")
 FORGETTING = ("F_mi[obf, iso-loss, m=16, held_out]", "cw[sam, own, m=16, exposed]")
 SHARPNESS = ("top_eigenvalue", "ascent_sharpness[rho=0.05]")
 
