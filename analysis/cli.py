@@ -99,6 +99,8 @@ def _arguments() -> type:
 
 
 if TYPE_CHECKING:
+    from analysis.surfaces.survey import Survey
+
     Configuration = Any
 else:
     Configuration = tyro.conf.OmitArgPrefixes[_arguments()]
@@ -438,7 +440,8 @@ def surface(
     Under torchrun the processes share the work.
 
     Args:
-        models: A run's folder, RUN/checkpoints/STEP, or a file of weights; several are compared on common axes.
+        models: A run's folder, RUN/checkpoints/STEP, or a file of weights; several are compared on common axes. Files
+            of surfaces (.npz) are only drawn again.
         axes: One (a line), two (a plane) or three (a volume) of random, top, bottom (Hessian eigenvectors), gradient,
             sam, asam, obf, own (perturbations), pca (the plane of training; other runs' paths are drawn over it).
         between: Instead: the line between two models with its barrier, a fitted curve, or the plane through three.
@@ -446,7 +449,7 @@ def surface(
         points: Points along each axis; 101 on a line, 51 in a plane, 17 in a volume if left out.
         radius: Reach along each axis, in its own unit; what suits the axes if left out.
         normalise: Random directions: scaled filter by filter, layer by layer, or not.
-        metrics: What is evaluated: loss, error, "error by class".
+        metrics: What is evaluated: loss, error, "error by class", or module:function.
         splits: On what.
         examples: Examples of each split, chosen once at random; None for all.
         batch_size: Examples of a forward pass; it matters for batch statistics.
@@ -471,8 +474,10 @@ def surface(
         label_noise: For files of weights: label noise of the training data.
         data_seed: For files of weights: seed of the split and the noise.
     """
-    from analysis.surfaces.survey import survey, time_needed
+    from analysis.surfaces.survey import read_survey, survey, time_needed
 
+    if models and all(m.suffix == ".npz" for m in models):
+        return show_survey(read_survey(*models, out=out_folder), vtk=vtk)
     chosen = recipe(
         axes=axes, between=between, align=align, points=points, radius=radius, normalise=normalise, metrics=metrics,
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,
@@ -492,13 +497,7 @@ def surface(
     command = "landscape surface " + " ".join(str(m) for m in models)
     with crew() as team:
         found = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
-        if team.leads:
-            page, *_ = found.write(vtk=vtk)
-            print(found.notes())
-            for sheet in found.sheets:
-                print(f"surface: {sheet.file}")
-            print(f"figures: {found.folder.resolve()}\npage: {page.resolve()}")
-    return 0
+        return show_survey(found, vtk=vtk) if team.leads else 0
 
 
 def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
@@ -548,6 +547,16 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "surface": surface,
     "list": list_names,
 }
+
+
+def show_survey(found: "Survey", *, vtk: bool) -> int:
+    """Write a survey's figures, and print how to read them and where they are."""
+    page, *_ = found.write(vtk=vtk)
+    print(found.notes())
+    for sheet in found.sheets:
+        print(f"surface: {sheet.file}")
+    print(f"figures: {found.folder.resolve()}\npage: {page.resolve()}")
+    return 0
 
 
 def show_measures(frame: pd.DataFrame) -> None:

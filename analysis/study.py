@@ -30,6 +30,7 @@ from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
 from trainers.parallel import cores
+from trainers.reference import is_reference, load_reference
 from trainers.runs import Run, list_runs
 from trainers.search import RandomSearch
 from trainers.sweep import Executor, expand, part, train_all
@@ -297,6 +298,9 @@ class Study:
         from analysis.results import StudyResults
         from analysis.surfaces.survey import survey  # neither is needed by a worker that only measures
 
+        drawn = recipe(**wanted.options)
+        for name in filter(is_reference, drawn.metrics):
+            load_reference(name, trust=self.trust)
         chosen, rule = StudyResults.load(self.folder).best_configurations()
         folders = {run.run_id: run.folder for run in self.runs()}
         places = {}
@@ -307,7 +311,7 @@ class Study:
         if not places:
             path.unlink(missing_ok=True)
             return []
-        found = survey(list(places.values()), recipe(**wanted.options), jobs=self.jobs, track=track)
+        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track)
         files = [sheet.file for sheet in found.sheets if sheet.file is not None]
         shown = {
             label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""One process at a time in a folder: of a run that is trained, of a surface that is computed."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ except ImportError:  # a system without it has the process id alone to go by
 
 
 class BusyError(BlockingIOError):
-    """Another process trains this run."""
+    """Another process works in this folder."""
 
 
 class Lock:
@@ -134,6 +134,6 @@ def _started(pid: int) -> float | None:
 def _refusal(path: Path, holder: dict[str, Any]) -> str:
     who = f"process {holder.get('pid')} on {holder.get('host')}" if holder else "another process"
     return (
-        f"{path.parent} is being trained by {who}: wait for it or stop it; if it is dead for certain, delete {path} "
+        f"{path.parent} is in use by {who}: wait for it or stop it; if it is dead for certain, delete {path} "
         f"and run the same command again."
     )

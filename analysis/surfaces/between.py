@@ -1,7 +1,7 @@
 """What lies between models: the straight line and its barrier, fitted curves, and the plane through three."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from landscape.paths import (
     ModelState,
     Path,
     PathProfile,
+    Plane,
     Polygon,
     StateEvaluator,
     align,
@@ -30,7 +31,7 @@ from landscape.paths import (
 )
 from landscape.paths.states import check_same
 from landscape.paths.summary import POINTS
-from landscape.surfaces import Axes, Grid, Surface
+from landscape.surfaces import Axes, Axis, Grid, Surface
 from landscape.surfaces.scanner import Scanner
 from landscape.surfaces.trajectory import ProjectedPath
 from trainers.connectivity import fit_curve
@@ -150,7 +151,7 @@ def plane_drawing(subjects: Sequence[Subject], recipe: Recipe) -> tuple[Drawing,
         found = [align(subjects[0].model, states[0], s, (some.x, some.y), generator=generator) for s in states[1:]]
         states = [states[0], *(a.state for a in found)]
         facts["aligned"] = [[a.matching.distance_before, a.matching.distance] for a in found]
-    plane = plane_through(*states)
+    plane = _equal_units(plane_through(*states))
     if recipe.radius is not None:
         grid = Grid.around(recipe.reach(()), recipe.counts, axes=2)
     else:
@@ -166,6 +167,17 @@ def plane_drawing(subjects: Sequence[Subject], recipe: Recipe) -> tuple[Drawing,
         scanner = Scanner(risk, Axes(dict(risk.theta), plane.axes.axes), metrics=["loss"], batch_points=1)
         points.append(Trail(label(subject), label(subject), (subject.step,), at, (scanner.centre()["loss"],), None))
     return Drawing(plane.axes, grid, facts), points
+
+
+def _equal_units(plane: Plane) -> Plane:
+    """The same plane with both axes as long as the way to the second model, so that circles are circles."""
+    u, v = plane.axes.axes
+    size = u.length / v.length
+    unit = f"distance to the second model, {u.length:.3g}"
+    second = Axis({n: size * t for n, t in v.direction.items()}, v.name, unit, v.recipe,
+                  {n: size * t for n, t in v.buffers.items()})  # fmt: skip
+    scale = torch.tensor([1.0, 1 / size], dtype=torch.float64)
+    return Plane(Axes(plane.axes.origin, (replace(u, unit=unit), second)), plane.coordinates * scale)
 
 
 def surface_of(passage: Passage, mode: str, subjects: Sequence[Subject], context: dict[str, Any]) -> Surface:

@@ -20,6 +20,7 @@ from landscape.surfaces import Axes, Axis
 from landscape.surfaces.scanner import Scanner, Values
 from trainers.files import write_atomically
 from trainers.parallel import cores, in_parallel, single_threaded
+from trainers.reference import is_reference, load_reference
 
 BUNDLE_SECONDS = 1.0  # of work that a killed process may lose
 WORTH_TELLING = 3.0  # seconds of work below which progress is not shown
@@ -72,6 +73,16 @@ def read_axes(path: Path, names: Sequence[tuple[str, str]], order: Sequence[str]
     return Axes(part("origin/"), axes)
 
 
+def metrics_of(recipe: Recipe) -> dict[str, Any]:
+    """Built-in metrics by name, and functions named as module:function, which are called as their last part."""
+    return {
+        name.rpartition(":")[2].replace("_", " ") if is_reference(name) else name: (
+            load_reference(name) if is_reference(name) else name
+        )
+        for name in recipe.metrics
+    }
+
+
 _scanner: tuple[str, Scanner] | None = None  # one process evaluates many bundles of one task
 
 
@@ -83,7 +94,7 @@ def scanner_of(task: Task) -> Scanner:
         subject = task.checkpoint.load(task.recipe.seed)
         risks = surface_risks(subject, task.recipe)
         axes = read_axes(task.axes, task.names, next(iter(risks.values())).names)
-        _scanner = (task.key, Scanner(risks, axes, metrics=task.recipe.metrics))
+        _scanner = (task.key, Scanner(risks, axes, metrics=metrics_of(task.recipe)))
     return _scanner[1]
 
 
@@ -99,6 +110,13 @@ def evaluate(task: Task, blocks: Sequence[Block]) -> list[tuple[int, Group]]:
         table = np.stack([torch.stack(values[c]).numpy() for c in scanner.columns], axis=-1)  # (2, points, metrics)
         found.append((number, np.ascontiguousarray(table.transpose(1, 0, 2))))
     return found
+
+
+def told_time(points: int, seconds: float, jobs: int) -> str:
+    """Points, and the time they take."""
+    whole = points * seconds / jobs
+    shown = f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.1f} h"
+    return f"{points} points of {1000 * seconds:.3g} ms each: about {shown} on {jobs} core{'s' * (jobs > 1)}"
 
 
 class Computation:
@@ -119,6 +137,11 @@ class Computation:
         self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
         self.scanner: Scanner = single_threaded(scanner_of, task)
         self._asked = 0
+
+    def estimate(self, points: int) -> str:
+        """How long so many points will take, in words, from a few at the origin."""
+        each = single_threaded(self.scanner.seconds_per_point)
+        return told_time(points, each, self.crew.count * (self.jobs or (cores() if self.crew.count == 1 else 1)))
 
     def evaluate(self, points: Sequence[Point]) -> Values:
         """As `Scanner.evaluate`.

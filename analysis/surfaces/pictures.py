@@ -22,7 +22,7 @@ from analysis.figures.surfaces import (
 )
 from analysis.figures.surfaces.scales import quantity
 from analysis.style import WIDTHS, Medium, rc
-from analysis.surfaces.reading import prediction_of
+from analysis.surfaces.context import prediction_of
 from analysis.surfaces.sheets import Sheet
 from landscape.surfaces import Surface
 from trainers.files import write_atomically

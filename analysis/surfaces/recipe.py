@@ -35,7 +35,8 @@ class Recipe(Strict):
     align: bool = False
     """Permute the units of the other models to fit the first, before going between them."""
     metrics: tuple[str, ...] = ("loss", "error")
-    """What is evaluated at each point: loss, error, error by class."""
+    """What is evaluated at each point: loss, error, error by class, or module:function of (outputs, targets) that gives
+    a number for each example."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "test")
     """On what."""
     examples: Count | None = 512

@@ -121,7 +121,7 @@ def _scan(
             Task(checkpoint, recipe, parts / AXES, names, path.name), journal, crew=team, jobs=jobs, track=track
         )
         if team.leads:
-            announce(f"{len(drawing.grid)} points, {work.scanner.batch_points} at a time")
+            announce(work.estimate(len(drawing.grid)))
         surface = _computed(work, drawing, context_of(subject, checkpoint, recipe) | drawing.facts, recipe)
         paths = tuple(t.path(work.evaluate(t.points)) for t in trails)
         if team.leads:

@@ -15,7 +15,7 @@ from analysis.measuring.checkpoints import Checkpoint
 from analysis.progress import quiet
 from analysis.style import Medium, rc
 from analysis.surfaces.between import Tell, silent
-from analysis.surfaces.computing import Track
+from analysis.surfaces.computing import Track, metrics_of, told_time
 from analysis.surfaces.crew import Crew, crew
 from analysis.surfaces.drawing import draw
 from analysis.surfaces.places import checkpoint_of, surface_risks
@@ -203,6 +203,26 @@ def surface(
     return survey(places, chosen, out=out, jobs=jobs, track=track, announce=announce)
 
 
+def read_survey(*files: str | Path, out: str | Path | None = None) -> Survey:
+    """The surfaces of some files, to be drawn again without the models.
+
+    Args:
+        files: Made by `landscape surface`.
+        out: Folder of figures; beside the first file if left out.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If there is none, one is damaged, or they are not of one recipe.
+    """
+    if not files:
+        raise ValueError("`files` must name at least one surface (.npz), got none.")
+    sheets = _told_apart([Sheet.read(file) for file in files])
+    recipes = [Recipe.model_validate(s.surface.context["recipe"]) for s in sheets]
+    if any(r != recipes[0] for r in recipes):
+        raise ValueError("`files` hold surfaces of other recipes (axes, points, examples, ...): draw them apart.")
+    return Survey(recipes[0], tuple(sheets), Path(out) if out else Path(files[0]).with_suffix(""))
+
+
 def survey(
     places: Sequence[Checkpoint],
     chosen: Recipe,
@@ -243,17 +263,10 @@ def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | Non
     subject = places[0].load(chosen.seed)
     risks = surface_risks(subject, chosen)
     drawing = draw(subject, next(iter(risks.values())), chosen.model_copy(update={"numbers": False}))
-    scanner = Scanner(risks, drawing.axes, metrics=chosen.metrics)
+    scanner = Scanner(risks, drawing.axes, metrics=metrics_of(chosen))
     each = single_threaded(scanner.seconds_per_point)
     count = 1 if "pca" in chosen.axes or chosen.between else len(places)
-    return estimate(len(drawing.grid) * count, each, jobs or cores())
-
-
-def estimate(points: int, seconds: float, jobs: int) -> str:
-    """Points, and the time they take."""
-    whole = points * seconds / jobs
-    shown = f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.1f} h"
-    return f"{points} points of {1000 * seconds:.3g} ms each: about {shown} on {jobs} core{'s' * (jobs > 1)}"
+    return told_time(len(drawing.grid) * count, each, jobs or cores())
 
 
 def _sheets(

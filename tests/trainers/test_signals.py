@@ -237,7 +237,7 @@ def test_a_folder_in_use_is_refused_with_who_uses_it(tmp_path):
     run = fit(SMALL, out=tmp_path, stop=lambda epoch: epoch == 1)
     with locked(run.folder):
         with pytest.raises(
-            BusyError, match=rf"is being trained by process {os.getpid()} on .*: wait for it or stop it"
+            BusyError, match=rf"is in use by process {os.getpid()} on .*: wait for it or stop it"
         ):
             fit(SMALL, out=tmp_path)
         assert run.status()["status"] == "interrupted"  # untouched by the refused call
@@ -256,7 +256,7 @@ def test_two_processes_at_once_and_a_holder_that_is_killed(tmp_path, capsys):
         with pytest.raises(BusyError, match=f"process {holder.pid} on"):
             fit(SMALL, out=tmp_path)
         (folder / "lock.json").write_text("")  # the system's lock holds without its content
-        with pytest.raises(BusyError, match="is being trained by another process"):
+        with pytest.raises(BusyError, match="is in use by another process"):
             fit(SMALL, out=tmp_path)
     finally:
         holder.kill()

@@ -6,7 +6,7 @@ from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, page
 from analysis.figures.surfaces import comparison
 from analysis.figures.surfaces.scales import compact
 from analysis.results import StudyResults
-from analysis.surfaces.reading import curvature, prediction_of
+from analysis.surfaces.context import number, prediction_of
 from landscape.surfaces import Surface
 
 HEIGHT = 3.1  # inches on a screen, of a row of planes
@@ -40,7 +40,7 @@ def _share(surfaces: dict[str, Surface]) -> str:
     """How much of the largest eigenvalue the planes show, at most."""
     found = []
     for surface in surfaces.values():
-        second, top = prediction_of(surface, surface.metrics[0]), curvature.number(surface, "top_eigenvalue")
+        second, top = prediction_of(surface, surface.metrics[0]), number(surface, "top_eigenvalue")
         if second is not None and top > 0:
             found.append(float(second.principal[0]) / top)
     if not found:

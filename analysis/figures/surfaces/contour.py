@@ -21,7 +21,7 @@ from landscape.surfaces import Surface
 if TYPE_CHECKING:  # the package of surfaces draws with these figures
     from analysis.surfaces.trajectory import SurfacePath
 
-LABELLED = 0.2  # of the plane's diagonal: lines that reach less far have no room for a label
+LABELLED = 0.35  # of the plane's diagonal: lines that reach less far have no room for a label
 STEPS = 24  # of colour between two labelled lines' range: fine enough to look even, few enough for a small PDF
 
 
@@ -79,13 +79,7 @@ def contour(
             text.set_color(INK)
             text.set_path_effects(marks.HALO)
     if prediction is not None and len(values):
-        predicted = prediction.predict(torch.stack(surface.grid.mesh(), -1)).numpy().T
-        ax.contour(
-            x, y, scale.positions(predicted), levels=scale.positions(values), colors=marks.SECOND_ORDER,
-            linewidths=0.9, linestyles="--", zorder=3,
-        )  # fmt: skip
-        proxy = Line2D([], [], color=marks.SECOND_ORDER, lw=0.9, ls="--", label="second order, same levels")
-        ax.add_line(proxy)
+        _second_order(ax, surface, prediction, scale, values)
     marks.mark_evaluated(ax, surface)
     marks.frame(ax, surface, short=short)
     marks.mark_centre(ax, surface, metric)
@@ -93,13 +87,24 @@ def contour(
     return filled
 
 
+def _second_order(ax: Axes, surface: Surface, prediction: marks.Prediction, scale: Scale, values: np.ndarray) -> None:
+    """Broken lines where the prediction has the values of the full ones; the legend says so if it has none of them."""
+    x, y = (c.numpy() for c in surface.grid.coordinates)
+    predicted = prediction.predict(torch.stack(surface.grid.mesh(), -1)).numpy().T
+    met = values[(values > predicted.min()) & (values < predicted.max())]
+    if len(met):
+        ax.contour(
+            x, y, scale.positions(predicted), levels=scale.positions(met), colors=marks.SECOND_ORDER,
+            linewidths=0.9, linestyles="--", zorder=3,
+        )  # fmt: skip
+    label = "second order, same levels" if len(met) else "second order: reaches no line"
+    ax.add_line(Line2D([], [], color=marks.SECOND_ORDER, lw=0.9, ls="--", label=label))
+
+
 def _extent(path: Path) -> float:
-    """Diagonal of the box around a level's lines."""
-    corners = np.asarray(path.vertices)
-    if not len(corners):
-        return 0.0
-    size = np.ptp(corners, axis=0)
-    return float(np.hypot(size[0], size[1]))
+    """Diagonal of the box around the longest of a level's lines: one that only cuts corners off has no room."""
+    pieces = path.to_polygons(closed_only=False) if len(np.asarray(path.vertices)) else []
+    return max((float(np.hypot(*np.ptp(np.asarray(piece), axis=0))) for piece in pieces), default=0.0)
 
 
 def colour_bar(
@@ -155,7 +160,7 @@ def plane(
     """
     metric = checked(surface, metric, dimensions=2)
     scale = shared_scale([surface], metric, kind=kind, cut=cut)
-    if not paths:
+    if all(len(path.table) < 2 for path in paths):  # none, or the places of some models
         ax = figure.subplots()
         side: list[Axes] = []
     elif figure.bbox.width / figure.dpi > 5:
@@ -172,5 +177,5 @@ def plane(
     colour_bar(figure, drawn, ax, scale)
     if side:
         path_panels(side[0], side[1], paths, metric=metric)
-    marks.legend_below(figure, [ax, *side], columns=4 if figure.bbox.width / figure.dpi > 5 else 2)
+    marks.legend_below(figure, [ax, *side], columns=3 if figure.bbox.width / figure.dpi > 5 else 2)
     return scale

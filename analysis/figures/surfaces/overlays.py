@@ -44,16 +44,18 @@ def draw_paths(ax: Axes, surface: Surface, paths: Sequence["SurfacePath"]) -> No
         t = path.table
         a, b = t["a1"].to_numpy(float), t["a2"].to_numpy(float)
         outside = int(np.sum((a < x[0]) | (a > x[-1]) | (b < y[0]) | (b > y[-1])))
-        label = f"{path.name} ({outside} of {len(t)} points outside)" if outside else path.name
+        name = looks([path.look])[path.look][0] if path.name == path.look else path.name
+        label = f"{name} ({outside} of {len(t)} points outside)" if outside else name
         ax.plot(a, b, color=colour, lw=1.0, path_effects=HALO, zorder=4, gid="path")
         off = t["distance"].to_numpy(float) if "distance" in t else np.zeros(len(t))
         near = 1 - np.nan_to_num(off / farthest) if farthest > 0 else np.ones(len(t))
-        ax.scatter(
-            a[1:-1], b[1:-1], s=FAR + (NEAR - FAR) * near[1:-1] ** 2, color=colour, marker=marker, edgecolor="white",
-            alpha=(0.35 + 0.65 * near[1:-1]).tolist(),
-            linewidth=0.4, zorder=4.2, gid="path points",
-        )  # fmt: skip
-        ax.plot(a[:1], b[:1], "o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4.5, gid="start")
+        if len(t) > 2:
+            ax.scatter(
+                a[1:-1], b[1:-1], s=FAR + (NEAR - FAR) * near[1:-1] ** 2, alpha=(0.35 + 0.65 * near[1:-1]).tolist(),
+                color=colour, marker=marker, edgecolor="white", linewidth=0.4, zorder=4.2, gid="path points",
+            )  # fmt: skip
+        if len(t) > 1:
+            ax.plot(a[:1], b[:1], "o", color=colour, ms=5.5, mec="white", mew=0.7, zorder=4.5, gid="start")
         ax.plot(a[-1:], b[-1:], marker, color=colour, mfc="white", ms=6.5, mew=1.4, zorder=4.6, gid="end")
         ax.add_line(Line2D([], [], color=colour, marker=marker, mfc="white", ms=4.5, lw=1.0, label=label))
         if {"p1", "p2"} <= set(t.columns):

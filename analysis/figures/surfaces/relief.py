@@ -6,7 +6,7 @@ from mpl_toolkits.mplot3d import Axes3D  # type: ignore[import-untyped]
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 from scipy.interpolate import RegularGridInterpolator
 
-from analysis.figures.surfaces.marks import axis_label
+from analysis.figures.surfaces.marks import axis_label, fitted
 from analysis.figures.surfaces.scales import MAP, Scale, checked, shared_scale
 from analysis.style import INK, MUTED, RULE
 from landscape.surfaces import Surface
@@ -132,6 +132,7 @@ def _dress(ax: Axes3D, surface: Surface, scale: Scale, floor: float, view: tuple
         axis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("-", "−"))
     ax.tick_params(pad=-3, labelsize="x-small")
     if labels:
-        ax.set_xlabel(axis_label(surface, 0).replace("\n", " "), labelpad=-7, fontsize="small")
-        ax.set_ylabel(axis_label(surface, 1).replace("\n", " "), labelpad=-7, fontsize="small")
+        room = 0.42 * ax.figure.bbox.width / ax.figure.dpi
+        ax.set_xlabel(fitted(axis_label(surface, 0), ax, room), labelpad=-6, fontsize="small")
+        ax.set_ylabel(fitted(axis_label(surface, 1), ax, room), labelpad=-6, fontsize="small")
         ax.set_zlabel(scale.label, labelpad=-5, fontsize="small")

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.figures.surfaces.scales import checked
+from analysis.surfaces.context import prediction_of
 from analysis.surfaces.reading import curvature, directions, picture, together
-from analysis.surfaces.reading.curvature import LocalFit, local_fit, prediction_of
+from analysis.surfaces.reading.curvature import LocalFit, local_fit
 from analysis.surfaces.reading.remark import LEVELS, Level, Remark, verdict
 from landscape.surfaces import Surface
 

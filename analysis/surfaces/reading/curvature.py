@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import beta
 
 from analysis.figures.surfaces.scales import compact, with_error
+from analysis.surfaces.context import number, prediction_of
 from analysis.surfaces.reading.remark import Remark, percent
 from landscape.surfaces import Surface
 from landscape.surfaces.second_order import SecondOrder
@@ -94,30 +94,6 @@ def _fitted(
     for (i, j), c in zip(pairs, found[1 + k : 1 + k + len(pairs)], strict=True):
         K[i, j] = K[j, i] = c * (2 if i == j else 1) / (scale[i] * scale[j])
     return float(found[0]), found[1 : 1 + k] / scale, K, len(a)
-
-
-def prediction_of(surface: Surface, metric: str) -> SecondOrder | None:
-    """The second-order prediction that was kept with a surface; None if there is none for this metric.
-
-    It is that of the loss on the first set of examples.
-    """
-    kept = surface.context.get("second_order")
-    losses = [name for name in surface.metrics if name.split()[-1] == "loss"]
-    if not kept or not losses or metric != losses[0] or len(kept["slope"]) != len(surface.gram):
-        return None
-    return SecondOrder(
-        float(kept["value"]),
-        torch.tensor(kept["slope"], dtype=torch.float64),
-        torch.tensor(kept["curvature"], dtype=torch.float64),
-        surface.gram.double(),
-        note=str(kept.get("note", "")),
-    )
-
-
-def number(surface: Surface, key: str) -> float:
-    """A number of the context; NaN if it is not there, or is none."""
-    value: Any = surface.context.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def slice_curvature(surface: Surface, metric: str) -> list[Remark]:

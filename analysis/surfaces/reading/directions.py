@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from analysis.figures.surfaces.scales import compact
-from analysis.surfaces.reading.curvature import number
+from analysis.surfaces.context import number
 from analysis.surfaces.reading.remark import Remark, percent
 from landscape.surfaces import Surface
 

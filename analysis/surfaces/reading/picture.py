@@ -7,7 +7,8 @@ import torch
 
 from analysis.figures.surfaces.marks import lowest_point, not_finite, pending
 from analysis.figures.surfaces.scales import compact, shared_scale
-from analysis.surfaces.reading.curvature import local_fit, number, prediction_of
+from analysis.surfaces.context import number, prediction_of
+from analysis.surfaces.reading.curvature import local_fit
 from analysis.surfaces.reading.remark import Remark, counted, percent, shown
 from landscape.surfaces import Surface
 from landscape.surfaces.second_order import SecondOrder

@@ -2,8 +2,6 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from analysis.statistics.grid import levels
@@ -102,7 +100,9 @@ def test_bad_arguments_are_named():
         robust_sign_error(D1[0][:3], D1[1], COORDINATES)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.sampled_from([0.5, 0.9]))
-def test_quantiles_are_numpys_to_the_last_bit(values, q):
-    ordered = np.sort(np.array(values))
-    assert quantile(ordered, q) == np.quantile(ordered, q)
+@pytest.mark.parametrize("q", [0.5, 0.9])
+def test_quantiles_are_numpys_to_the_last_bit(q):
+    rng = np.random.default_rng(0)
+    for n in (*range(1, 40), *[12] * 200):
+        ordered = np.sort(rng.random(n))
+        assert quantile(ordered, q) == np.quantile(ordered, q)

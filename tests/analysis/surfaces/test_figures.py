@@ -296,10 +296,17 @@ def test_second_order_is_drawn_at_the_same_values(ax):
     contour(ax, surface, prediction=second_order())
     dashed = [c for c in ax.collections if len(c.get_paths()) and c.get_linestyle()[0][1]]
     assert len(dashed) == 1
-    for level, shape in zip(shared_scale([surface]).levels(), dashed[0].get_paths(), strict=True):
-        if len(shape.vertices):
-            x, y = shape.vertices.T
-            np.testing.assert_allclose(0.1 + x**2 + 0.25 * y**2, level, atol=0.004)
+    met = [level for level in shared_scale([surface]).levels() if 0.1 < level < 1.35]  # what the prediction reaches
+    assert len(met) > 5
+    for level, shape in zip(met, dashed[0].get_paths(), strict=True):
+        x, y = shape.vertices.T
+        np.testing.assert_allclose(0.1 + x**2 + 0.25 * y**2, level, atol=0.004)
+
+
+def test_a_prediction_below_all_lines_says_so(ax):
+    contour(ax, made(lambda x, y: 100 * bowl(x, y)), prediction=second_order())
+    assert "second order: reaches no line" in ax.get_legend_handles_labels()[1]
+    assert not [c for c in ax.collections if len(c.get_paths()) and c.get_linestyle()[0][1]]
 
 
 def test_what_is_not_finite_is_hatched_and_in_the_legend():

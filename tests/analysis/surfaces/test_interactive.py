@@ -205,3 +205,15 @@ def test_without_plotly_the_way_out_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     with pytest.raises(ImportError, match="pip install plotly"):
         write_page(made(points=3), tmp_path / "x.html")
+
+
+def test_points_that_were_not_evaluated_are_told_apart(tmp_path):
+    def unfinished(t, x, _):
+        t[x > 0.4] = float("nan")
+        return t
+
+    open_ended = made(points=5, spoil=unfinished, computed=lambda x, _: x < 0.4, error=False)
+    refined = made(points=5, computed=lambda x, _: x < 0.4, refined=True, error=False)
+    for surface, state in ((open_ended, 4), (refined, 1)):
+        data = data_of(write_page(surface, tmp_path / "x.html"))
+        assert data["models"][0]["state"]["loss"] == [[0] * 5] * 3 + [[state] * 5] * 2

@@ -5,18 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from analysis.cli import main
 from analysis.surfaces import computing
 from analysis.surfaces.journal import Writer
 from analysis.surfaces.places import checkpoint_of, chosen_examples
 from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet, file_of
-from analysis.surfaces.survey import surface, survey, time_needed
+from analysis.surfaces.survey import read_survey, surface, survey, time_needed
 from trainers.checkpoint import load_checkpoint, save_checkpoint
 from trainers.lock import BusyError
 from trainers.runs import load_data
@@ -147,15 +150,15 @@ def test_kill_9_in_the_middle_and_again(copies):
     file = file_of(checkpoint_of(run.folder), recipe(**{**PLANE, "axes": "random", "points": 41}))
     file.unlink()
     command = [
-        sys.executable, "-c", SLOW, "surface", str(run.folder), "--axes", "random", "--points", "41", "--examples", "40",
-        "--no-numbers", "--jobs", "1",
+        sys.executable, "-c", SLOW, "surface", str(run.folder), "--axes", "random", "--points", "41",
+        "--examples", "40", "--no-numbers", "--jobs", "1",
     ]  # fmt: skip
     journal = file.with_suffix(".parts") / "0.journal"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 1000):
         time.sleep(0.02)
-    with pytest.raises(BusyError, match="another process|process"):
+    with pytest.raises(BusyError, match="is in use by process"):
         plane(run, axes="random", points=41)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -418,3 +421,87 @@ def test_a_sheet_reads_back(copies):
     assert again.name == "sam"
     assert len(again.paths) == 1
     assert survey([checkpoint_of(copies["sam"].folder)], recipe(**PLANE)).folder.parent.name == "surfaces"
+
+
+MINE = """
+import torch
+
+def margin(outputs, targets):
+    own = outputs.gather(1, targets[:, None]).squeeze(1)
+    return own - outputs.scatter(1, targets[:, None], -torch.inf).max(1).values
+"""
+
+
+def test_a_metric_of_the_users_own(copies, tmp_path, monkeypatch):
+    (tmp_path / "mymetrics.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = plane(copies["sam"], axes="random", points=3, metrics=("loss", "mymetrics:margin")).surface
+    assert found.metrics == ["train loss", "train margin", "test loss", "test margin"]
+    own = plane(copies["sam"], axes="random", points=3, metrics=("error", "mymetrics:margin")).surface
+    negative = own.values["test margin"].isfinite()
+    assert bool(negative.all())
+    with pytest.raises(ValueError, match="there is no module 'nobody'"):
+        plane(copies["sam"], metrics=("nobody:margin",))
+
+
+def test_a_file_is_drawn_again_without_the_model(copies, tmp_path):
+    found = surface(copies["sgd"].folder, copies["sam"].folder, **PLANE)
+    files = []
+    for sheet in found.sheets:
+        files.append(tmp_path / f"{sheet.name}.npz")
+        files[-1].write_bytes(bytes_of(sheet))
+    again = read_survey(*files, out=tmp_path / "again")
+    assert again.notes() == found.notes()
+    written = again.write(vtk=True)
+    names = {path.name for path in written}
+    assert {"surface.html", "reading.md", "contour-train-loss.png", "contour-test-error.pdf", "sgd.vts"} <= names
+    assert all(path.stat().st_size > 500 for path in written)
+    before = {path.name: path.read_bytes() for path in written if path.suffix in (".png", ".pdf", ".html", ".vts")}
+    other = replace(found, folder=tmp_path / "other")
+    after = {path.name: path.read_bytes() for path in other.write(vtk=True) if path.name in before}
+    assert before == after
+    with pytest.raises(ValueError, match="other recipes"):
+        read_survey(files[0], plane(copies["sgd"], points=3).file)
+    with pytest.raises(ValueError, match="at least one surface"):
+        read_survey()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"axes": "random"},
+        {"axes": ("pca", "pca")},
+        {"axes": ("random",) * 3, "points": 3},
+        {"between": "bezier", "align": True},
+        {"between": "plane"},
+    ],
+    ids=str,
+)
+def test_every_kind_has_figures_and_a_note(copies, tmp_path, options):
+    count = {"bezier": 2, "plane": 3}.get(options.get("between"), 1)
+    models = [copies[name].folder for name in ("sgd", "sam", "obf")[:count]]
+    found = surface(*models, out=tmp_path, **{**PLANE, **options})
+    written = found.write()
+    assert len([p for p in written if p.suffix == ".png"]) >= 2
+    assert "How to read" in found.notes()
+    assert found._repr_html_().count("<img") == 1
+    assert found.title in (tmp_path / "surface.html").read_text().replace("&#39;", "'")
+
+
+def test_the_command_line(copies, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["surface", str(copies["sam"].folder), "--points", "5", "--examples", "40", "--no-numbers"])
+    assert stop.value.code == 0
+    out = capsys.readouterr()
+    assert "How to read sam" in out.out
+    assert "25 points of" in out.err
+    page = next(line.removeprefix("page: ") for line in out.out.splitlines() if line.startswith("page: "))
+    assert "plotly" in Path(page).read_text()
+    with pytest.raises(SystemExit) as stop:
+        main(["surface", str(copies["sam"].folder), str(copies["wide"].folder)])
+    assert stop.value.code == 2
+    assert "differ in architecture" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["surface", str(copies["sam"].folder), "--cost", "--no-numbers"])
+    assert stop.value.code == 0
+    assert "2601 points of" in capsys.readouterr().out
