@@ -300,6 +300,8 @@ def correlate(
     interval: Literal["stabilised", "bca", "percentile"] = "stabilised",
     tables_only: tuple[str, ...] | None = None,
     controls: tuple[str, ...] | None = None,
+    settings: Path | None = None,
+    settings_key: str = "weights",
 ) -> int:
     """Relate measures to generalisation, with intervals, p-values and corrections.
 
@@ -316,16 +318,30 @@ def correlate(
         tables_only: Further tables to make, of granulated, information, sign_errors, partial, multilevel, selection,
             prediction and power; all if left out.
         controls: Measures or hyper-parameters to hold fixed in partial correlations; the usual ones if left out.
+        settings: For weights from elsewhere: CSV or Parquet with a row a file and its hyper-parameters as columns.
+        settings_key: The column of `settings` that names the file.
     """
     from analysis.study import Study, present, write_statistics  # statistics are slow to import
 
     measured = tables.read(path / "measures.parquet")
-    runs = {run.run_id: run.settings() for run in list_runs(path)}
+    if settings is None and not has_runs(path):
+        raise ValueError(
+            f"`--settings` is needed: {path} holds no runs of ours, so a table (CSV or Parquet) must say how each file of "
+            f"weights was trained, a row a file, named in the column `{settings_key}`."
+        )
+    runs = {run.run_id: run.settings() for run in list_runs(path)} if has_runs(path) else {}
+    unmeasured = sorted(set(runs) - set(measured["run_id"]))
+    if unmeasured:
+        print(f"note: {len(unmeasured)} of {len(runs)} runs have no row in the table, such as {unmeasured[0]}: measure "
+              "them with `landscape measure`.", file=sys.stderr)  # fmt: skip
+    if settings is not None:
+        runs |= tables.read_settings(settings, key=settings_key)
+    joined = tables.join_config(measured, runs) if settings is None else tables.join_settings(measured, runs)
     compare: list[tuple[str, str]] = []
     if (path / "study.json").exists():
         compare = present(Study.open(path).config.statistics.compare, measured)
     found = write_statistics(
-        tables.join_config(measured, runs),
+        joined,
         path / "statistics",
         targets=targets,
         measures=measures,

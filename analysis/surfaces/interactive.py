@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from analysis.figures.surfaces.marks import axis_label, cosine_text, not_finite, pending
+from analysis.figures.surfaces.marks import axis_label, cosine_text, not_finite, pending, same_units
 from analysis.figures.surfaces.scales import MAP, Scale, checked, compact, quantity, shared_scale, with_error
 from analysis.style import looks
 from analysis.surfaces.reading import ANSWERS, reading, reading_together, verdict
@@ -140,6 +140,7 @@ def _model(name: str, surface: Surface, metrics: Sequence[str], paths: Sequence[
         "colour": colour,
         "grid": [c.tolist() for c in surface.grid.coordinates],
         "axes": [axis_label(surface, i) for i in range(len(surface.axes))],
+        "equal": same_units(surface),
         "values": {m: _nested(surface.values[m].numpy()) for m in metrics},
         "stderr": {m: _nested(surface.stderr[m].numpy()) for m in metrics},
         "state": {m: _states(surface, m) for m in metrics},

@@ -51,6 +51,7 @@
   function relief(model, div) {
     const s = slice(model);
     const cut = s.u.map((row) => row.map((v) => (v === null ? null : Math.min(v, 1))));
+    const width = div.clientWidth || 380, size = Math.min(1, width / 430);  // names of axes need room beside it
     const title = (i) => ({ title: { text: plain(model.axes[i]), font: { ...font, size: 11 } } });
     const traces = [{
       type: "surface", x: s.x, y: s.y, z: cut, surfacecolor: s.u, cmin: 0, cmax: 1, colorscale: data.map, showscale: false,
@@ -59,9 +60,9 @@
       lighting: { ambient: 0.72, diffuse: 0.55, specular: 0.08, roughness: 0.9 },
     }];
     Plotly.react(div, traces, {
-      height: 380, margin: { l: 0, r: 0, t: 0, b: 0 }, font, uirevision: "kept", paper_bgcolor: "#fff",
+      height: Math.max(240, Math.min(380, 0.95 * width)), margin: { l: 0, r: 0, t: 0, b: 0 }, font, uirevision: "kept", paper_bgcolor: "#fff",
       scene: {
-        xaxis: title(0), yaxis: title(1), aspectmode: "manual", aspectratio: { x: 1, y: 1, z: 0.6 },
+        xaxis: title(0), yaxis: title(1), aspectmode: "manual", aspectratio: { x: size, y: size, z: 0.6 * size },
         zaxis: { title: { text: plain(metric().label), font: { ...font, size: 11 } }, range: [-0.02, 1], tickvals: scale().ticks, ticktext: scale().texts },
         camera: { eye: { x: 1.35, y: -1.45, z: 0.95 }, projection: { type: "orthographic" } },
       },
@@ -93,8 +94,8 @@
     const range = (c) => [c[0], c[c.length - 1]];
     const shapes = dims === 2 ? [{ type: "line", x0: s.x[0], x1: s.x[s.x.length - 1], y0: s.y[slider(model)], y1: s.y[slider(model)], line: { color: "#22262b", width: 1, dash: "dot" } }] : [];
     Plotly.react(div, traces, {
-      height: 380, margin: { l: 56, r: 10, t: 34, b: 44 }, font, shapes, paper_bgcolor: "#fff", legend: { orientation: "h", y: 1.12 }, showlegend: model.paths.length > 0,
-      xaxis: { title: { text: plain(model.axes[0]) }, range: range(s.x), constrain: "domain" }, yaxis: { title: { text: plain(model.axes[1]) }, range: range(s.y) },
+      height: Math.max(260, Math.min(400, 0.9 * (div.clientWidth || 400))), margin: { l: 56, r: 10, t: 34, b: 44 }, font, shapes, paper_bgcolor: "#fff", legend: { orientation: "h", y: 1.12 }, showlegend: model.paths.length > 0,
+      xaxis: { title: { text: plain(model.axes[0]) }, range: range(s.x), constrain: "domain" }, yaxis: { title: { text: plain(model.axes[1]) }, range: range(s.y), constrain: "domain", ...(model.equal ? { scaleanchor: "x" } : {}) },
     }, config);
   }
 
