@@ -326,8 +326,8 @@ def correlate(
     measured = tables.read(path / "measures.parquet")
     if settings is None and not has_runs(path):
         raise ValueError(
-            f"`--settings` is needed: {path} holds no runs of ours, so a table (CSV or Parquet) must say how each file of "
-            f"weights was trained, a row a file, named in the column `{settings_key}`."
+            f"`--settings` is needed: {path} holds no runs of ours, so a table (CSV or Parquet) must say how each file "
+            f"of weights was trained, a row a file, named in the column `{settings_key}`."
         )
     runs = {run.run_id: run.settings() for run in list_runs(path)} if has_runs(path) else {}
     unmeasured = sorted(set(runs) - set(measured["run_id"]))

@@ -236,9 +236,7 @@ def test_the_command_says_that_time_was_up(tmp_path, monkeypatch, capsys):
 def test_a_folder_in_use_is_refused_with_who_uses_it(tmp_path):
     run = fit(SMALL, out=tmp_path, stop=lambda epoch: epoch == 1)
     with locked(run.folder):
-        with pytest.raises(
-            BusyError, match=rf"is in use by process {os.getpid()} on .*: wait for it or stop it"
-        ):
+        with pytest.raises(BusyError, match=rf"is in use by process {os.getpid()} on .*: wait for it or stop it"):
             fit(SMALL, out=tmp_path)
         assert run.status()["status"] == "interrupted"  # untouched by the refused call
     assert fit(SMALL, out=tmp_path).finished
