@@ -53,19 +53,24 @@ def measure(subject: Subject, what: str) -> dict[str, float]:
     before = memory("VmRSS")
     CLEAR.write_text(RESET_PEAK)
     step()
-    return {"peak": memory("VmHWM") - before, "held": before - empty}
+    # what is resident may shrink between its reading and the reset of the mark
+    return {"peak": max(0.0, memory("VmHWM") - before), "held": before - empty}
 
 
 def measured(subject: str, what: str, *, quick: bool) -> dict[str, float]:
     """The same, from a fresh process."""
     command = [sys.executable, "-m", "benchmarks.peak", subject, what, *(["--quick"] if quick else [])]
-    environment = {
+    done = subprocess.run(command, env=fresh(), check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def fresh() -> dict[str, str]:
+    """The environment of a process whose memory is measured: one thread, and freed blocks go back at once."""
+    return {
         **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
         "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_TRIM_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1",
     }  # fmt: skip
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
 
 
 def main() -> None:

@@ -6,9 +6,12 @@ on at most 64 images, where points are evaluated together. `peers`: loss-landsca
 
 import contextlib
 import copy
+import gc
 import importlib
 import importlib.util
 import io
+import json
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.pairing import mirrored, ratio
+from benchmarks.peak import CLEAR, RESET_PEAK, fresh, memory
 from benchmarks.table import absent
 from landscape import EmpiricalRisk
 from landscape.params import Params
@@ -28,6 +32,7 @@ from landscape.surfaces.scan import Scanner
 from trainers import build_model
 
 OVERHEAD = 1.05  # times a plain forward pass
+COPIES = 2.0  # of the weights
 GAIN = 0.5  # of the time of points evaluated one at a time
 SMALL: dict[str, tuple[str, tuple[int, ...], int, dict[str, Any]]] = {
     "mlp 64-32-10, 64 images": ("mlp", (1, 8, 8), 64, {"width": 32, "depth": 1}),
@@ -41,7 +46,33 @@ def run(*, quick: bool = False) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     yield from overhead(quick=quick)
     yield from many(quick=quick)
+    yield memory_row()
     yield from peers(quick=quick)
+
+
+def memory_row() -> dict[str, Any]:
+    """Peak memory of a scan, from a fresh process: `python -m benchmarks.surfaces`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.surfaces"], env=fresh(), check=True, capture_output=True, text=True
+    )
+    return {
+        "what": "memory of a scan beyond the model and its directions, mlp of 17 million weights, 64 images",
+        "value": float(json.loads(done.stdout)["copies"]), "unit": "copies of the weights", "limit": COPIES,
+    }  # fmt: skip
+
+
+def peak() -> float:
+    """Peak of resident memory while a scanner is made and evaluates three points, in copies of the weights."""
+    _, _, _, small, short = problem("mlp", (1, 8, 8), 64, {"width": 8, "depth": 2})
+    Scanner(small, short).evaluate([(0.0, 0.0)])  # what is imported at the first use stays
+    _, _, _, risk, axes = problem("mlp", (1, 8, 8), 64, {"width": 4096, "depth": 2})
+    risk.value()
+    gc.collect()
+    before = memory("VmRSS")
+    CLEAR.write_text(RESET_PEAK)
+    Scanner(risk, axes).evaluate([(0.0, 0.0), (0.5, -0.5), (1.0, 1.0)])
+    weights = sum(t.numel() * t.element_size() for t in risk.theta.values()) / 2**20
+    return (memory("VmHWM") - before) / weights
 
 
 def problem(
@@ -170,3 +201,8 @@ def _landscaper(model: nn.Module, x: Tensor, y: Tensor, axes: Axes, side: int) -
             compute(model, None, directions, loss, steps=side, distance=0.1, dim=2, device="cpu")
 
     return step
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps({"copies": peak()}))

@@ -93,6 +93,13 @@ def draw(subject: Subject, risk: EmpiricalRisk, recipe: Recipe, *, reach: Iterab
     return Drawing(axes, grid, facts, trajectory, steps)
 
 
+def known_facts(risk: EmpiricalRisk, axes: Axes, subject: Subject, recipe: Recipe) -> dict[str, Any]:
+    """The loss to second order over a slice, and the numbers at its origin, in JSON."""
+    facts: dict[str, Any] = {}
+    _expansion(risk, axes, facts)
+    return facts | (numbers(risk.at(axes.origin), subject, recipe) if recipe.numbers else {})
+
+
 def checkpoints_plane(subject: Subject, risk: EmpiricalRisk, recipe: Recipe) -> tuple[Trajectory, tuple[int, ...]]:
     """Principal axes of a run's checkpoints up to this one, loaded a few at a time.
 

@@ -15,7 +15,7 @@ from analysis.progress import quiet
 from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
 from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
 from analysis.surfaces.crew import ALONE, Crew, crew
-from analysis.surfaces.drawing import Drawing, draw, trajectory_grid
+from analysis.surfaces.drawing import Drawing, draw, known_facts, trajectory_grid
 from analysis.surfaces.files import read_surface, write_surface
 from analysis.surfaces.journal import Journal
 from analysis.surfaces.places import label, surface_risks
@@ -111,14 +111,14 @@ def _scan(
         subject = checkpoint.load(recipe.seed)
         risk = next(iter(surface_risks(subject, recipe).values()))
         drawing, trails = single_threaded(_drawn, subject, risk, recipe, others, reach)
-        journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape)})
+        journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape), "torch": torch.__version__})
         if team.leads:
             journal.open()
             write_axes(drawing.axes, parts / AXES)
         team.wait()
         names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
         work = Computation(
-            Task(checkpoint, recipe, parts / AXES, names, path.name), journal, crew=team, jobs=jobs, track=track
+            Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, crew=team, jobs=jobs, track=track
         )
         if team.leads:
             announce(work.estimate(len(drawing.grid)))
@@ -137,7 +137,8 @@ def _drawn(
     """Axes and grid, and the trajectories over them."""
     subjects = [subject, *(other.load(recipe.seed) for other in others)]
     if recipe.between == "plane":
-        return plane_drawing(subjects, recipe)
+        drawing, places = plane_drawing(subjects, recipe)
+        return replace(drawing, facts=drawing.facts | known_facts(risk, drawing.axes, subject, recipe)), places
     drawing = draw(subject, risk, recipe, reach=reach)
     if drawing.trajectory is None:
         return drawing, []
@@ -149,7 +150,8 @@ def _drawn(
 def _computed(work: Computation, drawing: Drawing, context: Mapping[str, Any], recipe: Recipe) -> Surface:
     """Scan the whole grid, or where it bends."""
     grid, scanner = drawing.grid, work.scanner
-    centre = work.evaluate([(0.0,) * len(drawing.axes)])
+    origin = work.evaluate([(0.0,) * len(drawing.axes)])
+    centre = {c: (float(v[0]), float(e[0])) for c, (v, e) in origin.items()}
     if recipe.refine is not None:
         found = Refinement(
             scanner, grid, levels=3, tolerance=recipe.refine,
@@ -158,14 +160,13 @@ def _computed(work: Computation, drawing: Drawing, context: Mapping[str, Any], r
     else:
         values = work.evaluate(list(grid.points()))
         found = assemble(
-            scanner, grid, values, torch.ones(len(grid), dtype=torch.bool),
-            centre={c: (float(v[0]), float(e[0])) for c, (v, e) in centre.items()}, context=context,
+            scanner, grid, values, torch.ones(len(grid), dtype=torch.bool), centre=centre, context=context
         )  # fmt: skip
     axes = tuple(
         {"name": a.name, "unit": a.unit, "length": a.length, "recipe": dict(a.recipe)} for a in drawing.axes.axes
     )
     known = {k: v for k, v in found.context.items() if k != "failures"}  # which process met one is chance
-    return replace(found, axes=axes, gram=drawing.axes.gram, context=known)
+    return replace(found, centre=centre, axes=axes, gram=drawing.axes.gram, context=known)
 
 
 def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
@@ -205,8 +206,9 @@ def between_models(
     context = context_of(subjects[0], first, recipe) | {"models": [s.run_id for s in subjects]}
     sheets = []
     for n, passage in enumerate(passages(subjects, recipe, tell=tell)):
-        for mode in dict.fromkeys(there for _, there in passage.profile.examples):
-            surface = surface_of(passage, mode, subjects, context)
+        modes = list(dict.fromkeys(there for _, there in passage.profile.examples))
+        for mode in modes:
+            surface = surface_of(passage, mode, subjects, context | {"running_statistics": len(modes) > 1})
             file = path.with_suffix(f".{n}-{passage.name.replace(', ', '-')}-{mode}.npz")
             write_surface(surface, file)
             sheets.append(Sheet(passage.name, surface, (), file))

@@ -127,7 +127,10 @@ class Survey:
 
     def _repr_html_(self) -> str:
         """The first figure and the note, for a notebook."""
-        first = self.pictures()[0]
+        from analysis.surfaces.pictures import pictures
+
+        with mpl.rc_context(rc("screen")):
+            first = next(pictures(self.sheets, between=self.recipe.between))
         image = io.BytesIO()
         first.figure.savefig(image, format="png", dpi=SHOWN_DPI)
         data = base64.b64encode(image.getvalue()).decode()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,6 +13,8 @@ from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.paths.states import ModelState
 from landscape.risk import EmpiricalRisk, scalar
+from landscape.sharpness.rise import labelled
+from landscape.surfaces.metrics import Function, example_losses, wrong
 
 Statistics = Literal["eval", "batch", "recalibrate"]
 Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]
@@ -100,51 +101,32 @@ def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[st
     settled = risk.settled(point)
     losses: list[Tensor | None] = []
     values: list[float] = []
-    wrong: list[Tensor] = []
+    errors: list[Tensor] = []
+    each: Function | None = None
     with torch.no_grad():
-        for x, y in settled.batches:
+        for i, (x, y) in enumerate(settled.batches):
             out = settled.predict(point, x)
-            whole = scalar(settled.loss(out, y))
-            values.append(whole)
-            losses.append(None if settled.weight is not None else _each(settled.loss, out, y, whole))
-            if _classifies(out, y):
-                wrong.append((out.argmax(-1) != y).double())
+            values.append(scalar(settled.loss(out, y)))
+            if not i and settled.weight is None:
+                each = example_losses(settled, out, (x, y))
+            losses.append(None if each is None else _agreeing(each(out, y), values[-1]))
+            if labelled(out, y):
+                errors.append(wrong(out, y).double())
     parts = [part for part in losses if part is not None]
     if len(parts) == len(values):
         found = {"loss": torch.cat(parts)}
     else:
         total = math.fsum(v * w for v, w in zip(values, settled.shares, strict=True) if w)
         found = {"loss": torch.tensor([total], dtype=torch.float64)}
-    if len(wrong) == len(values):
-        found["error"] = torch.cat(wrong)
+    if len(errors) == len(values):
+        found["error"] = torch.cat(errors)
     return {name: t.cpu() for name, t in found.items()}
 
 
-def _each(loss: Callable[[Any, Any], Tensor], out: Any, y: Any, whole: float) -> Tensor | None:
-    """The loss of each example, or None where their mean is not the loss of the batch."""
-    if not (isinstance(out, Tensor) and isinstance(y, Tensor) and out.ndim and y.ndim and len(out) == len(y)):
-        return None
-    if loss is F.cross_entropy and out.ndim == 2 and y.ndim == 1:
-        losses = F.cross_entropy(out, y, reduction="none")
-    else:
-        try:
-            losses = torch.func.vmap(lambda o, t: loss(o.unsqueeze(0), t.unsqueeze(0)))(out, y)
-        except (RuntimeError, ValueError, TypeError, NotImplementedError):  # not every loss can be vmapped
-            losses = torch.stack([loss(out[i : i + 1], y[i : i + 1]) for i in range(len(out))])
-    losses = losses.double()
-    mean = float(losses.mean())
+def _agreeing(losses: Any, whole: float) -> Tensor | None:
+    """The examples' losses in float64, or None where their mean is not the loss of the batch."""
+    found: Tensor = losses.double()
+    mean = float(found.mean())
     if math.isfinite(mean) and abs(mean - whole) > AGREE * max(abs(whole), abs(mean)) + AGREE**2:
         return None
-    return losses
-
-
-def _classifies(out: Any, y: Any) -> bool:
-    return (
-        isinstance(out, Tensor)
-        and isinstance(y, Tensor)
-        and out.ndim == 2
-        and y.ndim == 1
-        and len(out) == len(y)
-        and not y.is_floating_point()
-        and out.shape[1] > 1
-    )
+    return found

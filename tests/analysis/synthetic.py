@@ -5,14 +5,17 @@ accidents of real ones. `write` lays the same study out on disk. Studies are kep
 """
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from made_surfaces import made
 from scipy.stats import kendalltau
 
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, HISTORY, StudyResults
+from analysis.surfaces.files import write_surface
 from analysis.table import COLUMNS, Row, check, join_config, last_step, with_variant
 
 METHODS = (("sgd", None), ("sam", None), ("asam", None), ("gsam", None), ("obf", None), ("sam", "obf"))
@@ -251,7 +254,20 @@ def make(folder=Path("toy"), *, methods=METHODS, seeds=2, epochs=20, seed=0, all
         comparisons=comparisons,
         ceilings=ceilings,
         further=further(stats) if rows else {},
+        surfaces=surfaces() if rows else {},
     )
+
+
+def surfaces():
+    """Planes of two methods, with the metrics that the report shows."""
+    found = {}
+    for i, name in enumerate(("sgd", "sam")):
+        plane = made(metric="train loss", points=9, top_eigenvalue=3.0 - i, examples={"train": 400, "test": 300})
+        values = {"train loss": plane.values["train loss"] * (1 + i), "test error": plane.values["train error"]}
+        errors = {"train loss": plane.stderr["train loss"], "test error": plane.stderr["train error"]}
+        centre = {"train loss": plane.centre["train loss"], "test error": plane.centre["train error"]}
+        found[name] = replace(plane, values=values, stderr=errors, centre=centre)
+    return found
 
 
 def write(results, folder, *, seeds=2):
@@ -275,4 +291,8 @@ def write(results, folder, *, seeds=2):
         getattr(results, name).to_parquet(folder / "statistics" / f"{name}.parquet", index=False)
     for name, table in results.further.items():
         table.to_parquet(folder / "statistics" / f"{name}.parquet", index=False)
+    for name, surface in results.surfaces.items():
+        write_surface(surface, folder / "surfaces" / f"{name}.npz")
+    shown = {name: f"surfaces/{name}.npz" for name in results.surfaces}
+    (folder / "surfaces.json").write_text(json.dumps({"surfaces": shown, "rule": ""}))
     return folder

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from analysis.figures.surfaces.scales import checked
 from analysis.surfaces.context import prediction_of
-from analysis.surfaces.reading import curvature, directions, picture, together
+from analysis.surfaces.reading import between, curvature, directions, picture, together
 from analysis.surfaces.reading.curvature import LocalFit, local_fit
 from analysis.surfaces.reading.remark import LEVELS, Level, Remark, verdict
 from landscape.surfaces import Surface
@@ -49,6 +49,8 @@ def reading(surface: Surface, metric: str | None = None) -> list[Remark]:
         Normalisation: Li et al. (2018), NeurIPS. The limits between the levels are ours.
     """
     metric = checked(surface, metric)
+    if between.is_between(surface):
+        return _graver_first(_between(surface, metric))
     found = [
         *picture.wholeness(surface, metric),
         *picture.finiteness(surface, metric),
@@ -69,6 +71,23 @@ def reading(surface: Surface, metric: str | None = None) -> list[Remark]:
         *directions.variance(surface),
         *directions.still(surface),
     ]
+    return _graver_first(found)
+
+
+def _between(surface: Surface, metric: str) -> list[Remark]:
+    return [
+        *between.barriers(surface, metric),
+        *between.curve(surface, metric),
+        *between.alignment(surface),
+        *picture.wholeness(surface, metric),
+        *picture.finiteness(surface, metric),
+        *picture.noise(surface, metric),
+        *between.beyond(surface),
+        *between.statistics(surface),
+    ]
+
+
+def _graver_first(found: Sequence[Remark]) -> list[Remark]:
     return sorted(found, key=lambda remark: -LEVELS.index(remark.level))
 
 
@@ -77,7 +96,7 @@ def reading_together(surfaces: Mapping[str, Surface]) -> list[Remark]:
     if len(surfaces) < 2:
         return []
     found = [*together.same_context(surfaces), *together.same_axes(surfaces), *together.same_size(surfaces)]
-    return sorted(found, key=lambda remark: -LEVELS.index(remark.level))
+    return _graver_first(found)
 
 
 def to_markdown(remarks: Sequence[Remark], title: str = "How to read this") -> str:

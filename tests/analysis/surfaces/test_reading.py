@@ -19,6 +19,7 @@ from analysis.surfaces.reading import (
     to_markdown,
     verdict,
 )
+from landscape.surfaces import Grid, Surface
 
 
 def said(surface, topic, metric=None):
@@ -447,3 +448,61 @@ def test_perturbations_of_different_lengths_are_of_one_kind():
     )
     assert "axes wrong" not in found
     assert "axes of its own" in found["axes fine"]
+
+
+# between models -------------------------------------------------------------------------------------------------------
+
+BARRIER = {
+    "B_lin": {"value": 0.74, "stderr": 0.02, "location": 0.62},
+    "B_max": {"value": 0.6, "stderr": 0.03, "location": 0.5},
+}
+CURVE = {
+    "max": {"value": 0.5, "stderr": 0.04}, "min": {"value": 0.1, "stderr": 0.01},
+    "mean": {"value": 0.4, "stderr": 0.03},
+    "integral": {"value": 0.41, "stderr": 0.03}, "argmax": 0.5, "length": 12.0, "straight": 10.0,
+}  # fmt: skip
+
+
+def way(told, low=-0.5, high=1.5, **context):
+    where = torch.linspace(low, high, 9, dtype=torch.float64)
+    return Surface(
+        grid=Grid((where,)), values={"train loss": 0.1 + where**2}, stderr={"train loss": 0 * where + 0.01},
+        computed=torch.ones(9, dtype=torch.bool), centre={}, axes=({"name": "from sgd to sam", "unit": "distance"},),
+        gram=torch.ones(1, 1, dtype=torch.float64), context={"between": {"train loss": told}, **context},
+    )  # fmt: skip
+
+
+def test_a_barrier_is_told_with_its_error_and_without_words_for_slices_around_a_model():
+    remark = one(way(BARRIER), "barrier")
+    assert "rises by at most 0.740 ± 0.020 above the straight line between its ends (B_lin, at a = 0.62)" in remark.text
+    assert "0.600 ± 0.030 above the higher end (B_max)" in remark.text
+    assert remark.text.endswith("not linearly connected.")
+    assert not {r.topic for r in reading(way(BARRIER))} & {"centre", "curvature", "reach", "meaning", "curve"}
+    low = {**BARRIER, "B_lin": {"value": 0.03, "stderr": 0.02, "location": 0.4}}
+    assert one(way(low), "barrier").text.endswith("no barrier beyond the error of the examples.")
+    lost = {**BARRIER, "B_lin": {"value": math.nan, "stderr": math.nan, "location": math.nan}}
+    assert one(way(lost), "barrier").level == "wrong"
+
+
+def test_a_curve_is_told_with_its_length():
+    remark = one(way(CURVE, 0.0, 1.0), "curve")
+    assert "at most 0.500 ± 0.040 (at t = 0.5), and 0.410 ± 0.030 on average by length" in remark.text
+    assert "1.2 times as long" in remark.text
+    assert not said(way(CURVE, 0.0, 1.0), "barrier")
+    assert not said(way(CURVE, 0.0, 1.0), "beyond")
+    assert said(way(BARRIER), "beyond")
+
+
+def test_alignment_says_what_it_won_and_what_was_left():
+    assert not said(way(BARRIER), "alignment")
+    told = {"distance_before": 20.0, "distance_after": 15.0, "left": []}
+    assert "from 20 to 15 (25 %)" in one(way(BARRIER, passage=told), "alignment").text
+    left = one(way(BARRIER, passage={**told, "left": ["the residual stream"]}), "alignment")
+    assert left.level == "mind"
+    assert "Left in place: the residual stream" in left.text
+
+
+def test_running_statistics_between_models():
+    assert not said(way(BARRIER, mode="eval", running_statistics=False), "normalisation layers")
+    assert one(way(BARRIER, mode="eval", running_statistics=True), "normalisation layers").level == "mind"
+    assert one(way(BARRIER, mode="recalibrate", running_statistics=True), "normalisation layers").level == "fine"
