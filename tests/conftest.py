@@ -21,6 +21,14 @@ def pytest_configure(config):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+LONG = ("test_house.py", "test_studies.py", "test_study.py", "test_documents.py", "test_browser.py", "test_report.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, so that at the end no process waits for the other."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 settings.register_profile("landscape", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("landscape")
 
