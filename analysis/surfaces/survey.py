@@ -263,9 +263,14 @@ def check_comparable(places: Sequence[Checkpoint]) -> None:
 
 def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | None = None) -> str:
     """What a survey would take, from a few points of the first model's, in words."""
+    if not places:
+        raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
+    changed: dict[str, Any] = {"numbers": False}
+    if chosen.between is not None:  # a point costs the same wherever it lies
+        changed |= {"axes": ("random",) * chosen.dimensions, "points": chosen.counts, "radius": None, "between": None}
     subject = places[0].load(chosen.seed)
     risks = surface_risks(subject, chosen)
-    drawing = draw(subject, next(iter(risks.values())), chosen.model_copy(update={"numbers": False}))
+    drawing = draw(subject, next(iter(risks.values())), chosen.model_copy(update=changed))
     scanner = Scanner(risks, drawing.axes, metrics=metrics_of(chosen))
     each = single_threaded(scanner.seconds_per_point)
     count = 1 if "pca" in chosen.axes or chosen.between else len(places)

@@ -399,6 +399,10 @@ def test_time_is_told_in_advance(copies):
     text = time_needed([checkpoint_of(copies["sgd"].folder)], recipe(**PLANE), jobs=2)
     assert text.startswith("25 points of")
     assert "on 2 cores" in text
+    between = recipe(**{**PLANE, "between": "line", "points": 41})
+    assert time_needed([checkpoint_of(copies["sgd"].folder)], between).startswith("41 points of")
+    with pytest.raises(ValueError, match="at least one run"):
+        time_needed([], between)
 
 
 def test_numbers_beside_the_picture_are_those_of_the_dense_hessian(copies):
