@@ -30,7 +30,7 @@ from trainers.lock import locked
 from trainers.parallel import single_threaded
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sheet:
     """One surface with what belongs to it.
 
@@ -45,6 +45,9 @@ class Sheet:
     surface: Surface
     paths: tuple[SurfacePath, ...] = ()
     file: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Sheet({self.name!r}, {self.surface!r})"
 
     @classmethod
     def read(cls, path: str | Path) -> "Sheet":

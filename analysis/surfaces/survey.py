@@ -44,7 +44,7 @@ BETWEEN = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Survey:
     """Surfaces that belong together; a notebook shows the first figure, and the note on how to read it.
 
@@ -59,6 +59,9 @@ class Survey:
     sheets: tuple[Sheet, ...]
     folder: Path
     command: str = ""
+
+    def __repr__(self) -> str:
+        return f"Survey({self.title!r}, {len(self.sheets)} surface{'s' * (len(self.sheets) != 1)})"
 
     @property
     def surfaces(self) -> dict[str, Surface]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.surfaces.grid import Grid
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Surface:
     """One scan of a model: what was found at every point, with its standard error, and what the axes were.
 
@@ -35,6 +35,10 @@ class Surface:
     axes: tuple[Mapping[str, Any], ...]
     gram: Float[Tensor, "k k"]
     context: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        axes = ", ".join(str(axis.get("name", "?")) for axis in self.axes)
+        return f"Surface({' x '.join(map(str, self.grid.shape))} points over {axes}; {', '.join(self.metrics)})"
 
     @property
     def whole(self) -> bool:

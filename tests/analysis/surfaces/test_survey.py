@@ -395,6 +395,14 @@ def test_leavings_of_another_plan_are_removed(copies):
     assert not parts.exists()
 
 
+def test_what_is_printed_is_short_and_names_no_folder(copies):
+    found = surface(copies["sgd"].folder, **PLANE)
+    assert repr(found) == "Survey('sgd: along 2 random directions', 1 surface)"
+    assert repr(found.sheets[0]).startswith(
+        "Sheet('sgd', Surface(5 x 5 points over random direction 1, random direction 2;"
+    )
+
+
 def test_time_is_told_in_advance(copies):
     text = time_needed([checkpoint_of(copies["sgd"].folder)], recipe(**PLANE), jobs=2)
     assert text.startswith("25 points of")
