@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.measures.subject import Subject
-from analysis.surfaces.drawing import Drawing
+from analysis.surfaces.drawing import Drawing, grid_around
 from analysis.surfaces.places import label, surface_risks, surface_splits
 from analysis.surfaces.recipe import Recipe
 from analysis.surfaces.trajectory import Trail
@@ -38,7 +38,7 @@ from trainers.connectivity import fit_curve
 from trainers.randomness import stream
 
 EPOCHS, LR, BENDS = 30, 0.05, 1  # of a curve's fit
-MARGIN = 0.3
+MARGIN = 0.3  # of the extent of three models, left free around them
 
 Tell = Callable[[str], None]
 
@@ -155,11 +155,7 @@ def plane_drawing(subjects: Sequence[Subject], recipe: Recipe) -> tuple[Drawing,
     if recipe.radius is not None:
         grid = Grid.around(recipe.reach(()), recipe.counts, axes=2)
     else:
-        limits = []
-        for column in plane.coordinates.T:
-            low, high = float(column.min()), float(column.max())
-            limits.append((low - MARGIN * (high - low), high + MARGIN * (high - low)))
-        grid = Grid.between(limits, recipe.counts)
+        grid = grid_around(plane.coordinates, recipe, margin=MARGIN)
     points = []
     for i, subject in enumerate(subjects):
         at = ProjectedPath(plane.coordinates[i : i + 1], torch.zeros(1, dtype=torch.float64))

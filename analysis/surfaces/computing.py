@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from analysis.measuring.checkpoints import Checkpoint
 from analysis.surfaces.crew import Crew
-from analysis.surfaces.journal import Group, Journal
+from analysis.surfaces.journal import Group, Journal, Writer
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
 from landscape.surfaces import Axes, Axis
@@ -75,12 +75,13 @@ def read_axes(path: Path, names: Sequence[tuple[str, str]], order: Sequence[str]
 
 def metrics_of(recipe: Recipe) -> dict[str, Any]:
     """Built-in metrics by name, and functions named as module:function, which are called as their last part."""
-    return {
-        name.rpartition(":")[2].replace("_", " ") if is_reference(name) else name: (
-            load_reference(name) if is_reference(name) else name
-        )
-        for name in recipe.metrics
-    }
+    found: dict[str, Any] = {}
+    for name in recipe.metrics:
+        if is_reference(name):
+            found[name.rpartition(":")[2].replace("_", " ")] = load_reference(name)
+        else:
+            found[name] = name
+    return found
 
 
 _scanner: tuple[str, Scanner] | None = None  # one process evaluates many bundles of one task
@@ -137,6 +138,7 @@ class Computation:
         self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
         self.scanner: Scanner = single_threaded(scanner_of, task)
         self._asked = 0
+        self._done = journal.done()
 
     def estimate(self, points: int) -> str:
         """How long so many points will take, in words, from a few at the origin."""
@@ -153,12 +155,12 @@ class Computation:
         rows = np.array(points, dtype=np.float64).reshape(len(points), -1)
         blocks = [(self._asked + b.start, rows[b.start : b.stop]) for b in self.scanner.blocks(len(rows))]
         self._asked += len(rows)
-        done = self.journal.done()
-        missing = [block for block in blocks if block[0] not in done]
-        self._compute(missing[self.crew.rank :: self.crew.count])
-        self.crew.wait()
-        done = self.journal.done()
-        table = torch.from_numpy(np.concatenate([done[number] for number, _ in blocks]))
+        share = blocks[self.crew.rank :: self.crew.count]  # of all blocks: another process may write while we read
+        self._compute([block for block in share if block[0] not in self._done])
+        if self.crew.count > 1:  # the others' shares are in their journals
+            self.crew.wait()
+            self._done = self.journal.done()
+        table = torch.from_numpy(np.concatenate([self._done[number] for number, _ in blocks]))
         return {c: (table[:, 0, i].clone(), table[:, 1, i].clone()) for i, c in enumerate(self.scanner.columns)}
 
     def _compute(self, blocks: list[Block]) -> None:
@@ -166,7 +168,8 @@ class Computation:
             return
         with self.journal.writer(str(self.crew.rank)) as writer:
             begun = time.perf_counter()
-            writer.add(single_threaded(evaluate, self.task, blocks[:1]))
+            first = single_threaded(evaluate, self.task, blocks[:1])
+            self._keep(writer, first)
             spent = max(time.perf_counter() - begun, 1e-6)
             rest = blocks[1:]
             jobs = self.jobs or (cores() if self.crew.count == 1 else 1)
@@ -177,4 +180,8 @@ class Computation:
             results = in_parallel(evaluate, [(self.task, bundle) for bundle in bundles], jobs=jobs)
             tell = self.crew.leads and spent * len(rest) > WORTH_TELLING
             for found in self.track(results, "scanning", len(bundles)) if tell else results:
-                writer.add(found)
+                self._keep(writer, found)
+
+    def _keep(self, writer: Writer, found: list[tuple[int, Group]]) -> None:
+        writer.add(found)
+        self._done.update(found)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from analysis.forgetting.providers import PROVIDERS
 from analysis.measures.subject import Subject
 from analysis.surfaces.recipe import PERTURBATIONS, Recipe
@@ -89,7 +92,7 @@ def draw(subject: Subject, risk: EmpiricalRisk, recipe: Recipe, *, reach: Iterab
         defaults = tuple(reach) if reach is not None else _reach(recipe, axes, expansion)
         grid = Grid.around(recipe.reach(defaults), recipe.counts, axes=len(axes))
     if recipe.numbers:
-        facts |= numbers(risk.at(origin), subject, recipe)
+        facts = _joined(facts, numbers(risk.at(origin), subject, recipe))
     return Drawing(axes, grid, facts, trajectory, steps)
 
 
@@ -97,7 +100,13 @@ def known_facts(risk: EmpiricalRisk, axes: Axes, subject: Subject, recipe: Recip
     """The loss to second order over a slice, and the numbers at its origin, in JSON."""
     facts: dict[str, Any] = {}
     _expansion(risk, axes, facts)
-    return facts | (numbers(risk.at(axes.origin), subject, recipe) if recipe.numbers else {})
+    return _joined(facts, numbers(risk.at(axes.origin), subject, recipe)) if recipe.numbers else facts
+
+
+def _joined(facts: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Facts of two sources; the warnings of both are kept."""
+    told = [*facts.get("warnings", []), *more.get("warnings", [])]
+    return {**facts, **more, **({"warnings": told} if told else {})}
 
 
 def checkpoints_plane(subject: Subject, risk: EmpiricalRisk, recipe: Recipe) -> tuple[Trajectory, tuple[int, ...]]:
@@ -136,13 +145,16 @@ def trajectory_grid(trajectory: Trajectory, recipe: Recipe, others: Iterable[Pro
     """A grid that holds the paths, with a margin; the recipe's radius counts from the origin."""
     if recipe.radius is not None:
         return Grid.around(recipe.reach(()), recipe.counts, axes=len(trajectory.axes))
-    limits = []
-    for i in range(len(trajectory.axes)):
-        places = [trajectory.coordinates[:, i], *(path.coordinates[:, i] for path in others)]
-        low = min(0.0, *(float(p.min()) for p in places))
-        high = max(0.0, *(float(p.max()) for p in places))
-        limits.append((low - MARGIN * (high - low), high + MARGIN * (high - low)))
-    return Grid.between(limits, recipe.counts)
+    origin = torch.zeros(1, len(trajectory.axes), dtype=torch.float64)
+    places = torch.cat([origin, trajectory.coordinates, *(path.coordinates for path in others)])
+    return grid_around(places, recipe)
+
+
+def grid_around(places: Tensor, recipe: Recipe, *, margin: float = MARGIN) -> Grid:
+    """A grid that holds some points, one a row, with a share of their extent left free on all sides."""
+    low, high = places.min(0).values, places.max(0).values
+    room = margin * (high - low)
+    return Grid.between(list(zip((low - room).tolist(), (high + room).tolist(), strict=True)), recipe.counts)
 
 
 def numbers(risk: EmpiricalRisk, subject: Subject, recipe: Recipe) -> dict[str, Any]:

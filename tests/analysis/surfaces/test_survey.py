@@ -395,6 +395,21 @@ def test_leavings_of_another_plan_are_removed(copies):
     assert not parts.exists()
 
 
+def test_the_shares_of_processes_do_not_depend_on_what_another_has_written_meanwhile(copies, tmp_path, monkeypatch):
+    found = []
+    for done in ((), (0,), (0, 1, 2)):
+        work = computing.Computation.__new__(computing.Computation)
+        work.crew, work._asked, work._done = computing.Crew(1, 2), 0, dict.fromkeys(done)
+        work.scanner = type("Scanner", (), {"blocks": staticmethod(lambda n: [range(i, i + 1) for i in range(n)])})
+        monkeypatch.setattr(
+            work, "_compute", lambda blocks: found.append([number for number, _ in blocks]), raising=False
+        )
+        monkeypatch.setattr(computing.Crew, "wait", lambda _: next(iter(())))
+        with pytest.raises((StopIteration, RuntimeError)):
+            work.evaluate([(float(i),) for i in range(6)])
+    assert found == [[1, 3, 5], [1, 3, 5], [3, 5]]
+
+
 def test_what_is_printed_is_short_and_names_no_folder(copies):
     found = surface(copies["sgd"].folder, **PLANE)
     assert repr(found) == "Survey('sgd: along 2 random directions', 1 surface)"
