@@ -10,8 +10,10 @@ from torch import Generator, Tensor
 
 from landscape.memory import free_bytes
 from landscape.operators.protocol import SymmetricOperator
+from landscape.spectral.draws import BLOCK, images, sign_images
 from landscape.spectral.krylov import working_dtype
-from landscape.spectral.probes import BLOCK, FEWEST, Array, Goal, Region, Sample, images, looked, signs, small, sums
+from landscape.spectral.probes import FEWEST, Goal, Sample, looked
+from landscape.spectral.regions import Array, Region, Regions, small
 
 SHARE = 0.06  # of the products that the rest would take: what may go into columns that turn out not to pay
 OPEN_SHARE = 0.2  # the same where all draws are spent anyway, so that it costs accuracy alone
@@ -60,7 +62,7 @@ class _Lead:
         return _Lead(promise, self.depth + 1, debt, max(self.best, gain))
 
 
-def deflated(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
+def deflated(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator) -> Iterator[Sample]:
     """Terms of tr(A) = tr(QᵀAQ) + E[uᵀAu], u = (I - QQᵀ)z, with as many columns in Q as pay for themselves.
 
     Every product is either a probe A z with a Rademacher vector z, or a Lanczos step A q with a new column q of Q. A
@@ -105,9 +107,10 @@ class _Pool:
     follows: zᵀQQᵀA z = g_Qᵀ Hᵀg, and QᵀAQ = H_Q. Neither images nor products are stored.
     """
 
-    def __init__(self, A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> None:
+    def __init__(self, A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator) -> None:
         self.A, self.goal, self.generator = A, goal, generator
-        self.regions: list[Region] = [slice(None), *regions]
+        self.sums = regions.sums
+        self.regions: list[Region] = [slice(None), *regions.blocks]
         self.p = A.shape[0]
         share = MEMORY_SHARE * free_bytes(A.device)
         self.capacity = min(self.p, goal.draws, int(share / (1.5 * self.p * A.dtype.itemsize)))
@@ -148,10 +151,13 @@ class _Pool:
 
     def probe(self, count: int) -> None:
         """Multiply some Rademacher vectors."""
-        block = signs(self.A, count, self.generator)
-        image = images(self.A, block)
-        straight = np.concatenate([self.straight, sums(block * image, self.regions)], axis=1)
-        n = self.probes + count
+        for block, image in sign_images(self.A, count, self.generator):
+            self._meet(block, image)
+
+    def _meet(self, block: Tensor, image: Tensor) -> None:
+        """Add probes, the columns of a block, with their images."""
+        straight = np.concatenate([self.straight, self.sums(lambda at: block[at] * image[at])], axis=1)
+        n = self.probes + block.shape[1]
         if n > self.inner.shape[2]:
             self.inner = np.concatenate([self.inner, np.zeros_like(self.inner)], axis=2)
         for b, region in enumerate(self.regions):
@@ -160,7 +166,7 @@ class _Pool:
         self.signs = [] if self.frozen else [*self.signs, block.to(torch.int8)]
         self.diagonal += (block * image).sum(1)
         self.straight, self.probes = straight, n
-        self.products += count
+        self.products += block.shape[1]
 
     def begin(self) -> None:
         """Start a chain from a random vector in the complement of the rows."""

@@ -13,21 +13,10 @@ from torch import Generator, Tensor
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
-from landscape.spectral.probes import (
-    DRAWS,
-    Array,
-    Blocks,
-    Goal,
-    Region,
-    Sample,
-    check_blocks,
-    check_draws,
-    finish,
-    probed,
-    sign_images,
-    sums,
-    unit_images,
-)
+from landscape.spectral.draws import require_vectors, sign_images, unit_images
+from landscape.spectral.krylov import working_dtype
+from landscape.spectral.probes import DRAWS, Goal, Sample, check_draws, finish, probed
+from landscape.spectral.regions import Array, Blocks, Regions, check_blocks, pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +63,20 @@ def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = F
             value = torch.cat([a[i:].diagonal() for i, a in unit_images(A)]).to(A.dtype)
         return Diagonal(value, torch.zeros_like(value), p, p)
     check_draws(draws)
+    doubles = 2 * torch.float64.itemsize / working_dtype(A.dtype).itemsize
+    require_vectors(A, doubles, 2, what="diagonal", instead="take fewer of the model's parameters")
     mean = torch.zeros(p, dtype=torch.float64, device=A.device)
     squares = torch.zeros_like(mean)
     count = 0
     with watching(progress, work="diagonal", most=draws) as tell, torch.no_grad():
         try:
             for z, a in sign_images(A, draws, generator):
-                terms = (z * a).double()
-                new = terms.shape[1]
-                step = terms.mean(1) - mean
-                squares += terms.var(1, correction=0) * new + step.square() * (count * new / (count + new))
-                mean += step * (new / (count + new))
+                new = z.shape[1]
+                for at in pieces(p):
+                    terms = (z[at] * a[at]).double()
+                    step = terms.mean(1) - mean[at]
+                    squares[at] += terms.var(1, correction=0) * new + step.square() * (count * new / (count + new))
+                    mean[at] += step * (new / (count + new))
                 count += new
                 tell(count, _relative(mean, squares, count))
         except KeyboardInterrupt:
@@ -95,7 +87,7 @@ def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = F
                 RuntimeWarning,
                 stacklevel=2,
             )
-    stderr = (squares / (count - 1) / count).sqrt()
+    stderr = squares.div_(count - 1).div_(count).sqrt_()
     return Diagonal(mean.to(A.dtype), stderr.to(A.dtype), count, count, count == draws)
 
 
@@ -136,23 +128,21 @@ def frobenius_squared(
     goal = Goal.of(tol, atol, draws)
     draws = goal.draws
     named = check_blocks(blocks, p)
-    everywhere: list[Region] = [slice(None), *named.values()]
+    regions = Regions(p, list(named.values()))
     if goal.open and draws >= p:
-        return finish(
-            _all_squares(A, everywhere), Goal(0.0, 0.0, p), named, work="frobenius_squared", progress=progress
-        )
+        return finish(_all_squares(A, regions), Goal(0.0, 0.0, p), named, work="frobenius_squared", progress=progress)
     check_draws(draws)
-    samples = probed(A, goal, everywhere, lambda _, image: image.double().square(), generator)
+    samples = probed(A, goal, regions, lambda _, image: image.double().square(), generator)
     return finish(samples, goal, named, work="frobenius_squared", progress=progress)
 
 
 def _relative(mean: Tensor, squares: Tensor, count: int) -> float:
-    size = float(mean.square().sum())
+    size = float(mean @ mean)
     return math.sqrt(float(squares.sum()) / (count - 1) / count / size) if count > 1 and size > 0 else math.nan
 
 
-def _all_squares(A: SymmetricOperator, everywhere: list[Region]) -> Iterator[Sample]:
-    total: Array = np.zeros(len(everywhere))
+def _all_squares(A: SymmetricOperator, regions: Regions) -> Iterator[Sample]:
+    total: Array = np.zeros(len(regions))
     for _, image in unit_images(A):
-        total += sums(image.double().square(), everywhere).sum(1)
+        total += regions.sums(lambda at, image=image: image[at].double().square()).sum(1)
     yield Sample(total[:, None], A.shape[0], "exact", exact=True)

@@ -1,10 +1,9 @@
-"""What the stochastic estimators share: probes and their images, parts of the diagonal, and when to stop."""
+"""What the stochastic estimators share: their terms, and when to stop."""
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +12,12 @@ from torch import Generator, Tensor
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
-from landscape.spectral.krylov import working_dtype
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Region = slice | Tensor
-Blocks = Mapping[str, Region]
-"""Names of blocks of parameters, each with its entries: a slice, or a tensor of indices."""
+from landscape.spectral.draws import BLOCK, require_vectors, sign_images
+from landscape.spectral.regions import Array, Blocks, Regions
 
 LOOKED = 3.0
 DRAWS = 64  # default number of products
 DRAWS_FOR_TOL = 2000  # default bound on them where a tolerance says when to stop
-BLOCK = 16  # vectors multiplied at once
 FEWEST = 10  # draws before a tolerance may stop Hutchinson's estimator
 
 
@@ -163,18 +157,19 @@ def _met(sample: Sample, goal: Goal) -> bool:
 
 
 def probed(
-    A: SymmetricOperator,
-    goal: Goal,
-    everywhere: list[Region],
-    term: Callable[[Tensor, Tensor], Tensor],
-    generator: Generator,
+    A: SymmetricOperator, goal: Goal, regions: Regions, term: Callable[[Tensor, Tensor], Tensor], generator: Generator
 ) -> Iterator[Sample]:
     """Sums of term(z, A z) over the entries of each region; with a tolerance, half of the missing draws at a time."""
-    terms: Array = np.zeros((len(everywhere), 0))
+    require_vectors(A, 0, 2, what="Hutchinson's estimator", instead="take fewer of the model's parameters")
+    terms: Array = np.zeros((len(regions), 0))
     want = BLOCK if goal.open else FEWEST
     while (have := terms.shape[1]) < goal.draws:
-        z = signs(A, min(want, BLOCK, goal.draws - have), generator)
-        terms = np.concatenate([terms, sums(term(z, images(A, z)), everywhere)], axis=1)
+        new = min(want, BLOCK, goal.draws - have)
+        blocks = (
+            regions.sums(lambda at, z=z, image=image: term(z[at], image[at]))
+            for z, image in sign_images(A, new, generator)
+        )
+        terms = np.concatenate([terms, *blocks], axis=1)
         sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
         yield sample
         want = goal.batch(sample)
@@ -192,71 +187,3 @@ def check_draws(draws: int) -> None:
     """Refuse a number of draws that has no standard error."""
     if draws < 2:
         raise ValueError(f"`draws` must be at least 2, for a standard error, got {draws}.")
-
-
-def check_blocks(blocks: Blocks | None, p: int) -> dict[str, Region]:
-    """The blocks, where every one names entries that exist."""
-    for name, region in (blocks or {}).items():
-        if isinstance(region, Tensor):
-            whole = region.ndim == 1 and not (region.is_floating_point() or region.dtype == torch.bool)
-            if not whole or (len(region) and not bool(((region >= 0) & (region < p)).all())):
-                raise ValueError(f"`blocks` must hold whole numbers from 0 to {p - 1}, got {region!r} for {name!r}.")
-        if not _count(region, p):
-            raise ValueError(f"`blocks` has no entries of 0 to {p - 1} for {name!r}, got {region!r}.")
-    return dict(blocks or {})
-
-
-def _count(region: Region, p: int) -> int:
-    return len(range(*region.indices(p))) if isinstance(region, slice) else len(region)
-
-
-def small(t: Tensor) -> Array:
-    """A small tensor as a float64 array."""
-    return np.asarray(t.detach().double().cpu().numpy())
-
-
-def sums(product: Tensor, regions: list[Region]) -> Array:
-    """Σ over the entries of each region, in float64: (p, n) to (regions, n)."""
-    return np.stack([small(product[region].sum(0, dtype=torch.float64)) for region in regions])
-
-
-def images(A: SymmetricOperator, block: Tensor) -> Tensor:
-    """A times a block of vectors, checked.
-
-    Raises:
-        ValueError: If the product is not finite.
-    """
-    image = (A @ block.to(A.dtype)).to(working_dtype(A.dtype))
-    if not bool(torch.isfinite(image).all()):
-        raise ValueError("`A` gave a product that is not finite: the loss diverges, or overflows, at this point.")
-    return image
-
-
-def unit_images(A: SymmetricOperator) -> Iterator[tuple[int, Tensor]]:
-    """Pairs (i, A E), where E holds the columns of the identity from the i-th on."""
-    p = A.shape[0]
-    for start in range(0, p, BLOCK):
-        block = torch.zeros(p, min(BLOCK, p - start), dtype=working_dtype(A.dtype), device=A.device)
-        block[start : start + block.shape[1]].fill_diagonal_(1)
-        yield start, images(A, block)
-
-
-def signs(A: SymmetricOperator, count: int, generator: Generator) -> Tensor:
-    """Rademacher vectors as columns, of shape (p, count); the numbers drawn do not depend on how they are cut up."""
-    drawn = torch.randint(0, 2, (count, A.shape[0]), generator=generator, device=generator.device)
-    return (2 * drawn - 1).to(device=A.device, dtype=working_dtype(A.dtype)).T.contiguous()
-
-
-def sign_images(A: SymmetricOperator, draws: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs (Z, A Z), where the Z are blocks of Rademacher columns."""
-    for start in range(0, draws, BLOCK):
-        block = signs(A, min(BLOCK, draws - start), generator)
-        yield block, images(A, block)
-
-
-def on_sphere(A: SymmetricOperator, count: int, generator: Generator) -> Tensor:
-    """Uniform vectors on the sphere of radius √p as columns, of shape (p, count)."""
-    p = A.shape[0]
-    block = torch.randn(count, p, generator=generator, dtype=working_dtype(A.dtype), device=generator.device)
-    lengths: Tensor = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-    return (block * (math.sqrt(p) / lengths)).T.to(A.device)

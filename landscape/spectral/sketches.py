@@ -1,4 +1,7 @@
-"""Trace estimators that take out a low-rank part first: Hutch++, XTrace and XNysTrace."""
+"""Trace estimators that take out a low-rank part first: Hutch++, XTrace and XNysTrace.
+
+Only the basis, or the images, are stored: products with it are used up as they come, random vectors are drawn again.
+"""
 
 from collections.abc import Iterator
 
@@ -6,10 +9,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator
+from landscape.spectral.draws import Again, images, on_sphere, require_vectors, signs, widths
 from landscape.spectral.krylov import working_dtype
-from landscape.spectral.probes import Array, Goal, Region, Sample, images, looked, on_sphere, signs, small, sums
+from landscape.spectral.orthonormal import along, join, subtract
+from landscape.spectral.probes import Goal, Sample, looked
+from landscape.spectral.regions import Array, Regions, pieces, small
 
 XTRACE_STDERR = 1.5  # leave-one-out terms are dependent: the plain standard error is 5 to 30 % too small
 XNYSTRACE_STDERR = 4.0  # here 15 to 75 %, worst where the error is negligible already
@@ -18,133 +23,203 @@ STAGE = 10  # vectors of the first stage; their number then grows by half (XTrac
 LIFT = 10.0  # tries at a shift that makes a matrix with rounding positive: 1, 10 and 100 times the machine epsilon
 
 
-def hutch_plus_plus(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
-    """Terms tr(QᵀAQ) + uᵀAu, u = (I - QQᵀ)z, with Q a basis of the images of other random vectors."""
-    _require(A, 4 * (goal.draws // 3), "Hutch++")
-    everywhere: list[Region] = [slice(None), *regions]
-    probes, probed, Q, Z = (torch.zeros(A.shape[0], 0, dtype=working_dtype(A.dtype), device=A.device) for _ in range(4))
+def hutch_plus_plus(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator) -> Iterator[Sample]:
+    """Terms tr(QᵀAQ) + zᵀ(I - QQᵀ)A u, u = (I - QQᵀ)z, with Q a basis of the images of other random vectors."""
+    Q: list[Tensor] = []
+    known: list[tuple[Tensor, Tensor]] = []  # with a tolerance, the probes z and A u so far
+    T: Array = np.zeros((0, 0))
+    inside: Array = np.zeros(len(regions))  # tr_B(QQᵀA + A QQᵀ) for each region B
     spent = 0
-    for new in _stages(goal, 3):
-        fresh, _, _ = _join(Q, images(A, signs(A, new, generator)))
-        Q, Z = torch.cat([Q, fresh], 1), torch.cat([Z, images(A, fresh)], 1)
-        more = new if goal.open is False else goal.draws - 2 * new  # all that remains, where there is one stage
-        block = signs(A, more, generator)
-        probes, probed = torch.cat([probes, block], 1), torch.cat([probed, images(A, block)], 1)
+    for new in _stages(A, goal, 3, "Hutch++", stored=1.0 if goal.open else 2.25, blocks=3):
+        fresh = torch.empty(new, A.shape[0], dtype=working_dtype(A.dtype), device=A.device)
+        for part in widths(A, new):
+            fresh[part] = images(A, signs(A, part.stop - part.start, generator)).T
+        join(Q, fresh)
+        Q.append(fresh)
+        columns = []
+        for part in widths(A, new):
+            q = fresh[part].T
+            image = images(A, q)
+            columns.append(small(along(Q, image)))
+            inside += regions.sums(lambda at, q=q, image=image: (2 * q[at] * image[at]).sum(1, keepdim=True))[:, 0]
+            for z, rest in known:
+                rest.addmm_(image, q.T @ z.to(q), alpha=-1)
+        T = _bordered(T, np.concatenate(columns, axis=1))
+        more = goal.draws - 2 * new if goal.open else new  # all that remains, where there is one stage
+        drawn = _left(A, Q, more, generator)
+        if not goal.open:
+            known.extend((z.to(torch.int8), rest) for z, rest in drawn)
         spent += 2 * new + more
-        W = Q.T @ probes
-        left = probed - Z @ W
-        left = left - Q @ (Q.T @ left)
-        terms = sums(probes * left, everywhere) + _inside(Q, Z, everywhere)[:, None]
-        yield Sample(terms, spent, "hutch++", HUTCH_STDERR * _looked(goal, probes))
+        held = (inside - _projected(Q, T, regions))[:, None]
+        terms = np.concatenate([_rest(Q, z, rest, regions) for z, rest in (drawn if goal.open else known)], axis=1)
+        yield Sample(held + terms, spent, "hutch++", HUTCH_STDERR * _looked(goal, terms.shape[1]))
 
 
-def xtrace(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
+def xtrace(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator) -> Iterator[Sample]:
     """One term for each test vector ω_i on the sphere, from the basis of the other vectors' images.
 
     With A Ω = Q R and Z = A Q: the basis without ω_i spans what Q does but for s_i, the normalised i-th column of R⁻ᵀ:
         t_i = tr(N_i QᵀZ) + (p - k + 1) u_iᵀA u_i / ‖u_i‖²,   N_i = I - s_i s_iᵀ,   u_i = ω_i - Q N_i Qᵀω_i,
-    where A u_i = Q r_i - Z N_i Qᵀω_i takes no product.
+    where A u_i = Q r_i - Z N_i Qᵀω_i takes no product. All of it follows from inner products of Q, Z and Ω; for the
+    whole, ZᵀΩ = R, so that Z is not stored.
     """
-    _require(A, 5 * (goal.draws // 2), "XTrace")
     p = A.shape[0]
-    everywhere: list[Region] = [slice(None), *regions]
-    omega, Q, Z = (torch.zeros(p, 0, dtype=working_dtype(A.dtype), device=A.device) for _ in range(3))
+    Q: list[Tensor] = []
+    Z: list[Tensor] = []
+    drawn: list[Again] = []
     R: Array = np.zeros((0, 0))
+    T: Array = np.zeros((0, 0))
     before = False
-    for new in _stages(goal, 2, growth=0.5):
-        block = on_sphere(A, new, generator)
-        fresh, above, corner = _join(Q, images(A, block))
+    for new in _stages(A, goal, 2, "XTrace", stored=2.0 if regions.blocks else 1.0, blocks=1, growth=0.5):
+        fresh, again = on_sphere(A, new, generator)
+        for part in widths(A, new):
+            fresh[part] = images(A, fresh[part].T).T
+        above, corner = join(Q, fresh)
         R = np.block([[R, above], [np.zeros((new, R.shape[1])), corner]])
-        omega, Q, Z = torch.cat([omega, block], 1), torch.cat([Q, fresh], 1), torch.cat([Z, images(A, fresh)], 1)
-        k = omega.shape[1]
-        S = _excluded(R)
-        W = small(Q.T @ omega)
-        P = torch.from_numpy(W - S * (S * W).sum(0)).to(Q)  # N_i Qᵀω_i
-        U = omega - Q @ P
-        AU = Q @ torch.from_numpy(R).to(Q) - Z @ P
-        scale = (p - k + 1) / small(U.square().sum(0, dtype=torch.float64))
-        if regions:
-            terms = _xtrace_parts(Q, Z, U, AU, S, scale, everywhere)
-        else:
-            T = small(Q.T @ Z)
-            left = small((U * AU).sum(0, dtype=torch.float64))
-            terms = (np.trace(T) - (S * (T @ S)).sum(0) + scale * left)[None]
+        Q, drawn = [*Q, fresh], [*drawn, again]
+        if regions.blocks:
+            Z.append(torch.empty_like(fresh))
+        columns = []
+        for part in widths(A, new):
+            image = images(A, fresh[part].T)
+            columns.append(small(along(Q, image)))
+            if regions.blocks:
+                Z[-1][part] = image.T
+        T = _bordered(T, np.concatenate(columns, axis=1))
+        terms = _leave_one_out(p, R, T, _moments(Q, Z, drawn, R, T, regions))
+        k = len(R)
         # where the number of vectors is just that of the outliers the terms agree on a wrong value: ask two stages
-        sample = Sample(terms, 2 * k, "xtrace", XTRACE_STDERR * _looked(goal, omega), settled=before)
+        sample = Sample(terms, 2 * k, "xtrace", XTRACE_STDERR * _looked(goal, k), settled=before or k == p)
         before = sample.stderr <= goal.target(sample.value)
         yield sample
 
 
-def xnystrace(A: SymmetricOperator, goal: Goal, regions: list[Region], generator: Generator) -> Iterator[Sample]:
+def xnystrace(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator) -> Iterator[Sample]:
     """One term for each test vector ω_i on the sphere, from Nyström's approximation by the other vectors.
 
     With Y = (A + ν)Ω, ΩᵀY = CᵀC and F = Y C⁻¹ the approximation is F Fᵀ, and w_i w_iᵀ less without ω_i, where
     w_i = F s_i with s_i the normalised i-th column of C⁻ᵀ. Then
         t_i = ‖F‖² - ‖w_i‖² + (p - k + 1) u_iᵀw_i (w_iᵀω_i) / ‖u_i‖² - ν p,
-    with u_i the part of ω_i that is orthogonal to the other vectors.
+    with u_i the part of ω_i that is orthogonal to the other vectors. Stored is A Ω alone.
 
     Raises:
         ValueError: If ΩᵀAΩ has an eigenvalue below zero beyond rounding.
     """
-    _require(A, 5 * goal.draws, "XNysTrace")
-    p = A.shape[0]
-    everywhere: list[Region] = [slice(None), *regions]
-    omega, image = (torch.zeros(p, 0, dtype=working_dtype(A.dtype), device=A.device) for _ in range(2))
-    sizes = np.array([float(len(range(p)[r]) if isinstance(r, slice) else len(r)) for r in everywhere])
-    for new in _stages(goal, 1):
-        block = on_sphere(A, new, generator)
-        omega, image = torch.cat([omega, block], 1), torch.cat([image, images(A, block)], 1)
-        k = omega.shape[1]
-        Y, C, shift = _shifted(omega, image, torch.finfo(A.dtype).eps)
-        F = Y @ torch.from_numpy(np.linalg.inv(C)).to(Y)
-        inverse = np.linalg.inv(C).T  # its columns are those of C⁻ᵀ
-        lengths = np.linalg.norm(inverse, axis=0)
-        w = F @ torch.from_numpy(inverse / lengths).to(F)
-        apart = np.linalg.inv(small(omega.T @ omega))
-        u = omega @ torch.from_numpy(apart / np.diag(apart)).to(omega)
-        scale = (p - k + 1) * np.diag(apart) / lengths  # 1 / ‖u_i‖² is the i-th diagonal entry, w_iᵀω_i is 1 / length
-        terms = sums(u * w, everywhere) * scale - sums(w * w, everywhere)
-        terms = terms + sums((F * F).sum(1, keepdim=True), everywhere) - shift * sizes[:, None]
-        yield Sample(terms, k, "xnystrace", XNYSTRACE_STDERR * _looked(goal, omega))
+    image: list[Tensor] = []
+    drawn: list[Again] = []
+    H: Array = np.zeros((0, 0))  # ΩᵀAΩ
+    G: Array = np.zeros((0, 0))  # ΩᵀΩ
+    for new in _stages(A, goal, 1, "XNysTrace", stored=1.0, blocks=1):
+        rows, again = on_sphere(A, new, generator)
+        G = _bordered(G, _gram(drawn, rows))
+        columns = np.zeros((len(H) + new, new))
+        columns[: len(H)] = small(along(image, rows.T))
+        for part in widths(A, new):  # an image takes the place of its vector, once later ones have met it
+            block = images(A, rows[part].T)
+            columns[len(H) + part.start :, part] = small(rows[part.start :] @ block)
+            rows[part] = block.T
+        lower = np.tril(columns[len(H) :])
+        columns[len(H) :] = lower + np.tril(lower, -1).T
+        H = _bordered(H, columns)
+        image, drawn = [*image, rows], [*drawn, again]
+        terms = _nystrom(image, drawn, H, G, regions, torch.finfo(A.dtype).eps)
+        yield Sample(terms, len(H), "xnystrace", XNYSTRACE_STDERR * _looked(goal, len(H)))
 
 
-def _stages(goal: Goal, each: int, growth: float = 1.0) -> Iterator[int]:
-    """How many new vectors a stage takes, at `each` products a vector: all at once, or ever more for a tolerance."""
-    most, have = goal.draws // each, 0
+def _stages(
+    A: SymmetricOperator, goal: Goal, each: int, name: str, *, stored: float, blocks: int, growth: float = 1.0
+) -> Iterator[int]:
+    """How many new vectors a stage takes, at `each` products a vector: all at once, or ever more for a tolerance.
+
+    Each stores so many vectors of length p. The first stage is refused if that does not fit, a later one left out.
+    """
+    most, have = min(goal.draws // each, A.shape[0]), 0
     while have < most:
         new = most - have if goal.open else min(int(growth * have) if have else STAGE, most - have)
+        try:
+            require_vectors(
+                A, stored * new, blocks, what=name, instead="lower `draws`, or take method='auto' or 'hutchinson'"
+            )
+        except MemoryError:
+            if have:
+                return
+            raise
         yield new
         have += new
 
 
-def _looked(goal: Goal, vectors: Tensor) -> float:
-    return 1.0 if goal.open else looked(vectors.shape[1])
+def _looked(goal: Goal, terms: int) -> float:
+    return 1.0 if goal.open else looked(terms)
 
 
-def _require(A: SymmetricOperator, vectors: int, name: str) -> None:
-    require(
-        vectors * A.shape[0] * A.dtype.itemsize,
-        A.device,
-        what=f"{name} with {vectors} vectors of {A.shape[0]} entries",
-        instead="lower `draws`, or take method='auto' or 'hutchinson'",
-    )
+def _bordered(M: Array, columns: Array) -> Array:
+    """A symmetric matrix with further columns, and the rows that follow from them."""
+    k = len(M)
+    return np.block([[M, columns[:k]], [columns[:k].T, columns[k:]]])
 
 
-def _join(Q: Tensor, image: Tensor) -> tuple[Tensor, Array, Array]:
-    """New orthonormal columns F with image = Q `above` + F `corner`."""
-    first = Q.T @ image
-    image = image - Q @ first
-    second = Q.T @ image
-    fresh, corner = torch.linalg.qr(image - Q @ second)
-    third = Q.T @ fresh  # where the images add nothing, `fresh` is rounding and need not be orthogonal to Q
-    fresh, turn = torch.linalg.qr(fresh - Q @ third)
-    return fresh, small(first + second + third @ corner), small(turn @ corner)
+def _left(A: SymmetricOperator, Q: list[Tensor], count: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs (z, A (I - QQᵀ) z) of blocks of Rademacher columns."""
+    for part in widths(A, count):
+        z = signs(A, part.stop - part.start, generator)
+        yield z, images(A, subtract(Q, z.clone()))
 
 
-def _inside(Q: Tensor, Z: Tensor, regions: list[Region]) -> Array:
-    """tr_B(Q QᵀA + A QQᵀ - Q QᵀAQ Qᵀ) for each region B, with Z = A Q."""
-    T = Q.T @ Z
-    return sums((2 * Q * Z - Q * (Q @ T)).sum(1, keepdim=True), regions)[:, 0]
+def _rest(Q: list[Tensor], z: Tensor, image: Tensor, regions: Regions) -> Array:
+    """Σ z * (I - QQᵀ) image over each region."""
+    inner = along(Q, image)
+    return regions.sums(lambda at: z[at] * subtract([rows[:, at] for rows in Q], image[at].clone(), inner))
+
+
+def _projected(Q: list[Tensor], T: Array, regions: Regions) -> Array:
+    """tr_B(Q T Qᵀ) for each region B."""
+    middle = torch.from_numpy(T).to(Q[0])
+
+    def term(at: slice) -> Tensor:
+        part = torch.cat([rows[:, at] for rows in Q])
+        return (part * (middle @ part)).sum(0).unsqueeze(1)
+
+    return regions.sums(term)[:, 0]
+
+
+def _moments(Q: list[Tensor], Z: list[Tensor], drawn: list[Again], R: Array, T: Array, regions: Regions) -> Array:
+    """QᵀQ, QᵀZ, QᵀΩ and ZᵀΩ over the entries of each region, the whole first: of shape (regions, 4, k, k)."""
+    k = len(R)
+    found = np.zeros((len(regions), 4, k, k))
+    for (piece, parts), *omega in zip(regions.cut, *(again() for again in drawn), strict=True):
+        q, o = torch.cat([rows[:, piece] for rows in Q]), torch.cat(omega)
+        if not Z:
+            found[0, 2] += small(q @ o.T)
+            continue
+        z = torch.cat([rows[:, piece] for rows in Z])
+        for i, part in parts:
+            a, b, c = q[:, part], z[:, part], o[:, part]
+            found[i] += np.stack([small(x @ y.T) for x, y in ((a, a), (a, b), (a, c), (b, c))])
+    if not Z:
+        found[0, 0], found[0, 1], found[0, 3] = np.eye(k), T, R  # ZᵀΩ = QᵀAΩ
+    return found
+
+
+def _leave_one_out(p: int, R: Array, T: Array, moments: Array) -> Array:
+    """XTrace's terms for the diagonal block of each region B, with M_i = Q N_i Qᵀ.
+
+    tr_B(M_i A + A M_i - M_i A M_i) plus the part over B of u_iᵀ(I - M_i)A u_i, scaled as in the whole.
+    """
+    k, S = len(R), _excluded(R)
+    W = moments[0, 2]
+    P = W - S * (S * W).sum(0)  # N_i Qᵀω_i
+    beside = R - T @ P  # QᵀA u_i
+    c = R - beside + S * (S * beside).sum(0)
+    scale = (p - k + 1) / (p - 2 * (W * P).sum(0) + (P**2).sum(0))
+    TS = T @ S
+    curvature = (S * TS).sum(0)
+    terms = []
+    for gram, cross, with_omega, image_omega in moments:
+        left = (with_omega * c).sum(0) - (image_omega * P).sum(0) + (P * (cross @ P - gram @ c)).sum(0)
+        linear = np.trace(cross) - (S * (cross @ S)).sum(0)
+        square = (T * gram).sum() - 2 * (TS * (gram @ S)).sum(0) + curvature * (S * (gram @ S)).sum(0)
+        terms.append(2 * linear - square + scale * left)
+    return np.stack(terms)
 
 
 def _excluded(R: Array) -> Array:
@@ -157,40 +232,53 @@ def _excluded(R: Array) -> Array:
     return unit
 
 
-def _xtrace_parts(Q: Tensor, Z: Tensor, U: Tensor, AU: Tensor, S: Array, scale: Array, regions: list[Region]) -> Array:
-    """XTrace's terms for the diagonal block of each region B, with M_i = Q N_i Qᵀ.
+def _gram(drawn: list[Again], rows: Tensor) -> Array:
+    """Inner products of vectors that are drawn again, and of rows, with these rows."""
+    own = small(rows @ rows.T)
+    if not drawn:
+        return own
+    across = [
+        small(torch.cat(omega) @ rows[:, piece].T)
+        for piece, *omega in zip(pieces(rows.shape[1]), *(again() for again in drawn), strict=True)
+    ]
+    return np.concatenate([np.sum(across, axis=0), own])
 
-    tr_B(M_i A + A M_i - M_i A M_i) plus the part over B of u_iᵀ(I - M_i)A u_i, scaled as in the whole.
-    """
-    T = small(Q.T @ Z)
-    T = (T + T.T) / 2
-    coefficients = small(Q.T @ AU)
-    kept = torch.from_numpy(coefficients - S * (S * coefficients).sum(0)).to(Q)
-    left = sums(U * (AU - Q @ kept), regions) * scale
-    known = []
-    TS = T @ S
-    curvature = (S * TS).sum(0)
-    for region in regions:
-        cross, gram = small(Q[region].T @ Z[region]), small(Q[region].T @ Q[region])
-        linear = np.trace(cross) - (S * (cross @ S)).sum(0)
-        square = (T * gram).sum() - 2 * (TS * (gram @ S)).sum(0) + curvature * (S * (gram @ S)).sum(0)
-        known.append(2 * linear - square)
-    terms: Array = left + np.stack(known)
+
+def _nystrom(image: list[Tensor], drawn: list[Again], H: Array, G: Array, regions: Regions, eps: float) -> Array:
+    """XNysTrace's terms for each region."""
+    p, k = regions.p, len(H)
+    C, shift = _shifted(image, H, G, eps)
+    inverse = np.linalg.inv(C).T  # its columns are those of C⁻ᵀ
+    lengths = np.linalg.norm(inverse, axis=0)
+    apart = np.linalg.inv(G)
+    to_f, to_w, to_u = (
+        torch.from_numpy(matrix).to(image[0]) for matrix in (inverse, (inverse / lengths).T, apart / np.diag(apart))
+    )
+    found = np.zeros((len(regions), 3, k))
+    for (piece, parts), *omegas in zip(regions.cut, *(again() for again in drawn), strict=True):
+        omega = torch.cat(omegas)
+        F = to_f @ torch.cat([rows[:, piece] for rows in image]).add_(omega, alpha=shift)
+        w, u = to_w @ F, to_u.T @ omega
+        for i, part in parts:
+            f, v = F[:, part], w[:, part]
+            products = (u[:, part] * v, v * v, f * f)
+            found[i] += np.stack([small(t.sum(1, dtype=torch.float64)) for t in products])
+    scale = (p - k + 1) * np.diag(apart) / lengths  # 1 / ‖u_i‖² is the i-th diagonal entry, w_iᵀω_i is 1 / length
+    terms: Array = found[:, 0] * scale - found[:, 1] + found[:, 2].sum(1)[:, None] - shift * regions.sizes[:, None]
     return terms
 
 
-def _shifted(omega: Tensor, image: Tensor, eps: float) -> tuple[Tensor, Array, float]:
-    """Y = (A + ν)Ω, the Cholesky factor C of ΩᵀY = CᵀC, and ν: as small as rounding allows."""
-    size = float(torch.linalg.vector_norm(image)) / image.shape[0] ** 0.5
+def _shifted(image: list[Tensor], H: Array, G: Array, eps: float) -> tuple[Array, float]:
+    """The Cholesky factor C of Ωᵀ(A + ν)Ω = CᵀC, and ν: as small as rounding allows."""
+    p = image[0].shape[1]
+    size = np.linalg.norm([float(torch.linalg.vector_norm(rows)) for rows in image]) / p**0.5
     for power in range(3):
-        shift = eps * LIFT**power * size or eps
-        Y = image + shift * omega
-        H = small(omega.T @ Y)
+        shift = float(eps * LIFT**power * size) or eps
         try:
-            return Y, np.linalg.cholesky((H + H.T) / 2).T, shift
+            return np.linalg.cholesky(H + shift * G).T, shift
         except np.linalg.LinAlgError:
             continue
-    lowest = float(np.linalg.eigvalsh((H + H.T) / 2)[0]) / image.shape[0]
+    lowest = float(np.linalg.eigvalsh(H + shift * G)[0]) / p
     raise ValueError(
         f"`A` must be positive semidefinite for method='xnystrace', but it has a direction of curvature "
         f"{lowest:.3g} or less: take method='auto' or 'xtrace'."

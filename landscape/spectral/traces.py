@@ -12,19 +12,9 @@ from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress
 from landscape.spectral.deflation import deflated
-from landscape.spectral.probes import (
-    Array,
-    Blocks,
-    Goal,
-    Region,
-    Sample,
-    check_blocks,
-    check_draws,
-    finish,
-    probed,
-    small,
-    unit_images,
-)
+from landscape.spectral.draws import unit_images
+from landscape.spectral.probes import Goal, Sample, check_draws, finish, probed
+from landscape.spectral.regions import Array, Blocks, Regions, check_blocks, small
 from landscape.spectral.sketches import hutch_plus_plus, xnystrace, xtrace
 
 Method = Literal["auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"]
@@ -97,14 +87,14 @@ def trace(
     goal = Goal.of(tol, atol, draws)
     draws = goal.draws
     named = check_blocks(blocks, p)
-    regions = list(named.values())
+    regions = Regions(p, list(named.values()))
     samples: Iterator[Sample]
     if method == "exact" or (goal.open and draws >= p and method != "hutchinson"):
         goal = Goal(0.0, 0.0, p)
         samples = _exact(A, regions)
     elif method == "hutchinson":
         check_draws(draws)
-        samples = probed(A, goal, [slice(None), *regions], torch.mul, generator)
+        samples = probed(A, goal, regions, torch.mul, generator)
     elif method == "auto":
         check_draws(draws)
         samples = deflated(A, goal, regions, generator)
@@ -116,9 +106,9 @@ def trace(
     return finish(samples, goal, named, work="trace", progress=progress)
 
 
-def _exact(A: SymmetricOperator, regions: list[Region]) -> Iterator[Sample]:
+def _exact(A: SymmetricOperator, regions: Regions) -> Iterator[Sample]:
     """The sum of the diagonal, by p products; a sample only at the end, because a part of it says nothing."""
     diagonal: list[Array] = [small(image[start:].diagonal()) for start, image in unit_images(A)]
     d = np.concatenate(diagonal)
-    pieces = [d, *(d[r if isinstance(r, slice) else r.cpu().numpy()] for r in regions)]
+    pieces = [d, *(d[r if isinstance(r, slice) else r.cpu().numpy()] for r in regions.blocks)]
     yield Sample(np.array([[math.fsum(piece)] for piece in pieces]), len(d), "exact", exact=True)
