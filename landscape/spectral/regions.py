@@ -66,15 +66,16 @@ def pieces(p: int) -> Iterator[slice]:
 
 
 def check_blocks(blocks: Blocks | None, p: int) -> dict[str, Region]:
-    """The blocks, where every one names entries that exist."""
-    for name, region in (blocks or {}).items():
+    """The blocks, where every one names entries that exist; slices that run down are turned round."""
+    found = {name: _upward(region, p) if isinstance(region, slice) else region for name, region in (blocks or {}).items()}
+    for name, region in found.items():
         if isinstance(region, Tensor):
             whole = region.ndim == 1 and not (region.is_floating_point() or region.dtype == torch.bool)
             if not whole or (len(region) and not bool(((region >= 0) & (region < p)).all())):
                 raise ValueError(f"`blocks` must hold whole numbers from 0 to {p - 1}, got {region!r} for {name!r}.")
         if not count(region, p):
             raise ValueError(f"`blocks` has no entries of 0 to {p - 1} for {name!r}, got {region!r}.")
-    return dict(blocks or {})
+    return found
 
 
 def count(region: Region, p: int) -> int:
@@ -87,13 +88,18 @@ def small(t: Tensor) -> Array:
     return np.asarray(t.detach().double().cpu().numpy())
 
 
+def _upward(region: slice, p: int) -> slice:
+    """The same entries in ascending order; torch takes no negative step."""
+    entries = range(*region.indices(p))
+    return slice(entries[-1], entries[0] + 1, -entries.step) if entries and entries.step < 0 else region
+
+
 def _within(region: Region, piece: slice, p: int) -> Region | None:
     """What a piece holds of a region, counted from its start; None for nothing."""
     if isinstance(region, Tensor):
         inside = region[(region >= piece.start) & (region < piece.stop)] - piece.start
         return inside if len(inside) else None
-    entries = range(*region.indices(p))
-    start, step = (entries[0], entries.step) if entries.step > 0 else (entries[-1], -entries.step)
-    first = start if start >= piece.start else start + -(-(piece.start - start) // step) * step
-    stop = min(max(entries[0], entries[-1]) + 1, piece.stop)
+    start, stop, step = region.indices(p)
+    first = max(start, start + -(-(piece.start - start) // step) * step)
+    stop = min(stop, piece.stop)
     return slice(first - piece.start, stop - piece.start, step) if first < stop else None
