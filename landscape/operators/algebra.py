@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from landscape.operators.protocol import SymmetricOperator, dense
+from landscape.operators.protocol import SymmetricOperator, beside_product, dense
 
 
 class Algebra:
@@ -95,6 +95,10 @@ class Sum(Algebra):
         """The terms' device."""
         return self.terms[0][1].device
 
+    def beside(self, count: int) -> int:
+        """Vectors that a product takes beside its result: one term's."""
+        return count + max(beside_product(A, count) for _, A in self.terms)
+
     def __matmul__(self, other: Float[Tensor, "p ..."], /) -> Float[Tensor, "p ..."]:
         total = torch.zeros_like(other)
         for factor, A in self.terms:
@@ -122,6 +126,10 @@ class _OfOne(Algebra):
     def device(self) -> torch.device:
         """A's device."""
         return self.operator.device
+
+    def beside(self, count: int) -> int:
+        """Vectors that a product takes beside its result: A's product, and what goes with it."""
+        return count + beside_product(self.operator, count)
 
 
 @final

@@ -156,6 +156,10 @@ class RiskOperator(Algebra, ABC):
                 risk.ranks.sum_(total)
         return total[0] if v.ndim == 1 else total.T.contiguous()
 
+    def beside(self, count: int) -> int:
+        """Vectors of length p that a product with `count` of them takes beside its result, other than the graph's."""
+        return 2 if count == 1 else 2 + 2 * count  # the parts that autograd gives; rows and columns of a block
+
     def guess(self) -> Tensor:
         """Where to start looking for the top eigenvectors: ∇L(θ), of shape (p,); a gradient, where none is kept."""
         point = self.point

@@ -32,6 +32,15 @@ class SymmetricOperator(Protocol):
     def __matmul__(self, other: Tensor, /) -> Tensor: ...
 
 
+def beside_product(A: SymmetricOperator, count: int) -> int:
+    """How many vectors of length p a product with `count` of them takes beside its result, where A says so.
+
+    An operator says it by a method `beside(count)`; one without is supposed to take none.
+    """
+    told: int = A.beside(count) if hasattr(A, "beside") else 0
+    return told
+
+
 def dense(A: SymmetricOperator, *, limit: int = 4096) -> Float[Tensor, "p p"]:
     """Write an operator out as a matrix, by p products with unit vectors; for small p and for tests.
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from landscape.memory import free_bytes
 from landscape.operators.protocol import SymmetricOperator
-from landscape.spectral.draws import BLOCK, images, sign_images
+from landscape.spectral.draws import BLOCK, images, require_vectors, sign_images
 from landscape.spectral.krylov import working_dtype
 from landscape.spectral.probes import FEWEST, Goal, Sample, looked
 from landscape.spectral.regions import Array, Region, Regions, small
@@ -77,6 +77,8 @@ def deflated(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Gene
     Source:
         Our definition, after Chen and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
     """
+    instead = "take fewer of the model's parameters"
+    require_vectors(A, 2 + FEWEST / working_dtype(A.dtype).itemsize, 2, what="A trace", instead=instead)
     pool = _Pool(A, goal, regions, generator)
     pool.probe(min(FEWEST, max(2, goal.draws // 3) if goal.open else goal.draws))
     yield pool.sample()
@@ -153,6 +155,7 @@ class _Pool:
         """Multiply some Rademacher vectors."""
         for block, image in sign_images(self.A, count, self.generator):
             self._meet(block, image)
+            del block, image
 
     def _meet(self, block: Tensor, image: Tensor) -> None:
         """Add probes, the columns of a block, with their images."""

@@ -15,10 +15,12 @@ from landscape.estimate import Estimate
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense
 from landscape.progress import Progress, watching
-from landscape.spectral.krylov import Krylov
+from landscape.spectral.draws import signs
+from landscape.spectral.krylov import Krylov, working_dtype
 
 EXACT_SIZE = 256  # up to here the eigenvalues of the whole matrix cost no more than an estimate
 ZERO = 1e-3  # of the largest modulus: where single precision may put the nodes of eigenvalues that are zero
+BESIDE = 4  # vectors beside the basis: the next one, and an image while it is made orthogonal
 BANDWIDTH = 0.01  # default standard deviation of the smoothing, in units of the nodes' range
 
 
@@ -218,18 +220,18 @@ def spectral_density(
         weights = torch.full((p,), 1 / p, dtype=torch.float64)
         return SpectralDensity(values, weights, torch.zeros(p, dtype=torch.long), 1, p, p, True)
     require(
-        (length + 1) * p * A.dtype.itemsize,
+        (length + BESIDE) * p * working_dtype(A.dtype).itemsize,
         A.device,
         what=f"A Lanczos basis of {length} vectors of {p} entries",
         instead="lower `steps`, or take fewer `parameters`",
     )
-    space = Krylov(A, capacity=length, generator=generator)
+    space = Krylov(A, capacity=length, images=0, generator=generator)
     parts: list[tuple[Tensor, Tensor]] = []
     with watching(progress, work="spectral_density", most=runs * length) as tell:
         try:
             for _ in range(runs):
-                signs = torch.randint(0, 2, (p,), generator=generator, device=generator.device)
-                parts.append(_quadrature(space, 2 * signs - 1))
+                space.begin(signs(A, 1, generator)[:, 0])
+                parts.append(_quadrature(space))
                 tell(space.products, math.nan)
         except KeyboardInterrupt:
             if not parts:
@@ -272,7 +274,9 @@ def lanczos_quadrature(
     length = float(torch.linalg.vector_norm(start))
     if not (math.isfinite(length) and length > 0):
         raise ValueError(f"`start` must be a finite vector that is not zero, got one of length {length!r}.")
-    return _quadrature(Krylov(A, capacity=steps, generator=torch.Generator()), start)
+    space = Krylov(A, capacity=steps, images=0, generator=torch.Generator())
+    space.begin(start)
+    return _quadrature(space)
 
 
 def _eigenvalues(A: SymmetricOperator) -> Tensor:
@@ -281,9 +285,8 @@ def _eigenvalues(A: SymmetricOperator) -> Tensor:
     return values
 
 
-def _quadrature(space: Krylov, start: Tensor) -> tuple[Tensor, Tensor]:
+def _quadrature(space: Krylov) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        space.begin(start)
         while not space.closed and space.size < space.capacity:
             space.extend()
     matrix = space.matrix[: space.size, : space.size]

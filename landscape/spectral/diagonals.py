@@ -77,6 +77,7 @@ def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = F
                     step = terms.mean(1) - mean[at]
                     squares[at] += terms.var(1, correction=0) * new + step.square() * (count * new / (count + new))
                     mean[at] += step * (new / (count + new))
+                del z, a
                 count += new
                 tell(count, _relative(mean, squares, count))
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from landscape.memory import require
-from landscape.operators.protocol import SymmetricOperator
+from landscape.operators.protocol import SymmetricOperator, beside_product
 from landscape.spectral.krylov import working_dtype
 from landscape.spectral.regions import pieces
 
@@ -31,11 +31,13 @@ def widths(A: SymmetricOperator, count: int) -> Iterator[slice]:
 def require_vectors(A: SymmetricOperator, stored: float, blocks: float, *, what: str, instead: str) -> None:
     """Refuse what does not fit before anything is drawn: stored vectors, and blocks of those multiplied at once.
 
+    What a product takes beside its result is added, as far as the operator says so.
+
     Raises:
         MemoryError: If they need more than is free.
     """
-    p = A.shape[0]
-    vectors = stored + blocks * width(A)
+    p, w = A.shape[0], width(A)
+    vectors = stored + blocks * w + beside_product(A, w)
     require(
         round(vectors * p * working_dtype(A.dtype).itemsize),
         A.device,
@@ -82,7 +84,9 @@ def sign_images(A: SymmetricOperator, draws: int, generator: Generator) -> Itera
     """Pairs (Z, A Z), where the Z are blocks of Rademacher columns."""
     for part in widths(A, draws):
         block = signs(A, part.stop - part.start, generator)
-        yield block, images(A, block)
+        image = images(A, block)
+        yield block, image
+        del block, image  # before the next are made
 
 
 def on_sphere(A: SymmetricOperator, count: int, generator: Generator) -> tuple[Tensor, Again]:

@@ -13,7 +13,7 @@ from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
 from landscape.spectral.basis import loses_digits
 from landscape.spectral.extremes import Found, Goal, Which, find, interrupted
-from landscape.spectral.krylov import Krylov, working_dtype
+from landscape.spectral.krylov import Krylov, images_kept, working_dtype
 
 Store = torch.dtype | torch.device | str | tuple[torch.dtype, torch.device | str]
 
@@ -213,7 +213,8 @@ def _capacity(
     row, full_row = p * dtype.itemsize, p * working_dtype(A.dtype).itemsize
     lossy = loses_digits(dtype, working_dtype(A.dtype))
     # beside the basis: the vectors that are returned, those kept in full, and the blocks of one step
-    beside = full_row * ((need if vectors else 1) + (need if lossy else 0) + 3 * block + 1)
+    kept_images = images_kept(p, working_dtype(A.dtype))
+    beside = full_row * ((need if vectors else 1) + (need if lossy else 0) + 3 * block + 1 + kept_images)
     extra = row * (block + (0 if lossy else need))
     home = torch.device(A.device)
     if basis is None:

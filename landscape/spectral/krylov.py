@@ -35,6 +35,7 @@ class Krylov:
         block: Vectors that `begin` starts from.
         kept: Dtype and device of the basis; None means the work's. With fewer bits, vectors are rounded when they are
             put down, and the relation above holds up to `slack`.
+        images: Products to keep while the basis is short; None means as many as `images_kept`.
         generator: Source of start vectors.
 
     Attributes:
@@ -52,12 +53,15 @@ class Krylov:
         capacity: int,
         block: int = 1,
         kept: tuple[torch.dtype, torch.device] | None = None,
+        images: int | None = None,
         generator: Generator,
     ) -> None:
         self.A, self.generator, self.capacity, self.block = A, generator, capacity, block
         self.p, self.work = A.shape[0], working_dtype(A.dtype)
         self.room = capacity + block
-        self._images: list[Tensor] | None = None
+        self._most = images_kept(self.p, self.work) if images is None else images
+        self._images: Tensor | None = None  # room for the products that are kept, and
+        self._kept = 0  # how many these are; -1 where that has ended
         self.basis = Basis(
             locked + self.room,
             self.p,
@@ -94,7 +98,7 @@ class Krylov:
             self._put_unit(self.held + i, row)
         self.coupling, self.slack = np.zeros((len(start), 0)), np.zeros(0)
         self.size, self.width, self.closed, self.tridiagonal = 0, len(start), False, len(start) == 1
-        self._images = []
+        self._images, self._kept = None, 0 if self._most else -1
 
     def random_rows(self) -> Tensor:
         """A block of random vectors, as rows; fewer if the complement of the locked vectors has no more room."""
@@ -143,17 +147,23 @@ class Krylov:
 
         They are the true images: A is linear, so nothing of the recurrence is supposed.
         """
-        if self._images is None or len(self._images) != self.size or self.held:
+        if self._images is None or self._kept != self.size or self.held:
             return None
-        return self._tensor(coefficients).T @ torch.stack(self._images)
+        return self._tensor(coefficients).T @ self._images[: self._kept]
 
     def _keep(self, images: Tensor) -> None:
         """Keep the images of a short basis; a restart, or too many of them, ends that."""
-        if self._images is None:
+        end = self._kept + len(images)
+        if self._kept < 0 or end > self._most or self.held:
+            self._forget()
             return
-        few = len(self._images) + len(images) <= IMAGES
-        small = IMAGES * self.p * images.element_size() <= IMAGE_BYTES
-        self._images = [*self._images, *images] if few and small and not self.held else None
+        if self._images is None:
+            self._images = images.new_empty(min(self._most, self.capacity), self.p)
+        self._images[self._kept : end] = images
+        self._kept = end
+
+    def _forget(self) -> None:
+        self._images, self._kept = None, -1
 
     def product(self, rows: Tensor) -> Tensor:
         """A times each row, as rows, in the working dtype; counted, and refused if it is not finite."""
@@ -191,7 +201,7 @@ class Krylov:
         With a basis in fewer bits, as many of the first Ritz vectors are kept in full as there are rows for.
         """
         keep, width = len(values), self.width
-        self._images = None
+        self._forget()
         mix = np.zeros((self.size + width, keep + width))
         mix[: self.size, :keep], mix[self.size :, keep:] = vectors, np.eye(width)
         coupling = self.coupling @ vectors
@@ -213,7 +223,7 @@ class Krylov:
     def lock(self, values: Array, residuals: Array, vectors: Tensor) -> None:
         """Make these vectors (rows) the locked ones; a Krylov space is then to be begun in their complement."""
         self.size = self.width = 0
-        self._images = None
+        self._forget()
         self.basis.put(0, vectors)
         self.held, self.held_values, self.held_residuals = len(values), values, residuals
 
@@ -247,6 +257,11 @@ class Krylov:
             w = self.basis.subtract(w, part)
             along += part
         return w, along
+
+
+def images_kept(p: int, work: torch.dtype) -> int:
+    """How many products of length p are kept beside a basis: all that can be, or none where they are long."""
+    return IMAGES if IMAGES * p * work.itemsize <= IMAGE_BYTES else 0
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

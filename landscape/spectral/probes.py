@@ -165,11 +165,9 @@ def probed(
     want = BLOCK if goal.open else FEWEST
     while (have := terms.shape[1]) < goal.draws:
         new = min(want, BLOCK, goal.draws - have)
-        blocks = (
-            regions.sums(lambda at, z=z, image=image: term(z[at], image[at]))
-            for z, image in sign_images(A, new, generator)
-        )
-        terms = np.concatenate([terms, *blocks], axis=1)
+        for z, image in sign_images(A, new, generator):
+            terms = np.concatenate([terms, regions.sums(lambda at, z=z, a=image: term(z[at], a[at]))], axis=1)
+            del z, image
         sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
         yield sample
         want = goal.batch(sample)

@@ -67,7 +67,9 @@ def pieces(p: int) -> Iterator[slice]:
 
 def check_blocks(blocks: Blocks | None, p: int) -> dict[str, Region]:
     """The blocks, where every one names entries that exist; slices that run down are turned round."""
-    found = {name: _upward(region, p) if isinstance(region, slice) else region for name, region in (blocks or {}).items()}
+    found = {
+        name: _upward(region, p) if isinstance(region, slice) else region for name, region in (blocks or {}).items()
+    }
     for name, region in found.items():
         if isinstance(region, Tensor):
             whole = region.ndim == 1 and not (region.is_floating_point() or region.dtype == torch.bool)
