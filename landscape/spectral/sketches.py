@@ -30,7 +30,7 @@ def hutch_plus_plus(A: SymmetricOperator, goal: Goal, regions: Regions, generato
     T: Array = np.zeros((0, 0))
     inside: Array = np.zeros(len(regions))  # tr_B(QQᵀA + A QQᵀ) for each region B
     spent = 0
-    for new in _stages(A, goal, 3, "Hutch++", stored=1.0 if goal.open else 2.25, blocks=3):
+    for new in _stages(A, goal, 3, "Hutch++", stored=1.0 if goal.open else 2.25, worked=5, blocks=3):
         fresh = torch.empty(new, A.shape[0], dtype=working_dtype(A.dtype), device=A.device)
         for part in widths(A, new):
             fresh[part] = images(A, signs(A, part.stop - part.start, generator)).T
@@ -44,14 +44,20 @@ def hutch_plus_plus(A: SymmetricOperator, goal: Goal, regions: Regions, generato
             inside += regions.sums(lambda at, q=q, image=image: (2 * q[at] * image[at]).sum(1, keepdim=True))[:, 0]
             for z, rest in known:
                 rest.addmm_(image, q.T @ z.to(q), alpha=-1)
+            del q, image
         T = _bordered(T, np.concatenate(columns, axis=1))
         more = goal.draws - 2 * new if goal.open else new  # all that remains, where there is one stage
-        drawn = _left(A, Q, more, generator)
-        if not goal.open:
-            known.extend((z.to(torch.int8), rest) for z, rest in drawn)
+        found = [] if goal.open else [_rest(Q, z, rest, regions) for z, rest in known]
+        for part in widths(A, more):
+            z = signs(A, part.stop - part.start, generator)
+            rest = images(A, subtract(Q, z.clone()))
+            found.append(_rest(Q, z, rest, regions))
+            if not goal.open:
+                known.append((z.to(torch.int8), rest))
+            del z, rest
         spent += 2 * new + more
+        terms = np.concatenate(found, axis=1)
         held = (inside - _projected(Q, T, regions))[:, None]
-        terms = np.concatenate([_rest(Q, z, rest, regions) for z, rest in (drawn if goal.open else known)], axis=1)
         yield Sample(held + terms, spent, "hutch++", HUTCH_STDERR * _looked(goal, terms.shape[1]))
 
 
@@ -70,7 +76,8 @@ def xtrace(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Genera
     R: Array = np.zeros((0, 0))
     T: Array = np.zeros((0, 0))
     before = False
-    for new in _stages(A, goal, 2, "XTrace", stored=2.0 if regions.blocks else 1.0, blocks=1, growth=0.5):
+    kept, worked = (2.0, 7) if regions.blocks else (1.0, 3)
+    for new in _stages(A, goal, 2, "XTrace", stored=kept, worked=worked, blocks=1, growth=0.5):
         fresh, again = on_sphere(A, new, generator)
         for part in widths(A, new):
             fresh[part] = images(A, fresh[part].T).T
@@ -109,7 +116,7 @@ def xnystrace(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Gen
     drawn: list[Again] = []
     H: Array = np.zeros((0, 0))  # ΩᵀAΩ
     G: Array = np.zeros((0, 0))  # ΩᵀΩ
-    for new in _stages(A, goal, 1, "XNysTrace", stored=1.0, blocks=1):
+    for new in _stages(A, goal, 1, "XNysTrace", stored=1.0, worked=9, blocks=1):
         rows, again = on_sphere(A, new, generator)
         G = _bordered(G, _gram(drawn, rows))
         columns = np.zeros((len(H) + new, new))
@@ -127,18 +134,29 @@ def xnystrace(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Gen
 
 
 def _stages(
-    A: SymmetricOperator, goal: Goal, each: int, name: str, *, stored: float, blocks: int, growth: float = 1.0
+    A: SymmetricOperator,
+    goal: Goal,
+    each: int,
+    name: str,
+    *,
+    stored: float,
+    worked: int,
+    blocks: int,
+    growth: float = 1.0,
 ) -> Iterator[int]:
     """How many new vectors a stage takes, at `each` products a vector: all at once, or ever more for a tolerance.
 
-    Each stores so many vectors of length p. The first stage is refused if that does not fit, a later one left out.
+    For each, so many vectors of length p are stored, and pieces of so many worked on; beside them are blocks of those
+    multiplied at once. The first stage is refused if that does not fit, a later one left out.
     """
-    most, have = min(goal.draws // each, A.shape[0]), 0
+    p = A.shape[0]
+    each_takes = stored + worked * next(pieces(p)).stop / p
+    most, have = min(goal.draws // each, p), 0
     while have < most:
         new = most - have if goal.open else min(int(growth * have) if have else STAGE, most - have)
         try:
             require_vectors(
-                A, stored * new, blocks, what=name, instead="lower `draws`, or take method='auto' or 'hutchinson'"
+                A, each_takes * new, blocks, what=name, instead="lower `draws`, or take method='auto' or 'hutchinson'"
             )
         except MemoryError:
             if have:
@@ -156,13 +174,6 @@ def _bordered(M: Array, columns: Array) -> Array:
     """A symmetric matrix with further columns, and the rows that follow from them."""
     k = len(M)
     return np.block([[M, columns[:k]], [columns[:k].T, columns[k:]]])
-
-
-def _left(A: SymmetricOperator, Q: list[Tensor], count: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs (z, A (I - QQᵀ) z) of blocks of Rademacher columns."""
-    for part in widths(A, count):
-        z = signs(A, part.stop - part.start, generator)
-        yield z, images(A, subtract(Q, z.clone()))
 
 
 def _rest(Q: list[Tensor], z: Tensor, image: Tensor, regions: Regions) -> Array:
@@ -261,7 +272,7 @@ def _nystrom(image: list[Tensor], drawn: list[Again], H: Array, G: Array, region
         w, u = to_w @ F, to_u.T @ omega
         for i, part in parts:
             f, v = F[:, part], w[:, part]
-            products = (u[:, part] * v, v * v, f * f)
+            products = (a * b for a, b in ((u[:, part], v), (v, v), (f, f)))
             found[i] += np.stack([small(t.sum(1, dtype=torch.float64)) for t in products])
     scale = (p - k + 1) * np.diag(apart) / lengths  # 1 / ‖u_i‖² is the i-th diagonal entry, w_iᵀω_i is 1 / length
     terms: Array = found[:, 0] * scale - found[:, 1] + found[:, 2].sum(1)[:, None] - shift * regions.sizes[:, None]
