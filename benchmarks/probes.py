@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -26,7 +26,6 @@ import landscape
 from benchmarks.peak import CLEAR, RESET_PEAK, fresh, memory
 from benchmarks.peers import HessianEigenthings, PyHessian
 from benchmarks.subjects import Subject
-from benchmarks.table import Row
 
 DRAWS = 63  # products of a trace; the sketches of Hutch++ take a third
 LIMITS = {"hutchinson": 20.0, "hutch++": 40.0, "xtrace": 40.0}
@@ -62,7 +61,9 @@ def network(p: int) -> Subject:
     wide = int(p**0.5)
     with torch.random.fork_rng():
         torch.manual_seed(0)  # noqa: TID251  (a fixed network, and the state is put back)
-        model = nn.Sequential(nn.Linear(64, wide), nn.Tanh(), nn.Linear(wide, wide - 80), nn.Tanh(), nn.Linear(wide - 80, 10))
+        model = nn.Sequential(
+            nn.Linear(64, wide), nn.Tanh(), nn.Linear(wide, wide - 80), nn.Tanh(), nn.Linear(wide - 80, 10)
+        )
     draw = Generator().manual_seed(0)
     data = torch.randn(64, 64, generator=draw), torch.randint(10, (64,), generator=draw)
     return Subject(f"MLP with {p / 1e6:.2g} million weights", model.eval(), nn.CrossEntropyLoss(), [data])
