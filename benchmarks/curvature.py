@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from benchmarks import costs, errors, peers, speed
+from benchmarks import costs, errors, peers, probes, speed
 from benchmarks.table import Row
 
 GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -17,6 +17,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "traces": costs.traces,
     "peaks": costs.peaks,
     "growth": costs.growth,
+    "probes": probes.probes,
 }
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -26,6 +26,7 @@ import landscape
 from benchmarks.peak import CLEAR, RESET_PEAK, fresh, memory
 from benchmarks.peers import HessianEigenthings, PyHessian
 from benchmarks.subjects import Subject
+from benchmarks.table import Row
 
 DRAWS = 63  # products of a trace; the sketches of Hutch++ take a third
 LIMITS = {"hutchinson": 20.0, "hutch++": 40.0, "xtrace": 40.0}
@@ -47,9 +48,17 @@ class Scaled:
         u = torch.randn(p, 1, generator=Generator().manual_seed(0))
         return cls(p, torch.linspace(1, 2, p), u * (3 / p**0.5))
 
-    shape = property(lambda self: torch.Size((self.p, self.p)))
-    dtype = property(lambda self: torch.float32)
-    device = property(lambda self: torch.device("cpu"))
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((self.p, self.p))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.diagonal.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.diagonal.device
 
     def __matmul__(self, other: Tensor) -> Tensor:
         v = other.reshape(self.p, -1)
@@ -102,8 +111,7 @@ def work(subject: str, p: int, what: str) -> tuple[int, Callable[[], object]]:
     if library == "PyHessian":
         peer = PyHessian(given)
         peer.product(v)
-        with_few = {"maxIter": DRAWS, "tol": 0.0}
-        return given.p, lambda: peer.peer.trace(**with_few)
+        return given.p, lambda: peer.peer.trace(maxIter=DRAWS, tol=-1.0)  # all of them
     other = HessianEigenthings(given)
     other.product(v)
     return given.p, lambda: other.things.trace(other.peer, num_matvecs=DRAWS, method=name, seed=0)
@@ -117,7 +125,7 @@ def measure(subject: str, p: int, what: str) -> dict[str, float | None]:
     vector = 4 * p / 2**20
     told = None
     if what.startswith("landscape"):
-        with mock.patch("landscape.memory.free_bytes", lambda _: 0):
+        with mock.patch("landscape.memory.free_bytes", return_value=0):
             try:
                 call()
             except MemoryError as error:
@@ -144,6 +152,39 @@ def measured(subject: str, p: int, what: str) -> dict[str, Any]:
     done = subprocess.run(command, env=fresh(), check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def probes(quick: bool) -> Iterator[Row]:
+    """Memory and seconds of estimates, what is told of the memory, and ratios to the peers."""
+    for subject, p in [("matrix", 200_000)] if quick else [("matrix", 4_000_000), ("network", 1_000_000)]:
+        theirs = [
+            f"hessian-eigenthings, {name}" for name in ("hutchinson", "hutch++") if HessianEigenthings.available()
+        ]
+        if subject == "network" and PyHessian.available():
+            theirs.append("PyHessian, hutchinson")
+        chosen = [name for name in OURS if name != "xnystrace" or subject == "matrix"]  # a Hessian is not definite
+        about = f"{'matrix' if subject == 'matrix' else 'MLP'}, p = {p / 1e6:g} million"
+        found = {}
+        for what in [*(f"landscape, {name}" for name in (chosen[:2] if quick else chosen)), *theirs]:
+            found[what] = one = measured(subject, p, what)
+            yield {
+                "what": f"peak memory, {about}: {what}", "value": one["vectors"], "unit": "vectors",
+                "limit": LIMITS.get(what.removeprefix("landscape, ")),
+                "note": f"{one['seconds']:.2f} s" + (f", told {one['told']:.1f}" if one["told"] else ""),
+            }  # fmt: skip
+            if one["told"]:
+                yield {
+                    "what": f"memory told is off by, {about}: {what}", "unit": "of the peak", "limit": TOLD,
+                    "value": abs(one["told"] / one["vectors"] - 1),
+                }  # fmt: skip
+        for peer in theirs:
+            ours = found[f"landscape, {peer.partition(', ')[2]}"]
+            for key in ("vectors", "seconds"):
+                what = "peak memory" if key == "vectors" else "time"
+                yield {
+                    "what": f"{what}, {about}: ours / {peer}", "unit": "ratio", "value": ours[key] / found[peer][key],
+                    "limit": 1.0 if "eigenthings" in peer else None,
+                }  # fmt: skip
 
 
 def main() -> None:
