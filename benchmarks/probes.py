@@ -124,7 +124,7 @@ def measure(subject: str, p: int, what: str) -> dict[str, float | None]:
     p, call = work(subject, p, what)
     vector = 4 * p / 2**20
     told = None
-    if what.startswith("landscape"):
+    if what.startswith("landscape") and what != "landscape, auto":  # which takes more as long as there is more
         with mock.patch("landscape.memory.free_bytes", return_value=0):
             try:
                 call()

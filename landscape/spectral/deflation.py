@@ -159,7 +159,7 @@ class _Pool:
 
     def _meet(self, block: Tensor, image: Tensor) -> None:
         """Add probes, the columns of a block, with their images."""
-        straight = np.concatenate([self.straight, self.sums(lambda at: block[at] * image[at])], axis=1)
+        straight = np.concatenate([self.straight, self.sums(torch.mul, block, image)], axis=1)
         n = self.probes + block.shape[1]
         if n > self.inner.shape[2]:
             self.inner = np.concatenate([self.inner, np.zeros_like(self.inner)], axis=2)

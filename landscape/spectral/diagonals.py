@@ -145,5 +145,5 @@ def _relative(mean: Tensor, squares: Tensor, count: int) -> float:
 def _all_squares(A: SymmetricOperator, regions: Regions) -> Iterator[Sample]:
     total: Array = np.zeros(len(regions))
     for _, image in unit_images(A):
-        total += regions.sums(lambda at, image=image: image[at].double().square()).sum(1)
+        total += regions.sums(lambda t: t.double().square(), image).sum(1)
     yield Sample(total[:, None], A.shape[0], "exact", exact=True)

@@ -55,8 +55,9 @@ def orthonormalise(rows: Tensor) -> Tensor:
         q, top = torch.linalg.qr(part.T)
         part.copy_(q.T)
         tops.append(top)
+    corner: Tensor = tops[0]
     if len(parts) == 1:
-        return tops[0]
+        return corner
     q, corner = torch.linalg.qr(torch.cat(tops))
     for part, turn in zip(parts, q.split(m), strict=True):
         part.copy_(turn.T @ part)

@@ -166,7 +166,7 @@ def probed(
     while (have := terms.shape[1]) < goal.draws:
         new = min(want, BLOCK, goal.draws - have)
         for z, image in sign_images(A, new, generator):
-            terms = np.concatenate([terms, regions.sums(lambda at, z=z, a=image: term(z[at], a[at]))], axis=1)
+            terms = np.concatenate([terms, regions.sums(term, z, image)], axis=1)
             del z, image
         sample = Sample(terms, terms.shape[1], "hutchinson", 1.0 if goal.open else looked(terms.shape[1]))
         yield sample

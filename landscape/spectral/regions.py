@@ -48,11 +48,14 @@ class Regions:
         """The number of entries of each region."""
         return np.array([count(region, self.p) for region in (slice(None), *self.blocks)])
 
-    def sums(self, term: Callable[[slice], Tensor]) -> Array:
-        """Σ over the entries of each region, in float64: (regions, n), where term(piece) has shape (entries, n)."""
+    def sums(self, term: Callable[..., Tensor], *vectors: Tensor) -> Array:
+        """Σ over the entries of each region, in float64: (regions, n), for a term of the vectors' entries.
+
+        The vectors are columns, and `term` maps pieces of them to a tensor of shape (entries, n).
+        """
         found: list[Array | None] = [None] * len(self)
         for piece, parts in self.cut:
-            values = term(piece)
+            values = term(*(t[piece] for t in vectors))
             for i, part in parts:
                 new, known = small(values[part].sum(0, dtype=torch.float64)), found[i]
                 found[i] = new if known is None else known + new

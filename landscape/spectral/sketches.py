@@ -41,7 +41,7 @@ def hutch_plus_plus(A: SymmetricOperator, goal: Goal, regions: Regions, generato
             q = fresh[part].T
             image = images(A, q)
             columns.append(small(along(Q, image)))
-            inside += regions.sums(lambda at, q=q, image=image: (2 * q[at] * image[at]).sum(1, keepdim=True))[:, 0]
+            inside += regions.sums(_twice, q, image)[:, 0]
             for z, rest in known:
                 rest.addmm_(image, q.T @ z.to(q), alpha=-1)
             del q, image
@@ -176,21 +176,29 @@ def _bordered(M: Array, columns: Array) -> Array:
     return np.block([[M, columns[:k]], [columns[:k].T, columns[k:]]])
 
 
+def _twice(q: Tensor, image: Tensor) -> Tensor:
+    return (2 * q * image).sum(1, keepdim=True)
+
+
 def _rest(Q: list[Tensor], z: Tensor, image: Tensor, regions: Regions) -> Array:
     """Σ z * (I - QQᵀ) image over each region."""
     inner = along(Q, image)
-    return regions.sums(lambda at: z[at] * subtract([rows[:, at] for rows in Q], image[at].clone(), inner))
+
+    def term(z: Tensor, image: Tensor, *columns: Tensor) -> Tensor:
+        return z * subtract([q.T for q in columns], image.clone(), inner)
+
+    return regions.sums(term, z, image, *(rows.T for rows in Q))
 
 
 def _projected(Q: list[Tensor], T: Array, regions: Regions) -> Array:
     """tr_B(Q T Qᵀ) for each region B."""
     middle = torch.from_numpy(T).to(Q[0])
 
-    def term(at: slice) -> Tensor:
-        part = torch.cat([rows[:, at] for rows in Q])
+    def term(*columns: Tensor) -> Tensor:
+        part = torch.cat([q.T for q in columns])
         return (part * (middle @ part)).sum(0).unsqueeze(1)
 
-    return regions.sums(term)[:, 0]
+    return regions.sums(term, *(rows.T for rows in Q))[:, 0]
 
 
 def _moments(Q: list[Tensor], Z: list[Tensor], drawn: list[Again], R: Array, T: Array, regions: Regions) -> Array:
