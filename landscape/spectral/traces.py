@@ -71,7 +71,9 @@ def trace(
     Raises:
         ValueError: If an argument is out of range, a product is not finite, or A is seen not to be positive
             semidefinite by "xnystrace".
-        MemoryError: If the vectors that a method stores do not fit in what is free ("auto" does with what fits).
+        MemoryError: If the vectors that a method stores do not fit in what is free ("auto" does with what fits). Of
+            draws products, "hutch++" stores a third, "xtrace" half (with blocks all) and "xnystrace" all;
+            with a tolerance they store what a stage needs, and stop where a later stage does not fit.
 
     Source:
         Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3); its variance: Avron and Toledo (2011), J. ACM 58(2);
