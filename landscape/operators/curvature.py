@@ -3,13 +3,15 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.batches import Batch, split_batches
+from landscape.additivity import NotAdditiveError
+from landscape.batches import Batch
 from landscape.memory import free_bytes, require
 from landscape.operators.algebra import Algebra
 from landscape.operators.point import Point, row
@@ -73,7 +75,8 @@ class RiskOperator(Algebra, ABC):
             raise ValueError(f"`budget` must be a number of bytes >= 0, or None, got {budget!r}.")
         self.point = Point.of(risk, theta, parameters)
         if micro_batch is not None:  # after Point.of, whose statistics are those of the whole batches
-            self.point = self.point.on(self.point.risk.in_parts(micro_batch).batches)
+            self.point = self.point.on(self.point.risk.in_parts(micro_batch, argument="micro_batch").batches)
+        self.point.risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
         self.note = ""
         self._trial = Trial.of(self.point, checks=probe)
         self._vectors_agree = risk.ranks is None
@@ -220,13 +223,14 @@ class RiskOperator(Algebra, ABC):
         """Cut batches so that one pass fits, where the user has not said how and batches may be cut."""
         risk = self.point.risk
         largest = max(risk.sizes)
-        if micro_batch is not None or risk.mode in ("batch", "train") or risk.weight is not None:
+        if micro_batch is not None or risk.mode in ("batch", "train"):
             return
         if self._trial.graph_bytes([largest]) <= allowed:
             return
         size = self._trial.examples_within(allowed)
         if size < largest:
-            self.point = self.point.on(split_batches(risk.batches, size))
+            with suppress(NotAdditiveError):  # the batch must be whole
+                self.point = self.point.on(risk.in_parts(size).batches)
 
 
 def _inside(theta: Params, place: slice) -> Sequence[str]:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from landscape.batches import Batch, batch_size, slice_batch, split_batches, tensors
 from landscape.functional import PureModel
 from landscape.params import Params
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict
@@ -85,6 +86,7 @@ def prepared(
     probe = largest if whole else slice_batch(largest, 0, PROBE)
     with without_gradient():
         outputs = _tried(predict, theta, probe)
+        require_repeatable(risk, theta)
         found = resolve(metrics, risk, outputs, probe, whole=largest)
     for metric in found:
         if metric.risk and not metric.sampled:
