@@ -94,6 +94,23 @@ class PureModel:
         clone._slots = _slots(clone.module, self.parameters)
         return clone
 
+    def in_double(self) -> "PureModel":
+        """A copy whose parameters and buffers are in float64."""
+        clone = copy.copy(self)
+        clone.module = _shared_copy(self.module)
+        clone._slots = _slots(clone.module, self.parameters)
+        clone.parameters = {
+            name: nn.Parameter(p.detach().double() if p.is_floating_point() else p.detach(), requires_grad=False)
+            for name, p in self.parameters.items()
+        }
+        clone._put_back(clone.parameters)
+        for child in clone.module.modules():
+            for place in (child._buffers, child.__dict__):
+                for key, value in place.items():
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        place[key] = value.double()
+        return clone
+
     @property
     def normalised(self) -> bool:
         """Whether the model has layers with running statistics, so that the mode matters."""

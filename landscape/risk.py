@@ -187,8 +187,12 @@ class EmpiricalRisk:
 
     def require_cut(self, bounds: list[list[tuple[int, int]]], what: str) -> None:
         """Check once that batches may be cut where the bounds say, see `landscape.additivity.require_cut`."""
-        key = ("cut", self.loss, self.batches, self.weight, str(bounds))
+        key = ("cut", self.loss, self.batches, self.weight, max((b - a for batch in bounds for a, b in batch), default=0))
         self.trust.once(key, lambda: require_cut(self, bounds, what))
+
+    def require_examples(self, what: str) -> None:
+        """Check once that the risk is the mean of the losses of its single examples, by number or by `weight`."""
+        self.require_cut([cuts(n, 1) for n in self.sizes], what)
 
     def _cut(self, batches: list[Batch], **changes: Any) -> "EmpiricalRisk":
         """The same risk in other batches, which have been checked to add up to it."""

@@ -12,9 +12,9 @@ from landscape.kernels import second_derivatives
 from landscape.operators.curvature import Path, RowMap
 from landscape.operators.gauss_newton import IGNORED_TARGET, plain_cross_entropy
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
-from landscape.operators.trial import EXAMPLES
 from landscape.params import Params
 from landscape.per_example import example_gradients
+from landscape.repeatability import EXAMPLES
 from landscape.risk import EmpiricalRisk
 
 Likelihood = Literal["auto", "categorical", "gaussian", "bernoulli"]
@@ -167,6 +167,7 @@ class EmpiricalFisher(OutputSpaceOperator):
                 f"`risk` has mode={self.point.risk.mode!r}, where an example's loss depends on its batch, so it has no "
                 "gradient of its own: use mode='eval' or 'recalibrate'."
             )
+        self.point.risk.require_examples("`EmpiricalFisher`, which takes examples one by one,")
         return None
 
     @cached_property
@@ -179,8 +180,8 @@ class EmpiricalFisher(OutputSpaceOperator):
     @cached_property
     def by_rows(self) -> bool:
         """Whether the per-example gradients themselves are computed."""
-        trial = self._trial
-        return trial.lacking is not None or not trial.averages or self.point.risk.weight is not None or self._mixed()
+        wrong = self._trial.lacking is not None or self._disagreement.relative > 0
+        return wrong or self.point.risk.weight is not None or self._mixed()
 
     def _mixed(self) -> bool:
         """Whether an example's slope in the outputs, among a few, is not what it is alone."""

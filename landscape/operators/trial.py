@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch
-from landscape.functional import PureModel
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
 from landscape.operators.point import Point, pull, row
+from landscape.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
 from landscape.risk import scalar
 
-EXAMPLES = 8  # in the trial
-REPEATS = {torch.float64: 1e-12}  # relative difference of two evaluations that passes; of the others:
-REPEAT = 1e-6
 ORDERS = 100  # another order of the examples may differ by so many times as much: sums round differently
 
 
@@ -28,13 +25,13 @@ class Trial:
         lacking: Operation of the model that has no second derivative; None if all have.
         bytes_each: Memory of a twice differentiable graph for one example.
         bytes_fixed: The part of it that does not grow with the examples.
-        averages: Whether the loss of a batch is the weighted mean of the losses of its parts.
+        few: The examples.
     """
 
     lacking: str | None
     bytes_each: float
     bytes_fixed: float
-    averages: bool
+    few: Batch
 
     @classmethod
     def of(cls, point: Point, *, checks: bool) -> "Trial":
@@ -55,7 +52,7 @@ class Trial:
         batch = point.batch(point.risk.batches[0])
         few, fewer = _parts(point, batch)
         if checks:
-            _require_repeatable(point, few)
+            require_same(lambda: _value(point, few), point.dtype, cause(point.risk, probe=True))
             _require_no_order(point, few)
         try:
             more, first = _weighed(point, few)
@@ -65,19 +62,12 @@ class Trial:
             lacking = error.operation if isinstance(error, _SeveredError) else lacks_second_derivative(error)
             if lacking is None:
                 raise
-            return cls(lacking, 0.0, 0.0, True)
+            return cls(lacking, 0.0, 0.0, few)
         _require_same_product(point, first, second)
         n, m = batch_size(few), 0 if fewer is None else batch_size(fewer)
         each = max(more - less, 0) / (n - m) if m else more / n
         fixed = max(more - n * each, 0.0) + 2 * point.row_bytes
-        averages = not checks or fewer is None or _averages(point, few, n // 2)
-        if not averages and len(set(point.risk.sizes)) > 1 and point.risk.mode in ("eval", "recalibrate"):
-            raise ValueError(
-                "`loss` of a batch is not the mean of the losses of its parts, weighted by their sizes, so batches of "
-                "different sizes cannot be put together: use reduction='mean', or give `weight`, such as the number "
-                "of tokens of a batch."
-            )
-        return cls(None, each, fixed, averages)
+        return cls(None, each, fixed, few)
 
     def graph_bytes(self, sizes: Sequence[int]) -> int:
         """Estimated memory of the graphs of batches of these sizes."""
@@ -115,37 +105,13 @@ def _value(point: Point, batch: Batch) -> float:
         return scalar(point.loss(batch))
 
 
-def _differ(a: float, b: float, relative: float) -> bool:
-    return abs(a - b) > relative * max(abs(a), abs(b))  # two NaN do not differ: they are reported by the product
-
-
-def _require_repeatable(point: Point, batch: Batch) -> None:
-    first, second = _value(point, batch), _value(point, batch)
-    if not _differ(first, second, REPEATS.get(point.dtype, REPEAT)):
-        return
-    raise ValueError(
-        f"`risk` is not a function of its parameters: the same examples gave {first:.9g} and then {second:.9g}; "
-        f"{_cause(point)}."
-    )
-
-
 def _require_same_product(point: Point, first: Tensor, second: Tensor) -> None:
     length, apart = float(torch.linalg.vector_norm(first)), float(torch.linalg.vector_norm(first - second))
     if apart > 10 * REPEATS.get(point.dtype, REPEAT) * length:
         raise ValueError(
             f"`risk` has second derivatives that change: a product differed by {apart / length:.2g} of its length "
-            f"when taken twice; {_cause(point)}."
+            f"when taken twice; {cause(point.risk, probe=True)}."
         )
-
-
-def _cause(point: Point) -> str:
-    predict = point.risk.predict
-    if isinstance(predict, PureModel) and predict.random_layers:
-        return f"the dropout layers {predict.random_layers} are on, because mode={predict.mode!r}: use mode='eval'"
-    return (
-        "something in the model or the loss draws random numbers, or its kernels are not deterministic: see "
-        "torch.use_deterministic_algorithms, or pass probe=False"
-    )
 
 
 def _require_no_order(point: Point, batch: Batch) -> None:
@@ -160,21 +126,12 @@ def _require_no_order(point: Point, batch: Batch) -> None:
     other = (inputs, inputs if batch[1] is batch[0] else map_tensors(turned, batch[1]))
     tolerance = max(ORDERS * REPEATS.get(point.dtype, REPEAT), 10 * torch.finfo(point.dtype).eps)
     first, second = _value(point, batch), _value(point, other)
-    if _differ(first, second, tolerance) and max(abs(first), abs(second)) > tolerance:
+    largest = max(abs(first), abs(second))
+    if abs(first - second) > tolerance * largest and largest > tolerance:  # two NaN are reported by the product
         raise ValueError(
             f"`loss` depends on the order of the examples in a batch ({first:.9g}, and {second:.9g} in reverse): it "
-            "must be the mean of one number for each example."
+            "must be the mean of one number for each example; or pass probe=False."
         )
-
-
-def _averages(point: Point, batch: Batch, half: int) -> bool:
-    """Whether the loss of a batch is the weighted mean of those of its two parts."""
-    parts = [slice_batch(batch, 0, half), slice_batch(batch, half, batch_size(batch))]
-    weight = point.risk.weight
-    weights = [float(batch_size(b)) if weight is None else float(weight(*b)) for b in parts]
-    whole, values = _value(point, batch), [_value(point, b) for b in parts]
-    mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights) if sum(weights) else whole
-    return not _differ(whole, mean, 1e-3) or abs(whole - mean) < 1e-3 * max(map(abs, values))
 
 
 class _SeveredError(RuntimeError):
