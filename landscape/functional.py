@@ -1,7 +1,8 @@
 """A module as a pure function of its parameters, with little to pay for each call."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -94,22 +95,22 @@ class PureModel:
         clone._slots = _slots(clone.module, self.parameters)
         return clone
 
-    def in_double(self) -> "PureModel":
-        """A copy whose parameters and buffers are in float64."""
-        clone = copy.copy(self)
-        clone.module = _shared_copy(self.module)
-        clone._slots = _slots(clone.module, self.parameters)
-        clone.parameters = {
-            name: nn.Parameter(p.detach().double() if p.is_floating_point() else p.detach(), requires_grad=False)
-            for name, p in self.parameters.items()
-        }
-        clone._put_back(clone.parameters)
-        for child in clone.module.modules():
-            for place in (child._buffers, child.__dict__):
-                for key, value in place.items():
-                    if isinstance(value, Tensor) and value.is_floating_point():
-                        place[key] = value.double()
-        return clone
+    @contextmanager
+    def in_double(self) -> Iterator[None]:
+        """A block in which buffers are in float64; parameters are as θ gives them, so it must give all of them."""
+        before: list[tuple[Any, str, Tensor]] = []
+        try:
+            for child in self.module.modules():
+                for place in (child._buffers, child.__dict__):
+                    held = [(k, v) for k, v in place.items() if isinstance(v, Tensor) and v.is_floating_point()]
+                    for key, value in held:
+                        if not isinstance(value, nn.Parameter):
+                            before.append((place, key, value))
+                            place[key] = value.double()
+            yield
+        finally:
+            for place, key, value in before:
+                place[key] = value
 
     @property
     def normalised(self) -> bool:

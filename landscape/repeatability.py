@@ -1,6 +1,5 @@
 """Whether a risk is a function of its parameters: the same examples must give the same loss when asked again."""
 
-import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -103,4 +102,5 @@ def undrawn() -> AbstractContextManager[None]:
 
 def _states() -> tuple[Any, ...]:
     own = bytes(torch.get_rng_state().numpy())
-    return own, random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2]
+    _, words, place, *_ = np.random.get_state()
+    return own, bytes(words), place

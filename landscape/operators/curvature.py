@@ -21,6 +21,7 @@ from landscape.operators.derivatives import Disagreement, compared
 from landscape.operators.point import Point, row
 from landscape.operators.trial import Trial
 from landscape.params import Params, layer_slices, slices
+from landscape.repeatability import cause
 from landscape.risk import EmpiricalRisk
 
 Path = Literal["auto", "kept", "afresh", "forward", "difference"]
@@ -82,6 +83,7 @@ class RiskOperator(Algebra, ABC):
             self.point = self.point.on(self.point.risk.in_parts(micro_batch, argument="micro_batch").batches)
         self.point.risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
         self.note = ""
+        self._require()
         self._trial = Trial.of(self.point, checks=probe)
         self._disagreement = Disagreement()
         if probe and self._trial.lacking is None and path != "difference":
@@ -97,6 +99,9 @@ class RiskOperator(Algebra, ABC):
     @abstractmethod
     def _map(self, i: int, batch: Batch, path: str) -> RowMap:
         """The matrix of batch i as a map of rows; unless the path is "kept", it serves for one call."""
+
+    def _require(self) -> None:
+        """What else the risk must be."""
 
     @abstractmethod
     def _differenced(self, i: int, batch: Batch, step: float | None = None) -> RowMap:
@@ -127,6 +132,11 @@ class RiskOperator(Algebra, ABC):
 
         with second_derivatives():
             found = compared(self.point, self._trial.few, product, difference)
+        if found.changing:
+            raise ValueError(
+                f"`risk` has second derivatives that change: a product differed by {found.changing:.2g} of its length "
+                f"when taken twice; {cause(self.point.risk, probe=True)}."
+            )
         if found.gradient:
             raise ValueError(
                 f"`risk` has a loss whose gradient is not its derivative (a straight-through estimator, or a part that "

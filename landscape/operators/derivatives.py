@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,10 +35,12 @@ class Disagreement:
     Attributes:
         relative: Length of the difference to the product that persists, over the product's; 0 for none.
         gradient: Whether the gradient itself is not the derivative of the loss.
+        changing: By how much of its length the product differs when it is taken again.
     """
 
     relative: float = 0.0
     gradient: bool = False
+    changing: float = 0.0
 
 
 def compared(point: Point, batch: Batch, product: Product, difference: Difference) -> Disagreement:
@@ -54,11 +57,11 @@ def compared(point: Point, batch: Batch, product: Product, difference: Differenc
         product: Maps (point, batch, v) to the product.
         difference: Maps (point, batch, v, step) to its central difference, with ‖v‖ = 1.
     """
-    for there, few in _copies(point, batch):
-        try:
-            return _compared(there, few, product, difference)
-        except Exception:  # not every model can be had in float64; what fails in its own dtype fails in the product too
-            continue
+    if point.dtype != torch.float64 and _room(point):
+        with suppress(Exception), in_double(point) as wide:  # not every model can be had in float64
+            return _compared(wide, _doubled(batch), product, difference)
+    with suppress(Exception):  # what fails here fails in the product too
+        return _compared(point, batch, product, difference)
     return Disagreement()
 
 
@@ -79,7 +82,11 @@ def _compared(point: Point, batch: Batch, product: Product, difference: Differen
                 return Disagreement()
             slope = _slope_is_wrong(point, batch, v, size, lowest)
             relative = _persisting(point, found, lambda h: difference(point, batch, v, h * size), lowest)
-    return Disagreement(relative, slope)
+    changing = 0.0
+    if relative:
+        again = product(point, batch, v)
+        changing = float((again - found).norm() / found.norm().clamp_min(1e-300))
+    return Disagreement(relative, slope, changing if changing > LADDERS[dtype][1] else 0.0)
 
 
 def _persisting(point: Point, product: Tensor, difference: Callable[[float], Tensor], dtype: torch.dtype) -> float:
@@ -115,25 +122,27 @@ def _persisting(point: Point, product: Tensor, difference: Callable[[float], Ten
 def _slope_is_wrong(point: Point, batch: Batch, v: Tensor, size: float, dtype: torch.dtype) -> bool:
     """Whether the loss has a slope along v, the same to both sides, that is not ⟨∇L, v⟩."""
     steps, _ = LADDERS[dtype]
+    parts = point.cut(v)
     with torch.enable_grad():
         loss = point.loss(batch)
-        if loss.requires_grad:
-            slope = float(row(torch.autograd.grad(loss, point.leaves, materialize_grads=True)) @ v)
-        else:
-            slope = 0.0
-    here = float(loss.detach())
-    parts = point.cut(v)
+    here, slope = float(loss.detach()), 0.0
+    if loss.requires_grad:
+        slope = float(row(torch.autograd.grad(loss, point.leaves, materialize_grads=True)) @ v)
+
+    def rise(h: float) -> float:
+        moved = {n: t.detach() + h * u for (n, t), u in zip(point.theta.items(), parts, strict=True)}
+        with torch.no_grad():
+            out = point.risk.predict({**point.fixed, **moved}, batch[0])
+            return (float(point.risk.loss(out, batch[1])) - here) / h
+
     for h in (steps[0] * size, steps[1] * size):
-        values = []
-        for sign in (h, -h):
-            moved = {n: t.detach() + sign * u for (n, t), u in zip(point.theta.items(), parts, strict=True)}
-            with torch.no_grad():
-                out = point.risk.predict({**point.fixed, **moved}, batch[0])
-                values.append(float(point.risk.loss(out, batch[1])))
-        ahead, behind = (values[0] - here) / h, (here - values[1]) / h
-        rounding = 1e2 * torch.finfo(dtype).eps * max(abs(here), abs(values[0])) / h
+        ahead = rise(h)
+        rounding = 1e2 * torch.finfo(dtype).eps * abs(here) / h
+        if abs(ahead - slope) <= SLOPE * max(abs(slope), abs(ahead)) + rounding:
+            return False
+        behind = rise(-h)
         far = abs((ahead + behind) / 2 - slope)
-        if not far > SLOPE * max(abs(slope), abs(ahead), abs(behind)) + rounding or abs(ahead - behind) > STEADY * far:
+        if far <= SLOPE * max(abs(slope), abs(ahead), abs(behind)) + rounding or abs(ahead - behind) > STEADY * far:
             return False
     return True
 
@@ -167,27 +176,25 @@ def _lowest_precision(point: Point, batch: Batch) -> torch.dtype:
     return max((d for d in seen if d.is_floating_point), key=lambda d: torch.finfo(d).eps)
 
 
-def _copies(point: Point, batch: Batch) -> Sequence[tuple[Point, Batch]]:
-    """The point in float64, where there is room, and as it is."""
-    own = point, batch
-    if point.dtype == torch.float64:
-        return [own]
-    try:
-        if point.device.type == "mps" or 8 * COPIES * point.p > free_bytes(point.device) / 2:
-            return [own]
-        return [(in_double(point), _doubled(batch)), own]
-    except Exception:  # a module that cannot be copied or converted
-        return [own]
+def _room(point: Point) -> bool:
+    """Whether the device has float64, and memory for the copy and a few vectors."""
+    return point.device.type != "mps" and 8 * COPIES * point.p <= free_bytes(point.device) / 2
 
 
-def in_double(point: Point) -> Point:
-    """The same point with weights, buffers and the loss's own tensors in float64."""
+@contextmanager
+def in_double(point: Point) -> Iterator[Point]:
+    """The same point with weights, buffers and the loss's own tensors in float64, inside a block."""
     risk = point.risk
-    predict = risk.predict.in_double() if isinstance(risk.predict, PureModel) else risk.predict
     loss = copy.deepcopy(risk.loss).double() if isinstance(risk.loss, nn.Module) else risk.loss
+    held: dict[str, Any] = dict(point.fixed)
+    block: AbstractContextManager[None] = nullcontext()
+    if isinstance(risk.predict, PureModel):
+        block = risk.predict.in_double()
+        held = {n: p.detach() for n, p in risk.predict.parameters.items() if n not in point.theta} | held
     theta = {n: t.detach().double().contiguous().requires_grad_() for n, t in point.theta.items()}
-    fixed = {n: t.double().contiguous() for n, t in point.fixed.items()}
-    return Point(replace(risk, predict=predict, loss=loss), theta, fixed, channels_last=False)
+    fixed = {n: t.double().contiguous() if t.is_floating_point() else t for n, t in held.items()}
+    with block:
+        yield Point(replace(risk, loss=loss), theta, fixed, channels_last=False)
 
 
 def _doubled(batch: Batch) -> Batch:

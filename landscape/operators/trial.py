@@ -10,7 +10,7 @@ from torch import Tensor
 
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
-from landscape.operators.point import Point, pull, row
+from landscape.operators.point import Point, pull
 from landscape.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
 from landscape.risk import scalar
 
@@ -55,15 +55,13 @@ class Trial:
             require_same(lambda: _value(point, few), point.dtype, cause(point.risk, probe=True))
             _require_no_order(point, few)
         try:
-            more, first = _weighed(point, few)
-            less = more if fewer is None else _weighed(point, fewer)[0]
-            second = _weighed(point, few)[1] if checks else first
+            more = _weighed(point, few)
+            less = more if fewer is None else _weighed(point, fewer)
         except Exception as error:
             lacking = error.operation if isinstance(error, _SeveredError) else lacks_second_derivative(error)
             if lacking is None:
                 raise
             return cls(lacking, 0.0, 0.0, few)
-        _require_same_product(point, first, second)
         n, m = batch_size(few), 0 if fewer is None else batch_size(fewer)
         each = max(more - less, 0) / (n - m) if m else more / n
         fixed = max(more - n * each, 0.0) + 2 * point.row_bytes
@@ -105,15 +103,6 @@ def _value(point: Point, batch: Batch) -> float:
         return scalar(point.loss(batch))
 
 
-def _require_same_product(point: Point, first: Tensor, second: Tensor) -> None:
-    length, apart = float(torch.linalg.vector_norm(first)), float(torch.linalg.vector_norm(first - second))
-    if apart > 10 * REPEATS.get(point.dtype, REPEAT) * length:
-        raise ValueError(
-            f"`risk` has second derivatives that change: a product differed by {apart / length:.2g} of its length "
-            f"when taken twice; {cause(point.risk, probe=True)}."
-        )
-
-
 def _require_no_order(point: Point, batch: Batch) -> None:
     n = batch_size(batch)
     if n < 2:
@@ -142,8 +131,8 @@ class _SeveredError(RuntimeError):
         self.operation = operation
 
 
-def _weighed(point: Point, batch: Batch) -> tuple[int, Tensor]:
-    """Bytes that a graph of the gradient holds, counted while one is built; and a product, from differentiating it."""
+def _weighed(point: Point, batch: Batch) -> int:
+    """Bytes that a graph of the gradient holds, counted while one is built and differentiated."""
     own = {t.untyped_storage().data_ptr() for t in [*point.leaves, *point.fixed.values()]}
     seen: dict[int, int] = {}
     store: list[Tensor] = []
@@ -162,12 +151,12 @@ def _weighed(point: Point, batch: Batch) -> tuple[int, Tensor]:
             loss = point.loss(batch)
             scalar(loss)
             if not loss.requires_grad:  # a subset of parameters that the loss does not use
-                return 0, torch.zeros(1, dtype=point.dtype, device=point.device)
+                return 0
             grads = torch.autograd.grad(loss, point.leaves, create_graph=True, materialize_grads=True)
             cut = severed_by([loss, *grads])
             if cut is not None:
                 raise _SeveredError(cut)
-            product = row(pull(grads, point.leaves, [torch.ones_like(g) for g in grads], keep=False))
-        return sum(seen.values()), product
+            pull(grads, point.leaves, [torch.ones_like(g) for g in grads], keep=False)
+        return sum(seen.values())
     finally:
         store.clear()  # tensors that hold the graph that holds them
