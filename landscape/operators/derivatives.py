@@ -25,6 +25,7 @@ LADDERS: dict[torch.dtype, tuple[tuple[float, ...], float]] = {
 }
 STEADY = 0.1  # an entry of the disagreement that changes by less, from step to step, is no kink and no rounding
 SLOPE = 1e-2  # relative difference of a slope of the loss and its gradient's that passes
+SMALL = 64 * 2**20  # bytes that are always there
 COPIES = 20  # vectors of length p in float64 that the check may hold
 
 
@@ -150,13 +151,13 @@ def _slope_is_wrong(point: Point, batch: Batch, v: Tensor, size: float, dtype: t
 def _direction(point: Point) -> tuple[Tensor, float]:
     """A random unit vector in which each tensor has its share of the weights' length, and that length."""
     source = torch.Generator().manual_seed(0)
-    sizes = [float(torch.linalg.vector_norm(t.detach().double())) / math.sqrt(max(1, t.numel())) for t in point.leaves]
-    usual = max(sizes) if any(sizes) else 1.0
-    parts = [
-        max(s, 1e-2 * usual) * torch.randn(t.shape, generator=source, dtype=torch.float64).to(t.device, t.dtype)
-        for s, t in zip(sizes, point.leaves, strict=True)
-    ]
-    v = row(parts)
+    v = torch.randn(point.p, generator=source, dtype=torch.float64).to(point.device, point.dtype)
+    with torch.no_grad():
+        norms = torch.stack(list(torch._foreach_norm(point.leaves))).double().tolist()
+        sizes = [norm / math.sqrt(max(1, t.numel())) for norm, t in zip(norms, point.leaves, strict=True)]
+        usual = max(sizes) if any(sizes) else 1.0
+        for part, size in zip(v.split([t.numel() for t in point.leaves]), sizes, strict=True):
+            part.mul_(max(size, 1e-2 * usual))
     length = float(v.norm())
     return v / length, length
 
@@ -178,7 +179,8 @@ def _lowest_precision(point: Point, batch: Batch) -> torch.dtype:
 
 def _room(point: Point) -> bool:
     """Whether the device has float64, and memory for the copy and a few vectors."""
-    return point.device.type != "mps" and 8 * COPIES * point.p <= free_bytes(point.device) / 2
+    needed = 8 * COPIES * point.p
+    return point.device.type != "mps" and (needed <= SMALL or needed <= free_bytes(point.device) / 2)
 
 
 @contextmanager

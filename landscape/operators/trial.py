@@ -25,7 +25,7 @@ class Trial:
         lacking: Operation of the model that has no second derivative; None if all have.
         bytes_each: Memory of a twice differentiable graph for one example.
         bytes_fixed: The part of it that does not grow with the examples.
-        few: The examples.
+        few: Some of the examples.
     """
 
     lacking: str | None
@@ -61,11 +61,11 @@ class Trial:
             lacking = error.operation if isinstance(error, _SeveredError) else lacks_second_derivative(error)
             if lacking is None:
                 raise
-            return cls(lacking, 0.0, 0.0, few)
+            return cls(lacking, 0.0, 0.0, few if fewer is None else fewer)
         n, m = batch_size(few), 0 if fewer is None else batch_size(fewer)
         each = max(more - less, 0) / (n - m) if m else more / n
         fixed = max(more - n * each, 0.0) + 2 * point.row_bytes
-        return cls(None, each, fixed, few)
+        return cls(None, each, fixed, few if fewer is None else fewer)
 
     def graph_bytes(self, sizes: Sequence[int]) -> int:
         """Estimated memory of the graphs of batches of these sizes."""
