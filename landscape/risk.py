@@ -230,6 +230,11 @@ class EmpiricalRisk:
         assert isinstance(self.predict, PureModel)
         return replace(self, predict=self.predict.recalibrated(self.theta if theta is None else theta, self.batches))
 
+    def look(self) -> None:
+        """Prepare the model to be differentiated, see `PureModel.look`."""
+        if isinstance(self.predict, PureModel) and self.predict.recomputes is None:
+            self.predict.look(self.batches[0][0])
+
     def value(self, theta: Params | None = None) -> float:
         """L(θ), summed over batches in float64; of a model or loss that draws random numbers, one draw."""
         point = self.theta if theta is None else theta
@@ -251,6 +256,7 @@ class EmpiricalRisk:
             theta: The point; None means the risk's own.
             see: Called with each batch's outputs and targets on the way.
         """
+        self.look()
         point = {k: t.detach().requires_grad_() for k, t in (self.theta if theta is None else theta).items()}
         risk = self.settled(point)
         total: list[Tensor] | None = None
