@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, batch_size, slice_batch
 from landscape.params import Params
+from landscape.precision import own_precision
 
 if TYPE_CHECKING:
     from landscape.risk import EmpiricalRisk
@@ -321,7 +322,7 @@ class _Pieces:
     def _outputs(self, batch: Batch) -> Any:
         if not self.by_outputs:
             return None
-        with torch.no_grad():
+        with own_precision(), torch.no_grad():
             out = self.risk.predict(self.theta, batch[0])
             if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in _leaves(out)):
                 self.theta = self.risk.theta
@@ -332,7 +333,7 @@ class _Pieces:
         """Loss and slopes, at given outputs or the model's own."""
         count = batch_size(batch) if n is None else n
         if not self.by_outputs:
-            with torch.no_grad():
+            with own_precision(), torch.no_grad():
                 loss = self.risk.loss(self.risk.predict(self.theta, batch[0]), batch[1])
             return _Reading(count, weight, float(loss), [], _tolerance([loss]))
         leaves: list[Tensor] = []
@@ -344,7 +345,7 @@ class _Pieces:
                 leaves.append(t)
             return t
 
-        with torch.enable_grad():
+        with own_precision(), torch.enable_grad():
             loss = self.risk.loss(_rebuilt([out], [count], leaf), batch[1])
         slopes: Sequence[Tensor] = []
         if loss.requires_grad:

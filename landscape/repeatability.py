@@ -11,6 +11,7 @@ import torch
 from landscape.batches import Batch, batch_size, slice_batch
 from landscape.functional import PureModel
 from landscape.params import Params
+from landscape.precision import own_precision
 
 if TYPE_CHECKING:
     from landscape.risk import EmpiricalRisk
@@ -38,7 +39,7 @@ def require_repeatable(risk: "EmpiricalRisk", theta: Params | None = None) -> No
         few = slice_batch(batch, 0, EXAMPLES) if batch_size(batch) > EXAMPLES else batch
 
         def value(examples: Batch) -> float:
-            with torch.no_grad():
+            with own_precision(), torch.no_grad():
                 return float(settled.loss(settled.predict(point, examples[0]), examples[1]))
 
         try:

@@ -14,6 +14,7 @@ from landscape.additivity import require_additive, require_chunks, require_cut
 from landscape.batches import Batch, as_batches, batch_size, split_batches
 from landscape.functional import Mode, PureModel
 from landscape.params import Params, select
+from landscape.precision import own_precision
 from landscape.ranks import Ranks
 from landscape.trust import Trust
 
@@ -187,7 +188,13 @@ class EmpiricalRisk:
 
     def require_cut(self, bounds: list[list[tuple[int, int]]], what: str) -> None:
         """Check once that batches may be cut where the bounds say, see `landscape.additivity.require_cut`."""
-        key = ("cut", self.loss, self.batches, self.weight, max((b - a for batch in bounds for a, b in batch), default=0))
+        key = (
+            "cut",
+            self.loss,
+            self.batches,
+            self.weight,
+            max((b - a for batch in bounds for a, b in batch), default=0),
+        )
         self.trust.once(key, lambda: require_cut(self, bounds, what))
 
     def require_examples(self, what: str) -> None:
@@ -228,7 +235,9 @@ class EmpiricalRisk:
         if self.mode != "recalibrate":
             return self
         assert isinstance(self.predict, PureModel)
-        return replace(self, predict=self.predict.recalibrated(self.theta if theta is None else theta, self.batches))
+        with own_precision():
+            settled = self.predict.recalibrated(self.theta if theta is None else theta, self.batches)
+        return replace(self, predict=settled)
 
     def look(self) -> None:
         """Prepare the model to be differentiated, see `PureModel.look`."""
@@ -239,7 +248,7 @@ class EmpiricalRisk:
         """L(θ), summed over batches in float64; of a model or loss that draws random numbers, one draw."""
         point = self.theta if theta is None else theta
         risk = self.settled(point)
-        with torch.no_grad():
+        with own_precision(), torch.no_grad():
             parts = [scalar(risk.loss(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
         return self._total(math.fsum(parts))
 
@@ -262,7 +271,7 @@ class EmpiricalRisk:
         total: list[Tensor] | None = None
         values = []
         for (x, y), w in risk._weighted():
-            with torch.enable_grad():
+            with own_precision(), torch.enable_grad():
                 out = risk.predict(point, x)
                 loss = risk.loss(out, y)
             if see is not None:
@@ -287,7 +296,7 @@ class EmpiricalRisk:
         """The model's outputs on all examples, in order, without gradient."""
         point = self.theta if theta is None else theta
         risk = self.settled(point)
-        with torch.no_grad():
+        with own_precision(), torch.no_grad():
             return torch.cat([risk.predict(point, x) for x, _ in self.batches])
 
     def targets(self) -> Tensor:

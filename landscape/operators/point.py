@@ -161,7 +161,9 @@ def forward_mode() -> Iterator[None]:
             yield
         except (NotImplementedError, RuntimeError) as error:
             text = str(error)
-            if not any(sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch", "torch.func")):
+            if not any(
+                sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch", "torch.func")
+            ):
                 raise
             raise ValueError(
                 f"`path` = 'forward' meets an operation without a derivative in forward mode ({text.splitlines()[0]}): "

@@ -12,6 +12,7 @@ from landscape.batches import as_batches
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.paths.states import ModelState
+from landscape.precision import own_precision
 from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk, scalar
 from landscape.sharpness.rise import labelled
@@ -107,7 +108,7 @@ def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[st
     values: list[float] = []
     errors: list[Tensor] = []
     each: Function | None = None
-    with torch.no_grad():
+    with own_precision(), torch.no_grad():
         for i, (x, y) in enumerate(settled.batches):
             out = settled.predict(point, x)
             values.append(scalar(settled.loss(out, y)))

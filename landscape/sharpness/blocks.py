@@ -10,6 +10,7 @@ from landscape.kernels import math_attention
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
+from landscape.precision import own_precision
 from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Rise, Sharpness, labelled, mean_rise, mistakes
@@ -117,7 +118,7 @@ def values_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) ->
         loss = risk.loss(out, y)
         return loss, mistakes(out, y) if labelled(out, y) else torch.full_like(loss, math.nan)
 
-    with torch.no_grad(), math_attention():
+    with own_precision(), torch.no_grad(), math_attention():
         losses, wrong = torch.func.vmap(look)(theta, x, y)
     return losses, wrong
 
@@ -130,7 +131,7 @@ def gradients_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor)
         loss = risk.loss(out, y)
         return loss, mistakes(out, y) if labelled(out, y) else torch.full_like(loss, math.nan)
 
-    with math_attention():
+    with own_precision(), math_attention():
         gradients, (losses, wrong) = torch.func.vmap(torch.func.grad_and_value(look, has_aux=True))(theta, x, y)
     return losses, gradients, wrong
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape.estimate import Estimate
 from landscape.params import Params
+from landscape.precision import own_precision
 from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
@@ -85,7 +86,7 @@ def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
     require_repeatable(risk, theta)
     risk = risk.settled(theta)
     losses, wrong = [], []
-    with torch.no_grad():
+    with own_precision(), torch.no_grad():
         for (x, y), share in zip(risk.batches, risk.shares, strict=True):
             out = risk.predict(theta, x)
             losses.append(float(risk.loss(out, y)) * share if share else 0.0)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from landscape.batches import Batch, batch_size, slice_batch, split_batches, tensors
 from landscape.functional import PureModel
 from landscape.params import Params
+from landscape.precision import own_precision
 from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
@@ -84,10 +85,17 @@ def prepared(
     whole = whole or not all(_by_example(batch) for batch in risk.batches)
     largest = max(risk.batches, key=batch_size)
     probe = largest if whole else slice_batch(largest, 0, PROBE)
-    with without_gradient():
+    risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
+    with own_precision(), without_gradient():
         outputs = _tried(predict, theta, probe)
         require_repeatable(risk, theta)
-        found = resolve(metrics, risk, outputs, probe, whole=largest)
+        found = resolve(
+            metrics,
+            risk,
+            outputs,
+            probe,
+            whole=[largest, *(b for b in risk.batches if b is not largest and batch_size(b))],
+        )
     for metric in found:
         if metric.risk and not metric.sampled:
             whole = True
@@ -156,7 +164,7 @@ def _activation(predict: Predict, theta: Params, batch: Batch) -> int:
     sizes: list[list[int]] = []
     for count in (n // 2, n):
         seen = _Sizes()
-        with torch.no_grad(), seen:
+        with own_precision(), torch.no_grad(), seen:
             predict(theta, slice_batch(batch, 0, count)[0])
         sizes.append(seen.bytes)
     if len(sizes[0]) != len(sizes[1]):
