@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.additivity import NotAdditiveError
 from landscape.batches import Batch
+from landscape.checks.additivity import NotAdditiveError
+from landscape.checks.repeatability import cause
 from landscape.kernels import second_derivatives
 from landscape.memory import free_bytes, require
 from landscape.operators.algebra import Algebra
@@ -22,7 +23,6 @@ from landscape.operators.point import Point, row
 from landscape.operators.trial import Trial
 from landscape.params import Params, layer_slices, slices
 from landscape.precision import own_precision
-from landscape.repeatability import cause
 from landscape.risk import EmpiricalRisk
 
 Path = Literal["auto", "kept", "afresh", "forward", "difference"]
@@ -273,7 +273,7 @@ class RiskOperator(Algebra, ABC):
             return self._without(f"{lacking} of this model has no second derivative")
         if self._disagreement.relative:
             return self._without(
-                f"a second derivative of this model is wrong, by {self._disagreement.relative:.2g} of a product's length"
+                f"a second derivative of this model is wrong, by {self._disagreement.relative:.2g} of its length"
             )
         free = free_bytes(self.device)
         if self._kept_bytes() <= (BUDGET_SHARE * free if budget is None else budget):

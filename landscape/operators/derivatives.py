@@ -50,8 +50,8 @@ def compared(point: Point, batch: Batch, product: Product, difference: Differenc
 
     A random direction moves each parameter tensor in proportion to its size. The step shrinks until both agree, or an
     entry's disagreement no longer changes: at a kink beside the point it vanishes. It must be found again at a point
-    beside, where no kink is by chance, as there are at weights of zero. Where something computes in float32, steps and tolerance are those
-    of float32; in half precision nothing can be told.
+    beside, where no kink is by chance, as there are at weights of zero. Where something computes in float32, steps and
+    tolerance are those of float32; in half precision nothing can be told.
 
     Args:
         point: Where.
@@ -186,7 +186,7 @@ def _direction(point: Point, seed: int) -> tuple[Tensor, float]:
 
 
 def lowest_precision(point: Point, batch: Batch) -> torch.dtype:
-    """The least precise type of number in which the loss is computed, as far as what it saves for its gradient shows."""
+    """The least precise type of number in which the loss is computed, by what it saves for its gradient."""
     seen = {point.dtype}
 
     def note(t: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch
+from landscape.checks.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
 from landscape.operators.derivatives import lowest_precision
 from landscape.operators.point import Point, pull
-from landscape.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
 from landscape.risk import scalar
 
 ROUNDINGS = 100  # of the least precise type in the model or the loss

@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape.batches import as_batches
+from landscape.checks.repeatability import require_repeatable
+from landscape.checks.trust import Trust
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.paths.states import ModelState
 from landscape.precision import own_precision
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk, scalar
 from landscape.sharpness.rise import labelled
 from landscape.surfaces.metrics import Function, example_losses, wrong
-from landscape.trust import Trust
 
 Statistics = Literal["eval", "batch", "recalibrate"]
 Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]

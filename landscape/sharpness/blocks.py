@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.repeatability import require_repeatable
 from landscape.kernels import math_attention
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
 from landscape.precision import own_precision
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Rise, Sharpness, labelled, mean_rise, mistakes
 

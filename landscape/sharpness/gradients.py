@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape.batches import Batch, batch_size, slice_batch
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
 from landscape.per_example import example_gradient_parts
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.layers import layer_moments
 
@@ -131,7 +131,8 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
         theta: The point θ; None means the risk's own.
 
     Raises:
-        ValueError: If the loss is not the mean of those of single examples; for a risk in mode "batch" or "train", where a single example has no gradient of its own, or one
+        ValueError: If the loss is not the mean of those of single examples;
+            for a risk in mode "batch" or "train", where a single example has no gradient of its own, or one
             whose examples are shared out to processes.
 
     Source:
@@ -172,7 +173,7 @@ def _pass(
     for parts in example_gradient_parts(point, batch):
         if scale is not None:
             some = scale[at : at + len(parts[0])].to(parts[0]).unsqueeze(1)
-            parts, at = [g * some for g in parts], at + len(parts[0])  # noqa: PLW2901
+            parts, at = [g * some for g in parts], at + len(parts[0])
         here = torch.zeros(len(parts[0]), 3, dtype=torch.float64, device=parts[0].device)
         for i, g in enumerate(parts):
             here[:, 0] += torch.linalg.vector_norm(g, dim=1).double().square()
@@ -186,7 +187,7 @@ def _pass(
 
 
 def _scales(risk: EmpiricalRisk, batch: Batch) -> Tensor | None:
-    """n w_i / Σ w for each example, where the risk has weights: the mean of the gradients is then that of the risk."""
+    """The factor n w_i / Σ w of each example's gradient, where the risk has weights."""
     if risk.weight is None:
         return None
     weights = [float(risk.weight(*slice_batch(batch, i, i + 1))) for i in range(batch_size(batch))]

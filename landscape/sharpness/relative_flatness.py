@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from landscape.additivity import NotAdditiveError
+from landscape.checks.additivity import NotAdditiveError
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.functional import PureModel
 from landscape.operators import Hessian
 from landscape.params import Params
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
 EXACT_PRODUCTS = 256  # up to so many Hessian products, "auto" takes the exact sum

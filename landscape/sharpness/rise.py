@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.params import Params
 from landscape.precision import own_precision
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
 

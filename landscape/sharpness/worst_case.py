@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.repeatability import require_repeatable
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball, Norm
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, gradients_together, groups, stacked

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from landscape.additivity import plain_mean
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch, tensors
+from landscape.checks.additivity import plain_mean
 from landscape.risk import EmpiricalRisk, scalar
 from landscape.sharpness.rise import labelled
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.batches import Batch, batch_size, slice_batch, split_batches, tensors
+from landscape.checks.repeatability import require_repeatable
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.precision import own_precision
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict
