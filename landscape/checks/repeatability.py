@@ -40,10 +40,11 @@ def require_repeatable(risk: "EmpiricalRisk", theta: Params | None = None) -> No
             with own_precision(), torch.no_grad():
                 return float(settled.loss(settled.predict(point, examples[0]), examples[1]))
 
-        try:
-            value(few)
-        except Exception:  # a model for batches of one size only
-            few = batch
+        with undrawn():
+            try:
+                value(few)
+            except Exception:  # a model for batches of one size only
+                few = batch
         require_same(lambda: value(few), next(iter(point.values())).dtype, cause(risk, probe=False))
 
     risk.trust.once(("repeatable", model, risk.loss, risk.mode), check)
