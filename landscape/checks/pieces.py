@@ -1,7 +1,7 @@
 """Losses of batches, of parts of them and of several together, at outputs that are equal by no chance."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class Pieces:
         except _AskModelError:
             return self.apart(batch, places, weights)
         except Exception:  # whatever cannot be cut is not for us to judge
-            return self._again(lambda: self.apart(batch, places, weights))
+            return self.apart(batch, places, weights) if self._asks_model() else None
 
     def chunked(
         self, chunks: Sequence[Batch], weights: Sequence[float], order: Tensor | None, m: int
@@ -152,17 +152,18 @@ class Pieces:
                 places = [(n * i // QUARTERS, n * (i + 1) // QUARTERS) for i in range(QUARTERS)]
                 places = [(a, b) for a, b in places if a < b]
                 weight = self.risk.weight
-                weights = [float(weight(*slice_batch(batch, a, b))) if weight else float(b - a) for a, b in places]
+                weights: list[float] = [
+                    float(weight(*slice_batch(batch, a, b))) if weight else float(b - a) for a, b in places
+                ]
                 found = self.apart(batch, places, weights) if len(places) > 1 and sum(weights) else None
                 if found is not None:
                     yield found
 
-    def _again(self, ask: Callable[[], Any]) -> Any:
-        """Once more by the model itself, where that may be given other examples; None after that."""
-        if not self.by_outputs or not self.model_may:
-            return None
-        self.by_outputs = False
-        return ask()
+    def _asks_model(self) -> bool:
+        """Turn to the model itself from now on, where that may be given other examples and has not been yet."""
+        turned = self.by_outputs and self.model_may
+        self.by_outputs = self.by_outputs and not turned
+        return turned
 
     def _outputs(self, batch: Batch) -> Any:
         if not self.by_outputs:

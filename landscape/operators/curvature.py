@@ -99,8 +99,8 @@ class RiskOperator(Algebra, ABC):
             self.point = self.point.on(self.point.risk.in_parts(micro_batch, argument="micro_batch").batches)
         self.point.risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
         self.note = ""
-        self._require()
         self._trial = Trial.of(self.point, checks=probe)
+        self._require()
         self._disagreement = Disagreement()
         if probe and self._trial.lacking is None and path != "difference":
             self._disagreement = self._compared("afresh" if path == "auto" else path)
@@ -149,7 +149,7 @@ class RiskOperator(Algebra, ABC):
         """What differs from differences.
 
         Raises:
-            ValueError: If products change when taken again, or differ because the gradient is no derivative of the loss.
+            ValueError: If products change when taken again, or the gradient is no derivative of the loss.
         """
         found = self._beside_differences(path)
         if found.changing:

@@ -45,11 +45,12 @@ class GaussNewton(OutputSpaceOperator):
             _, outputs, _ = self._used(out, batch)
             if not outputs:
                 return found
-            inner = compared(_at_outputs(self.point, out), batch, _product, _difference)
+            there = _at_outputs(self.point, out)
+            inner = compared(there, batch, _product, _difference) if there.theta else Disagreement()
         if inner.relative or inner.gradient:
             raise ValueError(
-                "`loss` has second derivatives in the model's outputs that are wrong (a part of it is detached, or has a "
-                "backward pass of its own): use the Hessian, or pass probe=False to take them as they are."
+                "`loss` has second derivatives in the model's outputs that are wrong (a part of it is detached, or has "
+                "a backward pass of its own): use the Hessian, or pass probe=False to take them as they are."
             )
         return found
 

@@ -78,10 +78,10 @@ def net(activation, *, norm=False):
 )
 def test_wrong_second_derivatives_are_found(model, dtype):
     risk = small(model().to(dtype), dtype=dtype)
-    with pytest.warns(RuntimeWarning, match=r"Hessian: a second derivative of this model is wrong, by 0\.\d+ .*differ"):
+    with pytest.warns(RuntimeWarning, match=r"Hessian: a second derivative of this model is wrong, by [\d.]+ .*differ"):
         H = Hessian(risk)
     assert H.path == "difference"
-    assert H.note.startswith("finite differences, because a second derivative is wrong, by 0.")
+    assert H.note.startswith("finite differences, because a second derivative is wrong, by ")
     with pytest.raises(ValueError, match=r"`path` = 'afresh' needs second derivatives, and those of this model are wr"):
         Hessian(risk, path="afresh")
     assert Hessian(risk, probe=False).path == "kept"
@@ -243,6 +243,7 @@ def test_activations_computed_again_are_those_of_the_point(kind):
         assert values[0] == pytest.approx(values[1], rel=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_checkpoints_of_the_old_kind_are_refused():
     risk = small(Checkpointed("reentrant"))
     assert risk.value() > 0
@@ -263,7 +264,7 @@ def test_autocast_around_a_call_is_off_inside():
             sharp,
             *(H @ v).tolist(),
             *flatten(risk.gradient()).tolist(),
-            *(EmpiricalFisher(risk) @ v),
+            *(EmpiricalFisher(risk) @ v).tolist(),
         ]
 
     expected = numbers()
