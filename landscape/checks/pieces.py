@@ -155,7 +155,7 @@ class Pieces:
                 weights: list[float] = [
                     float(weight(*slice_batch(batch, a, b))) if weight else float(b - a) for a, b in places
                 ]
-                found = self.apart(batch, places, weights) if len(places) > 1 and sum(weights) else None
+                found = self.apart(batch, places, weights) if len(places) > 1 and math.fsum(weights) else None
                 if found is not None:
                     yield found
 
