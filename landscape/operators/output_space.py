@@ -47,7 +47,7 @@ class OutputSpaceOperator(RiskOperator):
         if path == "forward":
             return self._forward_map(i, batch)
         if path == "difference":
-            return self._difference_map(i, batch)
+            return self._differenced(i, batch)
         point, keep = self.point, path == "kept"
         with torch.enable_grad(), second_derivatives():
             _, outputs, curvature = self._prepared(i, batch)
@@ -91,13 +91,15 @@ class OutputSpaceOperator(RiskOperator):
 
         return lambda rows: torch.stack([one(v) for v in rows])
 
-    def _difference_map(self, i: int, batch: Batch) -> RowMap:
+    def _differenced(self, i: int, batch: Batch, step: float | None = None) -> RowMap:
         point = self.point
         with torch.enable_grad():
             which, outputs, curvature = self._prepared(i, batch)
         theta = {name: t.detach() for name, t in point.theta.items()}
-        size = float(torch.linalg.vector_norm(row([t.double() for t in theta.values()])))
-        step = torch.finfo(point.dtype).eps ** (1 / 3) * max(1.0, size)
+        if step is None:
+            size = float(torch.linalg.vector_norm(row([t.double() for t in theta.values()])))
+            step = torch.finfo(point.dtype).eps ** (1 / 3) * max(1.0, size)
+        h = step
 
         def moved(unit: Sequence[Tensor], h: float) -> Outputs:
             parts = zip(theta.items(), unit, strict=True)
@@ -114,8 +116,8 @@ class OutputSpaceOperator(RiskOperator):
                     results.append(torch.zeros_like(v))
                     continue
                 unit = point.cut((v.double() / length).to(v.dtype))
-                ahead, behind = moved(unit, step), moved(unit, -step)
-                pushed = [(a - b) * (length / (2 * step)) for a, b in zip(ahead, behind, strict=True)]
+                ahead, behind = moved(unit, h), moved(unit, -h)
+                pushed = [(a - b) * (length / (2 * h)) for a, b in zip(ahead, behind, strict=True)]
                 results.append(row(pull(outputs, point.leaves, curvature(pushed))))
             return torch.stack(results)
 

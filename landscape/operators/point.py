@@ -60,6 +60,7 @@ class Point:
         copies = {name: _laid_out(point[name].detach().clone(), last) for name in risk.names}
         leaves = {name: t.requires_grad_() for name, t in copies.items() if name in wanted}
         fixed = {name: t for name, t in copies.items() if name not in wanted}
+        risk.look()
         return cls(risk.settled(copies), leaves, fixed, last)
 
     @property
@@ -160,7 +161,9 @@ def forward_mode() -> Iterator[None]:
             yield
         except (NotImplementedError, RuntimeError) as error:
             text = str(error)
-            if not any(sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch")):
+            if not any(
+                sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch", "torch.func")
+            ):
                 raise
             raise ValueError(
                 f"`path` = 'forward' meets an operation without a derivative in forward mode ({text.splitlines()[0]}): "

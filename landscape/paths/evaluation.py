@@ -9,9 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape.batches import as_batches
+from landscape.checks.repeatability import require_repeatable
+from landscape.checks.trust import Trust
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.paths.states import ModelState
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk, scalar
 from landscape.sharpness.rise import labelled
 from landscape.surfaces.metrics import Function, example_losses, wrong
@@ -38,6 +41,7 @@ class StateEvaluator:
             estimated afresh at every state, "batch" with each batch's own. None means "eval", and "recalibrate" too
             where the model has running statistics.
         calibration: Data for "recalibrate"; None means the subset "train", or the first one where there is none.
+        weight: Weight of a batch, see `EmpiricalRisk.from_model`.
 
     Raises:
         ValueError: If there is no subset, or a mode is unknown.
@@ -51,6 +55,7 @@ class StateEvaluator:
         *,
         modes: Sequence[Statistics] | None = None,
         calibration: Any = None,
+        weight: Callable[[Any, Any], float] | None = None,
     ) -> None:
         if not isinstance(data, Mapping) or not data:
             raise ValueError(
@@ -63,10 +68,11 @@ class StateEvaluator:
         unknown = [mode for mode in self.modes if mode not in get_args(Statistics)]
         if unknown or not self.modes:
             raise ValueError(f"`modes` must be some of {list(get_args(Statistics))}, got {list(self.modes)}.")
-        self.loss = loss
+        self.loss, self.weight = loss, weight
         self.batches = {name: as_batches(part) for name, part in data.items()}
         chosen = self.batches.get("train", next(iter(self.batches.values())))
         self.calibration = chosen if calibration is None else as_batches(calibration)
+        self._trust = Trust()
         self._pure = {mode: PureModel(model, mode="batch" if mode == "batch" else "eval") for mode in self.modes}
 
     def __call__(self, state: ModelState) -> Readings:
@@ -76,7 +82,7 @@ class StateEvaluator:
             self._set_buffers(pure, state.buffers)
             here = pure.recalibrated(state.parameters, self.calibration) if mode == "recalibrate" else pure
             for name, batches in self.batches.items():
-                risk = EmpiricalRisk(here, self.loss, batches, state.parameters)
+                risk = EmpiricalRisk(here, self.loss, batches, state.parameters, self.weight, trust=self._trust)
                 found[name, mode] = example_metrics(risk)
         return {(name, mode): found[name, mode] for name in self.batches for mode in self.modes}
 
@@ -98,12 +104,13 @@ def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[st
         theta: The point; None means the risk's own.
     """
     point = risk.theta if theta is None else theta
+    require_repeatable(risk, point)
     settled = risk.settled(point)
     losses: list[Tensor | None] = []
     values: list[float] = []
     errors: list[Tensor] = []
     each: Function | None = None
-    with torch.no_grad():
+    with own_precision(), torch.no_grad():
         for i, (x, y) in enumerate(settled.batches):
             out = settled.predict(point, x)
             values.append(scalar(settled.loss(out, y)))

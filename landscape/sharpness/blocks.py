@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.repeatability import require_repeatable
 from landscape.kernels import math_attention
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Rise, Sharpness, labelled, mean_rise, mistakes
 
@@ -56,6 +58,7 @@ def first_order_sharpness(
     if p != 2 and not math.isinf(p):
         raise ValueError(f"`p` must be 2 or inf, got {p!r}.")
     point = risk.theta if theta is None else theta
+    require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     rises: list[Rise] = []
     equal = [] if risk.mode == "recalibrate" or len(chunks) == 1 else equal_chunks(chunks)
@@ -69,7 +72,7 @@ def first_order_sharpness(
         grown = {name: g.unsqueeze(0) for name, g in gradient.items()}
         slope = float(_dual_norms(step, point, grown))
         rises.append(Rise(slope, math.nan, float(row_norms(grown)), slope, math.nan, base=base))
-    return mean_rise(rises, [chunk.n for chunk in chunks], "first-order")
+    return mean_rise(rises, [sum(chunk.weights) for chunk in chunks], "first-order")
 
 
 def equal_chunks(chunks: Sequence[EmpiricalRisk]) -> list[EmpiricalRisk]:
@@ -115,7 +118,7 @@ def values_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) ->
         loss = risk.loss(out, y)
         return loss, mistakes(out, y) if labelled(out, y) else torch.full_like(loss, math.nan)
 
-    with torch.no_grad(), math_attention():
+    with own_precision(), torch.no_grad(), math_attention():
         losses, wrong = torch.func.vmap(look)(theta, x, y)
     return losses, wrong
 
@@ -128,7 +131,7 @@ def gradients_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor)
         loss = risk.loss(out, y)
         return loss, mistakes(out, y) if labelled(out, y) else torch.full_like(loss, math.nan)
 
-    with math_attention():
+    with own_precision(), math_attention():
         gradients, (losses, wrong) = torch.func.vmap(torch.func.grad_and_value(look, has_aux=True))(theta, x, y)
     return losses, gradients, wrong
 

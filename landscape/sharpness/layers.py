@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from landscape.batches import Batch, batch_size, slice_batch
 from landscape.functional import PureModel
 from landscape.operators.point import Point
+from landscape.precision import own_precision
 
 MIXING = (nn.modules.batchnorm._BatchNorm,)  # what makes one example's loss depend on the others, in training mode
 
@@ -39,7 +40,7 @@ def layer_moments(
         return None
     n = batch_size(batch)
     assert isinstance(point.risk.predict, PureModel)
-    with torch.enable_grad(), _listening(list(owners.values())) as seen:
+    with own_precision(), torch.enable_grad(), _listening(list(owners.values())) as seen:
         loss = point.loss(batch)
     calls = [seen.get(module, []) for module in owners.values()]
     if any(len(c) != 1 or c[0][0].ndim != 2 or len(c[0][0]) != n for c in calls) or not loss.requires_grad:
@@ -97,7 +98,7 @@ def _is_mean(point: Point, batch: Batch, parts: dict[str, tuple[Tensor, Tensor]]
     """Whether an example has the slopes alone that it has among the others, n times over: the first and the last."""
     n = batch_size(batch)
     for i in {0, n - 1}:
-        with torch.enable_grad():
+        with own_precision(), torch.enable_grad():
             loss = point.loss(slice_batch(batch, i, i + 1))
         alone = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
         for name, g in zip(point.theta, alone, strict=True):

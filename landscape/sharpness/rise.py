@@ -1,16 +1,18 @@
 """The rise of the loss under a perturbation: what it is returned as, and how it is read at a point."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.params import Params
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 
 
@@ -53,9 +55,9 @@ class Rise:
     base: float = math.nan
 
 
-def mean_rise(rises: list[Rise], sizes: list[int], method: str) -> Sharpness:
-    """The mean over chunks weighted by size, with the standard error that their spread gives."""
-    share = np.asarray(sizes) / sum(sizes)
+def mean_rise(rises: list[Rise], weights: Sequence[float], method: str) -> Sharpness:
+    """The mean over chunks weighted by what they count for, with the standard error that their spread gives."""
+    share = np.asarray(weights) / sum(weights)
 
     def average(each: Callable[[Rise], float]) -> float:
         return math.fsum(share * np.asarray([each(r) for r in rises]))
@@ -81,9 +83,10 @@ def mean_rise(rises: list[Rise], sizes: list[int], method: str) -> Sharpness:
 
 def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
     """Mean loss and error rate at θ; the error is NaN where the data are not labelled rows."""
+    require_repeatable(risk, theta)
     risk = risk.settled(theta)
     losses, wrong = [], []
-    with torch.no_grad():
+    with own_precision(), torch.no_grad():
         for (x, y), share in zip(risk.batches, risk.shares, strict=True):
             out = risk.predict(theta, x)
             losses.append(float(risk.loss(out, y)) * share if share else 0.0)
@@ -96,13 +99,13 @@ def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
 
 def evaluate_with_gradient(risk: EmpiricalRisk, theta: Params) -> tuple[float, Params, float]:
     """Mean loss, its gradient and the error rate at θ, from one pass."""
+    require_repeatable(risk, theta)
     wrong: list[float] = []
 
-    def loss(out: Any, y: Any) -> Tensor:
+    def see(out: Any, y: Any) -> None:
         wrong.append(float(mistakes(out.detach(), y)) if labelled(out, y) else math.nan)
-        return risk.loss(out, y)
 
-    value, gradient = replace(risk, loss=loss).value_and_gradient(theta)
+    value, gradient = risk.value_and_gradient(theta, see=see)
     if risk.ranks is None:
         return value, gradient, sum(wrong) / risk.n
     total = [risk.ranks.total(number, risk.device) for number in (sum(wrong), float(risk.n))]

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.batches import Batch, batch_size, slice_batch, split_batches, tensors
+from landscape.checks.repeatability import require_repeatable, undrawn
 from landscape.functional import PureModel
 from landscape.params import Params
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict
@@ -83,9 +85,17 @@ def prepared(
     whole = whole or not all(_by_example(batch) for batch in risk.batches)
     largest = max(risk.batches, key=batch_size)
     probe = largest if whole else slice_batch(largest, 0, PROBE)
-    with without_gradient():
+    risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
+    with own_precision(), without_gradient():
         outputs = _tried(predict, theta, probe)
-        found = resolve(metrics, risk, outputs, probe, whole=largest)
+        require_repeatable(risk, theta)
+        found = resolve(
+            metrics,
+            risk,
+            outputs,
+            probe,
+            whole=[largest, *(b for b in risk.batches if b is not largest and batch_size(b))],
+        )
     for metric in found:
         if metric.risk and not metric.sampled:
             whole = True
@@ -136,7 +146,8 @@ def check(risks: Mapping[str, EmpiricalRisk], axes: Axes) -> None:
 
 def _tried(predict: Predict, theta: Params, batch: Batch) -> Any:
     """The outputs at the origin; twice, because a random forward pass has no surface."""
-    one, two = predict(theta, batch[0]), predict(theta, batch[0])
+    with undrawn():
+        one, two = predict(theta, batch[0]), predict(theta, batch[0])
     for a, b in zip(tensors(one), tensors(two), strict=True):
         if a.is_floating_point() and bool(((a - b).abs() > SAME * (a.abs() + b.abs())).any()):
             raise ValueError(
@@ -154,7 +165,7 @@ def _activation(predict: Predict, theta: Params, batch: Batch) -> int:
     sizes: list[list[int]] = []
     for count in (n // 2, n):
         seen = _Sizes()
-        with torch.no_grad(), seen:
+        with own_precision(), torch.no_grad(), seen:
             predict(theta, slice_batch(batch, 0, count)[0])
         sizes.append(seen.bytes)
     if len(sizes[0]) != len(sizes[1]):
