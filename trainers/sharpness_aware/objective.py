@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from trainers.example_losses import ExampleLosses
 from trainers.losses import Loss, each
 
 
@@ -20,7 +21,7 @@ class Objective:
 
     Args:
         model: The model; it is called as it is, in its present mode.
-        loss: loss(outputs, targets), a mean over examples.
+        loss: loss(outputs, targets), one number, such as a mean over examples.
         x: Inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         y: Targets.
         parameters: Those whose gradients are cleared; None is all that require one. Looking them up takes a while:
@@ -50,6 +51,8 @@ class Objective:
         self.first_logits: Tensor | None = None
         self.keep_cotangent = False
         self._cotangent: Tensor | None = None
+        self._each: ExampleLosses | None = None
+        self._count: int | None = None  # of examples, once their losses are known
 
     def __call__(self) -> Tensor:
         """Forward and backward."""
@@ -68,11 +71,34 @@ class Objective:
         return self._loss(self._outputs()).detach()
 
     def losses(self, index: Tensor | None = None) -> Tensor:
-        """The loss of each example, or of those at `index`, with its graph; their mean is the loss."""
-        x, y = (self.x, self.y) if index is None else (_rows(self.x, index), _rows(self.y, index))
-        logits = self._outputs(x)
+        """The loss of each example, with its graph; their mean is the loss, see `ExampleLosses`.
+
+        With `index`, of the examples there alone, after those of all have been asked for.
+
+        Raises:
+            ValueError: Where the loss is not made up of losses of single examples, or the data of examples cannot be
+                told apart.
+        """
+        if self._each is None:
+            self._each = each(self.loss)
+        if index is None:
+            outputs = self._outputs()
+            with self._precision():
+                values = self._each(outputs, self.y)
+            self._count = len(values)
+            return values
+        y = _rows(self.y, index, self._count)
+        outputs = self._outputs(_rows(self.x, index, self._count))
         with self._precision():
-            return each(self.loss)(logits, y)
+            return self._each.chosen(outputs, y, index)
+
+    @property
+    def weights(self) -> Tensor | None:
+        """What each example counts for in the loss, with mean one, as `losses()` last found it; None for all the same.
+
+        Class weights, and the number of an example's tokens; zero where its targets are ignored.
+        """
+        return None if self._each is None else self._each.weights
 
     def pull(self) -> Tensor:
         """Backward with the logits' gradient of the first pass, at the present weights; returns the loss there."""
@@ -151,10 +177,17 @@ class AscentObjective(Objective):
         return loss.detach()
 
 
-def _rows(value: Any, index: Any) -> Any:
-    """The examples at `index` of a tensor, or of every tensor in a dict or tuple."""
+def _rows(value: Any, index: Any, n: int | None) -> Any:
+    """The examples at `index`, of n, of a tensor, or of every tensor in a dict or tuple."""
     if isinstance(value, dict):
-        return {k: _rows(v, index) for k, v in value.items()}
+        return {k: _rows(v, index, n) for k, v in value.items()}
     if isinstance(value, tuple):
-        return tuple(_rows(v, index) for v in value)
-    return value[index]
+        return tuple(_rows(v, index, n) for v in value)
+    if isinstance(value, list):
+        return [value[i] for i in index.tolist()]
+    if isinstance(value, Tensor) and n is not None and (not value.ndim or len(value) != n):
+        raise ValueError(
+            f"the method takes some of {n} examples, and a tensor of the batch has shape {tuple(value.shape)}, not a row "
+            f"an example: pass a closure of your own with `losses(index)`."
+        )
+    return value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value

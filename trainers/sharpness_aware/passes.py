@@ -16,6 +16,7 @@ from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
 from landscape.perturbation import random_direction
 from trainers.sharpness_aware.chunks import Closure, Unit
+from trainers.sharpness_aware.objective import Objective
 from trainers.sharpness_aware.precision import LossScale
 from trainers.sharpness_aware.ranks import Ranks
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
@@ -47,6 +48,7 @@ class Passes:
         self.tracking = tracking_modules(model)
         self.iterating = [m for m in model.modules() if isinstance(m, _SpectralNorm)]
         self.count = 0
+        self._checks = 0
         self.seen: set[str] = set()
         self.used: set[str] = set()
         self.devices = {p.device for p in self.named.values() if p.device.type == "cuda"}
@@ -101,6 +103,7 @@ class Passes:
             with self._tracked(unit):
                 self._ready(unit, i)
                 unit.losses[i] = held = self._backward_on(unit.descents[i], None)
+            self._check(unit, i, held)
             return held.mean()
 
         return self._over(unit, one)
@@ -108,7 +111,8 @@ class Passes:
     def clean_losses(self, unit: Unit) -> None:
         """Each example's loss at the present weights, without a gradient, in `unit.losses`."""
         for i, closure in enumerate(unit.descents):
-            unit.losses[i] = self._without_gradient(unit, i, lambda c=closure: c.losses())  # type: ignore[misc]
+            unit.losses[i] = held = self._without_gradient(unit, i, lambda c=closure: c.losses())  # type: ignore[misc]
+            self._check(unit, i, held)
 
     def selected(self, unit: Unit, select: LargestIncrease) -> Tensor:
         """The pass on the examples whose loss has risen most; returns the mean loss of all."""
@@ -119,7 +123,7 @@ class Passes:
             perturbed = self._without_gradient(unit, i, lambda: closure.losses())  # type: ignore[attr-defined]
             with self._frozen():
                 self._ready(unit, i)
-                self._backward_on(closure, select(clean, perturbed))
+                self._backward_on(closure, select(clean, perturbed, getattr(closure, "weights", None)))
             return perturbed.mean()
 
         return self._over(unit, one)
@@ -145,7 +149,9 @@ class Passes:
                     slopes = torch.stack([(n - here).abs() for n in noisy]).mean(0) / weigh.xi
                 else:
                     slopes = self._example_norms(losses)
-                self._backward((weigh(slopes).to(losses.dtype) * losses).sum())
+                factors = weigh(slopes, getattr(closure, "weights", None))
+                self._backward((factors.to(losses.dtype) * losses).sum())
+            self._check(unit, i, here)
             return here.mean()
 
         return self._over(unit, one)
@@ -262,6 +268,25 @@ class Passes:
         self.count += 1
         with torch.no_grad(), self._frozen():
             return losses().detach()
+
+    def _check(self, unit: Unit, i: int, losses: Tensor) -> None:
+        """Compare a closure's losses of examples with its loss now and then: at passes 1, 2, 4, 8, and so on."""
+        closure: Any = unit.descents[i]
+        forward = getattr(closure, "forward", None)
+        if isinstance(closure, Objective) or forward is None or not self.same_rng:
+            return
+        self._checks += 1
+        if self._checks & (self._checks - 1):
+            return
+        self._ready(unit, i)
+        with torch.no_grad(), self._frozen():
+            loss = float(forward())
+        mean, size = float(losses.mean()), float(losses.abs().mean())
+        if abs(mean - loss) > 1e-3 * max(abs(loss), size):
+            raise ValueError(
+                f"this method weighs or chooses examples, and the mean of the closure's `losses()`, {mean:.6g}, is not "
+                f"its loss, {loss:.6g}: let `losses()` give what each example adds to the loss, times their number."
+            )
 
     def _example_norms(self, losses: Tensor) -> Tensor:
         parameters = list(self.named.values())
