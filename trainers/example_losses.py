@@ -51,10 +51,15 @@ class ExampleLosses:
         """The values of a batch, shape (n,), with their graph."""
         if self.cross_entropy is not None:
             self._counts, self._gain = _label_counts(outputs, targets, self.cross_entropy(outputs))
-        elif not self.plain:
-            self._counts, self._gain = _trial(self.loss, outputs, targets)
+            shares = self._shares(outputs, targets, self._counts)
+        else:
+            shares = one_by_one(self.loss, outputs, targets)
+            if not self.plain:
+                self._counts, self._gain = _trial(self.loss, outputs, targets)
+            if self._counts is not None:
+                whole = bool(self._counts.all())
+                shares = shares * self._counts if whole else self._shares(outputs, targets, self._counts)
         self.weights = None if self._counts is None else self._counts / self._counts.mean()
-        shares = self._shares(outputs, targets, self._counts)
         return shares if self._gain is None else shares * self._gain
 
     def chosen(self, outputs: Any, targets: Any, index: Tensor) -> Tensor:

@@ -27,9 +27,10 @@ from trainers.sharpness_aware.hooks import ShrinkPerturb
 from trainers.sharpness_aware.moment import Moment
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
-from trainers.sharpness_aware.precision import LossScale, check_precision, finite, spoil
+from trainers.sharpness_aware.precision import Guard, LossScale, check_precision, spoil
 from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_of
 from trainers.sharpness_aware.record import StepRecord
+from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.weights import Weights
@@ -59,6 +60,9 @@ class SharpnessAware(Optimizer):
         group: Process group of all ranks; None is the default one.
         group_size: Ranks in a group, for sharing "group".
         grad_scaler: Of float16 training; the closures multiply the loss by its scale, `step` does everything else.
+        skip_nonfinite: Skip a step in which a loss or a gradient of any pass is NaN or infinite: weights, buffers, the base
+            optimizer's state and the method's stay as they were, and `last.overflow` says where it was. With several
+            processes all skip it.
         diagnose: Fill `last.cosine` and `last.grad_norm`.
         parallel_gradients: SAMPa's two gradients on two processes, see `parallel_gradients.Pair`.
         noise: The method's random draws, with several processes.
@@ -83,6 +87,7 @@ class SharpnessAware(Optimizer):
         group: Any = None,
         group_size: int | None = None,
         grad_scaler: GradScaler | None = None,
+        skip_nonfinite: bool = False,
         diagnose: bool = False,
         parallel_gradients: bool = False,
         noise: Noise | None = None,
@@ -96,6 +101,7 @@ class SharpnessAware(Optimizer):
         self.shrink = shrink
         self.grad_clip = grad_clip
         self.grad_scaler = grad_scaler
+        self.skip_nonfinite = skip_nonfinite
         self.sharing = sharing
         self.diagnose = diagnose
         self.steps_taken = 0
@@ -106,6 +112,7 @@ class SharpnessAware(Optimizer):
         check_precision(named, grad_scaler)
         self._base_step = _unhooked_step(base)
         self._scale = LossScale(grad_scaler) if grad_scaler is not None and grad_scaler.is_enabled() else None
+        self._guard = Guard(losses=skip_nonfinite) if skip_nonfinite or self._scale is not None else None
         self._noise = noise
         if parallel_gradients and not (parts.plan.lagged and parts.plan.ahead):
             raise ValueError(
@@ -129,6 +136,7 @@ class SharpnessAware(Optimizer):
             sharing=sharing,
             sharers=self._ranks.size if sharded else self._ranks.circle_size,
             diagnose=diagnose,
+            guard=self._guard,
         )
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         if self._ranks.several and sharing != "global" and synchronised and not isinstance(parts.gate, Never):
@@ -141,7 +149,7 @@ class SharpnessAware(Optimizer):
         self._whole = False  # whether `evaluate` has done all of the open step's passes
         self._examples = 0.0  # accumulated so far
         self._following: Unit | None = None  # the next step's previous batch, once this step has not been skipped
-        self._before: dict[str, Any] | None = None  # the parts' state before the step, where it may be skipped
+        self._before: Before | None = None  # the start of a step that may be skipped or given up
 
     @property
     def reference(self) -> Reference | None:
@@ -233,13 +241,15 @@ class SharpnessAware(Optimizer):
             ValueError: As for `step`, or in the middle of a step.
         """
         with torch.no_grad():
-            return self._evaluate(closure, sizes, ascent)
+            return self._evaluate(closure, sizes, ascent, revocable=True)
 
     def _evaluate(
         self,
         closure: Closure | Sequence[Closure],
         sizes: Sequence[int] | None,
         ascent: Closure | Sequence[Closure] | None,
+        *,
+        revocable: bool = False,
     ) -> Tensor:
         if self._open is not None:
             raise ValueError("a step has been begun and got another closure: end it with `step()` first.")
@@ -249,7 +259,7 @@ class SharpnessAware(Optimizer):
                 "the state that was loaded goes on from a batch that this method evaluates again: give it back with "
                 "`remember(closures, sizes=...)` before the first step."
             )
-        moment = self._begin()
+        moment = self._begin(revocable=revocable)
         try:
             self._exchange.alone = len(units) == 1
             mode, firsts = self._evaluation.decide(units, moment)
@@ -305,7 +315,7 @@ class SharpnessAware(Optimizer):
         unit = self._units(closure, None if size is None else [size], ascent)[0]
         so_far: Params | None = None
         if self._open is None:
-            moment = self._begin()
+            moment = self._begin(revocable=True)
             self._open, self._examples, self._whole = (moment, self._evaluation.decide([unit], moment)[0]), 0.0, False
         else:
             so_far = self._passes.take()
@@ -401,8 +411,12 @@ class SharpnessAware(Optimizer):
             )
         return units
 
-    def _begin(self) -> Moment:
+    def _begin(self, *, revocable: bool) -> Moment:
         lr = float(self.param_groups[0]["lr"])
+        self._before = None
+        if revocable or self._guard is not None:
+            whole = revocable or self.skip_nonfinite
+            self._before = Before.of(self.parts, self.model, self.shrink, whole=whole)
         if self.shrink is not None:
             self.shrink(self.model, lr)
         rho = self.parts.radius(lr, self.steps_taken)
@@ -410,7 +424,6 @@ class SharpnessAware(Optimizer):
         self._evaluation.begin(self.last)
         if self._noise is not None and self._ranks.several:
             self._noise.begin(self.steps_taken)
-        self._before = self.parts.state_dict() if self._scale is not None else None
         self._weights.begin()
         return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base)
 
@@ -418,11 +431,14 @@ class SharpnessAware(Optimizer):
         """Average over ranks, clip, step once, and let the parts take note."""
         record, parts, passes = self.last, self.parts, self._passes
         named = self._weights.parameters
+        late = "second pass" if mode is Mode.PERTURBED else "first pass"
+        if self._guard is not None and not self._guard.passes(losses=[v for _, v in record.clean + record.displaced]):
+            record.overflow = record.overflow or late
         if record.overflow:
             spoil(named)
         extra = self._exchange.average(moment, mode, weight)
-        if self._scale is not None and not record.overflow and not self._all_finite():
-            record.overflow = "second pass" if mode is Mode.PERTURBED else "first pass"
+        if self._guard is not None and not record.overflow and not self._guard.passes(*self._made(moment)):
+            record.overflow = late
             if self._ranks.several:
                 record.overflow += " (on some rank)"
         if not record.overflow:
@@ -440,7 +456,7 @@ class SharpnessAware(Optimizer):
                 record.grad_norm = length(grads)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(list(named.values()), self.grad_clip)
-        if parts.mask is not None:
+        if parts.mask is not None and not record.overflow:
             passes.used.update(passes.gradients())
         rates = [float(group["lr"]) for group in self.param_groups]
         if not record.overflow:
@@ -448,6 +464,7 @@ class SharpnessAware(Optimizer):
         if self._scale is not None:
             self._scale.update(overflow=bool(record.overflow))
         if record.overflow:
+            passes.clear()
             self._undo(moment)
             return
         self.steps_taken += 1
@@ -460,16 +477,46 @@ class SharpnessAware(Optimizer):
             moment.theta = self._weights.clean()
             mask.refresh(moment, self._evaluation.reference_mean(squares=True))
 
-    def _all_finite(self) -> bool:
-        """Whether the gradient is finite, and whatever else of the step is kept or added to the weights."""
-        return all(finite(grads) for grads in (self._passes.gradients(), *self._exchange.sums.values()) if grads)
+    def _made(self, moment: Moment) -> list[Params | None]:
+        """The gradient, and whatever else of the step is kept or added to the weights."""
+        return [self._passes.gradients(), *self._exchange.sums.values(), *self.parts.combiner.shared(moment)]
 
     def _undo(self, moment: Moment) -> None:
-        """The parts' state as before a step that was skipped or broke off."""
+        """All but the gradients as before a step that was skipped, given up or broke off, as far as it was kept."""
         self.parts.source.forget(moment)
         self.parts.combiner.forget(moment)
         if self._before is not None:
-            self.parts.load_state_dict(self._before)
+            self._before.put_back(self.parts)
+            self._before = None
+
+    def abandon(self) -> None:
+        """Give up the step that `evaluate` or `accumulate` has begun; without one nothing happens.
+
+        Weights, buffers, the method's state and its own generators are as before it, and the gradients are cleared.
+        Numbers that the passes drew from torch's global generators stay drawn. With several processes all must call it.
+        """
+        if self._open is None:
+            return
+        (moment, _), self._open, self._following = self._open, None, None
+        self._passes.clear()
+        self._undo(moment)
+
+    def train(self) -> None:
+        """Put the base optimizer into the mode in which it steps, where it has modes, as schedule-free ones do."""
+        self._switch("train")
+
+    def eval(self) -> None:
+        """Put the base optimizer into the mode whose weights are evaluated and saved, where it has modes."""
+        self._switch("eval")
+
+    def _switch(self, mode: str) -> None:
+        if self._open is not None:
+            raise ValueError(
+                f"`{mode}` was called in the middle of a step: end it with `step()`, or give it up with `abandon()`."
+            )
+        switch = getattr(self.base, mode, None)
+        if callable(switch):
+            switch()
 
     # -- small things ----------------------------------------------------------------------------------------------
 

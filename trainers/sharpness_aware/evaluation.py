@@ -17,7 +17,7 @@ from trainers.sharpness_aware.gates import Mode
 from trainers.sharpness_aware.moment import Moment
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
-from trainers.sharpness_aware.precision import LossScale, finite
+from trainers.sharpness_aware.precision import Guard, LossScale
 from trainers.sharpness_aware.ranks import Ranks, Sharing, zeros_where_missing
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.weights import Weights
@@ -41,6 +41,7 @@ class Evaluation:
         sharing: Who shares a perturbation.
         sharers: Ranks that share one.
         diagnose: Note the cosine of clean and perturbed gradient.
+        guard: Says which gradients and losses end a step; None lets all pass.
 
     Attributes:
         record: Of the step.
@@ -61,9 +62,11 @@ class Evaluation:
         sharing: Sharing,
         sharers: int,
         diagnose: bool,
+        guard: Guard | None = None,
     ) -> None:
         self.parts, self.weights, self.passes, self.ranks, self.exchange = parts, weights, passes, ranks, exchange
         self.scale, self.pair, self.sharing, self.sharers, self.diagnose = scale, pair, sharing, sharers, diagnose
+        self.guard = guard
         self.record = StepRecord()
         self.previous: Unit | None = None
         self.reference: Reference | None = None
@@ -102,8 +105,7 @@ class Evaluation:
                 self.note_m(unit)
             if parts.needs_reference == "gradient" and parts.source.wants_reference(moment.t):
                 reference = self.reference_mean(squares=False)
-                if self.scale is not None and not finite(reference):
-                    self.record.overflow = "first pass"
+                self._guard("first pass", reference)
                 parts.source.refresh(reference)
         return mode, firsts
 
@@ -141,9 +143,7 @@ class Evaluation:
             weights.restore()
             moment.theta = weights.clean()
         shared_loss = self.exchange.share_first(unit, ascent, clean, loss, first)
-        found = [ascent] if clean is ascent else [ascent, clean]
-        if self.scale is not None and not all(finite(g) for g in found if g):
-            record.overflow = "first pass"
+        if self._guard("first pass", ascent, None if clean is ascent else clean, loss=loss):
             return torch.full((), math.nan) if loss is None else loss
         if plan.ahead and self.previous is None:
             loss = self._loss_pass(unit)  # the first step: nothing is stored, so y_0 = w
@@ -153,8 +153,7 @@ class Evaluation:
             if self.ranks.several:
                 grads = zeros_where_missing(grads, weights.parameters)
                 self.ranks.average(list(grads.values()), float(unit.examples or 1))
-            if self.scale is not None and not finite(grads):
-                record.overflow = "first pass"
+            if self._guard("first pass", grads, loss=loss):
                 return loss
             source.observe(moment, Means(grads, ahead=grads))
         if ascent is not None:
@@ -321,8 +320,7 @@ class Evaluation:
             value = self.passes.run(unit, objectives)
             grads = self.passes.take()
             value = self.exchange.share(unit, [grads], [value])[0]
-            if self.scale is not None and not finite(grads):
-                self.record.overflow = "second pass"
+            if self._guard("second pass", grads):
                 break
             if points is not None:
                 points.append(Point(grads, value))
@@ -381,6 +379,13 @@ class Evaluation:
             if squares:  # a sum over the examples of all ranks
                 torch._foreach_mul_(list(result.values()), float(self.ranks.size))
         return result
+
+    def _guard(self, when: str, *grads: Params | None, loss: Tensor | None = None) -> bool:
+        """Whether the step ends here, because something is not finite; the record then says so."""
+        if self.guard is None or self.guard.passes(*grads, losses=[] if loss is None else [loss]):
+            return False
+        self.record.overflow = when
+        return True
 
     def note_m(self, unit: Unit) -> None:
         self.record.m = max(self.record.m, unit.examples)

@@ -35,6 +35,10 @@ class ShrinkPerturb:
         state = {k: t.detach().clone() for k, t in _floating_state(model).items()} if factor > 0 else {}
         return cls(factor, lr_base, state)
 
+    def changes(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors that a call writes to."""
+        return _floating_state(model) if self.factor else {}
+
     @torch.no_grad()
     def __call__(self, model: nn.Module, lr: float) -> None:
         """Apply the hook at learning rate `lr`."""

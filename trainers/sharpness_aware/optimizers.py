@@ -125,6 +125,7 @@ def make_optimizer(
     shrink_perturb: float = 0.0,
     grad_clip: float | None = None,
     grad_scaler: GradScaler | None = None,
+    skip_nonfinite: bool = False,
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
     base_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -171,6 +172,8 @@ def make_optimizer(
         shrink_perturb: f of `ShrinkPerturb`.
         grad_clip: Largest norm of the final gradient.
         grad_scaler: torch's scaler, for float16; closures multiply the loss by its scale.
+        skip_nonfinite: Skip a step in which a loss or gradient of any pass is NaN or infinite; nothing moves, and
+            `last.overflow` says where it was.
         total_steps: Length of the run, for schedules that need it.
         steps_per_epoch: Steps of an epoch, for methods that count epochs.
         base_shapes: Shapes of the base model's parameters, for muP².
@@ -265,6 +268,7 @@ def make_optimizer(
         group=group,
         group_size=group_size,
         grad_scaler=grad_scaler,
+        skip_nonfinite=skip_nonfinite,
         diagnose=diagnose,
         parallel_gradients=parallel_gradients,
         noise=Noise(generator, seed, circle_index(sharing, ranks.rank, group_size)),

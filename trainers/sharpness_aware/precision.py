@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +100,23 @@ def finite(grads: Params) -> bool:
         return True  # there a sum of squares takes a tenth of the time of a maximum; it may overflow by itself
     norms = torch._foreach_norm([g.float() if g.dtype == torch.float16 else g for g in grads.values()], float("inf"))
     return bool(torch.isfinite(torch.stack([n.to(norms[0].device) for n in norms])).all())
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Lets gradients pass that are finite.
+
+    Attributes:
+        losses: Whether losses must be finite too; with loss scaling alone a gradient tells.
+    """
+
+    losses: bool
+
+    def passes(self, *grads: Params | None, losses: Sequence[Tensor] = ()) -> bool:
+        """Whether all is finite."""
+        if self.losses and not all(math.isfinite(loss) for loss in losses):
+            return False
+        return all(finite(held) for held in grads if held)
 
 
 def spoil(parameters: dict[str, nn.Parameter]) -> None:
