@@ -49,18 +49,27 @@ class ExampleLosses:
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
         """The values of a batch, shape (n,), with their graph."""
-        if self.cross_entropy is not None:
-            self._counts, self._gain = _label_counts(outputs, targets, self.cross_entropy(outputs))
-            shares = self._shares(outputs, targets, self._counts)
-        else:
-            shares = one_by_one(self.loss, outputs, targets)
-            if not self.plain:
-                self._counts, self._gain = _trial(self.loss, outputs, targets)
-            if self._counts is not None:
-                whole = bool(self._counts.all())
-                shares = shares * self._counts if whole else self._shares(outputs, targets, self._counts)
+        shares = self.alone(outputs, targets)
+        if self.cross_entropy is None and not self.plain:
+            self._counts, self._gain = _trial(self.loss, outputs, targets)
         self.weights = None if self._counts is None else self._counts / self._counts.mean()
-        return shares if self._gain is None else shares * self._gain
+        if self.cross_entropy is None and self._counts is not None and not bool(self._counts.all()):
+            shares = self._shares(outputs, targets, self._counts)  # the graph of an ignored example gives NaN
+            return shares if self._gain is None else shares * self._gain
+        return self.counted(shares)
+
+    def alone(self, outputs: Any, targets: Any) -> Tensor:
+        """The losses from which `counted` makes values, once `__call__` has found out what they count for."""
+        if self.cross_entropy is None:
+            return one_by_one(self.loss, outputs, targets)
+        self._counts, self._gain = _label_counts(outputs, targets, self.cross_entropy(outputs))
+        return self._shares(outputs, targets, self._counts)
+
+    def counted(self, losses: Tensor) -> Tensor:
+        """The values that `alone` stands for."""
+        if self.cross_entropy is None and self._counts is not None:
+            losses = (losses * self._counts).where(self._counts != 0, 0.0)
+        return losses if self._gain is None else losses * self._gain
 
     def chosen(self, outputs: Any, targets: Any, index: Tensor) -> Tensor:
         """The values of the examples at `index` of the last whole batch, from their own outputs and targets."""

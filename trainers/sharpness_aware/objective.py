@@ -79,18 +79,32 @@ class Objective:
             ValueError: Where the loss is not made up of losses of single examples, or the data of examples cannot be
                 told apart.
         """
-        if self._each is None:
-            self._each = each(self.loss)
         if index is None:
             outputs = self._outputs()
             with self._precision():
-                values = self._each(outputs, self.y)
+                values = self._examples(outputs, self.y)
             self._count = len(values)
             return values
         y = _rows(self.y, index, self._count)
         outputs = self._outputs(_rows(self.x, index, self._count))
         with self._precision():
-            return self._each.chosen(outputs, y, index)
+            return self._examples.chosen(outputs, y, index)
+
+    def alone(self) -> Tensor:
+        """The loss of each example as a batch of its own, for `counted`."""
+        outputs = self._outputs()
+        with self._precision():
+            return self._examples.alone(outputs, self.y)
+
+    def counted(self, alone: Tensor) -> Tensor:
+        """What `alone` gave, times what each example was found to count for by `losses()` since."""
+        return self._examples.counted(alone)
+
+    @property
+    def _examples(self) -> ExampleLosses:
+        if self._each is None:
+            self._each = each(self.loss)
+        return self._each
 
     @property
     def weights(self) -> Tensor | None:

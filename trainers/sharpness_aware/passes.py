@@ -137,7 +137,7 @@ class Passes:
             for _ in range(weigh.draws if weigh.estimator == "difference" else 0):
                 noise = random_direction(self.weights.clean(), weigh.generator)
                 self.weights.displace(noise, weigh.xi)
-                noisy.append(self._without_gradient(unit, i, lambda: closure.losses()))
+                noisy.append(self._without_gradient(unit, i, lambda: getattr(closure, "alone", closure.losses)()))
                 self.weights.restore()
             self.clear()
             self.count += 1
@@ -146,7 +146,9 @@ class Passes:
                 losses: Tensor = closure.losses()
                 here = losses.detach()
                 if noisy:
-                    slopes = torch.stack([(n - here).abs() for n in noisy]).mean(0) / weigh.xi
+                    counted = getattr(closure, "counted", None)
+                    there = [n if counted is None else counted(n) for n in noisy]
+                    slopes = torch.stack([(n - here).abs() for n in there]).mean(0) / weigh.xi
                 else:
                     slopes = self._example_norms(losses)
                 factors = weigh(slopes, getattr(closure, "weights", None))
