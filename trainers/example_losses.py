@@ -178,8 +178,9 @@ def _trial(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor | None, Tenso
     rest = _rest(counts[known], n)
     counts = counts.where(known, rest).where(told, 0.0)
     off = (slopes - counts[:, None] / n * own).abs().amax(), slopes.abs().amax()
-    gap = ((counts * singles).mean(1) - wholes).abs().amax(), torch.maximum(
-        wholes.abs().amax(), (counts * singles).abs().mean(1).amax()
+    gap = (
+        ((counts * singles).mean(1) - wholes).abs().amax(),
+        torch.maximum(wholes.abs().amax(), (counts * singles).abs().mean(1).amax()),
     )
     if bool(off[0] > tolerance * off[1]) or bool(gap[0] > tolerance * gap[1]):
         raise ValueError(

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.params import Params, length
+from trainers.sharpness_aware.arguments import check_base, check_model, closures_from
 from trainers.sharpness_aware.ascent import Means
 from trainers.sharpness_aware.chunks import Closure, Unit, units_of
 from trainers.sharpness_aware.composition import Composition
@@ -27,13 +28,14 @@ from trainers.sharpness_aware.hooks import ShrinkPerturb
 from trainers.sharpness_aware.moment import Moment
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
-from trainers.sharpness_aware.precision import Guard, LossScale, check_precision, spoil
+from trainers.sharpness_aware.precision import UNSCALED, Guard, LossScale, check_precision, spoil
 from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_of
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.weights import Weights
+from trainers.tree import copied
 
 
 class SharpnessAware(Optimizer):
@@ -60,9 +62,9 @@ class SharpnessAware(Optimizer):
         group: Process group of all ranks; None is the default one.
         group_size: Ranks in a group, for sharing "group".
         grad_scaler: Of float16 training; the closures multiply the loss by its scale, `step` does everything else.
-        skip_nonfinite: Skip a step in which a loss or a gradient of any pass is NaN or infinite: weights, buffers, the base
-            optimizer's state and the method's stay as they were, and `last.overflow` says where it was. With several
-            processes all skip it.
+        skip_nonfinite: Skip a step in which a loss or a gradient of any pass is NaN or infinite: weights, buffers, the
+            base optimizer's state and the method's stay as they were, and `last.overflow` says where it was. With
+            several processes all skip it.
         diagnose: Fill `last.cosine` and `last.grad_norm`.
         parallel_gradients: SAMPa's two gradients on two processes, see `parallel_gradients.Pair`.
         noise: The method's random draws, with several processes.
@@ -92,6 +94,10 @@ class SharpnessAware(Optimizer):
         parallel_gradients: bool = False,
         noise: Noise | None = None,
     ) -> None:
+        check_model(model)
+        check_base(base)
+        if grad_clip is not None and not grad_clip > 0:
+            raise ValueError(f"`grad_clip` must be above 0, got {grad_clip!r}; None does not clip.")
         super().__init__(base.param_groups, base.defaults)
         self.param_groups = base.param_groups  # the same objects, so that schedulers drive the base optimizer
         self.state = base.state
@@ -111,7 +117,9 @@ class SharpnessAware(Optimizer):
             raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
         check_precision(named, grad_scaler)
         self._base_step = _unhooked_step(base)
-        self._scale = LossScale(grad_scaler) if grad_scaler is not None and grad_scaler.is_enabled() else None
+        self._scale = (
+            LossScale(grad_scaler, (self, base)) if grad_scaler is not None and grad_scaler.is_enabled() else None
+        )
         self._guard = Guard(losses=skip_nonfinite) if skip_nonfinite or self._scale is not None else None
         self._noise = noise
         if parallel_gradients and not (parts.plan.lagged and parts.plan.ahead):
@@ -312,6 +320,9 @@ class SharpnessAware(Optimizer):
             )
         if self._open is not None and self._whole:
             raise ValueError("`accumulate` was called after `evaluate`: end the step with `step()` first.")
+        if not callable(closure):
+            closures_from(closure, "closure")
+            raise ValueError("`accumulate` takes one closure at a time: pass several to `step([...], sizes=[...])`.")
         unit = self._units(closure, None if size is None else [size], ascent)[0]
         so_far: Params | None = None
         if self._open is None:
@@ -357,11 +368,9 @@ class SharpnessAware(Optimizer):
                 "gradient is taken at more than one point. Or call `accumulate(closure)` before `step()`. A "
                 "GradScaler is passed as `grad_scaler=`, and `optimizer.step(closure)` called, not `scaler.step(...)`."
             )
-        if self._scale is not None and self._scale.touched(self):
-            raise ValueError(
-                "`grad_scaler.unscale_` or `grad_scaler.step` was called on this optimizer, which does both itself: "
-                "leave them and `grad_scaler.update()` out; gradients are in true units already."
-            )
+        if self._scale is not None and self._scale.touched():
+            self.abandon()
+            raise ValueError(UNSCALED)
         (moment, mode), self._open = self._open, None
         self._finish(moment, mode, self._examples or 1.0)
         if self._following is not None and not self.last.overflow:
@@ -560,7 +569,8 @@ class SharpnessAware(Optimizer):
         if "sharpness_aware" not in state_dict:
             raise ValueError("`state_dict` is not from a sharpness-aware optimizer: it lacks 'sharpness_aware'.")
         extra = self._own(state_dict["sharpness_aware"])
-        self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "sharpness_aware"})
+        # torch's own shares the tensors
+        self.base.load_state_dict(copied({k: v for k, v in state_dict.items() if k != "sharpness_aware"}))
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.steps_taken = int(extra["steps_taken"])
         self.parts.load_state_dict(extra["parts"])
@@ -600,7 +610,16 @@ class SharpnessAware(Optimizer):
         if any(id(p) not in owned for p in given):
             raise ValueError("`param_group` has parameters that are not the model's: only those can be perturbed.")
         self.base.add_param_group({**param_group, "params": given})
+        self._passes.unchecked = True
         self._weights.parameters.update({owned[id(p)]: p for p in given if p.requires_grad})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("first_step", "second_step", "ascent_step", "descent_step"):
+            raise AttributeError(
+                f"there is no `{name}`: one call takes the whole step, `optimizer.step(closure)` with a function that "
+                f"clears the gradients, runs forward and backward, and returns the loss."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharpnessAware":
         raise TypeError(_NO_COPY.format("copied"))

@@ -201,7 +201,7 @@ def _rows(value: Any, index: Any, n: int | None) -> Any:
         return [value[i] for i in index.tolist()]
     if isinstance(value, Tensor) and n is not None and (not value.ndim or len(value) != n):
         raise ValueError(
-            f"the method takes some of {n} examples, and a tensor of the batch has shape {tuple(value.shape)}, not a row "
-            f"an example: pass a closure of your own with `losses(index)`."
+            f"the method takes some of {n} examples, and a tensor of the batch has shape {tuple(value.shape)}, not a "
+            f"row an example: pass a closure of your own with `losses(index)`."
         )
     return value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value

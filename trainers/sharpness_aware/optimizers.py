@@ -14,7 +14,16 @@ from torch.optim import Optimizer
 from landscape.perturbation import check_radius
 from landscape.spread import spread
 from trainers.naming import nearest
-from trainers.options import checked
+from trainers.options import checked, validated
+from trainers.sharpness_aware.arguments import (
+    check_base,
+    check_counts,
+    check_flags,
+    check_given_base,
+    check_known,
+    check_model,
+    check_numbers,
+)
 from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.gates import AdaptiveNorm, Bernoulli, EveryK, Gate, Window, joined
@@ -189,10 +198,31 @@ def make_optimizer(
     Raises:
         ValueError: For an unknown method or option (with the nearest name), or a value out of range.
     """
+    if not isinstance(method, str):
+        raise ValueError(
+            f"`method` must be a name, such as 'sam', got a {type(method).__name__}; the order is "
+            f"`make_optimizer(method, model, base)`."
+        )
     if method not in METHODS:
         raise ValueError(f"`method` {method!r} is unknown; there are {sorted(METHODS)}.{nearest(method, METHODS)}")
     entry = METHODS[method]
-    knob_values = checked(entry.compose, options, owner=f"method {method!r}")
+    check_model(model)
+    check_numbers(
+        lr=lr, momentum=momentum, betas=betas, weight_decay=weight_decay, rho=rho, rho_min=rho_min, lr_min=lr_min,
+        shrink_perturb=shrink_perturb, grad_clip=grad_clip, prior_precision=prior_precision, damping=damping,
+    )  # fmt: skip
+    check_counts(
+        rho_steps=rho_steps, total_steps=total_steps, steps_per_epoch=steps_per_epoch, group_size=group_size, seed=seed,
+        examples=examples, window=window,
+    )  # fmt: skip
+    check_flags(
+        nesterov=nesterov, decay_all=decay_all, same_rng=same_rng, skip_nonfinite=skip_nonfinite, diagnose=diagnose,
+        parallel_gradients=parallel_gradients,
+    )  # fmt: skip
+    if window is not None and not (isinstance(window, tuple | list) and len(window) == 2 and window[0] is not None):
+        raise ValueError(f"`window` must be (first step, step after the last or None), got {window!r}.")
+    own = [name for name in inspect.signature(make_optimizer).parameters if name != "options"]
+    knob_values = checked(entry.compose, options, owner=f"method {method!r}", text=False, others=own)
     if ascent not in (None, "loss", "obf"):
         raise ValueError(f"`ascent` must be 'loss' or 'obf', got {ascent!r}.{nearest(str(ascent), ('loss', 'obf'))}")
     if ascent == "obf" and not entry.other_ascent:
@@ -201,7 +231,10 @@ def make_optimizer(
         )
     if sharing not in SHARINGS:
         raise ValueError(f"`sharing` must be one of {SHARINGS}, got {sharing!r}.{nearest(str(sharing), SHARINGS)}")
-    if isinstance(base, Optimizer):
+    if not isinstance(base, str):
+        check_base(base)
+        given = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "weight_decay": weight_decay}
+        check_given_base(base, given)
         inner_optimizer = base
     else:
         if lr is None:
@@ -239,6 +272,7 @@ def make_optimizer(
         base_shapes=base_shapes,
     )
     parts = entry.compose(setting, **knob_values)
+    check_known(weight_decay=weight_decay, rho_min=rho_min, lr_min=lr_min, **knob_values)
     gates: list[Gate] = [Window(*window)] if window is not None else []
     if gate_options and not isinstance(gate, str):
         raise ValueError(f"`gate_options` belong to a gate by name, got {dict(gate_options)!r} with gate {gate!r}.")
@@ -332,4 +366,9 @@ def _gate(
         if option not in known:
             raise ValueError(f"gate {name!r} has no option `{option}`; it has {known}.{nearest(option, known)}")
     accepted = inspect.signature(kind).parameters
+    types = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    options = {
+        k: validated(v, types[k], f"option `{k}` of gate {name!r}", text=False) if types[k] in (int, float) else v
+        for k, v in options.items()
+    }
     return kind(**options, **{k: v for k, v in given.items() if k in accepted})

@@ -15,9 +15,10 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from landscape.batchnorm import frozen_statistics, tracking_modules
 from landscape.params import Params, norm
 from landscape.perturbation import random_direction
+from trainers.sharpness_aware.arguments import check_dense, loss_from
 from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.objective import Objective
-from trainers.sharpness_aware.precision import LossScale
+from trainers.sharpness_aware.precision import UNSCALED, LossScale
 from trainers.sharpness_aware.ranks import Ranks
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
 from trainers.sharpness_aware.snapshot import RandomState
@@ -38,6 +39,7 @@ class Passes:
         count: Passes since it was last set to zero.
         seen: With several processes, names that had a gradient in some pass of the step.
         used: Names that have had a final gradient in some step.
+        unchecked: Whether gradients are still to be looked at, for sparse ones.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Passes:
         self.iterating = [m for m in model.modules() if isinstance(m, _SpectralNorm)]
         self.count = 0
         self._checks = 0
+        self.unchecked = True
         self.seen: set[str] = set()
         self.used: set[str] = set()
         self.devices = {p.device for p in self.named.values() if p.device.type == "cuda"}
@@ -242,9 +245,17 @@ class Passes:
             self._ready(unit, i)
         self.count += 1
         with self._tracked(unit), torch.enable_grad(), self.ranks.quiet():
-            value = closure()
+            value: Any = self._closed(closure)
         self._unscale()
-        return value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+        return value.detach() if type(value) is Tensor and value.ndim == 0 else loss_from(value)
+
+    def _closed(self, closure: Closure) -> Tensor:
+        try:
+            return closure()
+        except RuntimeError as error:
+            if "unscale_() has already been called" not in str(error):
+                raise
+            raise ValueError(UNSCALED) from error
 
     def _backward_on(self, closure: Closure, index: Tensor | None) -> Tensor:
         """Backward on the mean loss of chosen examples; returns their losses."""
@@ -260,6 +271,9 @@ class Passes:
         self._unscale()
 
     def _unscale(self) -> None:
+        if self.unchecked:
+            check_dense(self.named)
+            self.unchecked = False
         if self.ranks.several:
             self.seen.update(self.gradients())
         if self.scale is not None:

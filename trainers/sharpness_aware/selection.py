@@ -49,8 +49,8 @@ class InverseSlope:
     "exact": the norms of the per-example gradients, one backward pass each. "difference": |ℓ_i(w + ξn) - ℓ_i(w)| / ξ,
     n ~ N(0, I), averaged over `draws`, whose mean is √(2/π) ‖∇ℓ_i‖ to first order.
 
-    With examples that count differently in the loss, c_i as in `ExampleLosses`, a_i is proportional to c_i s_i^τ and ℓ_i
-    is without c_i: an example that counts twice is the same as two of them, one that does not count as none.
+    With examples that count differently in the loss, c_i as in `ExampleLosses`, a_i is proportional to c_i s_i^τ, and
+    ℓ_i is without c_i: an example that counts twice is the same as two of them, one that does not count as none.
 
     Our rule: that the per-instance perturbation is approximated by a reweighted one is all that could be confirmed for
     Zhou et al. (2022). With a shared Hessian, per-instance SAM needs Σ H ∇ℓ_i/‖∇ℓ_i‖, hence τ = -1.
