@@ -26,14 +26,17 @@ from trainers.sharpness_aware.exchange import Exchange
 from trainers.sharpness_aware.gates import Mode, Never
 from trainers.sharpness_aware.hooks import ShrinkPerturb
 from trainers.sharpness_aware.moment import Moment
+from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
 from trainers.sharpness_aware.precision import UNSCALED, Guard, LossScale, check_precision, spoil
-from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_of
+from trainers.sharpness_aware.radii import group_radii
+from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, circle_of
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
+from trainers.sharpness_aware.trained import Trained, bring_state
 from trainers.sharpness_aware.weights import Weights
 from trainers.tree import copied
 
@@ -49,10 +52,12 @@ class SharpnessAware(Optimizer):
     the training loss of the same pass.
 
     Args:
-        model: The model whose weights are moved; frozen parameters are neither perturbed nor counted. Pass the
-            DistributedDataParallel model itself, or give it to `wrapped_in` later: the engine averages gradients over
+        model: The model whose weights are moved: those that the base optimizer trains, as its groups are at each step.
+            Frozen parameters, and those of no group, are neither perturbed nor counted. Pass the DistributedDataParallel model itself, or give it to `wrapped_in` later: the engine averages gradients over
             ranks, once a step, and keeps DistributedDataParallel from doing so.
-        base: Any torch optimizer over its parameters.
+        base: Any torch optimizer over its parameters, or some of them, and perhaps others', such as a criterion's. Its
+            groups may have `maximize`, which the perturbation follows, and a radius `rho` of their own: the direction is
+            normalised over all groups together, and each group's share of it multiplied by its radius.
         parts: The method.
         same_rng: All passes of a step see the same random numbers (dropout masks).
         shrink: Hook that runs before each step.
@@ -112,9 +117,9 @@ class SharpnessAware(Optimizer):
         self.diagnose = diagnose
         self.steps_taken = 0
         self.last = StepRecord()
-        named = {name: p for name, p in bare(model).named_parameters() if p.requires_grad}
-        if not named:
-            raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
+        self._trained = Trained(model, base)
+        named = self._trained.parameters
+        parts.check_groups(self._trained)
         check_precision(named, grad_scaler)
         self._base_step = _unhooked_step(base)
         self._scale = (
@@ -130,8 +135,8 @@ class SharpnessAware(Optimizer):
         sharded = check_sharded(model, named, base, parts, sharing)
         circle = None if sharded or parallel_gradients else circle_of(sharing, group, group_size)
         self._ranks = Ranks(model, group, circle, alone=sharded or parallel_gradients)
-        self._weights = Weights(named, model)
-        self._passes = Passes(model, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
+        self._weights = Weights(self._trained, model)
+        self._passes = Passes(model, self._trained, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
         self._exchange = Exchange(parts, self._ranks, self._passes, self._weights)
         self._evaluation = Evaluation(
             parts,
@@ -285,7 +290,7 @@ class SharpnessAware(Optimizer):
                 self._passes.give(total)
         except BaseException:
             self._passes.clear()
-            self._undo(moment)
+            self._undo(moment, failed=True)
             raise
         self._open, self._whole, self._examples = (moment, mode), True, float(sum(u.examples for u in units))
         self._following = units[0] if self.needs_previous else None
@@ -348,7 +353,7 @@ class SharpnessAware(Optimizer):
             except BaseException:
                 self._open = None
                 self._passes.clear()
-                self._undo(moment)
+                self._undo(moment, failed=True)
                 raise
         self._passes.give(accumulated(so_far, self._passes.take(), unit.weight))
         return loss
@@ -376,6 +381,7 @@ class SharpnessAware(Optimizer):
         if self._following is not None and not self.last.overflow:
             self._evaluation.previous = self._following
         self._following = None
+        self._passes.end()
 
     def remember(
         self,
@@ -421,20 +427,48 @@ class SharpnessAware(Optimizer):
         return units
 
     def _begin(self, *, revocable: bool) -> Moment:
+        self._look()
+        self._passes.start()
         lr = float(self.param_groups[0]["lr"])
         self._before = None
-        if revocable or self._guard is not None:
-            whole = revocable or self.skip_nonfinite
+        first = self.steps_taken == 0  # which may be refused
+        if revocable or first or self._guard is not None:
+            whole = revocable or first or self.skip_nonfinite
             self._before = Before.of(self.parts, self.model, self.shrink, whole=whole)
         if self.shrink is not None:
             self.shrink(self.model, lr)
-        rho = self.parts.radius(lr, self.steps_taken)
+        rho, shares = self._radii(lr)
         self.last = StepRecord(rho=rho)
         self._evaluation.begin(self.last)
         if self._noise is not None and self._ranks.several:
             self._noise.begin(self.steps_taken)
         self._weights.begin()
-        return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base)
+        return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base, shares)
+
+    def _look(self) -> None:
+        """Read groups and model anew, and bring along what is kept if weights have changed their type or device."""
+        if self.param_groups is not self.base.param_groups:  # `base.load_state_dict` makes new ones
+            self.param_groups, self.state = self.base.param_groups, self.base.state
+        if not self._trained.look():
+            return
+        self.parts.check_groups(self._trained)
+        self._passes.look()
+        if self._trained.moved:
+            bring_state(self.base)
+            self.parts.load_state_dict(self._own(self.parts.state_dict()))
+            self._evaluation.previous = None  # its data are of another type, or elsewhere
+
+    def _radii(self, lr: float) -> tuple[float, dict[str, float]]:
+        """The radius of the step, and each parameter's share of it where groups have their own."""
+        radius, own = self.parts.radius, self._trained.radii
+        rho = radius(lr, self.steps_taken)
+        if not own:
+            return rho, {}
+        each = dict.fromkeys(self._trained.parameters, rho) | group_radii(radius, own, lr, self.steps_taken)
+        largest = max(each.values())
+        if all(value == largest for value in each.values()):
+            return largest, {}
+        return largest, {name: value / largest for name, value in each.items()}
 
     def _finish(self, moment: Moment, mode: Mode, weight: float) -> None:
         """Average over ranks, clip, step once, and let the parts take note."""
@@ -452,6 +486,7 @@ class SharpnessAware(Optimizer):
                 record.overflow += " (on some rank)"
         if not record.overflow:
             moment.theta = self._weights.clean()
+            passes.turn()
             if mode is Mode.REUSE:
                 passes.give(parts.combiner.reuse(moment, passes.gradients()))
             if mode is Mode.PERTURBED:
@@ -460,6 +495,7 @@ class SharpnessAware(Optimizer):
                 parts.combiner.commit()
                 if parts.mask is not None and parts.mask.wants_ascent(moment.t):
                     parts.mask.after_ascent(moment, sums.get("ascent") or {})
+            passes.turn()
             if self.diagnose:
                 grads = passes.gradients()
                 record.grad_norm = length(grads)
@@ -490,12 +526,12 @@ class SharpnessAware(Optimizer):
         """The gradient, and whatever else of the step is kept or added to the weights."""
         return [self._passes.gradients(), *self._exchange.sums.values(), *self.parts.combiner.shared(moment)]
 
-    def _undo(self, moment: Moment) -> None:
+    def _undo(self, moment: Moment, *, failed: bool = False) -> None:
         """All but the gradients as before a step that was skipped, given up or broke off, as far as it was kept."""
         self.parts.source.forget(moment)
         self.parts.combiner.forget(moment)
         if self._before is not None:
-            self._before.put_back(self.parts)
+            self._before.put_back(self.parts, whole=failed or self.skip_nonfinite)
             self._before = None
 
     def abandon(self) -> None:
@@ -508,7 +544,7 @@ class SharpnessAware(Optimizer):
             return
         (moment, _), self._open, self._following = self._open, None, None
         self._passes.clear()
-        self._undo(moment)
+        self._undo(moment, failed=True)
 
     def train(self) -> None:
         """Put the base optimizer into the mode in which it steps, where it has modes, as schedule-free ones do."""
@@ -534,7 +570,7 @@ class SharpnessAware(Optimizer):
         for group, lr in zip(self.param_groups, rates, strict=True):
             moved = [p for p in group["params"] if names.get(p) in extra]
             if moved:
-                torch._foreach_add_(moved, [extra[names[p]] for p in moved], alpha=-lr)
+                torch._foreach_add_([real(p) for p in moved], [extra[names[p]] for p in moved], alpha=-lr)
 
     def synchronise_buffers(self) -> None:
         """Replace running statistics by their means over ranks: before an evaluation or a checkpoint."""
@@ -591,27 +627,23 @@ class SharpnessAware(Optimizer):
         p = self._weights.parameters.get(name)
         if p is None:
             return node.detach().clone()
-        return node.detach().to(p.device, p.dtype if node.is_floating_point() else node.dtype, copy=True)
+        kind = real(p.detach()).dtype if node.is_floating_point() else node.dtype
+        return node.detach().to(p.device, kind, copy=True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer; parameters of the model that have come to need a gradient count from now.
+        """Add a group to the base optimizer; its parameters count from now on.
 
         Raises:
-            ValueError: In the middle of a step, or for parameters that are not the model's.
+            ValueError: In the middle of a step.
         """
         if not hasattr(self, "base"):  # torch's constructor calls this
             super().add_param_group(param_group)
             return
         if self._open is not None:
             raise ValueError("`add_param_group` was called in the middle of a step: end it with `step()` first.")
-        given = param_group["params"]
-        given = [given] if isinstance(given, Tensor) else list(given)
-        owned = {id(p): name for name, p in bare(self.model).named_parameters()}
-        if any(id(p) not in owned for p in given):
-            raise ValueError("`param_group` has parameters that are not the model's: only those can be perturbed.")
-        self.base.add_param_group({**param_group, "params": given})
+        self.base.add_param_group(param_group)
+        self._look()
         self._passes.unchecked = True
-        self._weights.parameters.update({owned[id(p)]: p for p in given if p.requires_grad})
 
     def __getattr__(self, name: str) -> Any:
         if name in ("first_step", "second_step", "ascent_step", "descent_step"):

@@ -67,6 +67,7 @@ class Ahead(AscentSource):
 
     needs_gradient: bool = field(default=False, init=False)
     inert_at_zero: bool = field(default=False, init=False)
+    moves_besides: bool = field(default=True, init=False)
     stored: Params = field(default_factory=dict, init=False)
 
     def direction(self, moment: Moment, grad: Params | None) -> Params | None:

@@ -24,13 +24,14 @@ class Objective:
         loss: loss(outputs, targets), one number, such as a mean over examples.
         x: Inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         y: Targets.
-        parameters: Those whose gradients are cleared; None is all that require one. Looking them up takes a while:
-            pass the list where steps are short.
+        parameters: Those whose gradients are cleared where the closure is called by hand; None is all that require
+            one. In a step the optimizer clears those that it trains, and no others.
         autocast: Run the forward pass in this type (bfloat16 or float16); None leaves the types as they are.
         grad_scaler: Multiplies the loss before the backward pass, for float16.
 
     Attributes:
         first_logits: Outputs of the first pass, for records of correctness.
+        clears: Whether a call clears gradients; an optimizer, which has done so itself, switches it off meanwhile.
     """
 
     def __init__(
@@ -46,8 +47,8 @@ class Objective:
     ) -> None:
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self.autocast, self.grad_scaler = autocast, grad_scaler
-        trainable = (p for p in model.parameters() if p.requires_grad) if parameters is None else parameters
-        self.parameters = list(trainable)
+        self.parameters = None if parameters is None else list(parameters)
+        self.clears = True
         self.first_logits: Tensor | None = None
         self.keep_cotangent = False
         self._cotangent: Tensor | None = None
@@ -117,7 +118,6 @@ class Objective:
     def pull(self) -> Tensor:
         """Backward with the logits' gradient of the first pass, at the present weights; returns the loss there."""
         assert self._cotangent is not None
-        self._clear()
         logits = self._outputs()
         logits.backward(self._cotangent)
         with torch.no_grad():
@@ -142,13 +142,16 @@ class Objective:
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(self.parameters[0].device.type, self.autocast)
+        return torch.autocast(next(self.model.parameters()).device.type, self.autocast)
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
 
     def _clear(self) -> None:
-        for p in self.parameters:
+        if not self.clears:
+            return
+        everything = (p for p in self.model.parameters() if p.requires_grad)
+        for p in everything if self.parameters is None else self.parameters:
             p.grad = None
 
 
@@ -185,7 +188,6 @@ class AscentObjective(Objective):
     def loss_backward(self) -> Tensor:
         """Backward on the training loss through the graph of the last pass, which `retain` kept; returns the loss."""
         assert self._graph is not None
-        self._clear()
         loss, self._graph = self._graph, None
         self._scaled(loss).backward()
         return loss.detach()

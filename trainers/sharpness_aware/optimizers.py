@@ -39,6 +39,7 @@ from trainers.sharpness_aware.radii import (
     StartJump,
 )
 from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_index
+from trainers.sharpness_aware.trained import Trained
 
 Base = Literal["sgd", "adamw", "bsam"]
 RadiusSchedule = Literal["constant", "lr", "lr_multiple", "linear", "start_jump", "cosine"]
@@ -154,14 +155,16 @@ def make_optimizer(
     Args:
         method: A name of `METHODS` (`landscape list methods`).
         model: The model to train; with several processes the DistributedDataParallel model.
-        base: "sgd", "adamw", or a torch optimizer over the model's parameters. Some methods fix it.
+        base: "sgd", "adamw", or a torch optimizer over the model's parameters, or some of them: those are perturbed,
+            clipped and cleared, and no others. Its groups may have `maximize`, and a `rho` of their own. Some methods
+            fix it.
         lr: Learning rate of the base optimizer; its maximum, where a schedule follows.
         momentum: Of SGD.
         nesterov: Of SGD.
         betas: Of AdamW and bSAM.
         weight_decay: Of the base optimizer; biases and other tensors of one dimension get none.
         decay_all: Decay every parameter.
-        rho: Radius; None takes the method's default.
+        rho: Radius; None takes the method's default. A parameter group's own `rho` goes before it.
         rho_schedule: "constant"; "lr" between `rho_min` at `lr_min` and `rho` at `lr`; "lr_multiple", rho times the
             learning rate; "linear" from `rho_min` to `rho` over `rho_steps` steps; "start_jump", zero for `rho_steps`
             steps; "cosine" from `rho` to `rho_min` over `total_steps`.
@@ -252,7 +255,9 @@ def make_optimizer(
         raise ValueError(f"method {method!r} needs `base` 'sgd': it foresees the base optimizer's own step.")
     ranks = Ranks(model, group)
     generator = torch.Generator().manual_seed(seed)
+    trained = Trained(model, inner_optimizer)
     setting = Setting(
+        trained=trained,
         radius=_radius(
             method,
             rho,

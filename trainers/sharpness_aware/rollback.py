@@ -38,9 +38,11 @@ class Before:
         return cls(parts.state_dict(), Buffers(model.modules(), everything=True).take(), shrunk)
 
     @torch.no_grad()
-    def put_back(self, parts: Composition) -> None:
-        """Make it all as it was."""
+    def put_back(self, parts: Composition, *, whole: bool) -> None:
+        """Make the parts' state as it was; with `whole` all that was kept."""
         parts.load_state_dict(self.parts)
+        if not whole:
+            return
         put_back(self.buffers)
         for tensor, value in self.shrunk:
             tensor.copy_(value)
