@@ -67,6 +67,7 @@ class SharpnessAwareTrainer(Trainer):
             self.args.average_tokens_across_devices = False
         self._micro_batches: list[Any] = []
         self._position = 0
+        self._told = 0  # the wrapper that hears of skipped steps
 
     # -- the optimizer -----------------------------------------------------------------------------------------------
 
@@ -93,9 +94,9 @@ class SharpnessAwareTrainer(Trainer):
     def _take_over_scaling(self, engine: SharpnessAware) -> None:
         """The engine unscales and skips by itself; accelerate only hears whether a step was skipped."""
         wrapped: Any = self.optimizer
-        if getattr(wrapped, "scaler", None) is None:
+        if getattr(wrapped, "scaler", None) is None and (not engine.skip_nonfinite or id(wrapped) == self._told):
             return
-        wrapped.scaler = None
+        wrapped.scaler, self._told = None, id(wrapped)
 
         def note(*_: Any) -> None:
             wrapped._is_overflow = bool(engine.last.overflow)
