@@ -425,8 +425,8 @@ class Evaluation:
     ) -> None:
         """Refuse a closure that gives at displaced weights, bit for bit, what it gave at the clean ones.
 
-        It does so where its graph was made outside, or where its loss comes from other weights. So it may for a step too
-        short for the precision, which is told by the slope: such a step tells nothing.
+        It does so where its graph was made outside, or where its loss comes from other weights. So it may for a step
+        too short for the precision, which is told by the slope: such a step tells nothing.
 
         Raises:
             ValueError: If the loss should have changed, and neither it nor the gradient did.

@@ -1,6 +1,7 @@
 """Which parameters a step concerns: exactly those that the base optimizer trains, read anew each step."""
 
 import math
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -42,9 +43,9 @@ class Trained:
         self.uphill: frozenset[str] = frozenset()
         self.radii: dict[str, float] = {}
         self.has_complex = self.moved = False
-        self._modules: list[nn.Module] = []
+        self._contents: list[dict[str, Any]] = []
         self._tree: list[int] = []
-        self._groups: list[tuple[Any, ...]] = []
+        self._groups: list[Any] = []
         self._kinds: dict[nn.Parameter, tuple[torch.dtype, torch.device]] = {}
         self._names: dict[nn.Parameter, str] = {}  # what the groups hold and the model has, or had at the last look
         self._known: set[nn.Parameter] = set()  # all of the model's, at the last look
@@ -64,19 +65,30 @@ class Trained:
             ValueError: If nothing is left to train, weights of the model were replaced by others that the base
                 optimizer does not hold, or a group has an impossible `rho` or `maximize`.
         """
-        tree = [id(x) for m in self._modules for x in (*m._modules.values(), *m._parameters.values())]
-        groups = self.base.param_groups
-        held = [(id(p), p.requires_grad, p.dtype, p.device) for group in groups for p in group["params"]]
-        said = [(len(g["params"]), g.get("maximize"), g.get("rho")) for g in groups]
-        seen: list[tuple[Any, ...]] = [*held, *said]
-        if tree == self._tree and seen == self._groups:
+        tree, groups = self._edges(), self._state_of_groups()
+        if tree == self._tree and groups == self._groups:
             self.moved = False
             return False
         self._read()
-        self._modules = list(self.model.modules())
-        self._tree = [id(x) for m in self._modules for x in (*m._modules.values(), *m._parameters.values())]
-        self._groups = seen
+        self._contents = [c for m in self.model.modules() for c in (m._modules, m._parameters)]
+        self._tree, self._groups = self._edges(), groups
         return True
+
+    def _edges(self) -> list[int]:
+        """What each module holds, as numbers that are quick to compare; the model's parts stay alive meanwhile."""
+        return [sum(map(len, self._contents)), *map(id, chain.from_iterable(c.values() for c in self._contents if c))]
+
+    def _state_of_groups(self) -> list[Any]:
+        """All that matters of the groups, likewise."""
+        groups = self.base.param_groups
+        held = [p for group in groups for p in group["params"]]
+        return [
+            [*map(id, held)],
+            [p.requires_grad for p in held],
+            [p.dtype for p in held],
+            [p.device for p in held],
+            [(len(g["params"]), g.get("maximize"), g.get("rho")) for g in groups],
+        ]
 
     def _read(self) -> None:
         groups = self.base.param_groups
@@ -155,7 +167,7 @@ def bring_state(base: Optimizer) -> None:
     adds = isinstance(base, torch.optim.SGD)
     for group in base.param_groups:
         for p in group["params"]:
-            state = base.state[p] if p in base.state else {}
+            state = base.state.get(p, {})
             for key, value in state.items():
                 if not isinstance(value, Tensor) or (key == "step" and value.device.type == "cpu"):
                     continue
