@@ -49,6 +49,7 @@ class Trained:
         self._kinds: dict[nn.Parameter, tuple[torch.dtype, torch.device]] = {}
         self._names: dict[nn.Parameter, str] = {}  # what the groups hold and the model has, or had at the last look
         self._known: set[nn.Parameter] = set()  # all of the model's, at the last look
+        self._orphans: set[nn.Parameter] = set()  # what the groups hold of layers that the model has no more
         if not any(p.requires_grad for p in self.model.parameters()):
             raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
         self.look()
@@ -95,14 +96,15 @@ class Trained:
         named = {p: name for name, p in self.model.named_parameters()}
         held = [p for group in groups for p in group["params"]]
         holding = set(held)
-        gone = [p for p in self._names if p in holding and p not in named]
+        gone = {p: name for p, name in self._names.items() if p in holding and p not in named}
         strangers = [n for p, n in named.items() if p.requires_grad and p not in holding and p not in self._known]
         if gone and strangers:
             raise ValueError(
                 f"`model` has new weights, such as {strangers[0]!r}, in place of some that the base optimizer trains, "
-                f"such as {self._names[gone[0]]!r} (`load_state_dict(assign=True)`, or an assignment): a step would "
+                f"such as {next(iter(gone.values()))!r} (`load_state_dict(assign=True)`, or an assignment): a step would "
                 f"not move them. Make the optimizer after that, or add them by `add_param_group`, or freeze them."
             )
+        orphans = gone.keys() | {p for p in self._orphans if p in holding and p not in named}
         names = self._named(named, holding)
         if not names:
             raise ValueError(
@@ -116,7 +118,7 @@ class Trained:
             maximise, rho = self._checked(i, group)
             given = group.get("param_names") or [None] * len(group["params"])
             for j, (p, name) in enumerate(zip(group["params"], given, strict=True)):
-                if p in gone:
+                if p in orphans:
                     continue
                 if p not in kept:  # not the model's
                     fallback = f"param_groups.{i}.{'weight' if p.ndim > 1 else 'bias'}.{j}"
@@ -133,7 +135,7 @@ class Trained:
         self.moved = any(self._kinds.get(p, kind) != kind for p, kind in kinds.items())
         self.parameters.clear()
         self.parameters.update(live)
-        self._kinds, self._names, self._known = kinds, names, set(named)
+        self._kinds, self._names, self._known, self._orphans = kinds, names, set(named), set(orphans)
         self.held, self.others = held, [p for p in named if p not in holding]
         self.uphill = frozenset(maximised & live.keys())
         self.radii = {name: rho for name, rho in radii.items() if name in live}
