@@ -53,11 +53,12 @@ class SharpnessAware(Optimizer):
 
     Args:
         model: The model whose weights are moved: those that the base optimizer trains, as its groups are at each step.
-            Frozen parameters, and those of no group, are neither perturbed nor counted. Pass the DistributedDataParallel model itself, or give it to `wrapped_in` later: the engine averages gradients over
+            Frozen parameters, and those of no group, are neither perturbed nor counted. Pass the
+            DistributedDataParallel model itself, or give it to `wrapped_in` later: the engine averages gradients over
             ranks, once a step, and keeps DistributedDataParallel from doing so.
         base: Any torch optimizer over its parameters, or some of them, and perhaps others', such as a criterion's. Its
-            groups may have `maximize`, which the perturbation follows, and a radius `rho` of their own: the direction is
-            normalised over all groups together, and each group's share of it multiplied by its radius.
+            groups may have `maximize`, which the perturbation follows, and a radius `rho` of their own: the direction
+            is normalised over all groups together, and each group's part of it multiplied by its radius.
         parts: The method.
         same_rng: All passes of a step see the same random numbers (dropout masks).
         shrink: Hook that runs before each step.

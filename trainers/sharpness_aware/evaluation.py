@@ -196,7 +196,7 @@ class Evaluation:
                     points.append(own[-1])
         if not self.responds:
             gradients = points[-1].gradient if points else self.passes.gradients()
-            self._check_response(ascent if ascent is clean else None, loss, gradients, perturbed_loss, delta, times)
+            self._check_response(clean, loss, gradients, perturbed_loss, delta, times)
         record.length = math.sqrt(record.length**2 + unit.weight * squared)
         ahead = None
         if plan.ahead and (pair is None or not pair.perturbs):
@@ -430,15 +430,15 @@ class Evaluation:
     ) -> None:
         """Refuse a closure that gives at displaced weights, bit for bit, what it gave at the clean ones.
 
-        It does so where its graph was made outside, or where its loss comes from other weights. So it may for a step too
-        short for the precision, which is told by the slope: such a step tells nothing.
+        It does so where its graph was made outside, or where its loss comes from other weights. So it may for a step
+        too short for the precision, which is told by the slope: such a step tells nothing.
 
         Raises:
             ValueError: If the loss should have changed, and neither it nor the gradient did.
         """
         if clean is None or loss is None or not delta or self.parts.functional or self.parts.needs_previous:
             return
-        same = clean.keys() == perturbed.keys() and all(torch.equal(clean[n], g) for n, g in perturbed.items())
+        same = all(torch.equal(g, perturbed[n]) for n, g in clean.items() if n in perturbed)
         if not same or not torch.equal(loss, perturbed_loss):
             self.responds = True
         elif abs(times * dot(delta, clean)) > 1000 * torch.finfo(loss.dtype).eps * (abs(float(loss)) + TINY):

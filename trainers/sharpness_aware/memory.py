@@ -238,7 +238,7 @@ def _beside(kept: Params, grad: Params) -> Params:
 def keep(old: Params, new: Params) -> Params:
     """A copy of `new`, in the memory of `old` where the shapes fit."""
     if old.keys() == new.keys() and old:
-        torch._foreach_copy_([held_here(t) for t in old.values()], [held_here(t) for t in new.values()])
+        torch._foreach_copy_([held_here(t) for t in old.values()], [held_here(new[name]) for name in old])
         return old
     return {name: t.detach().clone() for name, t in new.items()}
 

@@ -1,9 +1,9 @@
 """Forward and backward passes over the chunks of a step: the only place that calls closures.
 
-Before every pass the gradients of what the base optimizer trains are cleared, whatever the closure does; the pass leaves
-its own in `.grad`, in true units, and downhill: those of what is maximised change their sign. The first pass over a
-unit's data updates buffers (running statistics, counters), later ones leave nothing behind; all passes over a chunk see
-the same random numbers.
+Before every pass the gradients of what the base optimizer trains are cleared, whatever the closure does. The pass
+leaves its own in `.grad`, in true units, and downhill: those of what is maximised change their sign. The first pass
+over a unit's data updates buffers (running statistics, counters), later ones leave nothing behind; all passes over a
+chunk see the same random numbers.
 """
 
 import warnings
@@ -36,8 +36,8 @@ NO_GRADIENT = (
     "one point."
 )
 _OLD_GRAPH = (
-    "the closure's backward pass went through a graph that was made before the weights were moved: recompute inside the "
-    "closure, forward pass and loss, since the gradient is taken at more than one point. torch says: {}"
+    "the closure's backward pass went through a graph that was made before the weights were moved: recompute inside "
+    "the closure, forward pass and loss, since the gradient is taken at more than one point. torch says: {}"
 )
 
 
@@ -125,23 +125,26 @@ class Passes:
 
     def start(self) -> None:
         """Drop what was left in `.grad` from before the step, and warn once where that was not the last step's."""
-        if not self._warned:
-            found = [g for p in self.named.values() if (g := p.grad) is not None]
-            if found and [(id(g), g._version) for g in found] != self._left:
-                if any(bool(torch.count_nonzero(g.detach())) for g in found if g.layout == torch.strided):
-                    self._warned = True
-                    warnings.warn(
-                        "gradients from before the step were dropped: each pass of a step takes its own. To add up "
-                        "micro-batches call `accumulate(closure)` for each and then `step()`, and leave a `backward()` "
-                        "before `step(closure)` out.",
-                        stacklevel=6,
-                    )
+        if not self._warned and (marks := self._marks()) and marks != self._left:
+            grads = [g.detach() for p in self.named.values() if (g := p.grad) is not None]
+            if any(g.layout == torch.strided and bool(g.count_nonzero()) for g in grads):
+                self._warned = True
+                warnings.warn(
+                    "gradients from before the step were dropped: each pass of a step takes its own. To add up "
+                    "micro-batches call `accumulate(closure)` for each and then `step()`, and leave a `backward()` "
+                    "before `step(closure)` out.",
+                    stacklevel=6,
+                )
         self.clear()
 
     def end(self) -> None:
         """Note what the step leaves in `.grad`, where loggers look for it."""
         if not self._warned:
-            self._left = [(id(g), g._version) for p in self.named.values() if (g := p.grad) is not None]
+            self._left = self._marks()
+
+    def _marks(self) -> list[tuple[int, int]]:
+        """What tells the gradients that are there from others, and from themselves with more added."""
+        return [(id(g), g._version) for p in self.named.values() if (g := p.grad) is not None]
 
     @contextmanager
     def only(self, names: frozenset[str] | None) -> Iterator[None]:

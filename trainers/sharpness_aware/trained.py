@@ -1,6 +1,7 @@
 """Which parameters a step concerns: exactly those that the base optimizer trains, read anew each step."""
 
 import math
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -42,12 +43,13 @@ class Trained:
         self.uphill: frozenset[str] = frozenset()
         self.radii: dict[str, float] = {}
         self.has_complex = self.moved = False
-        self._modules: list[nn.Module] = []
+        self._contents: list[dict[str, Any]] = []
         self._tree: list[int] = []
-        self._groups: list[tuple[Any, ...]] = []
+        self._groups: list[Any] = []
         self._kinds: dict[nn.Parameter, tuple[torch.dtype, torch.device]] = {}
         self._names: dict[nn.Parameter, str] = {}  # what the groups hold and the model has, or had at the last look
         self._known: set[nn.Parameter] = set()  # all of the model's, at the last look
+        self._orphans: set[nn.Parameter] = set()  # what the groups hold of layers that the model has no more
         if not any(p.requires_grad for p in self.model.parameters()):
             raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
         self.look()
@@ -64,33 +66,45 @@ class Trained:
             ValueError: If nothing is left to train, weights of the model were replaced by others that the base
                 optimizer does not hold, or a group has an impossible `rho` or `maximize`.
         """
-        tree = [id(x) for m in self._modules for x in (*m._modules.values(), *m._parameters.values())]
-        groups = self.base.param_groups
-        held = [(id(p), p.requires_grad, p.dtype, p.device) for group in groups for p in group["params"]]
-        said = [(len(g["params"]), g.get("maximize"), g.get("rho")) for g in groups]
-        seen: list[tuple[Any, ...]] = [*held, *said]
-        if tree == self._tree and seen == self._groups:
+        tree, groups = self._edges(), self._state_of_groups()
+        if tree == self._tree and groups == self._groups:
             self.moved = False
             return False
         self._read()
-        self._modules = list(self.model.modules())
-        self._tree = [id(x) for m in self._modules for x in (*m._modules.values(), *m._parameters.values())]
-        self._groups = seen
+        self._contents = [c for m in self.model.modules() for c in (m._modules, m._parameters)]
+        self._tree, self._groups = self._edges(), groups
         return True
+
+    def _edges(self) -> list[int]:
+        """What each module holds, as numbers that are quick to compare; the model's parts stay alive meanwhile."""
+        return [sum(map(len, self._contents)), *map(id, chain.from_iterable(c.values() for c in self._contents if c))]
+
+    def _state_of_groups(self) -> list[Any]:
+        """All that matters of the groups, likewise."""
+        groups = self.base.param_groups
+        held = [p for group in groups for p in group["params"]]
+        return [
+            [*map(id, held)],
+            [p.requires_grad for p in held],
+            [p.dtype for p in held],
+            [p.device for p in held],
+            [(len(g["params"]), g.get("maximize"), g.get("rho")) for g in groups],
+        ]
 
     def _read(self) -> None:
         groups = self.base.param_groups
         named = {p: name for name, p in self.model.named_parameters()}
         held = [p for group in groups for p in group["params"]]
         holding = set(held)
-        gone = [p for p in self._names if p in holding and p not in named]
+        gone = {p: name for p, name in self._names.items() if p in holding and p not in named}
         strangers = [n for p, n in named.items() if p.requires_grad and p not in holding and p not in self._known]
         if gone and strangers:
             raise ValueError(
                 f"`model` has new weights, such as {strangers[0]!r}, in place of some that the base optimizer trains, "
-                f"such as {self._names[gone[0]]!r} (`load_state_dict(assign=True)`, or an assignment): a step would "
+                f"such as {next(iter(gone.values()))!r} (`load_state_dict(assign=True)`, or an assignment): a step would "
                 f"not move them. Make the optimizer after that, or add them by `add_param_group`, or freeze them."
             )
+        orphans = gone.keys() | {p for p in self._orphans if p in holding and p not in named}
         names = self._named(named, holding)
         if not names:
             raise ValueError(
@@ -104,7 +118,7 @@ class Trained:
             maximise, rho = self._checked(i, group)
             given = group.get("param_names") or [None] * len(group["params"])
             for j, (p, name) in enumerate(zip(group["params"], given, strict=True)):
-                if p in gone:
+                if p in orphans:
                     continue
                 if p not in kept:  # not the model's
                     fallback = f"param_groups.{i}.{'weight' if p.ndim > 1 else 'bias'}.{j}"
@@ -121,7 +135,7 @@ class Trained:
         self.moved = any(self._kinds.get(p, kind) != kind for p, kind in kinds.items())
         self.parameters.clear()
         self.parameters.update(live)
-        self._kinds, self._names, self._known = kinds, names, set(named)
+        self._kinds, self._names, self._known, self._orphans = kinds, names, set(named), set(orphans)
         self.held, self.others = held, [p for p in named if p not in holding]
         self.uphill = frozenset(maximised & live.keys())
         self.radii = {name: rho for name, rho in radii.items() if name in live}
@@ -155,7 +169,7 @@ def bring_state(base: Optimizer) -> None:
     adds = isinstance(base, torch.optim.SGD)
     for group in base.param_groups:
         for p in group["params"]:
-            state = base.state[p] if p in base.state else {}
+            state = base.state.get(p, {})
             for key, value in state.items():
                 if not isinstance(value, Tensor) or (key == "step" and value.device.type == "cpu"):
                     continue
