@@ -30,6 +30,7 @@ from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.trained import Trained
 from trainers.sharpness_aware.weights import Weights
 
+_MARK = "_left_by_a_step"
 NO_GRADIENT = (
     "the closure left no gradient on any parameter that the base optimizer trains: run forward and `loss.backward()` "
     "on the model whose weights are moved, and recompute inside the closure, since the gradient is taken at more than "
@@ -78,7 +79,6 @@ class Passes:
         self.seen: set[str] = set()
         self.used: set[str] = set()
         self._sparing = False  # some parameters need no gradient in this pass
-        self._left: list[tuple[int, int]] = []  # gradients that the last step has left, and their versions
         self._warned = False
         self.look()
 
@@ -124,10 +124,11 @@ class Passes:
                 p.grad = g
 
     def start(self) -> None:
-        """Drop what was left in `.grad` from before the step, and warn once where that was not the last step's."""
-        if not self._warned and (marks := self._marks()) and marks != self._left:
-            grads = [g.detach() for p in self.named.values() if (g := p.grad) is not None]
-            if any(g.layout == torch.strided and bool(g.count_nonzero()) for g in grads):
+        """Drop what was left in `.grad` from before the step, and warn once where no step has left it."""
+        if not self._warned:
+            grads: list[Any] = [g for p in self.named.values() if (g := p.grad) is not None]
+            fresh = [g.detach() for g in grads if getattr(g, _MARK, None) != g._version]
+            if any(g.layout == torch.strided and bool(g.count_nonzero()) for g in fresh):
                 self._warned = True
                 warnings.warn(
                     "gradients from before the step were dropped: each pass of a step takes its own. To add up "
@@ -138,13 +139,11 @@ class Passes:
         self.clear()
 
     def end(self) -> None:
-        """Note what the step leaves in `.grad`, where loggers look for it."""
+        """Mark what the step leaves in `.grad`, where loggers look for it; the version tells if more is added."""
         if not self._warned:
-            self._left = self._marks()
-
-    def _marks(self) -> list[tuple[int, int]]:
-        """What tells the gradients that are there from others, and from themselves with more added."""
-        return [(id(g), g._version) for p in self.named.values() if (g := p.grad) is not None]
+            for p in self.named.values():
+                if (g := p.grad) is not None:
+                    setattr(g, _MARK, g._version)
 
     @contextmanager
     def only(self, names: frozenset[str] | None) -> Iterator[None]:

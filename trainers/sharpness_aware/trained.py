@@ -99,10 +99,11 @@ class Trained:
         gone = {p: name for p, name in self._names.items() if p in holding and p not in named}
         strangers = [n for p, n in named.items() if p.requires_grad and p not in holding and p not in self._known]
         if gone and strangers:
+            lost = next(iter(gone.values()))
             raise ValueError(
                 f"`model` has new weights, such as {strangers[0]!r}, in place of some that the base optimizer trains, "
-                f"such as {next(iter(gone.values()))!r} (`load_state_dict(assign=True)`, or an assignment): a step would "
-                f"not move them. Make the optimizer after that, or add them by `add_param_group`, or freeze them."
+                f"such as {lost!r} (`load_state_dict(assign=True)`, or an assignment): a step would not move them. "
+                f"Make the optimizer after that, or add them by `add_param_group`, or freeze them."
             )
         orphans = gone.keys() | {p for p in self._orphans if p in holding and p not in named}
         names = self._named(named, holding)

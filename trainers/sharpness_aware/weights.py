@@ -31,6 +31,7 @@ class Weights:
         self._places: list[tuple[int, torch.dtype]] = []
         self._held = False
         self._moved = False
+        self.begin()
 
     def begin(self) -> None:
         """Look where the weights are, which may have changed since the last step."""
