@@ -476,8 +476,12 @@ class SharpnessAware(Optimizer):
         record, parts, passes = self.last, self.parts, self._passes
         named = self._weights.parameters
         late = "second pass" if mode is Mode.PERTURBED else "first pass"
-        if self._guard is not None and not self._guard.passes(losses=[v for _, v in record.clean + record.displaced]):
-            record.overflow = record.overflow or late
+        if self._guard is not None:
+            broken = not self._guard.passes(losses=[v for _, v in record.clean + record.displaced])
+            if self.skip_nonfinite and self._ranks.whole:  # gradients that all share may not travel once more
+                broken = self._ranks.mean(float(broken), 1.0) > 0
+            if broken:
+                record.overflow = record.overflow or late
         if record.overflow:
             spoil(named)
         extra = self._exchange.average(moment, mode, weight)

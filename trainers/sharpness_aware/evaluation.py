@@ -401,7 +401,11 @@ class Evaluation:
 
     def _guard(self, when: str, *grads: Params | None, loss: Tensor | None = None) -> bool:
         """Whether the step ends here, because something is not finite; the record then says so."""
-        if self.guard is None or self.guard.passes(*grads, losses=[] if loss is None else [loss]):
+        if self.guard is None:
+            return False
+        # gradients are shared by those who share a perturbation, losses may be a rank's own: `_finish` looks at these
+        own = loss is not None and self.ranks.circle is None
+        if self.guard.passes(*grads, losses=[loss] if own and loss is not None else []):
             return False
         self.record.overflow = when
         return True
