@@ -114,7 +114,7 @@ def test_a_group_with_radius_zero_is_not_displaced_and_equal_radii_are_one(metho
     with right_or_refused("rho"):
         for groups in (
             lambda m: m.parameters(),
-            lambda m: [{"params": list(l.parameters()), "rho": 0.3} for l in (m[0], m[4])],
+            lambda m: [{"params": list(part.parameters()), "rho": 0.3} for part in (m[0], m[4])],
         ):
             model = network(norm=None)
             optimizer = optimizer_of(method, model, base_of(method, groups(model)), rho=0.3)

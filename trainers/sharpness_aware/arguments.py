@@ -43,6 +43,7 @@ def check_base(base: Any) -> None:
         )
 
 
+_SEVERAL = ("betas", "window", "sizes")  # arguments that hold several numbers
 _DEFAULTS = {"lr": None, "momentum": 0.0, "nesterov": False, "betas": (0.9, 0.999), "weight_decay": 0.0}
 
 
@@ -62,7 +63,7 @@ def check_given_base(base: Optimizer, given: Mapping[str, Any]) -> None:
 def check_numbers(**values: Any) -> None:
     """Raise a ValueError for what is no number; None passes."""
     for name, value in values.items():
-        for one in value if isinstance(value, tuple | list) else (value,):
+        for one in value if name in _SEVERAL and isinstance(value, tuple | list) else (value,):
             if one is None or (isinstance(one, Tensor) and one.numel() == 1):
                 continue
             if isinstance(one, bool) or not isinstance(one, Real):
@@ -78,12 +79,12 @@ def check_known(**values: Any) -> None:
 
 
 def check_counts(**values: Any) -> None:
-    """Raise a ValueError for what is no whole number; None passes."""
+    """Raise a ValueError for what is no whole number, or is negative where it counts; None passes."""
     check_numbers(**values)
     for name, value in values.items():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if one is not None and (not math.isfinite(one) or int(one) != one):
-                raise ValueError(f"`{name}` must be a whole number, got {one!r}.")
+        for one in value if name in _SEVERAL and isinstance(value, tuple | list) else (value,):
+            if one is not None and (not math.isfinite(one) or int(one) != one or (one < 0 and name != "seed")):
+                raise ValueError(f"`{name}` must be a whole number >= 0, got {one!r}.")
 
 
 def check_flags(**values: Any) -> None:
@@ -144,6 +145,8 @@ def loss_from(value: Any) -> Tensor:
     Raises:
         ValueError: If it is no loss.
     """
+    if not isinstance(value, Tensor) and getattr(value, "ndim", None) == 0:  # of numpy
+        value = value.item()
     if isinstance(value, float):
         return torch.tensor(value)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
@@ -155,6 +158,20 @@ def loss_from(value: Any) -> Tensor:
             f"and it returned {what}."
         )
     return value.detach().reshape(())
+
+
+def one_number(loss: Any) -> Tensor:
+    """A loss with its graph as a tensor without dimensions.
+
+    Raises:
+        ValueError: If it is not one number.
+    """
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss.reshape(())
+    what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else _what(loss)
+    raise ValueError(
+        f"`loss` must return one number, such as the mean over the batch (`reduction='mean'`), got {what}."
+    )
 
 
 def check_dense(parameters: Mapping[str, nn.Parameter]) -> None:

@@ -152,6 +152,7 @@ class SharpnessAware(Optimizer):
             diagnose=diagnose,
             guard=self._guard,
         )
+        self._passes.unchecked = not isinstance(parts.gate, Never)  # plain optimizers may take sparse gradients
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         if self._ranks.several and sharing != "global" and synchronised and not isinstance(parts.gate, Never):
             raise ValueError(
@@ -605,16 +606,21 @@ class SharpnessAware(Optimizer):
         """Take over what `state_dict` gave.
 
         Raises:
-            ValueError: If the state comes from another kind of optimizer.
+            ValueError: If the state comes from another kind of optimizer, or another method.
         """
         if "sharpness_aware" not in state_dict:
             raise ValueError("`state_dict` is not from a sharpness-aware optimizer: it lacks 'sharpness_aware'.")
         extra = self._own(state_dict["sharpness_aware"])
+        before = self.parts.state_dict()
+        try:
+            self.parts.load_state_dict(extra["parts"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self.parts.load_state_dict(before)
+            raise ValueError("`state_dict` is from another method, or from other options of this one.") from error
         # torch's own shares the tensors
         self.base.load_state_dict(copied({k: v for k, v in state_dict.items() if k != "sharpness_aware"}))
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.steps_taken = int(extra["steps_taken"])
-        self.parts.load_state_dict(extra["parts"])
         if self.shrink is not None:
             self.shrink.initial = dict(extra["shrink_initial"])
         self._evaluation.previous, self._kept_previous = None, dict(extra.get("previous", {}))

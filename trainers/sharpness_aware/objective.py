@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 
 from trainers.example_losses import ExampleLosses
 from trainers.losses import Loss, each
+from trainers.sharpness_aware.arguments import one_number
 
 
 class Objective:
@@ -137,7 +138,8 @@ class Objective:
 
     def _loss(self, logits: Tensor) -> Tensor:
         with self._precision():
-            return self.loss(logits, self.y)
+            loss: Any = self.loss(logits, self.y)
+        return loss if type(loss) is Tensor and loss.ndim == 0 else one_number(loss)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:

@@ -222,6 +222,12 @@ def make_optimizer(
         nesterov=nesterov, decay_all=decay_all, same_rng=same_rng, skip_nonfinite=skip_nonfinite, diagnose=diagnose,
         parallel_gradients=parallel_gradients,
     )  # fmt: skip
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise ValueError(f"`betas` must be two numbers, got {betas!r}.")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"`weight_decay` must be finite and >= 0, got {weight_decay!r}.")
+    if grad_scaler is not None and not hasattr(grad_scaler, "is_enabled"):
+        raise ValueError(f"`grad_scaler` must be a torch.amp.GradScaler, got {grad_scaler!r}.")
     if window is not None and not (isinstance(window, tuple | list) and len(window) == 2 and window[0] is not None):
         raise ValueError(f"`window` must be (first step, step after the last or None), got {window!r}.")
     own = [name for name in inspect.signature(make_optimizer).parameters if name != "options"]
@@ -277,7 +283,7 @@ def make_optimizer(
         base_shapes=base_shapes,
     )
     parts = entry.compose(setting, **knob_values)
-    check_known(weight_decay=weight_decay, rho_min=rho_min, lr_min=lr_min, **knob_values)
+    check_known(rho_min=rho_min, lr_min=lr_min, **knob_values)
     gates: list[Gate] = [Window(*window)] if window is not None else []
     if gate_options and not isinstance(gate, str):
         raise ValueError(f"`gate_options` belong to a gate by name, got {dict(gate_options)!r} with gate {gate!r}.")

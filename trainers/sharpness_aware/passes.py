@@ -36,6 +36,10 @@ NO_GRADIENT = (
     "on the model whose weights are moved, and recompute inside the closure, since the gradient is taken at more than "
     "one point."
 )
+NO_GRAPH = (
+    "the closure's loss does not depend on any parameter that requires a gradient: it was detached, computed without "
+    "gradients or by something that has none (such as argmax), or all that it depends on is frozen."
+)
 _OLD_GRAPH = (
     "the closure's backward pass went through a graph that was made before the weights were moved: recompute inside "
     "the closure, forward pass and loss, since the gradient is taken at more than one point. torch says: {}"
@@ -327,6 +331,8 @@ class Passes:
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error) or "through the graph a second time" in str(error):
                 raise ValueError(_OLD_GRAPH.format(error)) from error
+            if "does not require grad and does not have a grad_fn" in str(error):
+                raise ValueError(NO_GRAPH) from error
             if "unscale_() has already been called" in str(error):
                 raise ValueError(UNSCALED) from error
             raise
@@ -334,7 +340,8 @@ class Passes:
             if ours:
                 closure.clears = True  # type: ignore[attr-defined]
         self._arrived(ascending=ascending)
-        return value.detach() if type(value) is Tensor and value.ndim == 0 else loss_from(value)
+        plain = type(value) is Tensor and value.ndim == 0 and value.is_floating_point()
+        return value.detach() if plain else loss_from(value)
 
     def _backward_on(self, closure: Closure, index: Tensor | None) -> Tensor:
         """Backward on the mean loss of chosen examples; returns their losses."""
