@@ -188,7 +188,8 @@ class SharpnessAwareTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
         if grad_norm is not None:
             return grad_norm
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        trained = (p for group in self.sharpness_aware.param_groups for p in group["params"])
+        grads = [p.grad for p in trained if p.grad is not None]
         return nn.utils.get_total_norm(grads) if grads else torch.zeros(())
 
 
@@ -201,7 +202,6 @@ class _Descent:
         self.trainer, self.model, self.inputs, self.count = trainer, model, inputs, count
 
     def __call__(self) -> Tensor:
-        self.model.zero_grad()
         return self.trainer._plain_step(self.model, self.inputs, self.count)
 
     def forward(self) -> Tensor:
@@ -230,7 +230,6 @@ class _Ascent(_Descent):
         self.clean_loss: Tensor | None = None
 
     def __call__(self) -> Tensor:
-        self.model.zero_grad()
         with self.trainer._quiet(self.model):
             loss, outputs, inputs = self.with_outputs()
             with self.trainer.compute_loss_context_manager():

@@ -69,8 +69,14 @@ class Composition:
         """Refuse settings of parameter groups that have no meaning for this method.
 
         Raises:
-            ValueError: For `rho`, or `maximize` in some groups only, where it would be ignored or ambiguous.
+            ValueError: For `rho`, or `maximize` in some groups only, where it would be ignored or ambiguous; and for
+                weights of a criterion where only the model's own get a gradient.
         """
+        if self.functional and trained.outside:
+            raise ValueError(
+                f"this method pulls a gradient back from the model's outputs, which never reaches "
+                f"{trained.outside[0]!r}, since that is not the model's: pass a module that holds all that is trained."
+            )
         if any(trained.radii.values()) and isinstance(self.gate, Never):
             raise ValueError("`rho` in a parameter group has no meaning for a plain optimizer: leave it out.")
         noisy = self.weigh is not None and self.weigh.estimator == "difference"

@@ -455,6 +455,8 @@ class SharpnessAware(Optimizer):
             return
         self.parts.check_groups(self._trained)
         self._passes.look()
+        for p in self._trained.joined:
+            p.grad = None  # from passes in which it was not trained
         if self._trained.moved:
             bring_state(self.base)
             self.parts.load_state_dict(self._own(self.parts.state_dict()))

@@ -25,7 +25,9 @@ class Trained:
     Attributes:
         parameters: The parameters by name: one dict throughout, which `look` brings up to date.
         held: All that the groups hold, also what is frozen: what a step clears.
+        joined: Parameters that the last change has brought.
         others: Parameters of the model that no group holds: neither moved nor cleared.
+        outside: Names of those that are not the model's.
         uphill: Names whose group has `maximize=True`.
         radii: `rho` of the parameters whose group has one.
         has_complex: Whether some are complex; the engine then works on pairs of real numbers.
@@ -39,7 +41,9 @@ class Trained:
         self.model, self.base = bare(model), base
         self.parameters: dict[str, nn.Parameter] = {}
         self.held: list[nn.Parameter] = []
+        self.joined: list[nn.Parameter] = []
         self.others: list[nn.Parameter] = []
+        self.outside: list[str] = []
         self.uphill: frozenset[str] = frozenset()
         self.radii: dict[str, float] = {}
         self.has_complex = self.moved = False
@@ -113,7 +117,7 @@ class Trained:
                 f"Make the base optimizer over the parameters of the model that is passed, or pass the module that "
                 f"holds them all."
             )
-        kept, outside = dict(names), set(names.values())
+        kept, used = dict(names), set(names.values())
         maximised, radii = set(), {}
         for i, group in enumerate(groups):
             maximise, rho = self._checked(i, group)
@@ -123,8 +127,8 @@ class Trained:
                     continue
                 if p not in kept:  # not the model's
                     fallback = f"param_groups.{i}.{'weight' if p.ndim > 1 else 'bias'}.{j}"
-                    kept[p] = fallback if name is None or name in outside else name
-                    outside.add(kept[p])
+                    kept[p] = fallback if name is None or name in used else name
+                    used.add(kept[p])
                 if maximise:
                     maximised.add(kept[p])
                 if rho is not None:
@@ -134,10 +138,12 @@ class Trained:
             raise ValueError("all parameters of the base optimizer are frozen: there is nothing to train.")
         kinds = {p: (p.dtype, p.device) for p in live.values()}
         self.moved = any(self._kinds.get(p, kind) != kind for p, kind in kinds.items())
+        self.joined = [p for p in live.values() if p not in self._kinds]
         self.parameters.clear()
         self.parameters.update(live)
         self._kinds, self._names, self._known, self._orphans = kinds, names, set(named), set(orphans)
         self.held, self.others = held, [p for p in named if p not in holding]
+        self.outside = [name for name, p in live.items() if p not in named]
         self.uphill = frozenset(maximised & live.keys())
         self.radii = {name: rho for name, rho in radii.items() if name in live}
         self.has_complex = any(p.is_complex() for p in live.values())
@@ -149,7 +155,8 @@ class Trained:
 
     def _checked(self, i: int, group: dict[str, Any]) -> tuple[bool, float | None]:
         """Whether a group is maximised, and its radius."""
-        maximise, rho = bool(group.get("maximize")), group.get("rho")
+        maximise = bool(group.get("maximize"))
+        rho = None if "rho" in self.base.defaults else group.get("rho")  # Adadelta's is a decay
         if maximise and "maximize" not in self.base.defaults:
             raise ValueError(
                 f"parameter group {i} has `maximize`, which {type(self.base).__name__} does not know and would "
