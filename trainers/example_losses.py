@@ -1,5 +1,6 @@
 """The losses of single examples, from a loss of the whole batch."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -45,25 +46,48 @@ class ExampleLosses:
         self.loss, self.cross_entropy, self.plain = loss, cross_entropy, plain
         self.weights: Tensor | None = None
         self._counts: Tensor | None = None  # c, unless all are equal
+        self._tried = False
         self._gain: float | Tensor | None = None  # what the shares c_i ℓ_i are multiplied by, unless it is 1
 
     def __call__(self, outputs: Any, targets: Any) -> Tensor:
-        """The values of a batch, shape (n,), with their graph."""
+        """The values of a batch, shape (n,), with their graph; without a graph, of the batch before."""
+        fresh = torch.is_grad_enabled() or not self._tried
+        if self.cross_entropy is not None and fresh:
+            self._label(outputs, targets)
         shares = self.alone(outputs, targets)
-        if self.cross_entropy is None and not self.plain:
-            self._counts, self._gain = _trial(self.loss, outputs, targets)
+        if self.cross_entropy is None and not self.plain and fresh:
+            self._counts, self._gain = self._learn(shares, outputs, targets)
+            self._tried = True
         self.weights = None if self._counts is None else self._counts / self._counts.mean()
         if self.cross_entropy is None and self._counts is not None and not bool(self._counts.all()):
             shares = self._shares(outputs, targets, self._counts)  # the graph of an ignored example gives NaN
             return shares if self._gain is None else shares * self._gain
         return self.counted(shares)
 
+    def _learn(self, losses: Tensor, outputs: Any, targets: Any) -> tuple[Tensor | None, Tensor | None]:
+        """What the examples count for, and the gain; where the loss was a plain mean before, it may be so again."""
+        if _known(self.loss):
+            with torch.no_grad():
+                mean, loss = losses.mean(), self.loss(outputs, targets)
+                if bool((mean - loss).abs() <= _tolerance(mean) * 0.01 * losses.abs().mean()):
+                    return None, None
+        found = _trial(self.loss, outputs, targets)
+        if found == (None, None):
+            _known(self.loss, add=True)
+        return found or (None, None)
+
     def alone(self, outputs: Any, targets: Any) -> Tensor:
         """The losses from which `counted` makes values, once `__call__` has found out what they count for."""
         if self.cross_entropy is None:
             return one_by_one(self.loss, outputs, targets)
-        self._counts, self._gain = _label_counts(outputs, targets, self.cross_entropy(outputs))
+        if outputs.ndim > 2 and not self._tried:
+            self._label(outputs, targets)
         return self._shares(outputs, targets, self._counts)
+
+    def _label(self, logits: Tensor, targets: Tensor) -> None:
+        assert self.cross_entropy is not None
+        self._counts, self._gain = _label_counts(logits, targets, self.cross_entropy(logits))
+        self._tried = True
 
     def counted(self, losses: Tensor) -> Tensor:
         """The values that `alone` stands for."""
@@ -151,16 +175,32 @@ def _label_counts(logits: Tensor, targets: Tensor, given: dict[str, Any]) -> tup
     return counts, counts.new_full((), len(counts)) if whole else len(counts) / counts.sum()
 
 
-def _trial(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor | None, Tensor | None]:
-    """c, unless all are equal, and the gain, from derivatives of any loss."""
+_PLAIN: weakref.WeakSet[Any] = weakref.WeakSet()  # losses that a trial has found to be plain means
+
+
+def _known(loss: Loss, *, add: bool = False) -> bool:
+    try:
+        if add:
+            _PLAIN.add(loss)
+        return loss in _PLAIN
+    except TypeError:  # neither hashable nor to be referred to
+        return False
+
+
+def _tolerance(t: Tensor) -> float:
+    return 1e-6 if t.dtype in (torch.float64, torch.complex128) else 1e-3
+
+
+def _trial(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor | None, Tensor | None] | None:
+    """c, unless all are equal, and the gain, from derivatives of any loss; None where something is not finite."""
     if not isinstance(outputs, Tensor) or not outputs.ndim:
         raise ValueError(_REFUSED.format(f"the outputs are {type(outputs).__name__}, not a tensor with a row each"))
     n, here = len(outputs), outputs.detach()
     if here.dtype in (torch.float16, torch.bfloat16):
         here = here.float()
     if not bool(torch.isfinite(here).all()):
-        return None, None  # nothing can be told from it, and nothing can come of it
-    tolerance = 1e-6 if here.dtype in (torch.float64, torch.complex128) else 1e-3
+        return None  # nothing can be told from it, and nothing can come of it
+    tolerance = _tolerance(here)
     with torch.enable_grad():
         there = 0.7 * here + 0.3 * here.roll(1, 0)  # between examples: probabilities stay what they are
         both = torch.cat([here, there]).requires_grad_()
@@ -169,7 +209,7 @@ def _trial(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor | None, Tenso
         slopes, own = (_gradient(value, both).reshape(2, n, -1) for value in (wholes, singles))
     singles, wholes = singles.detach().reshape(2, n), wholes.detach()
     if not bool(torch.isfinite(wholes).all() & torch.isfinite(slopes).all()):
-        return None, None
+        return None
     told = torch.isfinite(own).all(-1).all(0) & torch.isfinite(singles).all(0)
     own, singles = own.where(told[:, None], 0.0), singles.where(told, 0.0)
     squares = own.square().sum((0, 2))

@@ -251,3 +251,21 @@ def test_obf_of_tokens_is_that_of_the_tokens_that_count():
 def test_obf_refuses_targets_that_are_no_labels_of_its_logits(targets):
     with pytest.raises((ValueError, TypeError), match=r"hard labels|targets"):  # the shapes are checked while tests run
         obf_loss(DATA["z"], DATA[targets])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_values_without_a_graph_are_the_same(name):
+    loss, outputs, targets = LOSSES[name]
+    z, t = DATA[outputs], DATA[targets]
+    first, later = each(loss), each(loss)
+    later(z.clone().requires_grad_(), t)
+    with torch.no_grad():
+        for values in (first, later):
+            assert_close(values(z, t).mean(), loss(z, t), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("loss", [CE, lambda z, t: CE(z, t)], ids=["known", "unknown"])
+def test_a_class_that_comes_late_is_not_missed(loss):
+    z, y, some = DATA["z"], DATA["y"], DATA["some"]
+    for targets in (y, y, some, y):  # the first find a plain mean
+        assert_close(each(loss)(z, targets).mean(), loss(z, targets), rtol=1e-9, atol=1e-11)
