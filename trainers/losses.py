@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from trainers.example_losses import CrossEntropy, ExampleLosses, Loss
+from trainers.example_losses import CrossEntropy, ExampleLosses
+from trainers.example_losses import Loss as Loss
 
 Convention = Literal["uniform", "others"]
 
