@@ -185,7 +185,7 @@ class SharpnessAwareTrainer(Trainer):
         self.sharpness_aware.grad_clip = self.args.max_grad_norm
         return self._get_grad_norm(model)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:  # noqa: ARG002 - as `Trainer` calls it
         if grad_norm is not None:
             return grad_norm
         trained = (p for group in self.sharpness_aware.param_groups for p in group["params"])

@@ -2,7 +2,6 @@
 
 import math
 from itertools import chain
-from numbers import Real
 from typing import Any
 
 import torch
@@ -162,9 +161,10 @@ class Trained:
                 f"parameter group {i} has `maximize`, which {type(self.base).__name__} does not know and would "
                 f"minimise: leave it out, or change the sign of the loss."
             )
-        if rho is not None and not (isinstance(rho, Real | Tensor) and math.isfinite(rho) and rho >= 0):
+        radius = None if rho is None else float(rho) if hasattr(rho, "__float__") else math.nan
+        if radius is not None and not (math.isfinite(radius) and radius >= 0):
             raise ValueError(f"`rho` of parameter group {i} must be a finite radius >= 0, got {rho!r}.")
-        return maximise, None if rho is None else float(rho)
+        return maximise, radius
 
 
 @torch.no_grad()

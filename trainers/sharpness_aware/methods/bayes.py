@@ -30,6 +30,7 @@ def bsam(setting: Setting) -> Composition:
             f"method 'bsam' is its own base optimizer `BSAM`, got `base` {type(base).__name__}; leave it out."
         )
     trained = setting.trained
+    assert trained is not None
 
     def root_of_variance(theta: Params) -> Params:
         trained.look()
