@@ -559,14 +559,18 @@ class SharpnessAware(Optimizer):
         self._switch("train")
 
     def eval(self) -> None:
-        """Put the base optimizer into the mode whose weights are evaluated and saved, where it has modes."""
+        """Put the base optimizer into the mode whose weights are evaluated and saved, where it has modes.
+
+        Raises:
+            ValueError: In the middle of a step.
+        """
+        if self._open is not None:
+            raise ValueError(
+                "`eval` was called in the middle of a step: end it with `step()`, or give it up with `abandon()`."
+            )
         self._switch("eval")
 
     def _switch(self, mode: str) -> None:
-        if self._open is not None:
-            raise ValueError(
-                f"`{mode}` was called in the middle of a step: end it with `step()`, or give it up with `abandon()`."
-            )
         switch = getattr(self.base, mode, None)
         if callable(switch):
             switch()
