@@ -430,6 +430,11 @@ class SharpnessAware(Optimizer):
 
     def _begin(self, *, revocable: bool) -> Moment:
         self._look()
+        if self._weights.begin():  # in another type, or elsewhere: what is kept goes along
+            bring_state(self.base)
+            self.parts.load_state_dict(self._own(self.parts.state_dict()))
+            self._passes.look()
+            self._evaluation.previous = None  # its data are not like the weights any more
         self._passes.start()
         lr = float(self.param_groups[0]["lr"])
         self._before = None
@@ -444,11 +449,10 @@ class SharpnessAware(Optimizer):
         self._evaluation.begin(self.last)
         if self._noise is not None and self._ranks.several:
             self._noise.begin(self.steps_taken)
-        self._weights.begin()
         return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base, shares)
 
     def _look(self) -> None:
-        """Read groups and model anew, and bring along what is kept if weights have changed their type or device."""
+        """Read groups and model anew."""
         if self.param_groups is not self.base.param_groups:  # `base.load_state_dict` makes new ones
             self.param_groups, self.state = self.base.param_groups, self.base.state
         if not self._trained.look():
@@ -457,10 +461,8 @@ class SharpnessAware(Optimizer):
         self._passes.look()
         for p in self._trained.joined:
             p.grad = None  # from passes in which it was not trained
-        if self._trained.moved:
+        if self._trained.joined:
             bring_state(self.base)
-            self.parts.load_state_dict(self._own(self.parts.state_dict()))
-            self._evaluation.previous = None  # its data are of another type, or elsewhere
 
     def _radii(self, lr: float) -> tuple[float, dict[str, float]]:
         """The radius of the step, and each parameter's share of it where groups have their own."""

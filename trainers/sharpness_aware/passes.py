@@ -122,6 +122,8 @@ class Passes:
 
     def turn(self) -> None:
         """Change the sign of the gradients of what is maximised: from the loss's to downhill ones, and back."""
+        if not self.trained.uphill:
+            return
         up = [p for name in self.trained.uphill if (p := self.named[name]).grad is not None]
         if up:
             for p, g in zip(up, torch._foreach_neg([p.grad for p in up]), strict=True):  # type: ignore[misc]
@@ -130,9 +132,8 @@ class Passes:
     def start(self) -> None:
         """Drop what was left in `.grad` from before the step, and warn once where no step has left it."""
         if not self._warned:
-            grads: list[Any] = [g for p in self.named.values() if (g := p.grad) is not None]
-            fresh = [g.detach() for g in grads if getattr(g, _MARK, None) != g._version]
-            if any(g.layout == torch.strided and bool(g.count_nonzero()) for g in fresh):
+            first: Any = next((g for p in self.named.values() if (g := p.grad) is not None), None)
+            if first is not None and getattr(first, _MARK, None) != first._version and self._left_over():
                 self._warned = True
                 warnings.warn(
                     "gradients from before the step were dropped: each pass of a step takes its own. To add up "
@@ -141,6 +142,12 @@ class Passes:
                     stacklevel=6,
                 )
         self.clear()
+
+    def _left_over(self) -> bool:
+        """Whether some gradient is neither zero nor left by a step."""
+        grads: list[Any] = [g for p in self.named.values() if (g := p.grad) is not None]
+        fresh = [g.detach() for g in grads if getattr(g, _MARK, None) != g._version]
+        return any(g.layout == torch.strided and bool(g.count_nonzero()) for g in fresh)
 
     def end(self) -> None:
         """Mark what the step leaves in `.grad`, where loggers look for it; the version tells if more is added."""

@@ -29,8 +29,7 @@ class Trained:
         outside: Names of those that are not the model's.
         uphill: Names whose group has `maximize=True`.
         radii: `rho` of the parameters whose group has one.
-        has_complex: Whether some are complex; the engine then works on pairs of real numbers.
-        moved: Whether the last look saw another type or device than the one before.
+        has_complex: Whether some are complex, which `Weights` finds; the engine then works on pairs of real numbers.
 
     Raises:
         ValueError: If there is nothing to train.
@@ -45,11 +44,10 @@ class Trained:
         self.outside: list[str] = []
         self.uphill: frozenset[str] = frozenset()
         self.radii: dict[str, float] = {}
-        self.has_complex = self.moved = False
+        self.has_complex = False
         self._contents: list[dict[str, Any]] = []
         self._tree: list[int] = []
         self._groups: list[Any] = []
-        self._kinds: dict[nn.Parameter, tuple[torch.dtype, torch.device]] = {}
         self._names: dict[nn.Parameter, str] = {}  # what the groups hold and the model has, or had at the last look
         self._known: set[nn.Parameter] = set()  # all of the model's, at the last look
         self._orphans: set[nn.Parameter] = set()  # what the groups hold of layers that the model has no more
@@ -71,7 +69,6 @@ class Trained:
         """
         tree, groups = self._edges(), self._state_of_groups()
         if tree == self._tree and groups == self._groups:
-            self.moved = False
             return False
         self._read()
         self._contents = [c for m in self.model.modules() for c in (m._modules, m._parameters)]
@@ -89,8 +86,6 @@ class Trained:
         return [
             [*map(id, held)],
             [p.requires_grad for p in held],
-            [p.dtype for p in held],
-            [p.device for p in held],
             [(len(g["params"]), g.get("maximize"), g.get("rho")) for g in groups],
         ]
 
@@ -135,17 +130,15 @@ class Trained:
         live = {name: p for p, name in kept.items() if p.requires_grad}
         if not live:
             raise ValueError("all parameters of the base optimizer are frozen: there is nothing to train.")
-        kinds = {p: (p.dtype, p.device) for p in live.values()}
-        self.moved = any(self._kinds.get(p, kind) != kind for p, kind in kinds.items())
-        self.joined = [p for p in live.values() if p not in self._kinds]
+        before = set(self.parameters.values())
+        self.joined = [p for p in live.values() if p not in before]
         self.parameters.clear()
         self.parameters.update(live)
-        self._kinds, self._names, self._known, self._orphans = kinds, names, set(named), set(orphans)
+        self._names, self._known, self._orphans = names, set(named), set(orphans)
         self.held, self.others = held, [p for p in named if p not in holding]
         self.outside = [name for name, p in live.items() if p not in named]
         self.uphill = frozenset(maximised & live.keys())
         self.radii = {name: rho for name, rho in radii.items() if name in live}
-        self.has_complex = any(p.is_complex() for p in live.values())
 
     def _named(self, named: dict[nn.Parameter, str], holding: set[nn.Parameter]) -> dict[nn.Parameter, str]:
         """The names of what the groups hold of the model, in the model's order; a name once given stays."""

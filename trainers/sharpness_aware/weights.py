@@ -1,5 +1,7 @@
 """The weights of a model: kept, displaced, and put back bit for bit."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,8 @@ class Weights:
     def __init__(self, trained: Trained, model: nn.Module | None = None) -> None:
         self._trained, self.parameters = trained, trained.parameters
         self._gathering = gathering_modules(model) if model is not None else []
+        self._seen: list[Any] = []
+        self._kinds: dict[str, Any] = {}
         self._views: Params = {}
         self._here: list[Tensor] = []
         self._copy: Params = {}
@@ -33,12 +37,28 @@ class Weights:
         self._moved = False
         self.begin()
 
-    def begin(self) -> None:
-        """Look where the weights are, which may have changed since the last step."""
+    def begin(self) -> bool:
+        """Look where the weights are; returns whether they have another type or device than at the last look."""
+        each = self.parameters.values()
+        # the views keep their memory from being used for anything else, so that the same place is the same tensor
+        seen: list[Any] = [
+            [*map(id, each)],
+            [p.data_ptr() for p in each],
+            [p.shape for p in each],
+            [p.is_contiguous() for p in each],
+        ]
+        if seen == self._seen and not self._gathering:
+            return False
+        self._seen = seen
+        kinds = {name: (p.dtype, p.device) for name, p in self.parameters.items()}
+        moved = any(self._kinds.get(name, kind) != kind for name, kind in kinds.items())
+        self._kinds = kinds
+        self._trained.has_complex = any(p.is_complex() for p in each)
         self._views = {name: p.detach() for name, p in self.parameters.items()}
         if self._trained.has_complex:
             self._views = {name: real(v) for name, v in self._views.items()}
         self._here = [held_here(v) for v in self._views.values()]
+        return moved
 
     def clean(self) -> Params:
         """The clean weights, as views or as the copy; not to be written to."""
