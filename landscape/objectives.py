@@ -60,8 +60,8 @@ def obf_direction(
 
 
 def obf_loss(
-    logits: Float[Tensor, "n k *rest"],
-    targets: Int[Tensor, "n *rest"],
+    logits: Float[Tensor, "n k ..."],
+    targets: Int[Tensor, "n ..."],
     *,
     C: float | None = None,
     gamma: float = 1.0,
