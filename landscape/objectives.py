@@ -95,8 +95,8 @@ def obf_loss(
     if targets.is_floating_point() or targets.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(
             f"`targets` of the OBF objective must be hard labels, one for each row of logits, got shape "
-            f"{tuple(targets.shape)} and {targets.dtype} for logits {tuple(logits.shape)}: put the classes on the second "
-            f"axis, and give labels instead of probabilities."
+            f"{tuple(targets.shape)} and {targets.dtype} for logits {tuple(logits.shape)}: put the classes on the "
+            f"second axis, and give labels instead of probabilities."
         )
     if logits.ndim > 2:
         logits, targets = logits.movedim(1, -1).flatten(0, -2), targets.flatten()
