@@ -60,13 +60,14 @@ def obf_direction(
 
 
 def obf_loss(
-    logits: Float[Tensor, "n k"],
-    targets: Int[Tensor, " n"],
+    logits: Float[Tensor, "n k ..."],
+    targets: Int[Tensor, "n ..."],
     *,
     C: float | None = None,
     gamma: float = 1.0,
     link: Link = "softmax",
     value: Literal["surrogate", "objective"] = "surrogate",
+    ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
     """The surrogate that the output-bias-forgetting (OBF) perturbation ascends: mean_i ⟨stopgrad(q_i), x_i⟩.
 
@@ -74,22 +75,34 @@ def obf_loss(
     J_i = S_i - α_i H(p_i), H the softmax entropy, or the sum of binary entropies for the sigmoid link.
 
     Args:
-        logits: Outputs, one row an example.
-        targets: Hard labels; label smoothing of the training loss does not apply here.
+        logits: Outputs, one row an example; of tokens or pixels (n, k, ...), as for torch's cross-entropy.
+        targets: Hard labels; label smoothing and class weights of the training loss do not apply here.
         C: See `obf_direction`.
         gamma: See `obf_direction`.
         link: See `obf_direction`.
         value: "surrogate" returns S; "objective" returns J. The gradient is the same.
+        ignore_index: Label of what does not count, as for torch's cross-entropy.
 
     Returns:
-        A scalar to be maximised.
+        A scalar to be maximised, the mean over what counts.
 
     Raises:
-        ValueError: As `obf_direction`.
+        ValueError: As `obf_direction`, or for targets that are not one label for each row, token or pixel.
 
     Source:
         Vani et al. (2024), ICML; the relation of the values is our derivation.
     """
+    if targets.is_floating_point() or targets.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"`targets` of the OBF objective must be hard labels, one for each row of logits, got shape "
+            f"{tuple(targets.shape)} and {targets.dtype} for logits {tuple(logits.shape)}: put the classes on the "
+            f"second axis, and give labels instead of probabilities."
+        )
+    if logits.ndim > 2:
+        logits, targets = logits.movedim(1, -1).flatten(0, -2), targets.flatten()
+    counted = targets != ignore_index
+    if not bool(counted.all()):
+        logits, targets = logits[counted], targets[counted]
     q, alpha = obf_direction(logits, targets, C=C, gamma=gamma, link=link)
     surrogate: Tensor = (q * logits).sum(-1).mean()
     if value == "surrogate":

@@ -7,9 +7,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-Loss = Callable[[Any, Any], Tensor]
+from trainers.example_losses import CrossEntropy, ExampleLosses
+from trainers.example_losses import Loss as Loss
+
 Convention = Literal["uniform", "others"]
 
 
@@ -35,9 +37,7 @@ def cross_entropy(
     convention: Convention = "uniform",
 ) -> Float[Tensor, ""]:
     """Softmax cross-entropy, mean over the batch, in nats."""
-    if smoothing and convention == "others":
-        smoothing = smoothing * logits.shape[-1] / (logits.shape[-1] - 1)
-    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    return F.cross_entropy(logits, targets, label_smoothing=_torch_smoothing(logits, smoothing, convention))
 
 
 def bce(
@@ -62,28 +62,23 @@ def make_loss(name: str, *, smoothing: float = 0.0, convention: Convention = "un
     return partial(LOSSES[name], smoothing=smoothing, convention=convention)
 
 
-def each(loss: Loss) -> Loss:
-    """The loss of every example, shape (n,), from a loss that is a mean over examples.
-
-    torch's cross-entropy and the losses here have forms of their own; any other is called on each example by itself,
-    at once by `torch.vmap` where that goes.
-    """
-    if loss is F.cross_entropy:
-        return partial(F.cross_entropy, reduction="none")
-    if isinstance(loss, partial) and loss.func is cross_entropy:
-        return partial(_each_cross_entropy, **loss.keywords)
-    return partial(_each_by_itself, loss)
-
-
-def _each_cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float, convention: Convention) -> Tensor:
-    if smoothing and convention == "others":
-        smoothing = smoothing * logits.shape[-1] / (logits.shape[-1] - 1)
-    return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+def each(loss: Loss) -> ExampleLosses:
+    """The loss of every example, shape (n,), with the loss as their mean."""
+    known = isinstance(loss, partial) and not loss.args
+    function: Any = loss.func if isinstance(loss, partial) and known else loss
+    given = loss.keywords if isinstance(loss, partial) and known else {}
+    settings: CrossEntropy | None = None
+    if type(loss) is nn.CrossEntropyLoss:
+        names = ("weight", "ignore_index", "label_smoothing", "reduction")
+        settings = lambda _: {name: getattr(loss, name) for name in names}  # noqa: E731
+    elif function is F.cross_entropy and not given.keys() & {"size_average", "reduce"}:
+        settings = lambda _: given  # noqa: E731
+    elif function is cross_entropy:
+        settings = lambda logits: {"label_smoothing": _torch_smoothing(logits, **given)}  # noqa: E731
+    return ExampleLosses(loss, cross_entropy=settings, plain=function is bce)
 
 
-def _each_by_itself(loss: Loss, outputs: Any, targets: Any) -> Tensor:
-    try:
-        values: Tensor = torch.vmap(lambda o, t: loss(o[None], t[None]))(outputs, targets)
-    except (RuntimeError, TypeError, ValueError):
-        values = torch.stack([loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))])
-    return values
+def _torch_smoothing(logits: Tensor, smoothing: float = 0.0, convention: Convention = "uniform") -> float:
+    """The smoothing, in torch's convention."""
+    others = smoothing and convention == "others"
+    return smoothing * logits.shape[-1] / (logits.shape[-1] - 1) if others else smoothing

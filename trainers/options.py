@@ -1,7 +1,7 @@
 """Check keyword options against the signature of the function that will take them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pydantic
@@ -14,13 +14,22 @@ def knobs(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def checked(function: Callable[..., Any], options: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
+def checked(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    owner: str,
+    text: bool = True,
+    others: Iterable[str] = (),
+) -> dict[str, Any]:
     """All knobs of `function` with their values: those given, validated against the annotations, and the defaults.
 
     Args:
         function: Its keyword-only parameters are the knobs; they need annotations and defaults.
         options: What the user gave.
         owner: What to call the function in messages, such as "method 'sam'".
+        text: Numbers may be given as text, as YAML gives 1e-3; else it is refused, as is True for 1.
+        others: Further names that the writer of an unknown one may have meant.
 
     Raises:
         ValueError: For an unknown name, with the nearest, or a value of the wrong type.
@@ -29,14 +38,27 @@ def checked(function: Callable[..., Any], options: Mapping[str, Any], *, owner: 
     for name in options:
         if name not in known:
             have = f"it has {sorted(known)}" if known else "it has none"
-            raise ValueError(f"{owner} has no option `{name}`; {have}.{nearest(name, known)}")
+            raise ValueError(f"{owner} has no option `{name}`; {have}.{nearest(name, [*known, *others])}")
     resolved = {}
     for name, parameter in known.items():
         value = options.get(name, parameter.default)
-        adapter = pydantic.TypeAdapter(parameter.annotation, config=pydantic.ConfigDict(strict=False))
-        try:
-            resolved[name] = adapter.validate_python(value)
-        except pydantic.ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ValueError(f"option `{name}` of {owner} got {value!r}: {reason}.") from None
+        resolved[name] = validated(value, parameter.annotation, f"option `{name}` of {owner}", text=text)
     return resolved
+
+
+def validated(value: Any, annotation: Any, name: str, *, text: bool = True) -> Any:
+    """A value in the type that an annotation asks for.
+
+    Raises:
+        ValueError: For another type; without `text` also for a number written as text or as True.
+    """
+    adapter = pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(strict=False))
+    try:
+        result = adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{name} got {value!r}: {error.errors()[0]['msg']}.") from None
+    if not text and isinstance(value, str | bool) and type(value) is not type(result):
+        raise ValueError(
+            f"{name} must be {'a number' if type(result) is not bool else 'True or False'}, got {value!r}."
+        )
+    return result

@@ -1,5 +1,6 @@
 """Nested state (dicts, lists, tensors, numbers) as tensors and one JSON text: nothing that can run code."""
 
+import copy
 import math
 from typing import Any
 
@@ -44,6 +45,17 @@ def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
         raise TypeError(f"cannot save {type(node).__name__} in a state; keep it as a tensor, number or string.")
 
     return walk(tree), tensors
+
+
+def copied(tree: Any) -> Any:
+    """A copy of a nested structure that shares no tensor with it."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(copied(value) for value in tree)
+    return copy.deepcopy(tree)
 
 
 def join_tensors(skeleton: Any, tensors: dict[str, Tensor]) -> Any:

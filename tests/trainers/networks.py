@@ -13,6 +13,7 @@ from trainers.randomness import seeded
 SHARPNESS_AWARE = [name for name, method in METHODS.items() if method.rho is not None]
 NO_CLEAN_PASS = {"msam", "s2sam"}  # one gradient a step, at displaced weights
 ELSEWHERE = {"rsam", "bsam", "sampa"}  # the first pass is at displaced weights
+PLAIN_CLOSURES = [m for m in sorted(METHODS) if m not in ("esam", "deltasam", "functionalsam")]  # those need more
 OWN_BASE = {"bsam": "bsam", "sampa": "sgd"}
 PASSES = {  # closure calls of a step, methods.md section 5; what is not named here costs two
     "sgd": 1, "adamw": 1, "msam": 1, "s2sam": 1, "crsam": 3, "tracesam": 3, "detsam": 3, "frobsam": 3, "lookbehind": 3,

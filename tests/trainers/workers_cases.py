@@ -69,14 +69,17 @@ class Scaled(Network):
         return super().forward(x[:, :4]) * x[:, 4:]
 
 
-def overflow(rank, method, sharing, when, options):
-    """Three steps with a GradScaler; in the second, rank 1's gradient is not finite in the given pass."""
+def overflow(rank, method, sharing, when, options, skip=""):
+    """Three steps with a GradScaler, or with `skip_nonfinite`; in the second, in the given pass, rank 1's gradient is
+    not finite, or its loss alone."""
     model = Scaled()
-    scaler = GradScaler("cpu", init_scale=4.0, growth_interval=100)
+    scaler = GradScaler("cpu", init_scale=4.0, growth_interval=100, enabled=not skip)
     wrapped = DistributedDataParallel(model)
     optimizer = make_optimizer(
-        method, wrapped, lr=0.1, momentum=0.9, rho=0.3, sharing=sharing, grad_scaler=scaler, total_steps=3, **options
-    )
+        method, wrapped, lr=0.1, momentum=0.9, rho=None if method == "sgd" else 0.3, sharing=sharing,
+        grad_scaler=scaler, total_steps=3,
+        skip_nonfinite=bool(skip), **options,
+    )  # fmt: skip
     out = []
     for t, batches in enumerate(data(3)):
         x, y = batches[rank]
@@ -86,10 +89,10 @@ def overflow(rank, method, sharing, when, options):
             calls.append(1)
             bad = t == 1 and rank == 1 and len(calls) == when
             model.zero_grad()
-            factor = torch.full((len(x), 1), math.inf if bad else 1.0, dtype=F64)
+            factor = torch.full((len(x), 1), math.inf if bad and skip != "loss" else 1.0, dtype=F64)
             loss = F.cross_entropy(wrapped(torch.cat([x, factor], 1)), y)
             scaler.scale(loss).backward()
-            return loss.detach()
+            return loss.detach() * (math.nan if bad and skip == "loss" else 1.0)
 
         before = vector(model)
         optimizer.step(closure, sizes=[len(x)])

@@ -67,6 +67,7 @@ class SharpnessAwareTrainer(Trainer):
             self.args.average_tokens_across_devices = False
         self._micro_batches: list[Any] = []
         self._position = 0
+        self._told = 0  # the wrapper that hears of skipped steps
 
     # -- the optimizer -----------------------------------------------------------------------------------------------
 
@@ -93,9 +94,9 @@ class SharpnessAwareTrainer(Trainer):
     def _take_over_scaling(self, engine: SharpnessAware) -> None:
         """The engine unscales and skips by itself; accelerate only hears whether a step was skipped."""
         wrapped: Any = self.optimizer
-        if getattr(wrapped, "scaler", None) is None:
+        if getattr(wrapped, "scaler", None) is None and (not engine.skip_nonfinite or id(wrapped) == self._told):
             return
-        wrapped.scaler = None
+        wrapped.scaler, self._told = None, id(wrapped)
 
         def note(*_: Any) -> None:
             wrapped._is_overflow = bool(engine.last.overflow)
@@ -184,10 +185,11 @@ class SharpnessAwareTrainer(Trainer):
         self.sharpness_aware.grad_clip = self.args.max_grad_norm
         return self._get_grad_norm(model)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:  # noqa: ARG002 - as `Trainer` calls it
         if grad_norm is not None:
             return grad_norm
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        trained = (p for group in self.sharpness_aware.param_groups for p in group["params"])
+        grads = [p.grad for p in trained if p.grad is not None]
         return nn.utils.get_total_norm(grads) if grads else torch.zeros(())
 
 
@@ -200,7 +202,6 @@ class _Descent:
         self.trainer, self.model, self.inputs, self.count = trainer, model, inputs, count
 
     def __call__(self) -> Tensor:
-        self.model.zero_grad()
         return self.trainer._plain_step(self.model, self.inputs, self.count)
 
     def forward(self) -> Tensor:
@@ -229,7 +230,6 @@ class _Ascent(_Descent):
         self.clean_loss: Tensor | None = None
 
     def __call__(self) -> Tensor:
-        self.model.zero_grad()
         with self.trainer._quiet(self.model):
             loss, outputs, inputs = self.with_outputs()
             with self.trainer.compute_loss_context_manager():

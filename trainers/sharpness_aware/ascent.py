@@ -47,6 +47,8 @@ class AscentSource(Part):
         sign: Multiple of the direction: -1 turns it round without another pass over the weights.
         inert_at_zero: Whether radius 0 makes the step the base optimizer's own.
         observes: Whether `observe` wants the step's mean ascent gradient.
+        moves_besides: Whether it also displaces weights by what is no multiple of ρ, so that radii of single parameter
+            groups have no meaning.
         keeps_final: Whether the source keeps the final gradient's own tensors, which then leave `.grad`.
         reference: "gradient" where the source needs the gradient over the reference data.
     """
@@ -59,6 +61,7 @@ class AscentSource(Part):
     sign: float = 1.0
     inert_at_zero: bool = True
     observes: bool = False
+    moves_besides: bool = False
     keeps_final: bool = False
     reference: Literal["", "gradient"] = ""
 

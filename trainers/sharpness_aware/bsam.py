@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainers.sharpness_aware.pairs import real
+
 
 class BSAM(Optimizer):
     """The update of bSAM, from the gradient g_e at ω + eps and h = √s |g|, both averaged over chunks and ranks.
@@ -54,11 +56,16 @@ class BSAM(Optimizer):
             "lr": lr, "examples": float(examples), "delta": prior_precision / examples, "betas": betas,
             "damping": damping,
         }  # fmt: skip
+        self._precision = precision
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p]["precision"] = torch.full_like(p, precision, memory_format=torch.preserve_format)
-                self.state[p]["momentum"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, whose weights start from the same precision; complex ones are pairs of real numbers."""
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            like = real(p.detach())
+            self.state[p]["precision"] = torch.full_like(like, self._precision, memory_format=torch.preserve_format)
+            self.state[p]["momentum"] = torch.zeros_like(like, memory_format=torch.preserve_format)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> None:  # type: ignore[override]
@@ -68,11 +75,11 @@ class BSAM(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
+                state, w, grad = self.state[p], real(p), real(p.grad)
                 curvature = state.pop("curvature", None)
                 if curvature is None:  # a plain step: h of the gradient at hand
-                    curvature = state["precision"].sqrt() * p.grad.abs()
-                state["momentum"].mul_(beta1).add_(p.grad + group["delta"] * p, alpha=1 - beta1)
-                p.addcdiv_(state["momentum"], state["precision"], value=-group["lr"])
+                    curvature = state["precision"].sqrt() * grad.abs()
+                state["momentum"].mul_(beta1).add_(grad + group["delta"] * w, alpha=1 - beta1)
+                w.addcdiv_(state["momentum"], state["precision"], value=-group["lr"])
                 target = curvature + (group["delta"] + group["damping"])
                 state["precision"].mul_(beta2).add_((1 - beta2) * target)

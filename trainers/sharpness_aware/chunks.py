@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from trainers.sharpness_aware.arguments import closures_from, counts_from
 from trainers.sharpness_aware.snapshot import RandomState
 
 Closure = Callable[[], Tensor]
@@ -59,7 +60,7 @@ def units_of(
     Raises:
         ValueError: If the lists differ in length, sizes are not positive, or the method needs `ascent`.
     """
-    descents = [closure] if callable(closure) else list(closure)
+    descents = closures_from(closure, "closure")
     for descent in descents:
         _refuse_half_a_lightning_step(descent)
     if not descents:
@@ -73,15 +74,13 @@ def units_of(
             )
         objectives = [None] * len(descents)
     else:
-        objectives = [ascent] if callable(ascent) else list(ascent)
-    counts = [1] * len(descents) if sizes is None else list(sizes)
+        objectives = closures_from(ascent, "ascent")
+    counts = counts_from(sizes, len(descents))
     if not len(descents) == len(objectives) == len(counts):
         raise ValueError(
             f"`closure`, `sizes` and `ascent` must have one entry a chunk, got {len(descents)}, {len(counts)} and "
             f"{len(objectives)}."
         )
-    if any(c <= 0 for c in counts):
-        raise ValueError(f"`sizes` must be positive, got {counts}.")
     total = sum(counts)
     known = sizes is not None
     if together or len(descents) == 1:

@@ -73,12 +73,14 @@ class Combiner(Part):
         needs_loss_gradient: Whether it needs the training loss's gradient at w even if another objective is ascended.
         decoupled: Whether `extra` is added to the weights outside the base optimizer: w ← w - lr · extra.
         stores: Whether `reuse` and `commit` do anything.
+        by_loss: Whether it computes with losses too, and not with gradients alone.
     """
 
     active: bool = True
     needs_loss_gradient: bool = False
     decoupled: bool = False
     stores: bool = False
+    by_loss: bool = False
 
     def __call__(self, seen: Seen) -> Params:
         """The chunk's gradient u."""
@@ -236,7 +238,8 @@ class LookAgain(Combiner):
         if not self.stored:
             return grad
         stored = {name: self.stored[name] for name in grad if name in self.stored}
-        return mix(1.0, grad, self.alpha * length(grad) / (self._size + TINY), stored)
+        size = self._size if len(stored) == len(self.stored) else length(stored)  # some are trained no more
+        return mix(1.0, grad, self.alpha * length(grad) / (size + TINY), stored)
 
     def state_dict(self) -> dict[str, Any]:
         return {"stored": dict(self.stored)}

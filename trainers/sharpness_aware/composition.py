@@ -6,11 +6,12 @@ from typing import Any, Literal
 from landscape.perturbation import AscentStep
 from trainers.sharpness_aware.ascent import AscentSource, Gradient
 from trainers.sharpness_aware.combiners import Combiner, TakePerturbed
-from trainers.sharpness_aware.gates import Always, Gate
+from trainers.sharpness_aware.gates import Always, Gate, Never
 from trainers.sharpness_aware.masks import Mask
 from trainers.sharpness_aware.plans import Plan
-from trainers.sharpness_aware.radii import Radius
+from trainers.sharpness_aware.radii import Radius, group_radii
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
+from trainers.sharpness_aware.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,35 @@ class Composition:
         if self.select is not None and self.select.active:
             return "selects examples by their loss"
         return ""
+
+    def check_groups(self, trained: Trained) -> None:
+        """Refuse settings of parameter groups that have no meaning for this method.
+
+        Raises:
+            ValueError: For `rho`, or `maximize` in some groups only, where it would be ignored or ambiguous; and for
+                weights of a criterion where only the model's own get a gradient.
+        """
+        if self.functional and trained.outside:
+            raise ValueError(
+                f"this method pulls a gradient back from the model's outputs, which never reaches "
+                f"{trained.outside[0]!r}, since that is not the model's: pass a module that holds all that is trained."
+            )
+        if any(trained.radii.values()) and isinstance(self.gate, Never):
+            raise ValueError("`rho` in a parameter group has no meaning for a plain optimizer: leave it out.")
+        noisy = self.weigh is not None and self.weigh.estimator == "difference"
+        if trained.radii and (self.source.moves_besides or noisy) and not isinstance(self.gate, Never):
+            raise ValueError(
+                "`rho` in a parameter group has no meaning for this method, which also moves weights by what is no "
+                "multiple of a radius: leave it out, and give the one `rho` of `make_optimizer`."
+            )
+        if trained.radii:
+            group_radii(self.radius, trained.radii, 1.0, 0)  # refuses a schedule that cannot be carried over
+        by_loss = self.combiner.by_loss or (self.select is not None and self.select.active)
+        if 0 < len(trained.uphill) < len(trained.parameters) and by_loss:
+            raise ValueError(
+                "`maximize` in some parameter groups only: this method compares losses, of which none is minimised "
+                "then. Set it in all groups or in none."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What the parts keep."""

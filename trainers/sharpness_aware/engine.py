@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.params import Params, length
+from trainers.sharpness_aware.arguments import check_base, check_model, closures_from
 from trainers.sharpness_aware.ascent import Means
 from trainers.sharpness_aware.chunks import Closure, Unit, units_of
 from trainers.sharpness_aware.composition import Composition
@@ -25,14 +26,19 @@ from trainers.sharpness_aware.exchange import Exchange
 from trainers.sharpness_aware.gates import Mode, Never
 from trainers.sharpness_aware.hooks import ShrinkPerturb
 from trainers.sharpness_aware.moment import Moment
+from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
-from trainers.sharpness_aware.precision import LossScale, check_precision, finite, spoil
-from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_of
+from trainers.sharpness_aware.precision import UNSCALED, Guard, LossScale, check_precision, spoil
+from trainers.sharpness_aware.radii import group_radii
+from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, circle_of
 from trainers.sharpness_aware.record import StepRecord
+from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
+from trainers.sharpness_aware.trained import Trained, bring_state
 from trainers.sharpness_aware.weights import Weights
+from trainers.tree import copied
 
 
 class SharpnessAware(Optimizer):
@@ -46,10 +52,13 @@ class SharpnessAware(Optimizer):
     the training loss of the same pass.
 
     Args:
-        model: The model whose weights are moved; frozen parameters are neither perturbed nor counted. Pass the
+        model: The model whose weights are moved: those that the base optimizer trains, as its groups are at each step.
+            Frozen parameters, and those of no group, are neither perturbed nor counted. Pass the
             DistributedDataParallel model itself, or give it to `wrapped_in` later: the engine averages gradients over
             ranks, once a step, and keeps DistributedDataParallel from doing so.
-        base: Any torch optimizer over its parameters.
+        base: Any torch optimizer over its parameters, or some of them, and perhaps others', such as a criterion's. Its
+            groups may have `maximize`, which the perturbation follows, and a radius `rho` of their own: the direction
+            is normalised over all groups together, and each group's part of it multiplied by its radius.
         parts: The method.
         same_rng: All passes of a step see the same random numbers (dropout masks).
         shrink: Hook that runs before each step.
@@ -59,6 +68,9 @@ class SharpnessAware(Optimizer):
         group: Process group of all ranks; None is the default one.
         group_size: Ranks in a group, for sharing "group".
         grad_scaler: Of float16 training; the closures multiply the loss by its scale, `step` does everything else.
+        skip_nonfinite: Skip a step in which a loss or a gradient of any pass is NaN or infinite: weights, buffers, the
+            base optimizer's state and the method's stay as they were, and `last.overflow` says where it was. With
+            several processes all skip it.
         diagnose: Fill `last.cosine` and `last.grad_norm`.
         parallel_gradients: SAMPa's two gradients on two processes, see `parallel_gradients.Pair`.
         noise: The method's random draws, with several processes.
@@ -83,10 +95,15 @@ class SharpnessAware(Optimizer):
         group: Any = None,
         group_size: int | None = None,
         grad_scaler: GradScaler | None = None,
+        skip_nonfinite: bool = False,
         diagnose: bool = False,
         parallel_gradients: bool = False,
         noise: Noise | None = None,
     ) -> None:
+        check_model(model)
+        check_base(base)
+        if grad_clip is not None and not grad_clip > 0:
+            raise ValueError(f"`grad_clip` must be above 0, got {grad_clip!r}; None does not clip.")
         super().__init__(base.param_groups, base.defaults)
         self.param_groups = base.param_groups  # the same objects, so that schedulers drive the base optimizer
         self.state = base.state
@@ -96,16 +113,20 @@ class SharpnessAware(Optimizer):
         self.shrink = shrink
         self.grad_clip = grad_clip
         self.grad_scaler = grad_scaler
+        self.skip_nonfinite = skip_nonfinite
         self.sharing = sharing
         self.diagnose = diagnose
         self.steps_taken = 0
         self.last = StepRecord()
-        named = {name: p for name, p in bare(model).named_parameters() if p.requires_grad}
-        if not named:
-            raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
+        self._trained = Trained(model, base)
+        named = self._trained.parameters
+        parts.check_groups(self._trained)
         check_precision(named, grad_scaler)
         self._base_step = _unhooked_step(base)
-        self._scale = LossScale(grad_scaler) if grad_scaler is not None and grad_scaler.is_enabled() else None
+        self._scale = (
+            LossScale(grad_scaler, (self, base)) if grad_scaler is not None and grad_scaler.is_enabled() else None
+        )
+        self._guard = Guard(losses=skip_nonfinite) if skip_nonfinite or self._scale is not None else None
         self._noise = noise
         if parallel_gradients and not (parts.plan.lagged and parts.plan.ahead):
             raise ValueError(
@@ -115,8 +136,8 @@ class SharpnessAware(Optimizer):
         sharded = check_sharded(model, named, base, parts, sharing)
         circle = None if sharded or parallel_gradients else circle_of(sharing, group, group_size)
         self._ranks = Ranks(model, group, circle, alone=sharded or parallel_gradients)
-        self._weights = Weights(named, model)
-        self._passes = Passes(model, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
+        self._weights = Weights(self._trained, model)
+        self._passes = Passes(model, self._trained, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
         self._exchange = Exchange(parts, self._ranks, self._passes, self._weights)
         self._evaluation = Evaluation(
             parts,
@@ -129,7 +150,9 @@ class SharpnessAware(Optimizer):
             sharing=sharing,
             sharers=self._ranks.size if sharded else self._ranks.circle_size,
             diagnose=diagnose,
+            guard=self._guard,
         )
+        self._passes.unchecked = not isinstance(parts.gate, Never)  # plain optimizers may take sparse gradients
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         if self._ranks.several and sharing != "global" and synchronised and not isinstance(parts.gate, Never):
             raise ValueError(
@@ -141,7 +164,7 @@ class SharpnessAware(Optimizer):
         self._whole = False  # whether `evaluate` has done all of the open step's passes
         self._examples = 0.0  # accumulated so far
         self._following: Unit | None = None  # the next step's previous batch, once this step has not been skipped
-        self._before: dict[str, Any] | None = None  # the parts' state before the step, where it may be skipped
+        self._before: Before | None = None  # the start of a step that may be skipped or given up
 
     @property
     def reference(self) -> Reference | None:
@@ -233,13 +256,15 @@ class SharpnessAware(Optimizer):
             ValueError: As for `step`, or in the middle of a step.
         """
         with torch.no_grad():
-            return self._evaluate(closure, sizes, ascent)
+            return self._evaluate(closure, sizes, ascent, revocable=True)
 
     def _evaluate(
         self,
         closure: Closure | Sequence[Closure],
         sizes: Sequence[int] | None,
         ascent: Closure | Sequence[Closure] | None,
+        *,
+        revocable: bool = False,
     ) -> Tensor:
         if self._open is not None:
             raise ValueError("a step has been begun and got another closure: end it with `step()` first.")
@@ -249,7 +274,7 @@ class SharpnessAware(Optimizer):
                 "the state that was loaded goes on from a batch that this method evaluates again: give it back with "
                 "`remember(closures, sizes=...)` before the first step."
             )
-        moment = self._begin()
+        moment = self._begin(revocable=revocable)
         try:
             self._exchange.alone = len(units) == 1
             mode, firsts = self._evaluation.decide(units, moment)
@@ -267,7 +292,7 @@ class SharpnessAware(Optimizer):
                 self._passes.give(total)
         except BaseException:
             self._passes.clear()
-            self._undo(moment)
+            self._undo(moment, failed=True)
             raise
         self._open, self._whole, self._examples = (moment, mode), True, float(sum(u.examples for u in units))
         self._following = units[0] if self.needs_previous else None
@@ -302,10 +327,13 @@ class SharpnessAware(Optimizer):
             )
         if self._open is not None and self._whole:
             raise ValueError("`accumulate` was called after `evaluate`: end the step with `step()` first.")
+        if not callable(closure):
+            closures_from(closure, "closure")
+            raise ValueError("`accumulate` takes one closure at a time: pass several to `step([...], sizes=[...])`.")
         unit = self._units(closure, None if size is None else [size], ascent)[0]
         so_far: Params | None = None
         if self._open is None:
-            moment = self._begin()
+            moment = self._begin(revocable=True)
             self._open, self._examples, self._whole = (moment, self._evaluation.decide([unit], moment)[0]), 0.0, False
         else:
             so_far = self._passes.take()
@@ -327,7 +355,7 @@ class SharpnessAware(Optimizer):
             except BaseException:
                 self._open = None
                 self._passes.clear()
-                self._undo(moment)
+                self._undo(moment, failed=True)
                 raise
         self._passes.give(accumulated(so_far, self._passes.take(), unit.weight))
         return loss
@@ -347,16 +375,15 @@ class SharpnessAware(Optimizer):
                 "gradient is taken at more than one point. Or call `accumulate(closure)` before `step()`. A "
                 "GradScaler is passed as `grad_scaler=`, and `optimizer.step(closure)` called, not `scaler.step(...)`."
             )
-        if self._scale is not None and self._scale.touched(self):
-            raise ValueError(
-                "`grad_scaler.unscale_` or `grad_scaler.step` was called on this optimizer, which does both itself: "
-                "leave them and `grad_scaler.update()` out; gradients are in true units already."
-            )
+        if self._scale is not None and self._scale.touched():
+            self.abandon()
+            raise ValueError(UNSCALED)
         (moment, mode), self._open = self._open, None
         self._finish(moment, mode, self._examples or 1.0)
         if self._following is not None and not self.last.overflow:
             self._evaluation.previous = self._following
         self._following = None
+        self._passes.end()
 
     def remember(
         self,
@@ -401,32 +428,75 @@ class SharpnessAware(Optimizer):
             )
         return units
 
-    def _begin(self) -> Moment:
+    def _begin(self, *, revocable: bool) -> Moment:
+        self._look()
+        if self._weights.begin():  # in another type, or elsewhere: what is kept goes along
+            bring_state(self.base)
+            self.parts.load_state_dict(self._own(self.parts.state_dict()))
+            self._passes.look()
+            self._evaluation.previous = None  # its data are not like the weights any more
+        self._passes.start()
         lr = float(self.param_groups[0]["lr"])
+        self._before = None
+        first = self.steps_taken == 0  # which may be refused
+        if revocable or first or self._guard is not None:
+            whole = revocable or first or self.skip_nonfinite
+            self._before = Before.of(self.parts, self.model, self.shrink, whole=whole)
         if self.shrink is not None:
             self.shrink(self.model, lr)
-        rho = self.parts.radius(lr, self.steps_taken)
+        rho, shares = self._radii(lr)
         self.last = StepRecord(rho=rho)
         self._evaluation.begin(self.last)
         if self._noise is not None and self._ranks.several:
             self._noise.begin(self.steps_taken)
-        self._before = self.parts.state_dict() if self._scale is not None else None
-        self._weights.begin()
-        return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base)
+        return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base, shares)
+
+    def _look(self) -> None:
+        """Read groups and model anew."""
+        if self.param_groups is not self.base.param_groups:  # `base.load_state_dict` makes new ones
+            self.param_groups, self.state = self.base.param_groups, self.base.state
+        if not self._trained.look():
+            return
+        self.parts.check_groups(self._trained)
+        self._passes.look()
+        for p in self._trained.joined:
+            p.grad = None  # from passes in which it was not trained
+        if self._trained.joined:
+            bring_state(self.base)
+
+    def _radii(self, lr: float) -> tuple[float, dict[str, float]]:
+        """The radius of the step, and each parameter's share of it where groups have their own."""
+        radius, own = self.parts.radius, self._trained.radii
+        rho = radius(lr, self.steps_taken)
+        if not own:
+            return rho, {}
+        each = dict.fromkeys(self._trained.parameters, rho) | group_radii(radius, own, lr, self.steps_taken)
+        largest = max(each.values())
+        if all(value == largest for value in each.values()):
+            return largest, {}
+        return largest, {name: value / largest for name, value in each.items()}
 
     def _finish(self, moment: Moment, mode: Mode, weight: float) -> None:
         """Average over ranks, clip, step once, and let the parts take note."""
         record, parts, passes = self.last, self.parts, self._passes
         named = self._weights.parameters
+        late = "second pass" if mode is Mode.PERTURBED else "first pass"
+        if self._guard is not None:
+            broken = not self._guard.passes(losses=[v for _, v in record.clean + record.displaced])
+            if self.skip_nonfinite and self._ranks.whole:  # gradients that all share may not travel once more
+                broken = self._ranks.mean(float(broken), 1.0) > 0
+            if broken:
+                record.overflow = record.overflow or late
         if record.overflow:
             spoil(named)
         extra = self._exchange.average(moment, mode, weight)
-        if self._scale is not None and not record.overflow and not self._all_finite():
-            record.overflow = "second pass" if mode is Mode.PERTURBED else "first pass"
+        if self._guard is not None and not record.overflow and not self._guard.passes(*self._made(moment)):
+            record.overflow = late
             if self._ranks.several:
                 record.overflow += " (on some rank)"
         if not record.overflow:
             moment.theta = self._weights.clean()
+            passes.turn()
             if mode is Mode.REUSE:
                 passes.give(parts.combiner.reuse(moment, passes.gradients()))
             if mode is Mode.PERTURBED:
@@ -435,12 +505,13 @@ class SharpnessAware(Optimizer):
                 parts.combiner.commit()
                 if parts.mask is not None and parts.mask.wants_ascent(moment.t):
                     parts.mask.after_ascent(moment, sums.get("ascent") or {})
+            passes.turn()
             if self.diagnose:
                 grads = passes.gradients()
                 record.grad_norm = length(grads)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(list(named.values()), self.grad_clip)
-        if parts.mask is not None:
+        if parts.mask is not None and not record.overflow:
             passes.used.update(passes.gradients())
         rates = [float(group["lr"]) for group in self.param_groups]
         if not record.overflow:
@@ -448,6 +519,7 @@ class SharpnessAware(Optimizer):
         if self._scale is not None:
             self._scale.update(overflow=bool(record.overflow))
         if record.overflow:
+            passes.clear()
             self._undo(moment)
             return
         self.steps_taken += 1
@@ -460,16 +532,50 @@ class SharpnessAware(Optimizer):
             moment.theta = self._weights.clean()
             mask.refresh(moment, self._evaluation.reference_mean(squares=True))
 
-    def _all_finite(self) -> bool:
-        """Whether the gradient is finite, and whatever else of the step is kept or added to the weights."""
-        return all(finite(grads) for grads in (self._passes.gradients(), *self._exchange.sums.values()) if grads)
+    def _made(self, moment: Moment) -> list[Params | None]:
+        """The gradient, and whatever else of the step is kept or added to the weights."""
+        return [self._passes.gradients(), *self._exchange.sums.values(), *self.parts.combiner.shared(moment)]
 
-    def _undo(self, moment: Moment) -> None:
-        """The parts' state as before a step that was skipped or broke off."""
+    def _undo(self, moment: Moment, *, failed: bool = False) -> None:
+        """All but the gradients as before a step that was skipped, given up or broke off, as far as it was kept."""
         self.parts.source.forget(moment)
         self.parts.combiner.forget(moment)
         if self._before is not None:
-            self.parts.load_state_dict(self._before)
+            self._before.put_back(self.parts, whole=failed or self.skip_nonfinite)
+            self._before = None
+
+    def abandon(self) -> None:
+        """Give up the step that `evaluate` or `accumulate` has begun; without one nothing happens.
+
+        Weights, buffers, the method's state and its own generators are as before it, and the gradients are cleared.
+        Numbers that the passes drew from torch's global generators stay drawn. With several processes all must call it.
+        """
+        if self._open is None:
+            return
+        (moment, _), self._open, self._following = self._open, None, None
+        self._passes.clear()
+        self._undo(moment, failed=True)
+
+    def train(self) -> None:
+        """Put the base optimizer into the mode in which it steps, where it has modes, as schedule-free ones do."""
+        self._switch("train")
+
+    def eval(self) -> None:
+        """Put the base optimizer into the mode whose weights are evaluated and saved, where it has modes.
+
+        Raises:
+            ValueError: In the middle of a step.
+        """
+        if self._open is not None:
+            raise ValueError(
+                "`eval` was called in the middle of a step: end it with `step()`, or give it up with `abandon()`."
+            )
+        self._switch("eval")
+
+    def _switch(self, mode: str) -> None:
+        switch = getattr(self.base, mode, None)
+        if callable(switch):
+            switch()
 
     # -- small things ----------------------------------------------------------------------------------------------
 
@@ -478,7 +584,7 @@ class SharpnessAware(Optimizer):
         for group, lr in zip(self.param_groups, rates, strict=True):
             moved = [p for p in group["params"] if names.get(p) in extra]
             if moved:
-                torch._foreach_add_(moved, [extra[names[p]] for p in moved], alpha=-lr)
+                torch._foreach_add_([real(p) for p in moved], [extra[names[p]] for p in moved], alpha=-lr)
 
     def synchronise_buffers(self) -> None:
         """Replace running statistics by their means over ranks: before an evaluation or a checkpoint."""
@@ -508,15 +614,21 @@ class SharpnessAware(Optimizer):
         """Take over what `state_dict` gave.
 
         Raises:
-            ValueError: If the state comes from another kind of optimizer.
+            ValueError: If the state comes from another kind of optimizer, or another method.
         """
         if "sharpness_aware" not in state_dict:
             raise ValueError("`state_dict` is not from a sharpness-aware optimizer: it lacks 'sharpness_aware'.")
         extra = self._own(state_dict["sharpness_aware"])
-        self.base.load_state_dict({k: v for k, v in state_dict.items() if k != "sharpness_aware"})
+        before = self.parts.state_dict()
+        try:
+            self.parts.load_state_dict(extra["parts"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            self.parts.load_state_dict(before)
+            raise ValueError("`state_dict` is from another method, or from other options of this one.") from error
+        # torch's own shares the tensors
+        self.base.load_state_dict(copied({k: v for k, v in state_dict.items() if k != "sharpness_aware"}))
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.steps_taken = int(extra["steps_taken"])
-        self.parts.load_state_dict(extra["parts"])
         if self.shrink is not None:
             self.shrink.initial = dict(extra["shrink_initial"])
         self._evaluation.previous, self._kept_previous = None, dict(extra.get("previous", {}))
@@ -534,26 +646,31 @@ class SharpnessAware(Optimizer):
         p = self._weights.parameters.get(name)
         if p is None:
             return node.detach().clone()
-        return node.detach().to(p.device, p.dtype if node.is_floating_point() else node.dtype, copy=True)
+        kind = real(p.detach()).dtype if node.is_floating_point() else node.dtype
+        return node.detach().to(p.device, kind, copy=True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer; parameters of the model that have come to need a gradient count from now.
+        """Add a group to the base optimizer; its parameters count from now on.
 
         Raises:
-            ValueError: In the middle of a step, or for parameters that are not the model's.
+            ValueError: In the middle of a step.
         """
         if not hasattr(self, "base"):  # torch's constructor calls this
             super().add_param_group(param_group)
             return
         if self._open is not None:
             raise ValueError("`add_param_group` was called in the middle of a step: end it with `step()` first.")
-        given = param_group["params"]
-        given = [given] if isinstance(given, Tensor) else list(given)
-        owned = {id(p): name for name, p in bare(self.model).named_parameters()}
-        if any(id(p) not in owned for p in given):
-            raise ValueError("`param_group` has parameters that are not the model's: only those can be perturbed.")
-        self.base.add_param_group({**param_group, "params": given})
-        self._weights.parameters.update({owned[id(p)]: p for p in given if p.requires_grad})
+        self.base.add_param_group(param_group)
+        self._look()
+        self._passes.unchecked = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("first_step", "second_step", "ascent_step", "descent_step"):
+            raise AttributeError(
+                f"there is no `{name}`: one call takes the whole step, `optimizer.step(closure)` with a function that "
+                f"clears the gradients, runs forward and backward, and returns the loss."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharpnessAware":
         raise TypeError(_NO_COPY.format("copied"))

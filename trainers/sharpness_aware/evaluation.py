@@ -1,7 +1,8 @@
 """The passes of a step, in the order that its method asks for: from the clean weights to the combined gradient."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from trainers.sharpness_aware.gates import Mode
 from trainers.sharpness_aware.moment import Moment
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
-from trainers.sharpness_aware.precision import LossScale, finite
+from trainers.sharpness_aware.precision import Guard, LossScale
 from trainers.sharpness_aware.ranks import Ranks, Sharing, zeros_where_missing
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.weights import Weights
@@ -25,6 +26,7 @@ from trainers.sharpness_aware.weights import Weights
 Reference = Callable[[], tuple[Sequence[Closure], Sequence[int] | None]]
 
 _NOT_SEEN = torch.full((), math.nan)
+_NOTHING = nullcontext()
 
 
 class Evaluation:
@@ -41,10 +43,12 @@ class Evaluation:
         sharing: Who shares a perturbation.
         sharers: Ranks that share one.
         diagnose: Note the cosine of clean and perturbed gradient.
+        guard: Says which gradients and losses end a step; None lets all pass.
 
     Attributes:
         record: Of the step.
         previous: The previous step's batch, for methods that evaluate it again.
+        responds: Whether a closure has been seen to depend on the weights that are moved.
         reference: The reference data, for methods that need them.
     """
 
@@ -61,11 +65,14 @@ class Evaluation:
         sharing: Sharing,
         sharers: int,
         diagnose: bool,
+        guard: Guard | None = None,
     ) -> None:
         self.parts, self.weights, self.passes, self.ranks, self.exchange = parts, weights, passes, ranks, exchange
         self.scale, self.pair, self.sharing, self.sharers, self.diagnose = scale, pair, sharing, sharers, diagnose
+        self.guard = guard
         self.record = StepRecord()
         self.previous: Unit | None = None
+        self.responds = False
         self.reference: Reference | None = None
 
     def begin(self, record: StepRecord) -> None:
@@ -102,8 +109,7 @@ class Evaluation:
                 self.note_m(unit)
             if parts.needs_reference == "gradient" and parts.source.wants_reference(moment.t):
                 reference = self.reference_mean(squares=False)
-                if self.scale is not None and not finite(reference):
-                    self.record.overflow = "first pass"
+                self._guard("first pass", reference)
                 parts.source.refresh(reference)
         return mode, firsts
 
@@ -111,7 +117,9 @@ class Evaluation:
         """Leave the unit's gradient in `.grad`; return its loss."""
         if mode is Mode.PERTURBED:
             try:
-                return self._perturbed(unit, moment, first)
+                loss = self._perturbed(unit, moment, first)
+                self.passes.turn()
+                return loss
             finally:
                 self.weights.restore()
                 self.record.passes = self.passes.count
@@ -120,6 +128,7 @@ class Evaluation:
         else:
             self.passes.give(first[0])
             loss = first[1]
+        self.passes.turn()
         self.record.passes = self.passes.count
         self.record.clean.append((unit.weight, loss))
         return loss
@@ -127,6 +136,7 @@ class Evaluation:
     def _perturbed(self, unit: Unit, moment: Moment, first: tuple[Params, Tensor] | None) -> Tensor:
         parts, record, weights = self.parts, self.record, self.weights
         source, combiner, plan = parts.source, parts.combiner, parts.plan
+        up = self.passes.trained.sign
         previous = self.previous or unit
         start = source.start(moment)
         if start:
@@ -141,9 +151,7 @@ class Evaluation:
             weights.restore()
             moment.theta = weights.clean()
         shared_loss = self.exchange.share_first(unit, ascent, clean, loss, first)
-        found = [ascent] if clean is ascent else [ascent, clean]
-        if self.scale is not None and not all(finite(g) for g in found if g):
-            record.overflow = "first pass"
+        if self._guard("first pass", ascent, None if clean is ascent else clean, loss=loss):
             return torch.full((), math.nan) if loss is None else loss
         if plan.ahead and self.previous is None:
             loss = self._loss_pass(unit)  # the first step: nothing is stored, so y_0 = w
@@ -151,10 +159,9 @@ class Evaluation:
             if self.pair is not None:
                 self.pair.agree(loss)
             if self.ranks.several:
-                grads = zeros_where_missing(grads, weights.parameters)
+                grads = zeros_where_missing(grads, weights.clean())
                 self.ranks.average(list(grads.values()), float(unit.examples or 1))
-            if self.scale is not None and not finite(grads):
-                record.overflow = "first pass"
+            if self._guard("first pass", grads, loss=loss):
                 return loss
             source.observe(moment, Means(grads, ahead=grads))
         if ascent is not None:
@@ -177,15 +184,19 @@ class Evaluation:
                 if record.overflow:
                     return torch.full((), math.nan) if loss is None else loss
             squared += length**2 / plan.draws
-            for sign in plan.signs if pair is None or pair.perturbs else ():
-                weights.displace(delta, sign * times)
+            for side in plan.signs if pair is None or pair.perturbs else ():
+                weights.displace(delta, side * times)
                 moment.theta = weights.clean()
-                value = self._descend(unit, previous)
-                if sign > 0:
+                with _NOTHING if self.responds else self._watched():
+                    value = self._descend(unit, previous)
+                if side > 0:
                     perturbed_loss = value
                 if keep_points:
-                    own.append(Point(self.passes.take(), value, sign, draw))
+                    own.append(Point(self.passes.take(), value if up > 0 else -value, side, draw))
                     points.append(own[-1])
+        if not self.responds:
+            gradients = points[-1].gradient if points else self.passes.gradients()
+            self._check_response(clean, loss, gradients, perturbed_loss, delta, times)
         record.length = math.sqrt(record.length**2 + unit.weight * squared)
         ahead = None
         if plan.ahead and (pair is None or not pair.perturbs):
@@ -211,7 +222,8 @@ class Evaluation:
             self._note_cosine(clean, upward[-1] if upward else self.passes.gradients(), unit.weight)
         if keep_points:
             moment.theta = weights.clean()
-            seen = Seen(moment, unit.weight, ascent, clean, shared_loss, points, step.as_params, ahead)
+            here = shared_loss if up > 0 or shared_loss is None else -shared_loss
+            seen = Seen(moment, unit.weight, ascent, clean, here, points, step.as_params, ahead)
             self.passes.give(combiner(seen))
             if combiner.decoupled:
                 self._add("decoupled", combiner.extra(seen), unit.weight)
@@ -248,7 +260,7 @@ class Evaluation:
             return passes.pair(unit)
         objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
         with passes.only(names if spare else None):
-            passes.run(unit, objectives)
+            passes.run(unit, objectives, ascending=True)
         ascent = passes.take()
         if parts.select is not None and parts.select.active:
             passes.clean_losses(unit)
@@ -287,6 +299,8 @@ class Evaluation:
         """The unit direction, the displacement as tensors times a number, and its length."""
         source, mask = self.parts.source, self.parts.mask
         step = self._unit(moment, source.direction(moment, ascent))
+        if moment.shares and source.steps == 1:
+            step = Direction(moment.by_group(step.parts), step.factor, None)
         times = source.sign * moment.rho * step.factor * (mask.scale if mask is not None else 1.0)
         offset = source.offset(moment, ascent)
         if offset:
@@ -301,6 +315,8 @@ class Evaluation:
     def _unit(self, moment: Moment, direction: Params | None) -> Direction:
         """A raw direction under mask, metric and normalisation, for radius 1."""
         mask = self.parts.mask
+        if direction and not direction.keys() <= moment.theta.keys():  # kept of what is trained no more
+            direction = {name: t for name, t in direction.items() if name in moment.theta}
         if direction and mask is not None and mask.in_norm:
             direction = mask(moment, direction)
         if not direction:
@@ -314,20 +330,21 @@ class Evaluation:
         """Further inner steps of ascent; returns the displacement and its length."""
         source = self.parts.source
         objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
+        ascending = unit.ascents[0] is not None
         delta = source.advance(None, unit_step, moment.rho)
         for _ in range(source.steps - 1):
-            self.weights.displace(delta)
+            self.weights.displace(moment.by_group(delta))
             moment.theta = self.weights.clean()
-            value = self.passes.run(unit, objectives)
+            value = self.passes.run(unit, objectives, ascending=ascending)
             grads = self.passes.take()
             value = self.exchange.share(unit, [grads], [value])[0]
-            if self.scale is not None and not finite(grads):
-                self.record.overflow = "second pass"
+            if self._guard("second pass", grads):
                 break
             if points is not None:
-                points.append(Point(grads, value))
+                points.append(Point(grads, value if ascending or self.passes.trained.sign > 0 else -value))
             following = self._unit(moment, source.direction(moment, grads)).as_params()
             delta = source.advance(delta, following, moment.rho)
+        delta = moment.by_group(delta)
         return delta, length(delta)
 
     def _where_base_goes(self, moment: Moment) -> Params:
@@ -370,17 +387,69 @@ class Evaluation:
         total: Params | None = None
         for closure, count in zip(closures, counts, strict=True):
             unit = Unit([closure], [None], [1.0], tracked=True)
-            self.passes.run(unit, [closure])
+            self.passes.run(unit, [closure], ascending=self.parts.ascent != "loss")
             grads = self.passes.take()
             if squares:
                 grads = {n: g.square() for n, g in grads.items()}
             total = accumulated(total, grads, 1.0 if squares else count / sum(counts))
-        result = zeros_where_missing(total or {}, self.weights.parameters)
+        result = zeros_where_missing(total or {}, self.weights.clean())
         if self.ranks.several:
             self.ranks.average(list(result.values()), 1.0 if squares else float(sum(counts)))
             if squares:  # a sum over the examples of all ranks
                 torch._foreach_mul_(list(result.values()), float(self.ranks.size))
         return result
+
+    def _guard(self, when: str, *grads: Params | None, loss: Tensor | None = None) -> bool:
+        """Whether the step ends here, because something is not finite; the record then says so."""
+        if self.guard is None:
+            return False
+        # gradients are shared by those who share a perturbation, losses may be a rank's own: `_finish` looks at these
+        own = loss is not None and self.ranks.circle is None
+        if self.guard.passes(*grads, losses=[loss] if own and loss is not None else []):
+            return False
+        self.record.overflow = when
+        return True
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """A block in which a call of the model counts as a sign that the closure computes afresh."""
+
+        def note(*_: object) -> None:
+            self.responds = True
+
+        handle = self.passes.model.register_forward_pre_hook(note)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _check_response(
+        self,
+        clean: Params | None,
+        loss: Tensor | None,
+        perturbed: Params,
+        perturbed_loss: Tensor,
+        delta: Params,
+        times: float,
+    ) -> None:
+        """Refuse a closure that gives at displaced weights, bit for bit, what it gave at the clean ones.
+
+        It does so where its graph was made outside, or where its loss comes from other weights. So it may for a step
+        too short for the precision, which is told by the slope: such a step tells nothing.
+
+        Raises:
+            ValueError: If the loss should have changed, and neither it nor the gradient did.
+        """
+        if clean is None or loss is None or not delta or self.parts.functional or self.parts.needs_previous:
+            return
+        same = all(torch.equal(g, perturbed[n]) for n, g in clean.items() if n in perturbed)
+        if not same or not torch.equal(loss, perturbed_loss):
+            self.responds = True
+        elif abs(times * dot(delta, clean)) > 1000 * torch.finfo(loss.dtype).eps * (abs(float(loss)) + TINY):
+            raise ValueError(
+                "the closure gave the same loss and gradient after the weights were moved: recompute inside the "
+                "closure, forward pass and loss, from the model whose weights are moved."
+            )
 
     def note_m(self, unit: Unit) -> None:
         self.record.m = max(self.record.m, unit.examples)

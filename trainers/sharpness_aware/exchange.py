@@ -10,7 +10,7 @@ from trainers.sharpness_aware.combiners import Point
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.gates import Mode
 from trainers.sharpness_aware.moment import Moment
-from trainers.sharpness_aware.passes import Passes
+from trainers.sharpness_aware.passes import NO_GRADIENT, Passes
 from trainers.sharpness_aware.ranks import Ranks, zeros_where_missing
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.weights import Weights
@@ -49,14 +49,14 @@ class Exchange:
         if self.ranks.circle is None or not (gradients or losses):
             return list(losses)
         means = [value.detach().clone() for value in losses]
-        flags, named = self._flags(), self.weights.parameters
-        full = [zeros_where_missing(grads, named) for grads in gradients]
+        flags, theta = self._flags(), self.weights.clean()
+        full = [zeros_where_missing(grads, theta) for grads in gradients]
         tensors = [t for grads in full for t in grads.values()] + means
         total = self.ranks.average(tensors, float(unit.examples or 1), circle=True, flags=flags)
         self._note_flags(flags)
         for grads, complete in zip(gradients, full, strict=True):
             grads.update(complete)
-            for name, flag in zip(named, flags, strict=True):
+            for name, flag in zip(theta, flags, strict=True):
                 if not flag:
                     del grads[name]
         if unit.examples:
@@ -92,25 +92,27 @@ class Exchange:
 
         What travels depends on the method alone, never on what this rank has seen: all ranks must send the same.
         """
-        ranks, parts, passes, named = self.ranks, self.parts, self.passes, self.weights.parameters
+        ranks, parts, passes, theta = self.ranks, self.parts, self.passes, self.weights.clean()
         if not ranks.several:
             return self.sums.get("decoupled")
         perturbed = mode is Mode.PERTURBED
-        grads = zeros_where_missing(passes.gradients(), named)
+        grads = zeros_where_missing(passes.gradients(), theta)
         if not (perturbed and ranks.whole and parts.combiner.active):  # else made from averages over all ranks already
             travelling = [grads]
             if perturbed:
                 observed = parts.source.observes or (parts.mask is not None and parts.mask.wants_ascent(moment.t))
                 wanted = {"decoupled": parts.combiner.decoupled, "ascent": observed, "ahead": parts.plan.ahead}
                 for key in [key for key, yes in wanted.items() if yes]:
-                    self.sums[key] = zeros_where_missing(self.sums.get(key) or {}, named)
+                    self.sums[key] = zeros_where_missing(self.sums.get(key) or {}, theta)
                     travelling.append(self.sums[key] or {})
                 for made in parts.combiner.shared(moment) + parts.source.shared(moment):
-                    made.update(zeros_where_missing(made, named))
-                    travelling.append({name: made[name] for name in named})
+                    made.update(zeros_where_missing(made, theta))
+                    travelling.append({name: made[name] for name in theta})
             flags = self._flags()
             ranks.average([t for held in travelling for t in held.values()], weight, flags=flags)
             self._note_flags(flags)
+        if not passes.seen:
+            raise ValueError(NO_GRADIENT)
         passes.give({name: g for name, g in grads.items() if name in passes.seen})
         return self.sums.get("decoupled")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @dataclass
 class ShrinkPerturb:
-    """Shrink-and-perturb: w ← (1 - f_t) w + f_t w_init with f_t = f lr_t / lr_base, for every floating-point entry.
+    """Shrink-and-perturb: w ← (1 - f_t) w + f_t w_init with f_t = f lr_t / lr_base, for every real or complex entry.
 
     Nothing is drawn: the "perturbation" is the fixed initial point. Buffers count too; integer ones are left alone.
 
@@ -35,6 +35,10 @@ class ShrinkPerturb:
         state = {k: t.detach().clone() for k, t in _floating_state(model).items()} if factor > 0 else {}
         return cls(factor, lr_base, state)
 
+    def changes(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors that a call writes to."""
+        return _floating_state(model) if self.factor else {}
+
     @torch.no_grad()
     def __call__(self, model: nn.Module, lr: float) -> None:
         """Apply the hook at learning rate `lr`."""
@@ -42,9 +46,9 @@ class ShrinkPerturb:
             return
         f = self.factor * lr / self.lr_base
         for name, tensor in _floating_state(model).items():
-            tensor.mul_(1 - f).add_(self.initial[name].to(tensor.device), alpha=f)
+            tensor.mul_(1 - f).add_(self.initial[name].to(tensor), alpha=f)
 
 
 def _floating_state(model: nn.Module) -> dict[str, Tensor]:
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: t for name, t in state.items() if t.is_floating_point()}
+    return {name: t for name, t in state.items() if t.is_floating_point() or t.is_complex()}

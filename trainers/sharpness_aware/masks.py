@@ -57,26 +57,38 @@ class Chosen(Mask):
 
     Attributes:
         chosen: Names of the parameters that are perturbed.
+        complement: Perturb all others instead.
 
     Source:
         Mueller, Vlaar, Rolnick, Hein (2023), "Normalization layers are all that sharpness-aware minimization needs".
     """
 
     chosen: frozenset[str]
+    complement: bool = False
     in_norm: bool = field(default=True, init=False)
 
-    def __post_init__(self) -> None:
-        if not self.chosen:
+    def of(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of the names that are chosen."""
+        return frozenset(name for name in names if (name in self.chosen) is not self.complement)
+
+    def check(self, trained: Iterable[str]) -> "Chosen":
+        """The mask itself.
+
+        Raises:
+            ValueError: If it leaves nothing of what is trained.
+        """
+        if not self.of(trained):
             raise ValueError(
-                "`layers` chooses no parameter of the model: it has no normalisation layer with weights, or no name "
-                "that matches; give `layers=` a glob of parameter names."
+                "`layers` chooses no parameter that is trained: the base optimizer has no normalisation layer with "
+                "weights, or no name that matches; give `layers=` a glob of parameter names."
             )
+        return self
 
     def names(self, moment: Moment) -> frozenset[str] | None:
-        return self.chosen
+        return self.of(moment.theta)
 
     def __call__(self, moment: Moment, direction: Params) -> Params:
-        return {name: t for name, t in direction.items() if name in self.chosen}
+        return {name: t for name, t in direction.items() if (name in self.chosen) is not self.complement}
 
 
 def normalisation_parameters(model: nn.Module) -> frozenset[str]:
@@ -86,8 +98,7 @@ def normalisation_parameters(model: nn.Module) -> frozenset[str]:
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
         if isinstance(module, kinds) or "Norm" in type(module).__name__
-        for name, p in module.named_parameters(recurse=False)
-        if p.requires_grad
+        for name, _ in module.named_parameters(recurse=False)
     )
 
 
@@ -199,9 +210,14 @@ class Sparse(Mask):
         return dict(zip(names, torch._foreach_mul(ones, [direction[n] for n in names]), strict=True))
 
     def prepare(self, moment: Moment) -> None:
-        """Make the first mask where there is none."""
-        if not self.mask:
-            self.mask = {n: torch.zeros_like(w, dtype=torch.bool) for n, w in moment.theta.items()}
+        """Make the first mask where there is none, or for parameters that have come to be trained."""
+        fresh = {n: w for n, w in moment.theta.items() if n not in self.mask}
+        if fresh:
+            self.mask = {**self.mask, **self.first(fresh)}
+
+    def first(self, theta: Params) -> dict[str, Tensor]:
+        """The mask of parameters that have had none."""
+        return {n: torch.zeros_like(w, dtype=torch.bool) for n, w in theta.items()}
 
     def live(self, total: int) -> int:
         """Number of ones among `total` entries."""
@@ -281,11 +297,10 @@ class DynamicMask(Sparse):
         if not 0 <= self.drop_rate <= 1:
             raise ValueError(f"`drop_rate` must be in [0, 1], got {self.drop_rate!r}.")
 
-    def prepare(self, moment: Moment) -> None:
-        if not self.mask:
-            total = sum(w.numel() for w in moment.theta.values())
-            scores = torch.rand(total, generator=self.generator)
-            self.mask = _cut(_top(scores, self.live(total)), moment.theta)
+    def first(self, theta: Params) -> dict[str, Tensor]:
+        total = sum(w.numel() for w in theta.values())
+        scores = torch.rand(total, generator=self.generator)
+        return _cut(_top(scores, self.live(total)), theta)
 
     def wants_ascent(self, t: int) -> bool:
         return self.sparsity > 0 and t % self.every == 0

@@ -67,6 +67,7 @@ class Ahead(AscentSource):
 
     needs_gradient: bool = field(default=False, init=False)
     inert_at_zero: bool = field(default=False, init=False)
+    moves_besides: bool = field(default=True, init=False)
     stored: Params = field(default_factory=dict, init=False)
 
     def direction(self, moment: Moment, grad: Params | None) -> Params | None:
@@ -237,7 +238,7 @@ def _beside(kept: Params, grad: Params) -> Params:
 def keep(old: Params, new: Params) -> Params:
     """A copy of `new`, in the memory of `old` where the shapes fit."""
     if old.keys() == new.keys() and old:
-        torch._foreach_copy_([held_here(t) for t in old.values()], [held_here(t) for t in new.values()])
+        torch._foreach_copy_([held_here(t) for t in old.values()], [held_here(new[name]) for name in old])
         return old
     return {name: t.detach().clone() for name, t in new.items()}
 

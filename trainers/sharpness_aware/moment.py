@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from landscape.params import Params
+from trainers.sharpness_aware.pairs import real
 
 
 @dataclass
@@ -16,10 +17,11 @@ class Moment:
     Attributes:
         t: Steps taken before this one.
         lr: Learning rate of the first parameter group.
-        rho: Radius of this step.
+        rho: Radius of this step; the largest, where parameter groups have their own.
         theta: The clean weights by name; not to be written to.
         parameters: The parameters by name, as keys into `base.state`.
         base: The base optimizer.
+        shares: The radius of each parameter divided by `rho`, by name; empty where all are one.
     """
 
     t: int
@@ -28,6 +30,7 @@ class Moment:
     theta: Params
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     base: Optimizer | None = None
+    shares: dict[str, float] = field(default_factory=dict)
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each parameter's group, by name; 0.0 for what the base optimizer does not train."""
@@ -40,7 +43,13 @@ class Moment:
         assert self.base is not None
         state = self.base.state
         held = {name: state[p].get(key) for name, p in self.parameters.items() if p in state}
-        return {name: value for name, value in held.items() if value is not None}
+        return {name: real(value) for name, value in held.items() if value is not None}
+
+    def by_group(self, delta: Params) -> Params:
+        """A displacement with each parameter's share of the radius; one without a radius stays where it is."""
+        if not self.shares:
+            return delta
+        return {name: t * share for name, t in delta.items() if (share := self.shares[name])}
 
 
 class Part:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from trainers.example_losses import ExampleLosses
 from trainers.losses import Loss, each
+from trainers.sharpness_aware.arguments import one_number
 
 
 class Objective:
@@ -20,16 +22,17 @@ class Objective:
 
     Args:
         model: The model; it is called as it is, in its present mode.
-        loss: loss(outputs, targets), a mean over examples.
+        loss: loss(outputs, targets), one number, such as a mean over examples.
         x: Inputs: a tensor, a tuple of positional or a dict of keyword arguments.
         y: Targets.
-        parameters: Those whose gradients are cleared; None is all that require one. Looking them up takes a while:
-            pass the list where steps are short.
+        parameters: Those whose gradients are cleared where the closure is called by hand; None is all that require
+            one. In a step the optimizer clears those that it trains, and no others.
         autocast: Run the forward pass in this type (bfloat16 or float16); None leaves the types as they are.
         grad_scaler: Multiplies the loss before the backward pass, for float16.
 
     Attributes:
         first_logits: Outputs of the first pass, for records of correctness.
+        clears: Whether a call clears gradients; an optimizer, which has done so itself, switches it off meanwhile.
     """
 
     def __init__(
@@ -45,11 +48,13 @@ class Objective:
     ) -> None:
         self.model, self.loss, self.x, self.y = model, loss, x, y
         self.autocast, self.grad_scaler = autocast, grad_scaler
-        trainable = (p for p in model.parameters() if p.requires_grad) if parameters is None else parameters
-        self.parameters = list(trainable)
+        self.parameters = None if parameters is None else list(parameters)
+        self.clears = True
         self.first_logits: Tensor | None = None
         self.keep_cotangent = False
         self._cotangent: Tensor | None = None
+        self._each: ExampleLosses | None = None
+        self._count: int | None = None  # of examples, once their losses are known
 
     def __call__(self) -> Tensor:
         """Forward and backward."""
@@ -68,16 +73,52 @@ class Objective:
         return self._loss(self._outputs()).detach()
 
     def losses(self, index: Tensor | None = None) -> Tensor:
-        """The loss of each example, or of those at `index`, with its graph; their mean is the loss."""
-        x, y = (self.x, self.y) if index is None else (_rows(self.x, index), _rows(self.y, index))
-        logits = self._outputs(x)
+        """The loss of each example, with its graph; their mean is the loss, see `ExampleLosses`.
+
+        With `index`, of the examples there alone, after those of all have been asked for.
+
+        Raises:
+            ValueError: Where the loss is not made up of losses of single examples, or the data of examples cannot be
+                told apart.
+        """
+        if index is None:
+            outputs = self._outputs()
+            with self._precision():
+                values = self._examples(outputs, self.y)
+            self._count = len(values)
+            return values
+        y = _rows(self.y, index, self._count)
+        outputs = self._outputs(_rows(self.x, index, self._count))
         with self._precision():
-            return each(self.loss)(logits, y)
+            return self._examples.chosen(outputs, y, index)
+
+    def alone(self) -> Tensor:
+        """The loss of each example as a batch of its own, for `counted`."""
+        outputs = self._outputs()
+        with self._precision():
+            return self._examples.alone(outputs, self.y)
+
+    def counted(self, alone: Tensor) -> Tensor:
+        """What `alone` gave, times what each example was found to count for by `losses()` since."""
+        return self._examples.counted(alone)
+
+    @property
+    def _examples(self) -> ExampleLosses:
+        if self._each is None:
+            self._each = each(self.loss)
+        return self._each
+
+    @property
+    def weights(self) -> Tensor | None:
+        """What each example counts for in the loss, with mean one, as `losses()` last found it; None for all the same.
+
+        Class weights, and the number of an example's tokens; zero where its targets are ignored.
+        """
+        return None if self._each is None else self._each.weights
 
     def pull(self) -> Tensor:
         """Backward with the logits' gradient of the first pass, at the present weights; returns the loss there."""
         assert self._cotangent is not None
-        self._clear()
         logits = self._outputs()
         logits.backward(self._cotangent)
         with torch.no_grad():
@@ -97,18 +138,22 @@ class Objective:
 
     def _loss(self, logits: Tensor) -> Tensor:
         with self._precision():
-            return self.loss(logits, self.y)
+            loss: Any = self.loss(logits, self.y)
+        return loss if type(loss) is Tensor and loss.ndim == 0 else one_number(loss)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(self.parameters[0].device.type, self.autocast)
+        return torch.autocast(next(self.model.parameters()).device.type, self.autocast)
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
 
     def _clear(self) -> None:
-        for p in self.parameters:
+        if not self.clears:
+            return
+        everything = (p for p in self.model.parameters() if p.requires_grad)
+        for p in everything if self.parameters is None else self.parameters:
             p.grad = None
 
 
@@ -145,16 +190,22 @@ class AscentObjective(Objective):
     def loss_backward(self) -> Tensor:
         """Backward on the training loss through the graph of the last pass, which `retain` kept; returns the loss."""
         assert self._graph is not None
-        self._clear()
         loss, self._graph = self._graph, None
         self._scaled(loss).backward()
         return loss.detach()
 
 
-def _rows(value: Any, index: Any) -> Any:
-    """The examples at `index` of a tensor, or of every tensor in a dict or tuple."""
+def _rows(value: Any, index: Any, n: int | None) -> Any:
+    """The examples at `index`, of n, of a tensor, or of every tensor in a dict or tuple."""
     if isinstance(value, dict):
-        return {k: _rows(v, index) for k, v in value.items()}
+        return {k: _rows(v, index, n) for k, v in value.items()}
     if isinstance(value, tuple):
-        return tuple(_rows(v, index) for v in value)
-    return value[index]
+        return tuple(_rows(v, index, n) for v in value)
+    if isinstance(value, list):
+        return [value[i] for i in index.tolist()]
+    if isinstance(value, Tensor) and n is not None and (not value.ndim or len(value) != n):
+        raise ValueError(
+            f"the method takes some of {n} examples, and a tensor of the batch has shape {tuple(value.shape)}, not a "
+            f"row an example: pass a closure of your own with `losses(index)`."
+        )
+    return value[index] if hasattr(value, "__getitem__") and not isinstance(value, str) else value

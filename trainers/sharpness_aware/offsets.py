@@ -38,7 +38,7 @@ class Smoothed(AscentSource):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise ValueError(f"`sigma` must be finite and >= 0, got {self.sigma!r}.")
-        self.inert_at_zero = self.sigma == 0
+        self.inert_at_zero, self.moves_besides = self.sigma == 0, self.sigma != 0
 
     def start(self, moment: Moment) -> Params | None:
         if self.sigma == 0:
@@ -82,12 +82,13 @@ class Extrapolated(AscentSource):
     form: Literal["eg", "og"] = "og"
     previous: Params = field(default_factory=dict, init=False)
     inert_at_zero: bool = field(default=False, init=False)
+    moves_besides: bool = field(default=True, init=False)
 
     def offset(self, moment: Moment, grad: Params | None) -> Params | None:
-        back = grad if self.form == "eg" else self.previous
+        rates = moment.rates()
+        back = {name: g for name, g in ((grad or {}) if self.form == "eg" else self.previous).items() if name in rates}
         if not back:
             return None
-        rates = moment.rates()
         return dict(zip(back, torch._foreach_mul(list(back.values()), [-rates[n] for n in back]), strict=True))
 
     def observe(self, moment: Moment, means: Means) -> None:
@@ -116,6 +117,7 @@ class Posterior(AscentSource):
 
     generator: Generator
     inert_at_zero: bool = field(default=False, init=False)
+    moves_besides: bool = field(default=True, init=False)
 
     def start(self, moment: Moment) -> Params | None:
         precision, examples = moment.kept("precision"), _examples(moment)
@@ -138,9 +140,9 @@ class Posterior(AscentSource):
 
     def shared(self, moment: Moment) -> list[Params]:
         assert moment.base is not None
-        for p in moment.parameters.values():
+        for name, p in moment.parameters.items():
             if moment.base.state[p].get("curvature") is None:
-                moment.base.state[p]["curvature"] = torch.zeros_like(p)
+                moment.base.state[p]["curvature"] = torch.zeros_like(moment.theta[name])
         return [moment.kept("curvature")]
 
     def state_dict(self) -> dict[str, Any]:

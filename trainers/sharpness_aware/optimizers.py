@@ -14,7 +14,16 @@ from torch.optim import Optimizer
 from landscape.perturbation import check_radius
 from landscape.spread import spread
 from trainers.naming import nearest
-from trainers.options import checked
+from trainers.options import checked, validated
+from trainers.sharpness_aware.arguments import (
+    check_base,
+    check_counts,
+    check_flags,
+    check_given_base,
+    check_known,
+    check_model,
+    check_numbers,
+)
 from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.gates import AdaptiveNorm, Bernoulli, EveryK, Gate, Window, joined
@@ -30,6 +39,7 @@ from trainers.sharpness_aware.radii import (
     StartJump,
 )
 from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_index
+from trainers.sharpness_aware.trained import Trained
 
 Base = Literal["sgd", "adamw", "bsam"]
 RadiusSchedule = Literal["constant", "lr", "lr_multiple", "linear", "start_jump", "cosine"]
@@ -125,6 +135,7 @@ def make_optimizer(
     shrink_perturb: float = 0.0,
     grad_clip: float | None = None,
     grad_scaler: GradScaler | None = None,
+    skip_nonfinite: bool = False,
     total_steps: int | None = None,
     steps_per_epoch: int | None = None,
     base_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -144,14 +155,16 @@ def make_optimizer(
     Args:
         method: A name of `METHODS` (`landscape list methods`).
         model: The model to train; with several processes the DistributedDataParallel model.
-        base: "sgd", "adamw", or a torch optimizer over the model's parameters. Some methods fix it.
+        base: "sgd", "adamw", or a torch optimizer over the model's parameters, or some of them: those are perturbed,
+            clipped and cleared, and no others. Its groups may have `maximize`, and a `rho` of their own. Some methods
+            fix it.
         lr: Learning rate of the base optimizer; its maximum, where a schedule follows.
         momentum: Of SGD.
         nesterov: Of SGD.
         betas: Of AdamW and bSAM.
         weight_decay: Of the base optimizer; biases and other tensors of one dimension get none.
         decay_all: Decay every parameter.
-        rho: Radius; None takes the method's default.
+        rho: Radius; None takes the method's default. A parameter group's own `rho` goes before it.
         rho_schedule: "constant"; "lr" between `rho_min` at `lr_min` and `rho` at `lr`; "lr_multiple", rho times the
             learning rate; "linear" from `rho_min` to `rho` over `rho_steps` steps; "start_jump", zero for `rho_steps`
             steps; "cosine" from `rho` to `rho_min` over `total_steps`.
@@ -171,6 +184,8 @@ def make_optimizer(
         shrink_perturb: f of `ShrinkPerturb`.
         grad_clip: Largest norm of the final gradient.
         grad_scaler: torch's scaler, for float16; closures multiply the loss by its scale.
+        skip_nonfinite: Skip a step in which a loss or gradient of any pass is NaN or infinite; nothing moves, and
+            `last.overflow` says where it was.
         total_steps: Length of the run, for schedules that need it.
         steps_per_epoch: Steps of an epoch, for methods that count epochs.
         base_shapes: Shapes of the base model's parameters, for muP².
@@ -186,10 +201,37 @@ def make_optimizer(
     Raises:
         ValueError: For an unknown method or option (with the nearest name), or a value out of range.
     """
+    if not isinstance(method, str):
+        raise ValueError(
+            f"`method` must be a name, such as 'sam', got a {type(method).__name__}; the order is "
+            f"`make_optimizer(method, model, base)`."
+        )
     if method not in METHODS:
         raise ValueError(f"`method` {method!r} is unknown; there are {sorted(METHODS)}.{nearest(method, METHODS)}")
     entry = METHODS[method]
-    knob_values = checked(entry.compose, options, owner=f"method {method!r}")
+    check_model(model)
+    check_numbers(
+        lr=lr, momentum=momentum, betas=betas, weight_decay=weight_decay, rho=rho, rho_min=rho_min, lr_min=lr_min,
+        shrink_perturb=shrink_perturb, grad_clip=grad_clip, prior_precision=prior_precision, damping=damping,
+    )  # fmt: skip
+    check_counts(
+        rho_steps=rho_steps, total_steps=total_steps, steps_per_epoch=steps_per_epoch, group_size=group_size, seed=seed,
+        examples=examples, window=window,
+    )  # fmt: skip
+    check_flags(
+        nesterov=nesterov, decay_all=decay_all, same_rng=same_rng, skip_nonfinite=skip_nonfinite, diagnose=diagnose,
+        parallel_gradients=parallel_gradients,
+    )  # fmt: skip
+    if not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise ValueError(f"`betas` must be two numbers, got {betas!r}.")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"`weight_decay` must be finite and >= 0, got {weight_decay!r}.")
+    if grad_scaler is not None and not hasattr(grad_scaler, "is_enabled"):
+        raise ValueError(f"`grad_scaler` must be a torch.amp.GradScaler, got {grad_scaler!r}.")
+    if window is not None and not (isinstance(window, tuple | list) and len(window) == 2 and window[0] is not None):
+        raise ValueError(f"`window` must be (first step, step after the last or None), got {window!r}.")
+    own = [name for name in inspect.signature(make_optimizer).parameters if name != "options"]
+    knob_values = checked(entry.compose, options, owner=f"method {method!r}", text=False, others=own)
     if ascent not in (None, "loss", "obf"):
         raise ValueError(f"`ascent` must be 'loss' or 'obf', got {ascent!r}.{nearest(str(ascent), ('loss', 'obf'))}")
     if ascent == "obf" and not entry.other_ascent:
@@ -198,7 +240,10 @@ def make_optimizer(
         )
     if sharing not in SHARINGS:
         raise ValueError(f"`sharing` must be one of {SHARINGS}, got {sharing!r}.{nearest(str(sharing), SHARINGS)}")
-    if isinstance(base, Optimizer):
+    if not isinstance(base, str):
+        check_base(base)
+        given = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "betas": betas, "weight_decay": weight_decay}
+        check_given_base(base, given)
         inner_optimizer = base
     else:
         if lr is None:
@@ -216,7 +261,9 @@ def make_optimizer(
         raise ValueError(f"method {method!r} needs `base` 'sgd': it foresees the base optimizer's own step.")
     ranks = Ranks(model, group)
     generator = torch.Generator().manual_seed(seed)
+    trained = Trained(model, inner_optimizer)
     setting = Setting(
+        trained=trained,
         radius=_radius(
             method,
             rho,
@@ -236,6 +283,7 @@ def make_optimizer(
         base_shapes=base_shapes,
     )
     parts = entry.compose(setting, **knob_values)
+    check_known(rho_min=rho_min, lr_min=lr_min, **knob_values)
     gates: list[Gate] = [Window(*window)] if window is not None else []
     if gate_options and not isinstance(gate, str):
         raise ValueError(f"`gate_options` belong to a gate by name, got {dict(gate_options)!r} with gate {gate!r}.")
@@ -265,6 +313,7 @@ def make_optimizer(
         group=group,
         group_size=group_size,
         grad_scaler=grad_scaler,
+        skip_nonfinite=skip_nonfinite,
         diagnose=diagnose,
         parallel_gradients=parallel_gradients,
         noise=Noise(generator, seed, circle_index(sharing, ranks.rank, group_size)),
@@ -328,4 +377,9 @@ def _gate(
         if option not in known:
             raise ValueError(f"gate {name!r} has no option `{option}`; it has {known}.{nearest(option, known)}")
     accepted = inspect.signature(kind).parameters
+    types = {f.name: f.type for f in fields(kind)}  # type: ignore[arg-type]
+    options = {
+        k: validated(v, types[k], f"option `{k}` of gate {name!r}", text=False) if types[k] in (int, float) else v
+        for k, v in options.items()
+    }
     return kind(**options, **{k: v for k, v in given.items() if k in accepted})

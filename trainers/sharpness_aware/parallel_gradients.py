@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from landscape.params import Params
 from trainers.sharpness_aware.chunks import Unit
+from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.snapshot import RandomState
 
 
@@ -92,7 +93,7 @@ class Pair:
         present = torch.tensor([name in grads for name in self.named], device=device)
         buffers = list(self.model.buffers())
         states = [state or RandomState.take(devices) for state in unit.states] + [RandomState.take(devices)]
-        parts = [grads[n] if n in grads else torch.zeros_like(p) for n, p in self.named.items()]
+        parts = [grads[n] if n in grads else real(torch.zeros_like(p)) for n, p in self.named.items()]
         random = [t for state in states for t in (state.cpu, *state.cuda.values())]
         sent = [present, loss.detach().double().reshape(1), *parts, *buffers, *random]
         received = self._gather(sent)

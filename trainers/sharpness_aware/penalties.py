@@ -39,6 +39,7 @@ class Universal(Combiner):
 
     def __post_init__(self) -> None:
         _check_finite(lam=self.lam)
+        self.by_loss = True
         self.needs_loss_gradient = True
 
     def __call__(self, seen: Seen) -> Params:
@@ -97,6 +98,7 @@ class Covariance(Combiner):
 
     def __post_init__(self) -> None:
         _check_finite(lam=self.lam)
+        self.by_loss = True
         self.needs_loss_gradient = True
 
     def __call__(self, seen: Seen) -> Params:

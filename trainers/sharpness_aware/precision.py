@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,11 @@ from torch.optim import Optimizer
 from landscape.params import Params, dot
 from landscape.spread import spread
 
+UNSCALED = (
+    "`grad_scaler.unscale_` or `grad_scaler.step` was called on this optimizer, which does both itself: leave them and "
+    "`grad_scaler.update()` out, and pass `grad_scaler=` to `make_optimizer`; gradients are in true units already."
+)
+
 
 @dataclass
 class LossScale:
@@ -23,9 +29,14 @@ class LossScale:
     step the scaler is told whether any pass overflowed, so that it lowers the scale once, or counts towards the next
     rise. It is told by a stand-in of one entry: the scaler's own `step` would call the base optimizer after an overflow
     too where that is fused, and torch's fused SGD then starts from a momentum of whatever the memory held.
+
+    Attributes:
+        scaler: torch's.
+        owners: The optimizers that do without the scaler's own `unscale_` and `step`.
     """
 
     scaler: GradScaler
+    owners: Sequence[Optimizer] = ()
     _witness: Optimizer | None = field(default=None, init=False, repr=False)
 
     def scale(self, loss: Tensor) -> Tensor:
@@ -33,7 +44,13 @@ class LossScale:
         return self.scaler.scale(loss)
 
     def true_units(self, grads: list[Tensor]) -> None:
-        """Divide gradients by the scale, in place."""
+        """Divide gradients by the scale, in place.
+
+        Raises:
+            ValueError: If the scaler has scaled nothing, or has been asked to unscale or step an owner.
+        """
+        if self.touched():
+            raise ValueError(UNSCALED)
         if self.scaler._scale is None:
             raise ValueError(
                 "`grad_scaler` has scaled nothing yet: the closures must multiply the loss by its scale, "
@@ -52,9 +69,9 @@ class LossScale:
         self.scaler.unscale_(self._witness)
         self.scaler.update()
 
-    def touched(self, optimizer: Optimizer) -> bool:
-        """Whether the scaler has been asked to unscale or step this optimizer since its last update."""
-        return id(optimizer) in self.scaler._per_optimizer_states
+    def touched(self) -> bool:
+        """Whether the scaler has been asked to unscale or step an owner since its last update."""
+        return any(id(owner) in self.scaler._per_optimizer_states for owner in self.owners)
 
     def state_dict(self) -> dict[str, Any]:
         """The scaler's state."""
@@ -99,6 +116,23 @@ def finite(grads: Params) -> bool:
         return True  # there a sum of squares takes a tenth of the time of a maximum; it may overflow by itself
     norms = torch._foreach_norm([g.float() if g.dtype == torch.float16 else g for g in grads.values()], float("inf"))
     return bool(torch.isfinite(torch.stack([n.to(norms[0].device) for n in norms])).all())
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Lets gradients pass that are finite.
+
+    Attributes:
+        losses: Whether losses must be finite too; with loss scaling alone a gradient tells.
+    """
+
+    losses: bool
+
+    def passes(self, *grads: Params | None, losses: Sequence[Tensor] = ()) -> bool:
+        """Whether all is finite."""
+        if self.losses and not all(math.isfinite(loss) for loss in losses):
+            return False
+        return all(finite(held) for held in grads if held)
 
 
 def spoil(parameters: dict[str, nn.Parameter]) -> None:

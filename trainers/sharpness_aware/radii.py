@@ -1,6 +1,7 @@
-"""The radius as a function of the learning rate and the step."""
+"""The radius as a function of the learning rate and the step, and of the parameter group."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,7 +9,10 @@ from landscape.perturbation import check_radius
 
 
 class Radius(Protocol):
-    """Maps the current learning rate, and the number of steps taken, to the radius ρ of this step."""
+    """Maps the current learning rate, and the number of steps taken, to the radius ρ of this step.
+
+    One that has an attribute `rho`, the radius that its schedule varies, serves groups with a radius of their own.
+    """
 
     def __call__(self, lr: float, t: int = 0) -> float: ...
 
@@ -124,3 +128,38 @@ class CosineRadius:
     def __call__(self, lr: float, t: int = 0) -> float:
         s = min(1.0, t / self.total)
         return self.rho_min + (self.rho - self.rho_min) * (1 + math.cos(math.pi * s)) / 2
+
+
+@dataclass(frozen=True)
+class Times:
+    """A constant times another radius."""
+
+    radius: Radius
+    factor: float
+
+    @property
+    def rho(self) -> float | None:
+        """The other's."""
+        return getattr(self.radius, "rho", None)
+
+    def __call__(self, lr: float, t: int = 0) -> float:
+        return self.factor * self.radius(lr, t)
+
+
+def group_radii(radius: Radius, own: Mapping[str, float], lr: float, t: int) -> dict[str, float]:
+    """The radii of parameters that have a `rho` of their own, under the schedule of the method's: rho_own ρ_t / ρ.
+
+    Raises:
+        ValueError: If the schedule cannot be carried over, because ρ is 0 or not known.
+    """
+    rho = getattr(radius, "rho", None)
+    if rho:
+        factor = radius(lr, t) / rho
+    elif rho == 0 and isinstance(radius, ConstantRadius):
+        factor = 1.0
+    else:
+        raise ValueError(
+            f"`rho` in a parameter group follows the schedule of the method's own `rho`, which must then be above 0, "
+            f"got {rho!r}."
+        )
+    return {name: value * factor for name, value in own.items()}

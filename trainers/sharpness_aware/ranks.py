@@ -198,9 +198,9 @@ def circle_index(sharing: Sharing, rank: int, group_size: int | None) -> int:
     return rank // (group_size or 1) if sharing == "group" else rank
 
 
-def zeros_where_missing(grads: Params, parameters: dict[str, nn.Parameter]) -> Params:
+def zeros_where_missing(grads: Params, theta: Params) -> Params:
     """All parameters' gradients, zero where a rank has none: an average needs the same tensors on every rank."""
-    return {n: grads[n] if n in grads else torch.zeros_like(p) for n, p in parameters.items()}
+    return {n: grads[n] if n in grads else torch.zeros_like(w) for n, w in theta.items()}
 
 
 @dataclass

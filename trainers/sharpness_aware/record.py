@@ -20,8 +20,9 @@ class StepRecord:
             made with `diagnose=True`.
         cosine: Cosine of the gradients at the clean and at the displaced weights, the weighted mean over chunks; NaN
             where the method does not see both, or without `diagnose=True`.
-        overflow: "first pass" or "second pass" if a gradient overflowed there, with "(on some rank)" where only the
-            average over ranks tells: then the step was skipped; "" otherwise.
+        overflow: "first pass" or "second pass" if a gradient was not finite there (with `skip_nonfinite` also a loss),
+            with "(on some rank)" where only the average over ranks tells: then the step was skipped; "" otherwise, and
+            always without `skip_nonfinite` and a `grad_scaler`.
         passes: Closure calls of the step.
         m: Examples that shared one perturbation on this rank, the largest number over chunks; 0 where sizes were not
             given.
@@ -46,6 +47,11 @@ class StepRecord:
         self.displaced = [(w * share, v) for w, v in self.displaced]
         self.length *= math.sqrt(share)
         self.cosine *= share
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the step was skipped, so that nothing has moved."""
+        return bool(self.overflow)
 
     @property
     def perturbed(self) -> bool:

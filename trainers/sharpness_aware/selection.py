@@ -12,6 +12,9 @@ from torch import Generator, Tensor
 class LargestIncrease:
     """ESAM: descend on the γ|B| examples whose loss the perturbation raises most, max(1, round(γ|B|)) of them.
 
+    B are the examples that count in the loss that was given (those with an ignored target do not), the loss of an
+    example is its share of that loss (with class weights w_i ℓ_i), and the descent is on the loss of those kept.
+
     Attributes:
         gamma: γ in (0, 1]; from 0.99 on all examples are kept, and no selection pass is made.
 
@@ -30,10 +33,13 @@ class LargestIncrease:
         """Whether anything is left out."""
         return self.gamma < 0.99
 
-    def __call__(self, clean: Tensor, perturbed: Tensor) -> Tensor:
-        """Indices of the kept examples, in order."""
-        count = max(1, round(self.gamma * len(clean)))
-        return torch.sort(torch.topk(perturbed - clean, count).indices).values
+    def __call__(self, clean: Tensor, perturbed: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Indices of the kept examples, in order; `weights` say what each counts for, None that all count the same."""
+        counted = None if weights is None else weights.nonzero().squeeze(1)
+        rise = perturbed - clean if counted is None else (perturbed - clean)[counted]
+        count = min(len(rise), max(1, round(self.gamma * len(rise))))
+        kept = torch.sort(torch.topk(rise, count).indices).values
+        return kept if counted is None else counted[kept]
 
 
 @dataclass
@@ -42,6 +48,9 @@ class InverseSlope:
 
     "exact": the norms of the per-example gradients, one backward pass each. "difference": |ℓ_i(w + ξn) - ℓ_i(w)| / ξ,
     n ~ N(0, I), averaged over `draws`, whose mean is √(2/π) ‖∇ℓ_i‖ to first order.
+
+    With examples that count differently in the loss, c_i as in `ExampleLosses`, a_i is proportional to c_i s_i^τ, and
+    ℓ_i is without c_i: an example that counts twice is the same as two of them, one that does not count as none.
 
     Our rule: that the per-instance perturbation is approximated by a reweighted one is all that could be confirmed for
     Zhou et al. (2022). With a shared Hessian, per-instance SAM needs Σ H ∇ℓ_i/‖∇ℓ_i‖, hence τ = -1.
@@ -70,9 +79,18 @@ class InverseSlope:
         if not (math.isfinite(self.xi) and self.xi > 0):
             raise ValueError(f"`xi` must be finite and above 0, got {self.xi!r}.")
 
-    def __call__(self, slopes: Tensor) -> Tensor:
-        """The weights from the slopes s."""
-        floor = 1e-3 * float(slopes.median())
-        s = slopes.clamp_min(floor) if floor > 0 else torch.where(slopes > 0, slopes, torch.ones_like(slopes))
-        a = s**self.tau
+    def __call__(self, slopes: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What the values of `ExampleLosses`, c_i ℓ_i, are multiplied by, from their slopes and c."""
+        if weights is not None:
+            counted = weights.nonzero().squeeze(1)
+            factors, c = torch.zeros_like(slopes), weights[counted].to(slopes.dtype)
+            a = self._powers(slopes[counted] / c)
+            return factors.index_put((counted,), a / (c * a).sum() if self.normalise else a / len(slopes))
+        a = self._powers(slopes)
         return a / a.sum() if self.normalise else a / len(a)
+
+    def _powers(self, slopes: Tensor) -> Tensor:
+        """s^τ, with s clamped."""
+        floor = 1e-3 * float(slopes.median()) if len(slopes) else 0.0
+        s = slopes.clamp_min(floor) if floor > 0 else torch.where(slopes > 0, slopes, torch.ones_like(slopes))
+        return s**self.tau

@@ -29,10 +29,12 @@ def bsam(setting: Setting) -> Composition:
         raise ValueError(
             f"method 'bsam' is its own base optimizer `BSAM`, got `base` {type(base).__name__}; leave it out."
         )
-    parameters = dict(setting.model.named_parameters())
+    trained = setting.trained
+    assert trained is not None
 
     def root_of_variance(theta: Params) -> Params:
-        return {name: base.state[parameters[name]]["precision"].rsqrt() for name in theta}
+        trained.look()
+        return {name: base.state[trained.parameters[name]]["precision"].rsqrt() for name in theta}
 
     step = AscentStep(1.0, metric=root_of_variance, normalise=False)  # T² a = a / s
     return Composition(setting.radius, source=Posterior(setting.generator), scaler=step)

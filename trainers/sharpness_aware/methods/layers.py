@@ -10,6 +10,7 @@ from landscape.perturbation import AscentStep, Constant
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.masks import Chosen, DynamicMask, FisherMask, normalisation_parameters
 from trainers.sharpness_aware.methods.registry import Adaptive, Scope, Setting, method, scaler
+from trainers.sharpness_aware.radii import Times
 
 Score = Literal["gradient", "weight", "random"]
 
@@ -36,11 +37,11 @@ def sam_on(
         eta: η of T = |w| + η.
         scope: Parameters that T scales.
     """
-    names = [n for n, w in setting.model.named_parameters() if w.requires_grad]
+    trained = list(setting.trained.parameters) if setting.trained is not None else []
+    names = [*trained, *(n for n, _ in setting.model.named_parameters() if n not in trained)]
     chosen = frozenset(select(names, layers, argument="layers")) if layers else normalisation_parameters(setting.model)
-    if complement:
-        chosen = frozenset(names) - chosen
-    return Composition(setting.radius, mask=Chosen(chosen), scaler=scaler(p, adaptive, eta, scope))
+    mask = Chosen(chosen, complement).check(trained or names)
+    return Composition(setting.radius, mask=mask, scaler=scaler(p, adaptive, eta, scope))
 
 
 @method(
@@ -126,10 +127,13 @@ def mup2(
             "`{n: p.shape for n, p in base_model.named_parameters()}`."
         )
     ratios = width_ratios(setting.model, setting.base_shapes)
+    foreign = [n for n in (setting.trained.parameters if setting.trained is not None else ()) if n not in ratios]
+    if foreign:
+        raise ValueError(f"`base_shapes` must have a shape for {foreign[0]!r}, which the base optimizer trains.")
     if form == "joint":
         root = _width_ratio(setting.model, setting.base_shapes) ** 0.5
         return Composition(
-            lambda lr, t=0: root * setting.radius(lr, t),
+            Times(setting.radius, root),
             scaler=AscentStep(1.0, metric=Constant(ratios), where="before"),
         )
     metric = Constant({name: s**0.5 for name, s in ratios.items()})
@@ -151,7 +155,7 @@ def width_ratios(model: nn.Module, base_shapes: Mapping[str, Sequence[int]]) -> 
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     ratios = {}
     for name, p in model.named_parameters():
-        if not p.requires_grad:
+        if not p.requires_grad and name not in base_shapes:
             continue
         base = tuple(base_shapes.get(name, ()))
         if len(base) != p.ndim:

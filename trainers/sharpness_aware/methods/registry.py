@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from landscape.perturbation import AbsWeight, AscentStep
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.radii import ConstantRadius, Radius
+from trainers.sharpness_aware.trained import Trained
 
 Adaptive = Literal["none", "before", "after", "both"]
 Scope = Literal["all", "weights"]
@@ -24,6 +25,7 @@ class Setting:
         radius: ρ.
         model: The model.
         base: The base optimizer.
+        trained: Its parameters by name, as they are when the method is made and, after `look`, later.
         generator: Of the method's own randomness; differs between ranks.
         seed: Of decisions that must be the same on all ranks.
         total_steps: Length of the run, if known.
@@ -34,6 +36,7 @@ class Setting:
     radius: Radius = field(default_factory=lambda: ConstantRadius(0.0))
     model: nn.Module = field(default_factory=nn.Module)
     base: Optimizer | None = None
+    trained: Trained | None = None
     generator: Generator = field(default_factory=Generator)
     seed: int = 0
     total_steps: int | None = None
