@@ -22,8 +22,10 @@ import pandas as pd
 
 from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
-from analysis.table import COLUMNS, check, join_config, last_step, with_variant
+from analysis.table import COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
+from trainers.reading import Shape, read_json, read_table
+from trainers.runs import StatusFile
 
 HISTORY = (
     "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -65,6 +67,46 @@ STATUSES = ("finished", "diverged", "failed", "interrupted", "missing")
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
 _OPTIONAL = {"expected_sign": 0}  # columns that older statistics may lack, with what stands for "unknown"
+
+
+class StatisticsShape(Shape):
+    """What of the settings of statistics the report tells."""
+
+    draws: int | None = None
+    permutations: int | None = None
+    level: float = 0.95
+    lead: str | None = None
+
+
+class StudyShape(Shape):
+    """What of a study's configuration the report tells."""
+
+    statistics: StatisticsShape | None = None
+
+
+class StudyFile(Shape):
+    """study.json; what an earlier version did not write may be absent."""
+
+    runs: list[str | dict[str, Any]]
+    name: str | None = None
+    question: str | None = None
+    command: str | None = None
+    created: str | None = None
+    seconds: float | dict[str, float] | None = None
+    environment: dict[str, Any] | None = None
+    study: StudyShape | None = None
+
+
+class ConfigFile(Shape):
+    """config.json: at least the method, which the report sorts runs by."""
+
+    method: str
+
+
+class SurfacesFile(Shape):
+    """surfaces.json."""
+
+    surfaces: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -128,19 +170,25 @@ class StudyResults:
             ValueError: If a file cannot be read as what it should be, naming the file.
         """
         folder = Path(folder)
-        study = _json(folder / "study.json", f"make a study with `landscape study FILE --out {folder}`")
+        study = read_json(
+            folder / "study.json", StudyFile, hint=f"make a study with `landscape study FILE --out {folder}`"
+        )
         configs, runs, histories = _runs(folder / "runs", study, f"train with `landscape study FILE --out {folder}`")
-        measures = check(_parquet(folder / "measures.parquet", f"make it with `landscape measure {folder}`"))
+        measures = read(folder / "measures.parquet")
+        again = f"make it with `landscape correlate {folder}`"
+        needed = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
         statistics = {
-            name: _parquet(folder / "statistics" / f"{name}.parquet", f"make it with `landscape correlate {folder}`")
-            for name in ("correlations", "comparisons", "ceilings")
+            name: read_table(
+                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OPTIONAL], hint=again
+            )
+            for name, columns in needed.items()
         }
         for column, unknown in _OPTIONAL.items():
             if column not in statistics["correlations"].columns:
                 statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
         further = {
-            name: _parquet(path, f"make it with `landscape correlate {folder}`")
-            for name in FURTHER
+            name: read_table(path, columns, hint=again)
+            for name, columns in FURTHER.items()
             if (path := folder / "statistics" / f"{name}.parquet").exists()
         }
         # A run that left measures but whose folder is gone is still named.
@@ -315,16 +363,17 @@ def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any
             reason = "no run folder" if not here.is_dir() else "no config.json"
             rows.append(_run_row(run, "missing", reason))
             continue
-        configs[run] = {k: v for k, v in _json(here / "config.json", hint).items() if k != "run_id"}
+        config = read_json(here / "config.json", ConfigFile, hint=hint)
+        configs[run] = {k: v for k, v in config.items() if k != "run_id"}
         state: dict[str, Any] = {
             "status": "interrupted",
             "reason": "stopped before it ended; the same command continues",
         }
         if (here / "status.json").exists():
-            state = _json(here / "status.json", hint)
+            state = read_json(here / "status.json", StatusFile, hint=hint)
         epochs: float = 0
         if (here / "history.parquet").exists():
-            history = _parquet(here / "history.parquet", hint)
+            history = read_table(here / "history.parquet", ("epoch",), hint=hint)
             histories.append(history.assign(run_id=run))
             epochs = float(history["epoch"].max()) if len(history) else 0
         status = str(state.get("status", "interrupted"))
@@ -350,26 +399,5 @@ def _surfaces(folder: Path) -> dict[str, Surface]:
     index = folder / "surfaces.json"
     if not index.exists():
         return {}
-    files = {name: folder / place for name, place in _json(index, "delete it")["surfaces"].items()}
+    files = {name: folder / place for name, place in read_json(index, SurfacesFile)["surfaces"].items()}
     return {name: read_surface(file)[0] for name, file in files.items() if file.exists()}
-
-
-def _json(path: Path, hint: str) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: {hint}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): delete it, then {hint}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: delete it, then {hint}.")
-    return content
-
-
-def _parquet(path: Path, hint: str) -> pd.DataFrame:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: {hint}.")
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueError or OSError
-        raise ValueError(f"{path} is not a Parquet table ({error}): delete it, then {hint}.") from error

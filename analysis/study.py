@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import yaml
 from pydantic import Field
 
 from analysis import table
@@ -28,8 +27,9 @@ from analysis.style import method_label
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
-from trainers.files import read_json, write_json
+from trainers.files import write_json
 from trainers.parallel import cores
+from trainers.reading import Shape, read_json, read_yaml
 from trainers.reference import is_reference, load_reference
 from trainers.runs import Run, list_runs
 from trainers.search import RandomSearch
@@ -37,6 +37,18 @@ from trainers.sweep import Executor, expand, part, train_all
 
 Options = dict[str, Any]
 Track = Callable[[Iterable[Any], str, int], Iterator[Any]]  # shows progress over (items, what, how many)
+
+
+MADE = "delete it and run `landscape study` again"
+
+
+class StudyFile(Shape):
+    """study.json, as far as a study goes on from it."""
+
+    study: dict[str, Any]
+    digest: str | None = None
+    command: str = ""
+    seconds: dict[str, float] = Field(default_factory=dict)
 
 
 class Trajectory(Strict):
@@ -127,10 +139,7 @@ def read_study(path: str | Path) -> StudyConfig:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: give a study file, such as studies/digits.yaml.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no study: it must hold keys such as name, base, grid and methods.")
     study = StudyConfig.parse(values, where=str(path))
@@ -189,7 +198,7 @@ class Study:
             raise FileNotFoundError(
                 f"{folder} was not made by a study (no study.json): make one with `landscape study`."
             )
-        stored = read_json(path)
+        stored = read_json(path, StudyFile, hint=MADE)
         config = StudyConfig.parse(stored["study"], where=str(path))
         assert isinstance(config, StudyConfig)
         return cls(config, folder, command=stored.get("command", ""), seconds=stored.get("seconds", {}), **settings)
@@ -206,7 +215,7 @@ class Study:
         configs = self.config.configs()
         path = self.folder / "study.json"
         if path.exists():
-            stored = read_json(path)
+            stored = read_json(path, StudyFile, hint=MADE)
             if stored.get("digest") != self.config.digest and not extend:
                 what = changes(stored["study"], self.config)
                 raise FileExistsError(

@@ -15,6 +15,7 @@ import pandas as pd
 
 from trainers.files import write_atomically
 from trainers.naming import nearest
+from trainers.reading import read_table
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # endings of files of weights from elsewhere
 
@@ -129,7 +130,16 @@ def read(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make it with `landscape measure {path.parent}`.")
-    return check(pd.read_parquet(path))
+    hint = f"delete it and make it again with `landscape measure {path.parent}`"
+    found = read_table(path, COLUMNS, hint=hint)
+    try:
+        found = check(found)
+        plain = all(isinstance(json.loads(text), dict) for text in found["options"].unique())
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is no table of measures ({error}): {hint}.") from None
+    if not plain:
+        raise ValueError(f"{path} is no table of measures (`options` must be JSON objects): {hint}.")
+    return found
 
 
 def variant(measure: str, options: str | Mapping[str, Any], split: str) -> str:
@@ -189,8 +199,8 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path} must end in .csv or .parquet, to say what it is.")
     try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise are ValueErrors or OSErrors
+        frame = pd.read_csv(path) if path.suffix == ".csv" else read_table(path, hint="give another file")
+    except (ValueError, OSError) as error:  # what pandas raises are ValueErrors or OSErrors
         raise ValueError(f"{path} could not be read as {path.suffix[1:]}: {' '.join(str(error).split())}.") from error
     columns = [str(name).removeprefix("hp.") for name in frame.columns]
     if key not in columns:

@@ -9,12 +9,33 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainers.files import read_json, write_atomically, write_json
+from trainers.files import write_atomically, write_json
 from trainers.models import build_model
 from trainers.naming import nearest
+from trainers.reading import Shape, check_shape, read_json
 
 SCHEMA = 1
 PARAMS, META = "params.safetensors", "meta.json"
+
+
+class Settings(Shape):
+    """What of a run's configuration its model is built from."""
+
+    model: str
+    model_options: dict[str, Any]
+    seed: int
+
+
+class MetaFile(Shape):
+    """meta.json."""
+
+    names: list[str]
+    run_id: str
+    step: int
+    epoch: int
+    config: Settings
+    shape: list[int]
+    classes: int
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -50,9 +71,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} does not exist: give the folder of a checkpoint (RUN/checkpoints/STEP).")
     if not (folder / META).exists():
         raise FileNotFoundError(f"{folder} has no {META}: the write was cut short; delete it and train again.")
-    meta: dict[str, Any] = read_json(folder / META)
-    if meta.get("schema", 0) > SCHEMA:
+    hint = f"delete {folder} and train again"
+    meta = read_json(folder / META, hint=hint)
+    if isinstance(meta.get("schema"), int) and meta["schema"] > SCHEMA:
         raise ValueError(f"{folder} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
+    check_shape(meta, MetaFile, folder / META, hint=hint)
     return meta
 
 

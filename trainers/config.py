@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -12,6 +12,7 @@ from trainers.data import DATASETS
 from trainers.models import MODELS, model_options
 from trainers.naming import nearest
 from trainers.options import checked
+from trainers.reading import explain
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
 
@@ -52,24 +53,6 @@ class Strict(pydantic.BaseModel):
             return cls.model_validate(dict(values))
         except pydantic.ValidationError as error:
             raise ValueError(f"{where}: " + "; ".join(explain(error, cls.model_fields))) from None
-
-
-def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[str]:
-    """One line for each problem of a validation error, in the words of this project."""
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str"))
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}`.{nearest(key, known) or f' Known keys: {sorted(known)}.'}")
-        elif problem["type"] == "missing":
-            lines.append(f"`{key}` is required.")
-        elif problem["type"] == "value_error":
-            text = str(problem["ctx"]["error"])
-            lines.append(text if "`" in text else f"`{key}`: {text}")
-        else:
-            reason = problem["msg"][0].lower() + problem["msg"][1:]
-            lines.append(f"`{key}` got {problem['input']!r}: {reason}.")
-    return list(dict.fromkeys(lines))
 
 
 class TrainConfig(Strict):
@@ -338,12 +321,16 @@ class TrainConfig(Strict):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def train_config(values: Mapping[str, Any]) -> TrainConfig:
+def train_config(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:
     """A configuration from a mapping, such as a YAML file's.
+
+    Args:
+        values: Keys and values; those left out have their defaults.
+        where: What to call it in messages.
 
     Raises:
         ValueError: With one line a problem.
     """
-    config = TrainConfig.parse(values)
+    config = TrainConfig.parse(values, where=where)
     assert isinstance(config, TrainConfig)
     return config

@@ -54,18 +54,6 @@ def write_json(path: Path, values: Any, *, sort: bool = True) -> None:
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        ValueError: If the file is not JSON, with its path and the way out.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the same command again.") from None
-
-
 def remove_asides(folder: Path, names: Iterable[str] | None = None) -> None:
     """Remove the files aside that killed processes left in a folder: those of `names`, or all of them.
 

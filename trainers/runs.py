@@ -19,8 +19,9 @@ from jaxtyping import Bool
 from trainers.checkpoint import META
 from trainers.config import TrainConfig, train_config
 from trainers.data import DataBundle, load_dataset
-from trainers.files import read_json, remove_asides, write_atomically, write_json
+from trainers.files import remove_asides, write_atomically, write_json
 from trainers.lock import LOCK
+from trainers.reading import Shape, read_arrays, read_json, read_table
 from trainers.records import read_parts
 from trainers.splits import ShiftedSplits, Split
 
@@ -31,6 +32,22 @@ HISTORY = (
 )  # fmt: skip
 FILES = ("config.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
+AGAIN = "delete it and run the same command again that trained the run"
+
+
+class ConfigFile(Shape):
+    """config.json, beside the keys of the configuration."""
+
+    run_id: str
+
+
+class StatusFile(Shape):
+    """status.json."""
+
+    status: State
+    reason: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,26 +63,39 @@ class Run:
     @property
     def run_id(self) -> str:
         """The hash of the configuration."""
-        return str(read_json(self.folder / "config.json")["run_id"])
+        return str(self._stored()["run_id"])
 
     def settings(self) -> dict[str, Any]:
         """The resolved configuration as it was written, without the run id.
 
         Raises:
             FileNotFoundError: If the folder holds no run.
+            ValueError: If config.json is damaged, or not one of a run.
         """
+        values = self._stored()
+        del values["run_id"]
+        return values
+
+    def _stored(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         if not path.exists():
             raise FileNotFoundError(
                 f"{self.folder} holds no run (no config.json): give a folder that `landscape train` made."
             )
-        values = dict(read_json(path))
-        values.pop("run_id", None)
-        return values
+        if hugging_face(self.folder):
+            raise ValueError(
+                f"{self.folder} holds a model of Hugging Face, no run of ours: give its file of weights, and with "
+                f"`--model module:function` the function that builds the model and returns logits."
+            )
+        return read_json(path, ConfigFile, hint=AGAIN)
 
     def config(self) -> TrainConfig:
-        """The configuration, validated."""
-        return train_config(self.settings())
+        """The configuration, validated.
+
+        Raises:
+            ValueError: As `settings`, or if it is no valid configuration.
+        """
+        return train_config(self.settings(), where=str(self.folder / "config.json"))
 
     def status(self) -> dict[str, Any]:
         """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
@@ -76,7 +106,8 @@ class Run:
         path = self.folder / "status.json"
         if not path.exists():
             return {"status": "interrupted", "reason": "the run has not ended", "epochs": 0, "seconds": 0.0}
-        return dict(read_json(path))
+        stored = read_json(path, StatusFile, hint="delete it and train the run again")
+        return {"reason": "", "epochs": 0, "seconds": 0.0, **stored}
 
     def write_status(
         self, status: State, *, reason: str = "", epochs: int = 0, seconds: float = 0.0, **more: Any
@@ -92,7 +123,7 @@ class Run:
 
     def history(self) -> pd.DataFrame:
         """One row an epoch, with the columns of `HISTORY`; NaN in those that an earlier version did not write."""
-        found = pd.read_parquet(self.folder / "history.parquet")
+        found = read_table(self.folder / "history.parquet", ("epoch", "step"), hint=AGAIN)
         return found.reindex(columns=[*HISTORY, *(c for c in found.columns if c not in HISTORY)])
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -108,7 +139,7 @@ class Run:
         """
         whole, parts = self.folder / "steps.parquet", self.folder / "steps"
         if whole.exists():
-            return pd.read_parquet(whole)
+            return read_table(whole, hint=AGAIN)
         if not parts.is_dir():
             raise FileNotFoundError(f"{self.folder} holds no log of steps: train with `log_steps` (--log-steps 1).")
         return read_parts(parts)
@@ -129,9 +160,12 @@ class Run:
         "presentation": on the training minibatch, before the update, in training mode. "sweep": on the whole training
         set at the end of the epoch, in evaluation mode. Both against the label given to training.
         """
-        with np.load(self.folder / "examples.npz", allow_pickle=False) as stored:
-            n = int(stored["n"])
-            return np.unpackbits(stored[protocol], axis=1, count=n).astype(bool)
+        path = self.folder / "examples.npz"
+        stored = read_arrays(path, ("n", protocol), hint=AGAIN)
+        bits, n = stored[protocol], stored["n"]
+        if bits.dtype != np.uint8 or bits.ndim != 2 or n.shape or not 0 <= n <= 8 * bits.shape[1]:
+            raise ValueError(f"{path} holds something else than bits of examples over epochs: {AGAIN}.")
+        return np.unpackbits(bits, axis=1, count=int(n)).astype(bool)
 
     def write_examples(self, *, index: np.ndarray, noisy: np.ndarray, **protocols: np.ndarray) -> None:
         """Write correctness matrices (epochs × examples) as bits, with the examples' index and noise flags."""
@@ -176,6 +210,18 @@ def list_runs(folder: str | Path) -> list[Run]:
         if runs:
             return runs
     raise FileNotFoundError(f"{folder} holds no run: train some with `landscape train` or `landscape study`.")
+
+
+def hugging_face(folder: Path) -> bool:
+    """Whether a folder holds a model of Hugging Face, whose config.json is of another kind."""
+    path = folder / "config.json"
+    if not path.is_file() or (folder / "checkpoints").is_dir():
+        return False
+    try:
+        found = read_json(path)
+    except ValueError:
+        return False
+    return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
 
 
 def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:

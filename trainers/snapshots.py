@@ -11,13 +11,21 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from trainers.files import read_json, remove_asides, write_atomically, write_json
+from trainers.files import remove_asides, write_atomically, write_json
+from trainers.reading import Shape, check_shape, read_json
 from trainers.tree import join_tensors, split_tensors
 
 SCHEMA = 2  # raise it when a snapshot comes to hold something else
 STATE = "state.json"
 
 log = logging.getLogger(__name__)
+
+
+class StateFile(Shape):
+    """state.json."""
+
+    tensors: str
+    state: dict[str, Any]
 
 
 def write_snapshot(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -46,18 +54,20 @@ def read_snapshot(folder: Path) -> dict[str, Any] | None:
     """
     if not (folder / STATE).exists():
         return None
-    stored = read_json(folder / STATE)
+    again = f"delete {folder} and run the same command again; the run then starts from the beginning"
+    stored = read_json(folder / STATE, hint=again)
     if stored.get("schema") != SCHEMA:
         log.warning("%s is of another version of landscape: this run starts again.", folder)
         return None
+    check_shape(stored, StateFile, folder / STATE, hint=again)
     try:
         tensors = load_file(folder / stored["tensors"])
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{folder / stored['tensors']} cannot be read ({error}): delete {folder} and run the same command again; "
-            f"the run then starts from the beginning."
-        ) from None
+        raise ValueError(f"{folder / stored['tensors']} cannot be read ({error}): {again}.") from None
     # copies of their own: in the file's buffer tensors begin anywhere, and sums over other alignments round otherwise
     tensors = {key: tensor.clone() for key, tensor in tensors.items()}
-    state: dict[str, Any] = join_tensors(stored["state"], tensors)
+    try:
+        state: dict[str, Any] = join_tensors(stored["state"], tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / STATE} is no snapshot of a run ({error}): {again}.") from None
     return state

@@ -10,7 +10,8 @@ import pandas as pd
 
 from analysis import table
 from analysis.measures.registry import MEASURES
-from trainers.files import read_json, write_json
+from trainers.files import write_json
+from trainers.reading import read_json, read_table
 
 VERSION = 4  # part of the key: raise it when what all measures share comes to mean another number
 
@@ -37,7 +38,7 @@ class Cache:
             counts = index["rows"]
             if not self._same(index["weights"]):
                 return {}
-            rows = table.check(pd.read_parquet(self.rows))
+            rows = table.check(read_table(self.rows))
             if len(rows) != sum(counts.values()):
                 return {}
         except (OSError, ValueError, KeyError, TypeError):

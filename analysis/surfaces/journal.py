@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from trainers.files import FULL, read_json, write_json
+from trainers.files import FULL, write_json
+from trainers.reading import read_json
 
 PLAN = "plan.json"
 _HEAD = struct.Struct("<IqqI")  # magic, group, bytes, checksum of the bytes

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from trainers.config import train_config
-from trainers.files import read_json, write_atomically, write_json
+from trainers.files import write_atomically, write_json
 from trainers.lock import locked
 from trainers.parallel import Stopped, WorkerDiedError, in_parallel, stopped_by_signals, why
+from trainers.reading import read_json
 from trainers.runs import Run
 from trainers.schedules import LearningRate
 from trainers.sharpness_aware.radii import ConstantRadius, ProportionalRadius
