@@ -3,6 +3,9 @@
 Statistics and figures are imported when they are first used: a worker process that only measures needs neither.
 """
 
+import analysis.path  # noqa: F401 - before anything is imported that might be found in the working folder
+
+# isort: split
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -13,6 +13,7 @@ from analysis.measuring.budget import Budget, announcement, budget
 from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weight_files
 from analysis.measuring.collect import Executor, sort_rows, take, to_measure
 from analysis.measuring.plan import plan
+from analysis.path import find_own_modules
 from analysis.progress import steps, track
 from trainers.config import Option
 from trainers.parallel import cores
@@ -56,6 +57,7 @@ def measure(
         label_noise: For files of weights: label noise of the training data.
         data_seed: For files of weights: seed of the split and the noise.
     """
+    find_own_modules(model, dataset, trust=trust)
     spread: dict[str, Any] = {"jobs": jobs, "executor": executor, "address": address}
     target = out_file
     if measures is None and not all_checkpoints and (path / "study.json").exists():

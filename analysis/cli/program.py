@@ -1,10 +1,11 @@
 """The program: its commands, and what becomes of errors."""
 
 import errno
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import tyro
 
@@ -16,7 +17,9 @@ from analysis.cli.report import report
 from analysis.cli.study import study
 from analysis.cli.surface import surface
 from analysis.cli.train import train
-from trainers.parallel import Stopped
+from trainers.files import FULL
+from trainers.lock import BusyError
+from trainers.parallel import SAFE_PATH, Stopped, WorkerDiedError
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "study": study,
@@ -30,12 +33,30 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+WAYS_OUT = {
+    errno.ENOENT: "is not there: check its name",
+    errno.ENOTDIR: "lies in what is a file, not a folder: check its name",
+    errno.EISDIR: "is a folder where a file is expected: check its name",
+    errno.EEXIST: "is there already, as something else: move it away, or choose another place",
+    errno.EACCES: "must not be read or written: change its permissions, or choose another place",
+    errno.EPERM: "must not be read or written: change its permissions, or choose another place",
+    errno.EROFS: "is on a file system that is only for reading: choose another place",
+    errno.ENAMETOOLONG: "is too long a name: choose a shorter one",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program; exits with 0, or 2 for a bad argument, 1 for a failure, 130 after Ctrl-C.
+    """Run the program; exits with 0, or 2 for a bad argument or file, 1 for a failure, 130 after Ctrl-C.
 
     With the environment variable LANDSCAPE_TRACEBACK set, errors keep their traceback.
     """
-    sys.path.insert(0, str(Path.cwd()))  # so that module:function finds the user's own module
+    _replace_what_cannot_be_shown()
+    with _safe_children():
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -43,29 +64,71 @@ def main(arguments: Sequence[str] | None = None) -> None:
             description="Loss landscapes, sharpness and perturbed forgetting.",
             args=arguments,
         )
-    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, ImportError) as error:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _say_no_more()
+        return 0
+    except Stopped as stop:  # a sweep, which says how far it came
+        return _complain(str(stop), stop.code)
+    except KeyboardInterrupt:
+        return _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)
+    except (ValueError, OSError, ImportError, RecursionError, BusyError, WorkerDiedError) as error:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
-        code = _complain(str(error), 2)
-    except Stopped as stop:  # a sweep, which says how far it came
-        code = _complain(str(stop), stop.code)
-    except KeyboardInterrupt:
-        code = _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: nothing is left to say
-        code = 0
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = (
-            f"the disk is full: make room for {error.filename or 'files'}, then run the same command; "
-            "what was finished is kept."
-            if full
-            else str(error)
+        return _complain(*_told(error))
+    return code
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, RecursionError):
+        return "a file or an argument is nested too deeply: is a bracket left open?", 2
+    if not isinstance(error, OSError) or error.errno is None:
+        bad = isinstance(error, ValueError | ImportError | FileNotFoundError | FileExistsError | PermissionError)
+        return str(error), 2 if bad else 1
+    name = error.filename if error.filename is not None else error.filename2
+    if error.errno in FULL:
+        return (
+            f"the disk is full: make room for {name or 'files'}, then run the same command; what was finished is kept.",
+            1,
         )
-        code = _complain(hint, 1)
-    sys.exit(code)
+    if error.errno not in WAYS_OUT:
+        return str(error), 1
+    return f"{name or 'a file'} {WAYS_OUT[error.errno]}.", 2
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"landscape: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be there to read it
+        print(f"landscape: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """A question mark for every character that a terminal or file cannot take, instead of an error in the middle."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def _safe_children() -> Iterator[None]:
+    """Processes that are started here do not look for modules in the working folder first."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
+
+
+def _say_no_more() -> None:
+    """The reader of our output has gone: what is still unwritten goes nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.sweep import parse_shard
 
@@ -37,6 +38,7 @@ def study(
     """
     from analysis.study import Study, read_study
 
+    find_own_modules(trust=trust)
     config = read_study(file)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from analysis.path import find_own_modules
 from analysis.progress import track
 from analysis.surfaces.crew import crew
 from analysis.surfaces.places import checkpoint_of
@@ -94,6 +95,7 @@ def surface(
 
     if models and all(m.suffix == ".npz" for m in models):
         return show_survey(read_survey(*models, out=out_folder), vtk=vtk)
+    find_own_modules(model, dataset, *metrics, trust=trust)
     chosen = recipe(
         axes=axes, between=between, align=align, points=points, radius=radius, normalise=normalise, metrics=metrics,
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from analysis.cli.output import show_table
+from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
 from trainers.loop import fit
@@ -68,6 +69,7 @@ def train(
         jobs: Processes of the search; one a core if left out.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
+    find_own_modules(chosen.model, chosen.dataset)
     if rho_search:
         return _search_radius(
             chosen,
