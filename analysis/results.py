@@ -4,6 +4,7 @@
     <folder>/runs/<run_id>/{config.json, status.json, history.parquet}
     <folder>/measures.parquet
     <folder>/statistics/{correlations,comparisons,ceilings}.parquet
+    <folder>/statistics.json    how the statistics were made
     <folder>/statistics/{granulated,information,sign_errors,...}.parquet    where they were made
     <folder>/surfaces.json    where surfaces were drawn: their files by method
 
@@ -124,6 +125,7 @@ class StudyResults:
         ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
         further: Further tables of statistics by name, of `FURTHER`; those that were not made are not in it.
         surfaces: Loss surfaces by method, where the study asked for them.
+        statistics: The settings that the statistics were made with, where they are known.
 
     Raises:
         ValueError: If a table lacks a column, naming the table and the columns.
@@ -139,6 +141,7 @@ class StudyResults:
     ceilings: pd.DataFrame
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = {
@@ -204,6 +207,9 @@ class StudyResults:
             **statistics,
             further=further,
             surfaces=_surfaces(folder),
+            statistics=read_json(told, StatisticsShape, hint=again)
+            if (told := folder / "statistics.json").exists()
+            else {},
         )
 
     @property
@@ -215,7 +221,7 @@ class StudyResults:
     def targets(self) -> list[str]:
         """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
-        lead = str(((self.study.get("study") or {}).get("statistics") or {}).get("lead") or "")
+        lead = str(self._own_statistics().get("lead") or "")
         order = [t for t in dict.fromkeys((lead, *LEADING_TARGETS)) if t in given]
         return order + [t for t in given if t not in order]
 
@@ -324,14 +330,24 @@ class StudyResults:
             })  # fmt: skip
         return pd.DataFrame(found, columns=list(ENTRIES))
 
+    def _own_statistics(self) -> dict[str, Any]:
+        """The settings of statistics that the study itself asks for."""
+        return dict((self.study.get("study") or {}).get("statistics") or {})
+
+    def other_statistics(self) -> str:
+        """In which settings the statistics were made otherwise than the study asks; empty where in none."""
+        own = {"interval": "stabilised", **self._own_statistics()}
+        own["compare"] = self.statistics.get("compare")  # of the study's pairs those that were measured
+        told = {key: value for key, value in self.statistics.items() if own.get(key) != value}
+        return ", ".join(f"{key} {value}" for key, value in told.items())
+
     def facts(self) -> dict[str, str]:
         """How the statistics were made, in words for captions.
 
         `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `nats`. What the
         study does not record is left out of the words, except the level, which is then 95 %.
         """
-        study = self.study.get("study") or {}
-        settings = study.get("statistics") or {}
+        settings = {**self._own_statistics(), **self.statistics}
         draws, permutations = settings.get("draws"), settings.get("permutations")
         options = [json.loads(text) for text in self.measures["options"].unique()]
         rises = sorted({o["iso_loss"] for o in options if o.get("iso_loss") is not None})

@@ -188,7 +188,8 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
         key: The column with the files' names; with or without folder and ending.
 
     Returns:
-        For each run (the name of its file, without folder and ending) its settings by name.
+        For each run (the name of its file, without folder, and without ending where that tells it apart) its settings
+        by name.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -213,10 +214,12 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
         raise ValueError(f"{path} {f'has the columns {twice} twice' if twice else f'has no column beside {key!r}'}.")
     if frame[key].isna().any():
         raise ValueError(f"{path} names no weights in row {int(frame[key].isna().to_numpy().argmax()) + 1}.")
-    names = [_stem(str(name)) for name in frame[key]]
+    files = [PurePath(str(name).replace("\\", "/")).name for name in frame[key]]
+    stems = [_stem(name) for name in files]
+    names = [stem if stems.count(stem) == 1 else file for stem, file in zip(stems, files, strict=True)]
     again = sorted({name for name in names if names.count(name) > 1})
     if again:
-        raise ValueError(f"{path} names the weights {again[:5]} more than once; names count without folder and ending.")
+        raise ValueError(f"{path} names the weights {again[:5]} more than once; names count without their folder.")
     records = frame.drop(columns=key).to_dict("records")
     return {
         name: {str(k): v for k, v in record.items() if not pd.isna(v)}
@@ -237,11 +240,14 @@ def join_settings(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]
         ValueError: If a measured run has no settings, or no settings beside its seed.
     """
     runs = sorted(table["run_id"].unique())
-    bare = [run for run in runs if not set(settings.get(run, {})) - {"seed"}]
+    stems = [_stem(run) for run in runs]
+    alone = {run: stem for run, stem in zip(runs, stems, strict=True) if stems.count(stem) == 1}
+    found = {run: settings.get(run) or settings.get(alone.get(run, run)) or {} for run in runs}
+    bare = [run for run in runs if not set(found[run]) - {"seed"}]
     if bare:
-        there = f"; it has {sorted(settings)[:5]}" if not set(runs) & set(settings) else ""
+        there = "" if any(found.values()) else f"; it has {sorted(settings)[:5]}"
         raise ValueError(f"the settings lack {len(bare)} of {len(runs)} measured runs, such as {bare[:5]}{there}.")
-    return join_config(table, {run: settings[run] for run in runs})
+    return join_config(table, found)
 
 
 def last_step(table: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,11 @@ from trainers.reading import Shape, check_shape, read_json
 
 SCHEMA = 1
 PARAMS, META = "params.safetensors", "meta.json"
+LIGHTNING = ".ckpt"
+OF_LIGHTNING = (
+    "checkpoints of Lightning (.ckpt) hold more than weights: write those of the model inside with "
+    "torch.save(YourModule.load_from_checkpoint(path).model.state_dict(), 'weights.pt') and give that file."
+)
 
 
 class Settings(Shape):
@@ -128,13 +133,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read ({error}): it is truncated or no safetensors file.") from None
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file of weights in it.")
+    if path.suffix == LIGHTNING:
+        raise ValueError(f"{path}: {OF_LIGHTNING}")
     if path.suffix not in (".pt", ".pth", ".bin"):
         raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin, not {path.suffix!r}.")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place, without code
     except Exception as error:  # torch raises many kinds here
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read without running its code or is truncated ({first}).") from None
+        raise ValueError(
+            f"{path} cannot be read without running its code or is truncated ({first.split('.')[0][:120]}): save the "
+            f"weights alone, with torch.save(model.state_dict(), path)."
+        ) from None
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -153,7 +165,8 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own, every = model_state(model), model.state_dict()
     for name in weights:
         if name not in every:
-            raise ValueError(f"the weights hold `{name}`, which the model lacks.{nearest(name, own)}")
+            hint = nearest(name, own) or _prefixed(weights, own)
+            raise ValueError(f"the weights hold `{name}`, which the model lacks.{hint}")
     for name, tensor in own.items():
         if name not in weights:
             raise ValueError(f"the weights lack `{name}`, which the model has: is it another model or size?")
@@ -164,3 +177,11 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def _prefixed(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """A hint where all names would fit without their first part, as of a module that holds the model."""
+    heads = {name.partition(".")[0] for name in weights}
+    if len(heads) != 1 or not {name.partition(".")[2] for name in weights} & set(own):
+        return ""
+    return f" All names begin with `{heads.pop()}.`: save the weights of that part alone."

@@ -16,7 +16,7 @@ def compare(
     by: tuple[str, ...] = (),
     target: str = "test_error",
     choose: str = "validation_error",
-    level: float = 0.95,
+    level: float | None = None,
 ) -> int:
     """Compare training methods, each at the configuration chosen on validation data, paired over seeds.
 
@@ -27,13 +27,16 @@ def compare(
         by: Keys of the configuration whose values are compared separately, such as label_noise.
         target: An error of the last epoch (test_error, train_error, ...), or a measured variant.
         choose: What chooses each group's configuration, likewise.
-        level: Coverage of the intervals.
+        level: Coverage of the intervals; the study's own, or 0.95, if left out.
     """
     from analysis.outcomes import ERRORS, outcomes  # statistics are slow to import
     from analysis.reporting.methods import method_comparison
     from analysis.reporting.tables import to_csv, to_markdown
     from analysis.statistics.methods import compare_methods
+    from analysis.study import Study
 
+    if level is None:
+        level = Study.open(path).config.statistics.level if (path / "study.json").exists() else 0.95
     runs = outcomes(path, [name for name in dict.fromkeys((target, choose)) if name not in ERRORS])
     found = compare_methods(runs, baseline=baseline, group=group, by=by, target=target, choose=choose, level=level)
     shown = method_comparison(found, runs, group=group, by=by, target=target, choose=choose, level=level)
@@ -44,4 +47,4 @@ def compare(
     show_table(columns, shown.shown.itertuples(index=False, name=None), right=right)
     print(shown.note)
     print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
-    return 0
+    return 0 if found["mean"].notna().any() else 1

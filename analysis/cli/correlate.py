@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -17,10 +18,10 @@ def correlate(
     *,
     targets: tuple[str, ...] | None = None,
     measures: tuple[str, ...] | None = None,
-    draws: int = 2000,
-    permutations: int = 9999,
-    level: float = 0.95,
-    seed: int = 0,
+    draws: int | None = None,
+    permutations: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
     top: int = 15,
     interval: Literal["stabilised", "bca", "percentile"] = "stabilised",
     tables_only: tuple[str, ...] | None = None,
@@ -34,10 +35,10 @@ def correlate(
         path: A study's folder, or a folder of runs that was measured.
         targets: What is to be explained; test error, gaps and shifted errors if left out.
         measures: What may explain it; all measures if left out.
-        draws: Bootstrap resamples of configurations.
-        permutations: Permutations for p-values.
-        level: Coverage of the intervals.
-        seed: Of resampling.
+        draws: Bootstrap resamples of configurations; the study's own, or 2000, if left out.
+        permutations: Permutations for p-values; the study's own, or 9999, if left out.
+        level: Coverage of the intervals; the study's own, or 0.95, if left out.
+        seed: Of resampling; the study's own, or 0, if left out.
         top: Measures to print for each target.
         interval: Kind of the intervals of correlations: jackknife on Fisher's z scale, or of a bootstrap.
         tables_only: Further tables to make, of granulated, information, sign_errors, partial, multilevel, selection,
@@ -59,29 +60,38 @@ def correlate(
     if unmeasured:
         print(f"note: {len(unmeasured)} of {len(runs)} runs have no row in the table, such as {unmeasured[0]}: measure "
               "them with `landscape measure`.", file=sys.stderr)  # fmt: skip
-    if settings is not None:
-        runs |= tables.read_settings(settings, key=settings_key)
-    joined = tables.join_config(measured, runs) if settings is None else tables.join_settings(measured, runs)
-    compare: list[tuple[str, str]] = []
-    if (path / "study.json").exists():
-        compare = present(Study.open(path).config.statistics.compare, measured)
-    found = write_statistics(
-        joined,
-        path / "statistics",
-        targets=targets,
-        measures=measures,
-        draws=draws,
-        permutations=permutations,
-        level=level,
-        seed=seed,
-        compare=compare,
-        interval=interval,
-        tables=tables_only,
-        controls=controls,
-    )
+    told = {
+        "targets": targets,
+        "measures": measures,
+        "draws": draws,
+        "permutations": permutations,
+        "level": level,
+        "seed": seed,
+        "interval": interval,
+        "tables": tables_only,
+        "controls": controls,
+    }
+    lead = None
+    if settings is None and (path / "study.json").exists():
+        work = Study.open(path)
+        lead = work.config.statistics.lead
+        pairs = work.config.statistics.compare
+        found = work.correlate(**told)
+        if lost := [pair for pair in pairs if pair not in present(pairs, measured)]:
+            print(f"note: {len(lost)} of {len(pairs)} pairs of `statistics.compare` were not measured, such as "
+                  f"{', '.join(lost[0])}.", file=sys.stderr)  # fmt: skip
+    else:
+        if settings is not None:
+            runs |= tables.read_settings(settings, key=settings_key)
+        joined = tables.join_config(measured, runs) if settings is None else tables.join_settings(measured, runs)
+        given = {key: value for key, value in told.items() if value is not None}
+        found = write_statistics(joined, path / "statistics", **given)
     for warning in found.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    show_correlations(found.table, top)
+    if not np.isfinite(found.table["value"].to_numpy(dtype=float)).any():
+        print("landscape: no measure has a correlation with any target; the table says why.", file=sys.stderr)
+        return 1
+    show_correlations(found.table.sort_values("target", key=lambda t: t != lead, kind="stable"), top)
     print(f"statistics: {path / 'statistics'}")
     return 0
 

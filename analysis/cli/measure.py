@@ -60,11 +60,16 @@ def measure(
     find_own_modules(model, dataset, trust=trust)
     spread: dict[str, Any] = {"jobs": jobs, "executor": executor, "address": address}
     target = out_file
-    if measures is None and not all_checkpoints and (path / "study.json").exists():
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: give a study's folder, a folder of runs, or a file of weights."
+        )
+    if measures is not None and not measures:
+        raise ValueError("`--measures` names none: name some of `landscape list measures`, or leave it out.")
+    if (path / "study.json").exists():
         from analysis.study import Study
 
-        work = Study.open(path, trust=trust, **spread)
-        calls, marked = work.to_measure()
+        calls, marked = Study.open(path, trust=trust, **spread).to_measure(measures, all_checkpoints=all_checkpoints)
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
         if model is None:
@@ -73,7 +78,7 @@ def measure(
         chosen = plan(measures)
         calls = [(WeightsFile(file.absolute(), model, model_options or {}, data), chosen, 0) for file in files]
         marked = []
-        target = target or (path.with_suffix(".measures.parquet") if path.is_file() else None)
+        target = target or (path.with_name(f"{calls[0][0].run_id}.measures.parquet") if path.is_file() else None)
     else:
         chosen = plan(measures)
         calls, marked = to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
@@ -93,7 +98,7 @@ def measure(
     tables.write(frame, target)
     show_measures(frame)
     print(f"table: {target}")
-    return 0
+    return 0 if frame["value"].notna().any() else 1
 
 
 def show_measures(frame: pd.DataFrame) -> None:

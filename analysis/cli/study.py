@@ -39,7 +39,7 @@ def study(
     from analysis.study import Study, read_study
 
     find_own_modules(trust=trust)
-    config = read_study(file)
+    config = read_study(file, trust=trust)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(
@@ -56,4 +56,5 @@ def study(
     for run_id, status in bad:
         print(f"run {run_id} {status['status']}: {status['reason']}", file=sys.stderr)
     print(f"report: {path.resolve()}")
-    return 1 if any(status["status"] == "failed" for _, status in bad) else 0
+    finished = any(run.status()["status"] == "finished" for run in work.runs())
+    return 1 if not finished or any(status["status"] == "failed" for _, status in bad) else 0

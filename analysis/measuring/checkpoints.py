@@ -16,9 +16,10 @@ from analysis.measuring.cache import Cache, option_hash
 from analysis.measuring.plan import Plan
 from analysis.measuring.taking import Begin, measures_of, silent
 from landscape.progress import Progress
-from trainers.checkpoint import PARAMS
+from trainers.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.data import DataBundle, load_dataset
-from trainers.models import build_model
+from trainers.models import build_model, check_outputs
+from trainers.reference import is_reference
 from trainers.runs import Run, load_data
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
@@ -113,8 +114,9 @@ class WeightsFile:
 
     @property
     def run_id(self) -> str:
-        """What its rows are known by."""
-        return self.path.stem
+        """What its rows are known by: the file's name, with its ending where another one differs in that alone."""
+        others = (self.path.with_suffix(ending) for ending in WEIGHTS if ending != self.path.suffix)
+        return self.path.name if any(other.exists() for other in others) else self.path.stem
 
     @property
     def cache(self) -> Cache:
@@ -133,7 +135,9 @@ class WeightsFile:
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        return Subject.of_weights(self.path, model, data, seed=seed)
+        if is_reference(self.model):
+            check_outputs(model, data.train.x[:2], classes=data.classes, name=self.model)
+        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -142,7 +146,10 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file())
+    files = [path for path in folder.iterdir() if path.is_file()]
+    found = sorted(path for path in files if path.suffix in WEIGHTS)
+    if not found and any(path.suffix == LIGHTNING for path in files):
+        raise FileNotFoundError(f"{folder} holds no run and no file of weights; {OF_LIGHTNING}")
     if not found:
         raise FileNotFoundError(f"{folder} holds no run and no file of weights ({', '.join(WEIGHTS)}).")
     return found
@@ -152,7 +159,9 @@ def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame |
     """The rows of a checkpoint if all that is wanted is kept already."""
     kept, context = checkpoint.cache.load(), checkpoint.context
     keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
-    return pd.concat([kept[key] for key in keys], ignore_index=True) if all(key in kept for key in keys) else None
+    if not all(key in kept for key in keys):
+        return None
+    return pd.concat([kept[key] for key in keys], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
 def measure_checkpoint(
@@ -190,7 +199,7 @@ def measure_checkpoint(
             kept |= {keys[key]: frame for key, frame in failed.items()}
         else:
             _measure_into(kept, cache, subject, todo, keys, begin)
-    return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True)
+    return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
 def failure(checkpoint: Checkpoint, wanted: Plan, reason: str) -> dict[str, pd.DataFrame]:

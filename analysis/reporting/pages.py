@@ -258,6 +258,7 @@ def _meta(results: StudyResults) -> list[tuple[str, str]]:
         ("Took", _took(study.get("seconds"))),
         ("Commit", str((study.get("environment") or {}).get("commit") or "")),
         ("Command", str(study.get("command") or "")),
+        ("Statistics made otherwise", results.other_statistics()),
     ]
     return [(key, value) for key, value in shown if value]
 
