@@ -18,8 +18,7 @@ from analysis.measuring.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.data import DataBundle, load_dataset
-from trainers.models import build_model, check_outputs
-from trainers.reference import is_reference
+from trainers.models import build_model
 from trainers.runs import Run, load_data
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
@@ -135,8 +134,6 @@ class WeightsFile:
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        if is_reference(self.model):
-            check_outputs(model, data.train.x[:2], classes=data.classes, name=self.model)
         return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id)
 
 
