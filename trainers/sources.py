@@ -131,13 +131,13 @@ def from_function(
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     arguments = {key: value for key, value in wanted.items() if key in parameters or everything}
     result = _two_sets(function, name, arguments)
+    (x, y), (x_test, y_test) = (
+        _read(dataset, f"{name!r}, {part}") for part, dataset in zip(("train", "test"), result, strict=True)
+    )
     known = (function, *arguments.items())
     if known not in _repeatable:
         check_repeats(result, lambda: _two_sets(function, name, arguments), name)
         _repeatable.add(known)
-    (x, y), (x_test, y_test) = (
-        _read(dataset, f"{name!r}, {part}") for part, dataset in zip(("train", "test"), result, strict=True)
-    )
     if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
         raise ValueError(
             f"`dataset` {name!r}: train and test inputs must be alike, got {x.dtype} {tuple(x.shape[1:])} "
@@ -164,28 +164,26 @@ _repeatable: set[Any] = set()  # functions, with their arguments, that gave the 
 
 
 def _two_sets(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
-    """What a user's function returns: two map-style data sets that are not empty."""
+    """What a user's function returns: two data sets."""
     result = call(f"`dataset` {name!r}", function, **arguments)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise ValueError(
             f"`dataset` {name!r} must return two data sets, (train, test), got {type(result).__name__}"
             + (f" of length {len(result)}." if isinstance(result, tuple | list) else ".")
         )
-    for part, dataset in zip(("train", "test"), result, strict=True):
-        where = f"{name!r}, {part}"
-        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            hint = "; give its `dataset`" if hasattr(dataset, "dataset") else ""
-            raise ValueError(
-                f"`dataset` {where} must be a map-style torch Dataset, with a length and items, "
-                f"got {type(dataset).__name__}{hint}."
-            )
-        if call(f"`dataset` {where}, asked for its length,", len, dataset) == 0:
-            raise ValueError(f"`dataset` {where} is empty.")
     return result
 
 
 def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
     """A map-style data set as two tensors."""
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        hint = "; give its `dataset`" if hasattr(dataset, "dataset") else ""
+        raise ValueError(
+            f"`dataset` {where} must be a map-style torch Dataset, with a length and items, "
+            f"got {type(dataset).__name__}{hint}."
+        )
+    if call(f"`dataset` {where}, asked for its length,", len, dataset) == 0:
+        raise ValueError(f"`dataset` {where} is empty.")
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         x, y = (t.detach().cpu() for t in dataset.tensors)
     else:

@@ -3,9 +3,12 @@
 import errno
 import io
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import tyro
 
@@ -33,6 +36,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+STOPPED = 128  # exit codes of signals are this and their number
 WAYS_OUT = {
     errno.ENOENT: "is not there: check its name",
     errno.ENOTDIR: "lies in what is a file, not a folder: check its name",
@@ -53,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _replace_what_cannot_be_shown()
     with _safe_children():
         code = _run(arguments)
+    if arguments is None and code >= STOPPED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C does not wait for the interpreter to tidy up
     sys.exit(code)
 
 
@@ -77,6 +83,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
         return _complain(*_told(error))
+    except Exception as error:  # nothing that was foreseen: in one line all the same
+        if os.environ.get("LANDSCAPE_TRACEBACK"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip().splitlines() or [""])[0]
+        return _complain(
+            f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); the same command with "
+            f"LANDSCAPE_TRACEBACK=1 before it shows where that came from.",
+            1,
+        )
     return code
 
 
