@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from trainers.data import DATASETS
 from trainers.models import MODELS, model_options
 from trainers.naming import nearest
-from trainers.options import checked
+from trainers.options import checked, refuse_booleans
 from trainers.reading import explain
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
@@ -41,6 +41,14 @@ class Strict(pydantic.BaseModel):
     """A frozen model that refuses unknown keys, and says which key was probably meant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _no_words_for_numbers(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if name in cls.model_fields:
+                refuse_booleans(f"`{name}`", value, cls.model_fields[name].annotation)
+        return values
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "the configuration") -> "Strict":

@@ -7,6 +7,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -162,7 +163,8 @@ def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[str]:
             lines.append(text if "`" in text else f"`{key}`: {text}")
         else:
             reason = problem["msg"][0].lower() + problem["msg"][1:]
-            lines.append(f"`{key}` got {short(problem['input'])}: {reason}.")
+            hint = "; a date that is meant as a name belongs into quotes" * isinstance(problem["input"], date)
+            lines.append(f"`{key}` got {short(problem['input'])}: {reason}{hint}.")
     return list(dict.fromkeys(lines))
 
 
