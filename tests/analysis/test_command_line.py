@@ -50,6 +50,8 @@ def two(shape): return torch.nn.Linear(4, 2)
 class Named(torch.nn.Linear):
     def forward(self, x): return {"out": super().forward(x)}
 def named(): return Named(4, 3)
+def digits(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+def named_digits(): return torch.nn.Sequential(torch.nn.Flatten(), Named(64, 10))
 """
 
 
@@ -225,9 +227,9 @@ def test_compare_takes_the_level_of_the_study(study, capsys):
 
 def test_files_of_one_stem_have_tables_and_names_of_their_own(own):
     own_things = imported()
-    state = own_things.make((4,), 3).state_dict()
+    state = own_things.digits().state_dict()
     torch.save(state, "w.pt")
-    options = ["--model", "own_things:make", "--dataset", "own_things:load", "--train-size", 30, "--measures", "norms"]
+    options = ["--model", "own_things:digits", "--train-size", 30, "--measures", "norms"]
     assert run("measure", "w.pt", *options) == 0
     assert (own / "w.measures.parquet").exists()
     save_file({name: 2 * t for name, t in state.items()}, "w.safetensors")
@@ -244,8 +246,8 @@ def test_files_of_one_stem_have_tables_and_names_of_their_own(own):
 
 def test_measuring_ends_well_only_if_a_number_came_of_it(own):
     own_things = imported()
-    torch.save(own_things.named().state_dict(), "n.pt")
-    options = ["--model", "own_things:named", "--dataset", "own_things:load", "--train-size", 30]
+    torch.save(own_things.named_digits().state_dict(), "n.pt")
+    options = ["--model", "own_things:named_digits", "--train-size", 30]
     assert run("measure", "n.pt", *options, "--measures", "targets") == 1
     assert np.isnan(pd.read_parquet(own / "n.measures.parquet")["value"]).all()
 
