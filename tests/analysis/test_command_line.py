@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -306,3 +307,34 @@ def test_a_study_file_is_checked_to_its_end(change, message, tmp_path, capsys):
     assert "s.yaml: " in said
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+TWICE = """
+import atexit, os, signal, sys, time
+import analysis.cli.train
+from analysis.cli import main
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+def once_more():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(once_more)
+analysis.cli.train.fit = stop
+sys.argv = ["landscape", "train"]
+main()
+"""
+
+
+def test_one_more_ctrl_c_ends_the_program_at_once_while_it_tidies_up(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", TWICE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.startswith("landscape: stopped")
+    assert "Traceback" not in done.stderr
