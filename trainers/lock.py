@@ -154,7 +154,7 @@ def _new(path: Path, content: str) -> int | None:
             aside.unlink(missing_ok=True)
     except BaseException as error:
         os.close(handle)
-        if isinstance(error, FileExistsError):
+        if isinstance(error, FileExistsError | FileNotFoundError):  # another has it, or swept our file aside
             return None
         if isinstance(error, OSError) and error.errno in NO_LINKS:
             return _new_without_links(path, content)

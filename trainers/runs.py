@@ -119,7 +119,7 @@ class Run:
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
             shutil.rmtree(self.folder / "steps", ignore_errors=True)
             (self.folder / LOCK).unlink(missing_ok=True)  # of a process that died between its last two breaths
-        remove_asides(self.folder, FILES)
+        remove_asides(self.folder, (*FILES, LOCK))
         for folder in (self.folder / "checkpoints").glob("*"):
             remove_asides(folder)
 
