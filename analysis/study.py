@@ -6,6 +6,7 @@ Every step leaves files, so it can be redone alone.
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 import time
@@ -311,7 +312,7 @@ class Study:
         if not places:
             path.unlink(missing_ok=True)
             return []
-        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track)
+        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track, wait=math.inf)
         files = [sheet.file for sheet in found.sheets if sheet.file is not None]
         shown = {
             label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)

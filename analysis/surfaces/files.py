@@ -6,6 +6,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def read_surface(path: str | Path) -> tuple[Surface, list[SurfacePath]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         meta = json.loads(str(arrays["meta"]))
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is no whole surface ({error}): delete it and make it again.") from None
     if meta["schema"] > SCHEMA:
         raise ValueError(f"{path} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
