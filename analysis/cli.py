@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +18,7 @@ from analysis import table as tables
 from analysis.measures.registry import MEASURES
 from analysis.measuring.budget import Budget, announcement, budget
 from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weight_files
-from analysis.measuring.collect import Executor, sort_rows, take, to_measure
+from analysis.measuring.collect import Call, Executor, tabulate, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.progress import steps, track
 from analysis.surfaces.crew import crew
@@ -254,37 +254,43 @@ def measure(
     if measures is None and not all_checkpoints and (path / "study.json").exists():
         from analysis.study import Study
 
-        work = Study.open(path, trust=trust, **spread)
-        calls, marked = work.to_measure()
+        wanted = Study.open(path, trust=trust, **spread).to_measure
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
         if model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
         data = {"name": dataset, "train_size": train_size, "label_noise": label_noise, "seed": data_seed}
         chosen = plan(measures)
-        calls = [(WeightsFile(file.absolute(), model, model_options or {}, data), chosen, 0) for file in files]
-        marked = []
+        weights = [(WeightsFile(file.absolute(), model, model_options or {}, data), chosen, 0) for file in files]
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return list(weights), []
+
         target = target or (path.with_suffix(".measures.parquet") if path.is_file() else None)
     else:
         chosen = plan(measures)
-        calls, marked = to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+
     if cost:
-        show_budget(budget(calls), jobs or cores())
+        show_budget(budget(wanted()[0]), jobs or cores())
         return 0
-    if len(calls) == 1:
-        with steps("measuring", len(calls[0][1])) as (begin, tell):
-            marked.append(measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file()))
-    else:
+
+    def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
+        if len(calls) == 1:
+            with steps("measuring", len(calls[0][1])) as (begin, tell):
+                return [measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file())]
         left = budget(calls)
         if left.checkpoints:
             print(announcement(left, jobs or cores()), file=sys.stderr)
-        marked += track(take(calls, **spread), "measuring", len(calls))
-    frame = sort_rows(pd.concat(marked, ignore_index=True))
+        return track(take(calls, **spread), "measuring", len(calls))
+
     target = target or path / "measures.parquet"
-    tables.write(frame, target)
+    frame = tabulate(target, wanted, measured)
     show_measures(frame)
     print(f"table: {target}")
-    return 0
+    return 0 if frame["value"].notna().any() else 1
 
 
 def correlate(
@@ -330,6 +336,8 @@ def correlate(
             f"of weights was trained, a row a file, named in the column `{settings_key}`."
         )
     runs = {run.run_id: run.settings() for run in list_runs(path)} if has_runs(path) else {}
+    if settings is None:
+        tables.own(measured, runs, path / "measures.parquet")
     unmeasured = sorted(set(runs) - set(measured["run_id"]))
     if unmeasured:
         print(f"note: {len(unmeasured)} of {len(runs)} runs have no row in the table, such as {unmeasured[0]}: measure "

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from pydantic import Field
 
 from analysis import table
 from analysis.measures.registry import expected_sign
-from analysis.measuring.collect import Call, sort_rows, take, to_measure
+from analysis.measuring.collect import Call, tabulate, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.statistics.correlation import Correlations, correlate
 from analysis.statistics.evidence import TABLES
@@ -30,6 +31,7 @@ from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
 from trainers.files import read_json, write_json
+from trainers.lock import Lock, locked
 from trainers.parallel import cores
 from trainers.reference import is_reference, load_reference
 from trainers.runs import Run, list_runs
@@ -204,6 +206,14 @@ class Study:
         Raises:
             FileExistsError: If the folder was made with another configuration.
         """
+        with self.alone():
+            return self._claim(extend=extend)
+
+    def alone(self) -> AbstractContextManager[Lock]:
+        """The right to write what belongs to the whole study; waits for another process that has it."""
+        return locked(self.folder, "study.lock", wait=math.inf)
+
+    def _claim(self, *, extend: bool) -> list[TrainConfig]:
         configs = self.config.configs()
         path = self.folder / "study.json"
         if path.exists():
@@ -268,25 +278,32 @@ class Study:
 
     def measure(self, track: Track) -> pd.DataFrame:
         """Measure what is not measured yet, and write measures.parquet."""
-        calls, marked = self.to_measure()
-        taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
-        found = sort_rows(pd.concat([*marked, *track(taken, "measuring", len(calls))], ignore_index=True))
-        table.write(found, self.folder / "measures.parquet")
-        return found
+
+        def measured(calls: Sequence[Call]) -> Iterator[pd.DataFrame]:
+            taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
+            return track(taken, "measuring", len(calls))
+
+        return tabulate(self.folder / "measures.parquet", self.to_measure, measured)
 
     def correlate(self) -> Correlations:
-        """Relate measures to generalisation, and write statistics/*.parquet."""
-        measures = table.read(self.folder / "measures.parquet")
-        joined = table.join_config(measures, {run.run_id: run.settings() for run in self.runs()})
-        settings = self.config.statistics
+        """Relate measures to generalisation, and write statistics/*.parquet.
+
+        Raises:
+            ValueError: If measures.parquet has rows of other runs than the study's.
+        """
+        path = self.folder / "measures.parquet"
+        settings = {run.run_id: run.settings() for run in self.runs()}
+        measures = table.own(table.read(path), settings, path)
+        joined = table.join_config(measures, settings)
+        chosen = self.config.statistics
         return write_statistics(
             joined,
             self.folder / "statistics",
-            draws=settings.draws,
-            permutations=settings.permutations,
-            level=settings.level,
-            seed=settings.seed,
-            compare=present(settings.compare, measures),
+            draws=chosen.draws,
+            permutations=chosen.permutations,
+            level=chosen.level,
+            seed=chosen.seed,
+            compare=present(chosen.compare, measures),
         )
 
     def survey(self, track: Track) -> list[Path]:
@@ -335,13 +352,14 @@ class Study:
         if all(run.status()["status"] == "failed" for run in trained):
             raise ValueError(f"no run of the study could be trained; the first: {trained[0].status()['reason']}")
         self.timed("measuring", lambda: self.measure(track))
-        self.timed("statistics", self.correlate)
-        if self.config.surfaces is not None:
-            self.timed("surfaces", lambda: self.survey(track))
-        self.write(configs)
         from analysis.reporting.pages import report  # figures are slow to import, and only needed here
 
-        path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
+        with self.alone():
+            self.timed("statistics", self.correlate)
+            if self.config.surfaces is not None:
+                self.timed("surfaces", lambda: self.survey(track))
+            self.write(configs)
+            path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
         return path
 
 
@@ -354,6 +372,12 @@ def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tu
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
     """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet."""
     found = correlate(joined, **settings)
+    with locked(folder, "statistics.lock", wait=math.inf):  # tables that belong together
+        _write_tables(found, folder)
+    return found
+
+
+def _write_tables(found: Correlations, folder: Path) -> None:
     signs = found.table["measure"].str.split("[").str[0].map(expected_sign)
     table.write(found.table.assign(expected_sign=signs), folder / "correlations.parquet")
     table.write(found.comparisons, folder / "comparisons.parquet")
@@ -365,7 +389,6 @@ def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Cor
             table.write(more, path)
         else:
             path.unlink(missing_ok=True)  # of an earlier call that asked for it
-    return found
 
 
 def changes(old: Mapping[str, Any], new: StudyConfig) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.files import write_atomically
+from trainers.files import read_table, write_atomically
 from trainers.naming import nearest
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # endings of files of weights from elsewhere
@@ -129,7 +129,22 @@ def read(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make it with `landscape measure {path.parent}`.")
-    return check(pd.read_parquet(path))
+    return check(read_table(path, f"make it again with `landscape measure {path.parent}`"))
+
+
+def own(table: pd.DataFrame, runs: Iterable[str], path: Path) -> pd.DataFrame:
+    """The table, where it has rows of these runs only.
+
+    Raises:
+        ValueError: If it has rows of others, naming the file and the way out.
+    """
+    others = sorted(set(table["run_id"]) - set(runs))
+    if others:
+        raise ValueError(
+            f"{path} has rows of {len(others)} runs that are not in {path.parent}, such as {others[0]}: it was copied in, "
+            f"or runs were taken away; make it again with `landscape measure {path.parent}`."
+        )
+    return table
 
 
 def variant(measure: str, options: str | Mapping[str, Any], split: str) -> str:

@@ -37,9 +37,7 @@ class Kept:
         schema: Number of the format, which the index holds; None where nothing depends on it.
     """
 
-    def __init__(
-        self, index: Path, suffix: str, *, way_out: str, key: str = "data", schema: int | None = None
-    ) -> None:
+    def __init__(self, index: Path, suffix: str, *, way_out: str, key: str = "data", schema: int | None = None) -> None:
         self.index, self.suffix, self.way_out, self.key, self.schema = index, suffix, way_out, key, schema
 
     def locked(self) -> AbstractContextManager[Lock]:

@@ -139,6 +139,7 @@ class Computation:
         self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
         self.scanner: Scanner = crew.alike(lambda: single_threaded(scanner_of, task))
         self._asked = 0
+        self._writer = journal.writer(str(crew.rank))
         self._done = crew.led(journal.done)  # before any process writes
 
     def estimate(self, points: int) -> str:
@@ -166,7 +167,7 @@ class Computation:
         done: dict[int, Group] = {}
         if not blocks:
             return done
-        with self.journal.writer(str(self.crew.rank)) as writer:
+        with self._writer as writer:
 
             def keep(found: list[tuple[int, Group]]) -> None:
                 writer.add(found)

@@ -68,12 +68,17 @@ class Journal:
 
 
 class Writer:
-    """Appends groups to a new journal; use it as a context."""
+    """Appends groups to a new journal; use it as a context, once or more."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
+        self.path: Path | None = None
 
     def __enter__(self) -> "Writer":
+        if self.path is not None:  # again
+            self._handle = os.open(self.path, os.O_RDWR)
+            os.lseek(self._handle, 0, os.SEEK_END)
+            return self
         for n in itertools.count():
             self.path = self.folder / (f"{self.name}.{n}.journal" if n else f"{self.name}.journal")
             with suppress(FileExistsError):
