@@ -24,6 +24,7 @@ from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, check, join_config, last_step, with_variant
 from landscape.surfaces import Surface
+from trainers.runs import Run
 
 HISTORY = (
     "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -324,9 +325,13 @@ def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any
             state = _json(here / "status.json", hint)
         epochs: float = 0
         if (here / "history.parquet").exists():
-            history = _parquet(here / "history.parquet", hint)
-            histories.append(history.assign(run_id=run))
-            epochs = float(history["epoch"].max()) if len(history) else 0
+            try:
+                history = _parquet(Run(here).check("history.parquet"), hint)
+            except ValueError as error:  # one damaged run is a marked row, the others go on
+                state |= {"status": "failed", "reason": str(error)}
+            else:
+                histories.append(history.assign(run_id=run))
+                epochs = float(history["epoch"].max()) if len(history) else 0
         status = str(state.get("status", "interrupted"))
         rows.append(_run_row(run, status, str(state.get("reason") or ""), state.get("seconds"), epochs))
     history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=["run_id"], dtype=object)

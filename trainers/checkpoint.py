@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> 
     (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
     write_atomically(folder / PARAMS, write)
     names = [name for name, _ in model.named_parameters()]
-    write_json(folder / META, {"schema": SCHEMA, "names": names, "sha256": checksum[0], **meta})
+    write_json(folder / META, {"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]})
     return folder
 
 

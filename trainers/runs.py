@@ -74,8 +74,8 @@ class Run:
     def status(self) -> dict[str, Any]:
         """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
 
-        Runs of this version also say `steps`, `sha256` of what they recorded, and `skipped_steps` with `first_skipped`, a few of them by name, where
-        float16 overflowed.
+        Runs of this version also say `steps`, `sha256` of what they recorded, and `skipped_steps` with `first_skipped`,
+        a few of them by name, where float16 overflowed.
         """
         path = self.folder / "status.json"
         if not path.exists():
@@ -147,10 +147,11 @@ class Run:
 
         Raises:
             FileNotFoundError: If no steps were logged.
+            ValueError: If a file is damaged, or another run's.
         """
-        whole, parts = self.folder / "steps.parquet", self.folder / "steps"
+        whole, parts = self.check("steps.parquet"), self.folder / "steps"
         if whole.exists():
-            return read_table(self.check("steps.parquet"), WAY_OUT)
+            return read_table(whole, WAY_OUT)
         if not parts.is_dir():
             raise FileNotFoundError(f"{self.folder} holds no log of steps: train with `log_steps` (--log-steps 1).")
         return read_parts(parts)
