@@ -139,7 +139,7 @@ def sweep(folder: Path) -> None:
 def _writes(aside: Path, machine: str, pid: str) -> bool:
     """Whether the process that an aside names is there; on another machine, whether it was lately."""
     if machine == _machine():
-        return psutil.pid_exists(int(pid))
+        return bool(psutil.pid_exists(int(pid)))
     with suppress(FileNotFoundError):
         return time.time() - aside.stat().st_mtime < SILENCE
     return False

@@ -183,7 +183,7 @@ def _write(handle: int, content: str, *, must: bool) -> None:
 def _settled(path: Path, content: str) -> bool:
     """Whether a lock that no lock of the system protects is still ours after a moment."""
     time.sleep(SETTLE)
-    return _content_of(path) == json.loads(content)
+    return bool(_content_of(path) == json.loads(content))
 
 
 def _flock(handle: int) -> bool | None:

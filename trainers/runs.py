@@ -178,7 +178,7 @@ class Run:
         """
         path = self.check("examples.npz")
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 n = int(stored["n"])
                 return np.unpackbits(stored[protocol], axis=1, count=n).astype(bool)
         except FileNotFoundError:
