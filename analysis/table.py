@@ -141,8 +141,8 @@ def own(table: pd.DataFrame, runs: Iterable[str], path: Path) -> pd.DataFrame:
     others = sorted(set(table["run_id"]) - set(runs))
     if others:
         raise ValueError(
-            f"{path} has rows of {len(others)} runs that are not in {path.parent}, such as {others[0]}: it was copied "
-            f"in, or runs were taken away; make it again with `landscape measure {path.parent}`."
+            f"{path} has rows of {len(others)} runs without a configuration in {path.parent}, such as {others[0]}: it "
+            f"was copied in, or runs were taken away; make it again with `landscape measure {path.parent}`."
         )
     return table
 
