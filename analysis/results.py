@@ -26,7 +26,7 @@ from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
 from trainers.reading import Shape, read_json, read_table
-from trainers.runs import StatusFile
+from trainers.runs import Run, StatusFile
 
 HISTORY = (
     "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -389,9 +389,13 @@ def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any
             state = read_json(here / "status.json", StatusFile, hint=hint)
         epochs: float = 0
         if (here / "history.parquet").exists():
-            history = read_table(here / "history.parquet", ("epoch",), hint=hint)
-            histories.append(history.assign(run_id=run))
-            epochs = float(history["epoch"].max()) if len(history) else 0
+            try:
+                history = read_table(Run(here).check("history.parquet"), ("epoch",), hint=hint)
+            except ValueError as error:  # one damaged run is a marked row, the others go on
+                state |= {"status": "failed", "reason": str(error)}
+            else:
+                histories.append(history.assign(run_id=run))
+                epochs = float(history["epoch"].max()) if len(history) else 0
         status = str(state.get("status", "interrupted"))
         rows.append(_run_row(run, status, str(state.get("reason") or ""), state.get("seconds"), epochs))
     history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=["run_id"], dtype=object)

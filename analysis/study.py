@@ -4,10 +4,12 @@ Every step leaves files, so it can be redone alone.
 """
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from pydantic import Field
 
 from analysis import table
 from analysis.measures.registry import expected_sign
-from analysis.measuring.collect import Call, sort_rows, take, to_measure
+from analysis.measuring.collect import Call, tabulate, take, to_measure
 from analysis.measuring.plan import Choice, plan
 from analysis.statistics.correlation import Correlations, correlate
 from analysis.statistics.evidence import TABLES
@@ -27,6 +29,7 @@ from analysis.surfaces.recipe import recipe
 from trainers.cluster import import_ray
 from trainers.config import TrainConfig
 from trainers.files import write_json
+from trainers.lock import Lock, locked
 from trainers.parallel import cores
 from trainers.reading import Shape, read_json
 from trainers.reference import is_reference, load_reference
@@ -121,12 +124,26 @@ class Study:
             PermissionError: For a module:function without `trust`.
             ImportError: If a package is missing.
         """
+        self.look_ahead()
+        with self.alone():
+            return self._claim(extend=extend)
+
+    def look_ahead(self) -> None:
+        """Check that every run that is left can begin; nothing is written."""
         configs = self.config.configs()
         if self.executor == "ray":
             import_ray()
         if self.shard is not None:
             part(configs, self.shard)
         check_trust(configs, trust=self.trust)
+        rehearse([c for c in configs if not Run(self.folder / "runs" / c.run_id).finished], trust=self.trust)
+
+    def alone(self) -> AbstractContextManager[Lock]:
+        """The right to write what belongs to the whole study; waits for another process that has it."""
+        return locked(self.folder, "study.lock", wait=math.inf)
+
+    def _claim(self, *, extend: bool) -> list[TrainConfig]:
+        configs = self.config.configs()
         path = self.folder / "study.json"
         if path.exists():
             stored = read_json(path, StudyFile, hint=MADE)
@@ -137,8 +154,6 @@ class Study:
                     f"or add `--extend` to keep its runs and go on with the new one."
                 )
             self.seconds = stored.get("seconds", {})
-        left = [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished]
-        rehearse(left, trust=self.trust)
         self.write(configs)
         return configs
 
@@ -203,21 +218,26 @@ class Study:
 
     def measure(self, track: Track) -> pd.DataFrame:
         """Measure what is not measured yet, and write measures.parquet."""
-        calls, marked = self.to_measure()
-        taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
-        found = sort_rows(pd.concat([*marked, *track(taken, "measuring", len(calls))], ignore_index=True))
-        table.write(found, self.folder / "measures.parquet")
-        return found
+
+        def measured(calls: Sequence[Call]) -> Iterator[pd.DataFrame]:
+            taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
+            return track(taken, "measuring", len(calls))
+
+        return tabulate(self.folder / "measures.parquet", self.to_measure, measured)
 
     def correlate(self, **told: Any) -> Correlations:
         """Relate measures to generalisation, and write statistics.json and statistics/*.parquet.
 
         Args:
             told: Settings of `analysis.correlate` that take the place of the study's own; None leaves it.
+
+        Raises:
+            ValueError: If measures.parquet has rows of runs that are not in the folder.
         """
-        measures = table.read(self.folder / "measures.parquet")
+        path = self.folder / "measures.parquet"
         runs = {run.run_id: run for run in list_runs(self.folder)}
-        strangers = set(runs) - (self.promised or {c.run_id for c in self.config.configs()})
+        measures = table.own(table.read(path), runs, path)
+        strangers = set(runs) - (self.promised or {c.run_id for c in self.config.configs()})  # of an earlier study here
         measures = measures[~measures["run_id"].isin(strangers)]
         joined = table.join_config(measures, {key: run.settings() for key, run in runs.items() if key not in strangers})
         own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed"})
@@ -248,7 +268,7 @@ class Study:
         if not places:
             path.unlink(missing_ok=True)
             return []
-        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track)
+        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track, wait=math.inf)
         files = [sheet.file for sheet in found.sheets if sheet.file is not None]
         shown = {
             label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)
@@ -271,13 +291,14 @@ class Study:
         if all(run.status()["status"] == "failed" for run in trained):
             raise ValueError(f"no run of the study could be trained; the first: {trained[0].status()['reason']}")
         self.timed("measuring", lambda: self.measure(track))
-        self.timed("statistics", self.correlate)
-        if self.config.surfaces is not None:
-            self.timed("surfaces", lambda: self.survey(track))
-        self.write(configs)
         from analysis.reporting.pages import report  # figures are slow to import, and only needed here
 
-        path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
+        with self.alone():
+            self.timed("statistics", self.correlate)
+            if self.config.surfaces is not None:
+                self.timed("surfaces", lambda: self.survey(track))
+            self.write(configs)
+            path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
         return path
 
 
@@ -290,7 +311,13 @@ def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tu
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
     """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet, and how: FOLDER.json."""
     found = correlate(joined, **settings)
-    write_json(folder.with_suffix(".json"), {key: value for key, value in settings.items() if value is not None})
+    with locked(folder, "statistics.lock", wait=math.inf):  # tables that belong together
+        write_json(folder.with_suffix(".json"), {key: value for key, value in settings.items() if value is not None})
+        _write_tables(found, folder)
+    return found
+
+
+def _write_tables(found: Correlations, folder: Path) -> None:
     signs = found.table["measure"].str.split("[").str[0].map(expected_sign)
     table.write(found.table.assign(expected_sign=signs), folder / "correlations.parquet")
     table.write(found.comparisons, folder / "comparisons.parquet")
@@ -302,7 +329,6 @@ def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Cor
             table.write(more, path)
         else:
             path.unlink(missing_ok=True)  # of an earlier call that asked for it
-    return found
 
 
 def changes(old: Mapping[str, Any], new: StudyConfig) -> str:

@@ -142,6 +142,21 @@ def read(path: Path) -> pd.DataFrame:
     return found
 
 
+def own(table: pd.DataFrame, runs: Iterable[str], path: Path) -> pd.DataFrame:
+    """The table, where it has rows of these runs only.
+
+    Raises:
+        ValueError: If it has rows of others, naming the file and the way out.
+    """
+    others = sorted(set(table["run_id"]) - set(runs))
+    if others:
+        raise ValueError(
+            f"{path} has rows of {len(others)} runs without a configuration in {path.parent}, such as {others[0]}: it "
+            f"was copied in, or runs were taken away; make it again with `landscape measure {path.parent}`."
+        )
+    return table
+
+
 def variant(measure: str, options: str | Mapping[str, Any], split: str) -> str:
     """The name under which a row is compared across runs: `F_mi[obf, iso-loss, m=64, held_out]`."""
     given = json.loads(options) if isinstance(options, str) else dict(options)

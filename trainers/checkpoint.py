@@ -9,13 +9,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainers.files import write_atomically, write_json
+from trainers.files import check_digest, digest, write_atomically, write_json
 from trainers.models import build_model
 from trainers.naming import nearest
 from trainers.reading import Shape, check_shape, read_json
 
 SCHEMA = 1
 PARAMS, META = "params.safetensors", "meta.json"
+WAY_OUT = "take it from a copy, or delete the run's folder and train it again"
 LIGHTNING = ".ckpt"
 OF_LIGHTNING = (
     "checkpoints of Lightning (.ckpt) hold more than weights: write those of the model inside with "
@@ -41,6 +42,7 @@ class MetaFile(Shape):
     config: Settings
     shape: list[int]
     classes: int
+    sha256: str | None = None
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -51,7 +53,7 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> Path:
-    """Write a model's parameters and buffers, then `meta.json`; both aside and by rename.
+    """Write a model's parameters and buffers, then `meta.json` with their checksum; both aside and by rename.
 
     Args:
         folder: Of this checkpoint.
@@ -59,9 +61,16 @@ def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> 
         meta: At least run_id, step, epoch, config, shape and classes.
     """
     state = {name: t.contiguous().cpu().clone() for name, t in model_state(model).items()}
-    write_atomically(folder / PARAMS, lambda aside: save_file(state, aside))
+    checksum: list[str] = []
+
+    def write(aside: Path) -> None:
+        save_file(state, aside)
+        checksum.append(digest(aside))
+
+    (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
+    write_atomically(folder / PARAMS, write)
     names = [name for name, _ in model.named_parameters()]
-    write_json(folder / META, {"schema": SCHEMA, "names": names, **meta})
+    write_json(folder / META, {"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]})
     return folder
 
 
@@ -76,11 +85,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} does not exist: give the folder of a checkpoint (RUN/checkpoints/STEP).")
     if not (folder / META).exists():
         raise FileNotFoundError(f"{folder} has no {META}: the write was cut short; delete it and train again.")
-    hint = f"delete {folder} and train again"
-    meta = read_json(folder / META, hint=hint)
+    meta = read_json(folder / META, hint=WAY_OUT)
     if isinstance(meta.get("schema"), int) and meta["schema"] > SCHEMA:
         raise ValueError(f"{folder} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
-    check_shape(meta, MetaFile, folder / META, hint=hint)
     return meta
 
 
@@ -97,10 +104,11 @@ def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Modu
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
         PermissionError: If the model is a module:function and `trust` is False.
-        ValueError: If the file is truncated, or does not fit the model.
+        ValueError: If a file is damaged or truncated, or does not fit the model.
     """
     folder = Path(folder)
     meta = read_meta(folder)
+    check_shape(meta, MetaFile, folder / META, hint=WAY_OUT)
     config = meta["config"]
     model = build_model(
         config["model"],
@@ -120,14 +128,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read .safetensors, or a `state_dict` saved by torch (.pt, .pth, .bin), without running its code.
 
     A `state_dict` under the key "state_dict" or "model" is found, and a "module." prefix (data parallel) taken off.
+    Weights in a checkpoint's folder are compared with the checksum in its `meta.json`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is truncated, holds something else than tensors, or has another extension.
+        ValueError: If it is damaged or truncated, holds something else than tensors, or has another extension.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a file of weights.")
+    if path.name == PARAMS and (path.parent / META).exists():
+        check_digest(path, read_meta(path.parent).get("sha256"), WAY_OUT)
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))

@@ -46,16 +46,22 @@ def read_json(path: Path, shape: type[Shape] | None = None, *, hint: str = AGAIN
         FileNotFoundError: If there is no such file.
         ValueError: If it is no UTF-8 text, no JSON, no object, or of another shape.
     """
-    text = _text(path, hint)
-    try:
-        found = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not whole JSON ({_first(error)}): {hint}.") from None
+    _there(path, hint)
+    found = parse_json(path.read_bytes(), path, hint)
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {_kind(found)}, not an object: {hint}.")
     if shape is not None:
         check_shape(found, shape, path, hint=hint)
     return found
+
+
+def parse_json(raw: bytes, path: Path, hint: str) -> Any:
+    """What stands in the content of a JSON file, object or not; as `read_json`."""
+    text = _decoded(raw, path, hint)
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not whole JSON ({_first(error)}): {hint}.") from None
 
 
 def check_shape(found: Any, shape: type[Shape], path: Path, *, hint: str = AGAIN) -> None:
@@ -225,7 +231,10 @@ class _Walk:
 
 def _text(path: Path, hint: str) -> str:
     _there(path, hint)
-    raw = path.read_bytes()
+    return _decoded(path.read_bytes(), path, hint)
+
+
+def _decoded(raw: bytes, path: Path, hint: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

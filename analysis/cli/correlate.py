@@ -56,6 +56,8 @@ def correlate(
             f"of weights was trained, a row a file, named in the column `{settings_key}`."
         )
     runs = {run.run_id: run.settings() for run in list_runs(path)} if has_runs(path) else {}
+    if settings is None:
+        tables.own(measured, runs, path / "measures.parquet")
     unmeasured = sorted(set(runs) - set(measured["run_id"]))
     if unmeasured:
         print(f"note: {len(unmeasured)} of {len(runs)} runs have no row in the table, such as {unmeasured[0]}: measure "

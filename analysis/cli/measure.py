@@ -1,6 +1,7 @@
 """`landscape measure`: measures of checkpoints, or of weights from elsewhere."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from analysis import table as tables
 from analysis.cli.output import show_table
 from analysis.measuring.budget import Budget, announcement, budget
 from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weight_files
-from analysis.measuring.collect import Executor, sort_rows, take, to_measure
+from analysis.measuring.collect import Call, Executor, tabulate, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
@@ -69,33 +70,44 @@ def measure(
     if (path / "study.json").exists():
         from analysis.study import Study
 
-        calls, marked = Study.open(path, trust=trust, **spread).to_measure(measures, all_checkpoints=all_checkpoints)
+        work = Study.open(path, trust=trust, **spread)
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return work.to_measure(measures, all_checkpoints=all_checkpoints)
+
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
         if model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
         data = {"name": dataset, "train_size": train_size, "label_noise": label_noise, "seed": data_seed}
         chosen = plan(measures)
-        calls = [(WeightsFile(file.absolute(), model, model_options or {}, data), chosen, 0) for file in files]
-        marked = []
-        target = target or (path.with_name(f"{calls[0][0].run_id}.measures.parquet") if path.is_file() else None)
+        places = [WeightsFile(file.absolute(), model, model_options or {}, data) for file in files]
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return [(place, chosen, 0) for place in places], []
+
+        target = target or (path.with_name(f"{places[0].run_id}.measures.parquet") if path.is_file() else None)
     else:
         chosen = plan(measures)
-        calls, marked = to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+
     if cost:
-        show_budget(budget(calls), jobs or cores())
+        show_budget(budget(wanted()[0]), jobs or cores())
         return 0
-    if len(calls) == 1:
-        with steps("measuring", len(calls[0][1])) as (begin, tell):
-            marked.append(measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file()))
-    else:
+
+    def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
+        if len(calls) == 1:
+            with steps("measuring", len(calls[0][1])) as (begin, tell):
+                return [measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file())]
         left = budget(calls)
         if left.checkpoints:
             print(announcement(left, jobs or cores()), file=sys.stderr)
-        marked += track(take(calls, **spread), "measuring", len(calls))
-    frame = sort_rows(pd.concat(marked, ignore_index=True))
+        return track(take(calls, **spread), "measuring", len(calls))
+
     target = target or path / "measures.parquet"
-    tables.write(frame, target)
+    frame = tabulate(target, wanted, measured)
     show_measures(frame)
     print(f"table: {target}")
     return 0 if frame["value"].notna().any() else 1

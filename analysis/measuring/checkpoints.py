@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,7 +77,8 @@ class RunCheckpoint:
     def cache(self) -> Cache:
         """Where its rows are kept."""
         run = Run(self.folder)
-        return Cache(self.folder / "measures", str(self.step), run.checkpoint(self.step) / PARAMS)
+        weights = run.checkpoint(self.step) / PARAMS
+        return Cache(self.folder / "measures", str(self.step), weights, (self.run_id, self.step))
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -188,6 +189,7 @@ def measure_checkpoint(
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
+            stamp = cache.stamp()
             subject = replace(checkpoint.load(seed), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
@@ -195,7 +197,8 @@ def measure_checkpoint(
             failed = failure(checkpoint, todo, f"{type(error).__name__}: {error}")
             kept |= {keys[key]: frame for key, frame in failed.items()}
         else:
-            _measure_into(kept, cache, subject, todo, keys, begin)
+            for key, frame in _measured(cache, stamp, subject, todo, keys, begin):
+                kept[key] = frame
     return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
@@ -206,20 +209,21 @@ def failure(checkpoint: Checkpoint, wanted: Plan, reason: str) -> dict[str, pd.D
     return {key: table.to_frame(rows, run_id=run_id, step=step, epoch=-1) for key, rows in frame.items()}
 
 
-def _measure_into(
-    kept: dict[str, pd.DataFrame], cache: Cache, subject: Subject, todo: Plan, keys: Mapping[str, str], begin: Begin
-) -> None:
+def _measured(
+    cache: Cache, stamp: Mapping[str, Any], subject: Subject, todo: Plan, keys: Mapping[str, str], begin: Begin
+) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure, and store what is there every few seconds, at the end and where Ctrl-C ends it."""
-    stored = time.monotonic()
+    stored, new = time.monotonic(), dict[str, pd.DataFrame]()
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
-            kept[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            yield keys[key], new[keys[key]]
             if time.monotonic() - stored > STORE_SECONDS:
-                cache.store(kept)
-                stored = time.monotonic()
+                cache.store(new, stamp)
+                stored, new = time.monotonic(), {}
     finally:
-        if kept:
-            cache.store(kept)
+        if new:
+            cache.store(new, stamp)
 
 
 _last_data: tuple[str, DataBundle] | None = None  # one process measures many checkpoints on the same data

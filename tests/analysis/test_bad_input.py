@@ -223,7 +223,7 @@ def test_weights_that_are_not_finite_are_rows_that_say_so(tmp_path):
     name = next(iter(state))
     save_file({**state, name: torch.full_like(state[name], math.nan)}, tmp_path / "nan.safetensors")
     path = tmp_path / "nan.safetensors"
-    assert command("measure", path, *SIZE, "--model", "mlp", "--model-options", "width", 4) == 1
+    assert command("measure", path, *SIZE, "--model", "mlp", "--model-options", "width", 4) == 1  # nothing was had
     found = table.read(tmp_path / "nan.measures.parquet")
     loud = found[found["value"].isna()]
     assert len(loud) > 0.5 * len(found)
