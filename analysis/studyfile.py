@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from analysis.measures.registry import entry_of
+from analysis.measures.registry import entry_of, names
 from analysis.measures.targets import TARGETS
 from analysis.measuring.plan import plan
 from analysis.style import method_label
@@ -106,9 +106,9 @@ class StudyConfig(Strict):
             raise ValueError("`measures` has nothing beside targets that might explain them: name one more.")
         configs = self.configs()
         for name in dict.fromkeys(name for pair in self.statistics.compare for name in pair):
-            if entry_of(name.partition("[")[0]) not in taken:
+            if entry_of(measure := name.partition("[")[0]) is None:
                 raise ValueError(
-                    f"`statistics.compare` names {name!r}, which the study does not measure: it takes {sorted(taken)}."
+                    f"`statistics.compare` names {name!r}, which is no measure.{nearest(measure, names())}"
                 )
         lead = self.statistics.lead
         if lead is not None and lead.partition("[")[0] not in TARGETS:

@@ -289,7 +289,10 @@ def test_a_study_looks_at_data_and_models_before_its_first_run(base, trust, mess
         ({"measures": {"norms": {}}}, "`measures` lacks targets"),
         ({"measures": {"targets": {}}}, "`measures` has nothing beside targets"),
         ({"statistics": {"lead": "test_eror"}}, "Did you mean 'test_error'?"),
-        ({"statistics": {"compare": [["F_mi", "gradient_norm"]]}}, "names 'F_mi', which the study does not measure"),
+        (
+            {"statistics": {"compare": [["F_mii", "gradient_norm"]]}},
+            "names 'F_mii', which is no measure. Did you mean 'F_mi'?",
+        ),
         ({"trajectory": {"where": {"seeed": 0}, "measures": {"norms": {}}}}, "unknown key `seeed`"),
         ({"trajectory": {"where": {"seed": 7}, "measures": {"norms": {}}}}, "is met by no run of the study"),
         ({"random": {"draws": 10**9, "space": {"momentum": {"uniform": [0, 0.9]}}}}, "`random.draws` got 1000000000"),
