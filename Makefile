@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STUDY ?= studies/digits.yaml
+STRESS ?= 20
 # One process a core with one thread each beats many threads in one process for small models.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: setup study test notebooks bench lint clean
+.PHONY: setup study test stress notebooks bench lint clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +25,10 @@ study: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# what several processes share: each test so often, under load on all cores, with other delays and kills each time
+stress: setup
+	STRESS=$(STRESS) $(BIN)/python -m pytest tests/sharing -q --timeout=900
 
 notebooks: setup
 	$(BIN)/python notebooks/build.py

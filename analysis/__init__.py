@@ -3,6 +3,9 @@
 Statistics and figures are imported when they are first used: a worker process that only measures needs neither.
 """
 
+import analysis.path  # noqa: F401 - before anything is imported that might be found in the working folder
+
+# isort: split
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +43,8 @@ if TYPE_CHECKING:
     from analysis.statistics.selection import split_selection
     from analysis.statistics.sign_error import robust_sign_error
     from analysis.statistics.slopes import fixed_effects, simpson
-    from analysis.study import Study, StudyConfig, read_study
+    from analysis.study import Study
+    from analysis.studyfile import StudyConfig, read_study
     from analysis.surfaces.survey import surface
 
 __all__ = [
@@ -117,9 +121,9 @@ _LATER = {
     "report": "reporting.pages",
     "StudyResults": "results",
     "Study": "study",
-    "StudyConfig": "study",
+    "StudyConfig": "studyfile",
     "surface": "surfaces.survey",
-    "read_study": "study",
+    "read_study": "studyfile",
 }
 
 

@@ -4,6 +4,7 @@
     <folder>/runs/<run_id>/{config.json, status.json, history.parquet}
     <folder>/measures.parquet
     <folder>/statistics/{correlations,comparisons,ceilings}.parquet
+    <folder>/statistics.json    how the statistics were made
     <folder>/statistics/{granulated,information,sign_errors,...}.parquet    where they were made
     <folder>/surfaces.json    where surfaces were drawn: their files by method
 
@@ -22,8 +23,10 @@ import pandas as pd
 
 from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
-from analysis.table import COLUMNS, check, join_config, last_step, with_variant
+from analysis.table import COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
+from trainers.reading import Shape, read_json, read_table
+from trainers.runs import Run, StatusFile
 
 HISTORY = (
     "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -67,6 +70,46 @@ OPTIONAL = ("seconds",)  # columns of the measures table that are kept where the
 _OPTIONAL = {"expected_sign": 0}  # columns that older statistics may lack, with what stands for "unknown"
 
 
+class StatisticsShape(Shape):
+    """What of the settings of statistics the report tells."""
+
+    draws: int | None = None
+    permutations: int | None = None
+    level: float = 0.95
+    lead: str | None = None
+
+
+class StudyShape(Shape):
+    """What of a study's configuration the report tells."""
+
+    statistics: StatisticsShape | None = None
+
+
+class StudyFile(Shape):
+    """study.json; what an earlier version did not write may be absent."""
+
+    runs: list[str | dict[str, Any]]
+    name: str | None = None
+    question: str | None = None
+    command: str | None = None
+    created: str | None = None
+    seconds: float | dict[str, float] | None = None
+    environment: dict[str, Any] | None = None
+    study: StudyShape | None = None
+
+
+class ConfigFile(Shape):
+    """config.json: at least the method, which the report sorts runs by."""
+
+    method: str
+
+
+class SurfacesFile(Shape):
+    """surfaces.json."""
+
+    surfaces: dict[str, str]
+
+
 @dataclass(frozen=True)
 class StudyResults:
     """Everything one study produced, as tables.
@@ -82,6 +125,7 @@ class StudyResults:
         ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
         further: Further tables of statistics by name, of `FURTHER`; those that were not made are not in it.
         surfaces: Loss surfaces by method, where the study asked for them.
+        statistics: The settings that the statistics were made with, where they are known.
 
     Raises:
         ValueError: If a table lacks a column, naming the table and the columns.
@@ -97,6 +141,7 @@ class StudyResults:
     ceilings: pd.DataFrame
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = {
@@ -128,19 +173,25 @@ class StudyResults:
             ValueError: If a file cannot be read as what it should be, naming the file.
         """
         folder = Path(folder)
-        study = _json(folder / "study.json", f"make a study with `landscape study FILE --out {folder}`")
+        study = read_json(
+            folder / "study.json", StudyFile, hint=f"make a study with `landscape study FILE --out {folder}`"
+        )
         configs, runs, histories = _runs(folder / "runs", study, f"train with `landscape study FILE --out {folder}`")
-        measures = check(_parquet(folder / "measures.parquet", f"make it with `landscape measure {folder}`"))
+        measures = read(folder / "measures.parquet")
+        again = f"make it with `landscape correlate {folder}`"
+        needed = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
         statistics = {
-            name: _parquet(folder / "statistics" / f"{name}.parquet", f"make it with `landscape correlate {folder}`")
-            for name in ("correlations", "comparisons", "ceilings")
+            name: read_table(
+                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OPTIONAL], hint=again
+            )
+            for name, columns in needed.items()
         }
         for column, unknown in _OPTIONAL.items():
             if column not in statistics["correlations"].columns:
                 statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
         further = {
-            name: _parquet(path, f"make it with `landscape correlate {folder}`")
-            for name in FURTHER
+            name: read_table(path, columns, hint=again)
+            for name, columns in FURTHER.items()
             if (path := folder / "statistics" / f"{name}.parquet").exists()
         }
         # A run that left measures but whose folder is gone is still named.
@@ -156,6 +207,9 @@ class StudyResults:
             **statistics,
             further=further,
             surfaces=_surfaces(folder),
+            statistics=read_json(told, StatisticsShape, hint=again)
+            if (told := folder / "statistics.json").exists()
+            else {},
         )
 
     @property
@@ -167,7 +221,7 @@ class StudyResults:
     def targets(self) -> list[str]:
         """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
-        lead = str(((self.study.get("study") or {}).get("statistics") or {}).get("lead") or "")
+        lead = str(self._own_statistics().get("lead") or "")
         order = [t for t in dict.fromkeys((lead, *LEADING_TARGETS)) if t in given]
         return order + [t for t in given if t not in order]
 
@@ -276,14 +330,24 @@ class StudyResults:
             })  # fmt: skip
         return pd.DataFrame(found, columns=list(ENTRIES))
 
+    def _own_statistics(self) -> dict[str, Any]:
+        """The settings of statistics that the study itself asks for."""
+        return dict((self.study.get("study") or {}).get("statistics") or {})
+
+    def other_statistics(self) -> str:
+        """In which settings the statistics were made otherwise than the study asks; empty where in none."""
+        own = {"interval": "stabilised", **self._own_statistics()}
+        own["compare"] = self.statistics.get("compare")  # of the study's pairs those that were measured
+        told = {key: value for key, value in self.statistics.items() if own.get(key) != value}
+        return ", ".join(f"{key} {value}" for key, value in told.items())
+
     def facts(self) -> dict[str, str]:
         """How the statistics were made, in words for captions.
 
         `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `nats`. What the
         study does not record is left out of the words, except the level, which is then 95 %.
         """
-        study = self.study.get("study") or {}
-        settings = study.get("statistics") or {}
+        settings = {**self._own_statistics(), **self.statistics}
         draws, permutations = settings.get("draws"), settings.get("permutations")
         options = [json.loads(text) for text in self.measures["options"].unique()]
         rises = sorted({o["iso_loss"] for o in options if o.get("iso_loss") is not None})
@@ -315,18 +379,23 @@ def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any
             reason = "no run folder" if not here.is_dir() else "no config.json"
             rows.append(_run_row(run, "missing", reason))
             continue
-        configs[run] = {k: v for k, v in _json(here / "config.json", hint).items() if k != "run_id"}
+        config = read_json(here / "config.json", ConfigFile, hint=hint)
+        configs[run] = {k: v for k, v in config.items() if k != "run_id"}
         state: dict[str, Any] = {
             "status": "interrupted",
             "reason": "stopped before it ended; the same command continues",
         }
         if (here / "status.json").exists():
-            state = _json(here / "status.json", hint)
+            state = read_json(here / "status.json", StatusFile, hint=hint)
         epochs: float = 0
         if (here / "history.parquet").exists():
-            history = _parquet(here / "history.parquet", hint)
-            histories.append(history.assign(run_id=run))
-            epochs = float(history["epoch"].max()) if len(history) else 0
+            try:
+                history = read_table(Run(here).check("history.parquet"), ("epoch",), hint=hint)
+            except ValueError as error:  # one damaged run is a marked row, the others go on
+                state |= {"status": "failed", "reason": str(error)}
+            else:
+                histories.append(history.assign(run_id=run))
+                epochs = float(history["epoch"].max()) if len(history) else 0
         status = str(state.get("status", "interrupted"))
         rows.append(_run_row(run, status, str(state.get("reason") or ""), state.get("seconds"), epochs))
     history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=["run_id"], dtype=object)
@@ -350,26 +419,5 @@ def _surfaces(folder: Path) -> dict[str, Surface]:
     index = folder / "surfaces.json"
     if not index.exists():
         return {}
-    files = {name: folder / place for name, place in _json(index, "delete it")["surfaces"].items()}
+    files = {name: folder / place for name, place in read_json(index, SurfacesFile)["surfaces"].items()}
     return {name: read_surface(file)[0] for name, file in files.items() if file.exists()}
-
-
-def _json(path: Path, hint: str) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: {hint}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): delete it, then {hint}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object: delete it, then {hint}.")
-    return content
-
-
-def _parquet(path: Path, hint: str) -> pd.DataFrame:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: {hint}.")
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueError or OSError
-        raise ValueError(f"{path} is not a Parquet table ({error}): delete it, then {hint}.") from error

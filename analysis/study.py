@@ -3,149 +3,64 @@
 Every step leaves files, so it can be redone alone.
 """
 
-import hashlib
 import importlib.metadata
-import json
+import math
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
-import yaml
 from pydantic import Field
 
 from analysis import table
 from analysis.measures.registry import expected_sign
-from analysis.measuring.collect import Call, sort_rows, take, to_measure
-from analysis.measuring.plan import plan
+from analysis.measuring.collect import Call, tabulate, take, to_measure
+from analysis.measuring.plan import Choice, plan
 from analysis.statistics.correlation import Correlations, correlate
 from analysis.statistics.evidence import TABLES
-from analysis.style import method_label
+from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
-from trainers.config import Strict, TrainConfig
-from trainers.files import read_json, write_json
+from trainers.cluster import import_ray
+from trainers.config import TrainConfig
+from trainers.files import write_json
+from trainers.lock import Lock, locked
 from trainers.parallel import cores
+from trainers.reading import Shape, read_json
 from trainers.reference import is_reference, load_reference
+from trainers.rehearsal import check_trust, rehearse
 from trainers.runs import Run, list_runs
-from trainers.search import RandomSearch
-from trainers.sweep import Executor, expand, part, train_all
+from trainers.sweep import Executor, part, train_all
 
-Options = dict[str, Any]
+__all__ = [
+    "Study",
+    "StudyConfig",
+    "changes",
+    "commit",
+    "environment",
+    "present",
+    "processor",
+    "read_study",
+    "write_statistics",
+]
+
 Track = Callable[[Iterable[Any], str, int], Iterator[Any]]  # shows progress over (items, what, how many)
+MADE = "delete it and run `landscape study` again"
 
 
-class Trajectory(Strict):
-    """What is measured at the checkpoints before the last one."""
+class StudyFile(Shape):
+    """study.json, as far as a study goes on from it."""
 
-    measures: dict[str, Options | None] = Field(default_factory=dict)
-    """Measures with their options."""
-    where: dict[str, Any] = Field(default_factory=dict)
-    """Only runs whose configuration has these values, such as {seed: 0}."""
-
-
-class Statistics(Strict):
-    """How measures are related to generalisation."""
-
-    draws: Annotated[int, Field(ge=0)] = 2000
-    """Bootstrap resamples of configurations."""
-    permutations: Annotated[int, Field(ge=0)] = 9999
-    """Permutations for p-values."""
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    """Coverage of the intervals."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Of resampling."""
-    lead: str | None = None
-    """Target that the report leads with; None is the gap in error."""
-    compare: list[tuple[str, str]] = Field(default_factory=list)
-    """Pairs (forgetting, sharpness) whose correlation with generalisation is compared; fixed before the study runs."""
-
-
-class Surfaces(Strict):
-    """Loss surfaces of a run of each of some methods, on common axes and one scale."""
-
-    methods: Annotated[list[str], Field(min_length=1)] = Field(default=["sgd", "sam", "obf"])
-    """Labels of methods; of each the configuration that validation data choose, at its first seed."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Of the surface: axes, points, radius, ... (`landscape surface --help`)."""
-
-
-class StudyConfig(Strict):
-    """A study file."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Names the folder of the study."""
-    question: str = ""
-    """What the study is to answer, for the report."""
-    base: dict[str, Any] = Field(default_factory=dict)
-    """Configuration common to all runs."""
-    grid: dict[str, Any] = Field(default_factory=dict)
-    """Keys with the values that are crossed, such as lr or model_options.width; with a condition {values:, when:}."""
-    methods: list[dict[str, Any]] = Field(default=[{}])
-    """Methods with their own grids."""
-    random: RandomSearch | None = None
-    """Keys whose values are drawn at random, beside the grid; None draws none."""
-    measures: dict[str, Options | None] | None = None
-    """Measures of each run's last checkpoint; None takes the usual ones."""
-    trajectory: Trajectory = Field(default_factory=Trajectory)
-    """Measures along training."""
-    statistics: Statistics = Field(default_factory=Statistics)
-    """How measures are related to generalisation."""
-    surfaces: Surfaces | None = None
-    """Loss surfaces for the report; None draws none."""
-
-    def configs(self) -> list[TrainConfig]:
-        """All runs of the study.
-
-        Raises:
-            ValueError: For an empty grid, or a configuration that is not valid.
-        """
-        return expand(self.base, self.grid, self.methods, random=self.random)
-
-    @property
-    def digest(self) -> str:
-        """A hash of the study, to tell whether a folder belongs to it."""
-        values = self.model_dump(mode="json")
-        for later in ("random", "surfaces"):  # so that folders made before there was this key still belong
-            if values[later] is None:
-                del values[later]
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def read_study(path: str | Path) -> StudyConfig:
-    """Read and check a study file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not YAML, or not a study; every problem is named.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: give a study file, such as studies/digits.yaml.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no study: it must hold keys such as name, base, grid and methods.")
-    study = StudyConfig.parse(values, where=str(path))
-    assert isinstance(study, StudyConfig)
-    study.configs()
-    plan(study.measures)
-    plan(study.trajectory.measures)
-    if study.surfaces is not None:
-        recipe(**study.surfaces.options)
-        labels = {method_label(c.method, c.ascent) for c in study.configs()}
-        if unknown := [name for name in study.surfaces.methods if name not in labels]:
-            raise ValueError(
-                f"{path}: `surfaces.methods` has {unknown}, which the study does not train: {sorted(labels)}."
-            )
-    return study
+    study: dict[str, Any]
+    digest: str | None = None
+    command: str = ""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    runs: list[str] = Field(default_factory=list)
 
 
 @dataclass
@@ -163,6 +78,7 @@ class Study:
         time_limit: For training, in seconds or as "HH:MM:SS".
         command: What started it, for the report.
         seconds: Time spent, by step.
+        promised: Ids of the runs that the folder was made with; empty for a new one.
     """
 
     config: StudyConfig
@@ -175,6 +91,7 @@ class Study:
     time_limit: float | str | None = None
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    promised: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: str | Path, **settings: Any) -> "Study":
@@ -189,10 +106,11 @@ class Study:
             raise FileNotFoundError(
                 f"{folder} was not made by a study (no study.json): make one with `landscape study`."
             )
-        stored = read_json(path)
+        stored = read_json(path, StudyFile, hint=MADE)
         config = StudyConfig.parse(stored["study"], where=str(path))
         assert isinstance(config, StudyConfig)
-        return cls(config, folder, command=stored.get("command", ""), seconds=stored.get("seconds", {}), **settings)
+        found = {"command": stored.get("command", ""), "seconds": stored.get("seconds", {})}
+        return cls(config, folder, promised=frozenset(stored.get("runs", ())), **found, **settings)
 
     def prepare(self, *, extend: bool = False) -> list[TrainConfig]:
         """Claim the folder for this study.
@@ -202,11 +120,33 @@ class Study:
 
         Raises:
             FileExistsError: If the folder was made with another configuration.
+            ValueError: If data, model or method of a run that is left do not fit together.
+            PermissionError: For a module:function without `trust`.
+            ImportError: If a package is missing.
         """
+        self.look_ahead()
+        with self.alone():
+            return self._claim(extend=extend)
+
+    def look_ahead(self) -> None:
+        """Check that every run that is left can begin; nothing is written."""
+        configs = self.config.configs()
+        if self.executor == "ray":
+            import_ray()
+        if self.shard is not None:
+            part(configs, self.shard)
+        check_trust(configs, trust=self.trust)
+        rehearse([c for c in configs if not Run(self.folder / "runs" / c.run_id).finished], trust=self.trust)
+
+    def alone(self) -> AbstractContextManager[Lock]:
+        """The right to write what belongs to the whole study; waits for another process that has it."""
+        return locked(self.folder, "study.lock", wait=math.inf)
+
+    def _claim(self, *, extend: bool) -> list[TrainConfig]:
         configs = self.config.configs()
         path = self.folder / "study.json"
         if path.exists():
-            stored = read_json(path)
+            stored = read_json(path, StudyFile, hint=MADE)
             if stored.get("digest") != self.config.digest and not extend:
                 what = changes(stored["study"], self.config)
                 raise FileExistsError(
@@ -254,39 +194,56 @@ class Study:
         )
         return list(track(ended, "training", len(configs)))
 
-    def to_measure(self) -> tuple[list[Call], list[pd.DataFrame]]:
-        """The checkpoints that the study measures, and rows for runs that have none."""
+    def to_measure(
+        self, measures: Choice | None = None, *, all_checkpoints: bool = False
+    ) -> tuple[list[Call], list[pd.DataFrame]]:
+        """The checkpoints that the study measures, and rows for runs that have none.
+
+        Args:
+            measures: Instead of the study's own.
+            all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
+        """
         along = self.config.trajectory
+        where = along.condition
+        chosen = plan(self.config.measures if measures is None else measures)
+        if measures is not None or all_checkpoints:
+            return to_measure(self.runs(), chosen, chosen if all_checkpoints else None, trust=self.trust)
         return to_measure(
             self.runs(),
-            plan(self.config.measures),
+            chosen,
             plan(along.measures) if along.measures else None,
             trust=self.trust,
-            along_runs=lambda config: all(getattr(config, key) == value for key, value in along.where.items()),
+            along_runs=None if where is None else lambda config: where.holds(config.model_dump()),
         )
 
     def measure(self, track: Track) -> pd.DataFrame:
         """Measure what is not measured yet, and write measures.parquet."""
-        calls, marked = self.to_measure()
-        taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
-        found = sort_rows(pd.concat([*marked, *track(taken, "measuring", len(calls))], ignore_index=True))
-        table.write(found, self.folder / "measures.parquet")
-        return found
 
-    def correlate(self) -> Correlations:
-        """Relate measures to generalisation, and write statistics/*.parquet."""
-        measures = table.read(self.folder / "measures.parquet")
-        joined = table.join_config(measures, {run.run_id: run.settings() for run in self.runs()})
-        settings = self.config.statistics
-        return write_statistics(
-            joined,
-            self.folder / "statistics",
-            draws=settings.draws,
-            permutations=settings.permutations,
-            level=settings.level,
-            seed=settings.seed,
-            compare=present(settings.compare, measures),
-        )
+        def measured(calls: Sequence[Call]) -> Iterator[pd.DataFrame]:
+            taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
+            return track(taken, "measuring", len(calls))
+
+        return tabulate(self.folder / "measures.parquet", self.to_measure, measured)
+
+    def correlate(self, **told: Any) -> Correlations:
+        """Relate measures to generalisation, and write statistics.json and statistics/*.parquet.
+
+        Args:
+            told: Settings of `analysis.correlate` that take the place of the study's own; None leaves it.
+
+        Raises:
+            ValueError: If measures.parquet has rows of runs that are not in the folder.
+        """
+        path = self.folder / "measures.parquet"
+        runs = {run.run_id: run for run in list_runs(self.folder)}
+        measures = table.own(table.read(path), runs, path)
+        strangers = set(runs) - (self.promised or {c.run_id for c in self.config.configs()})  # of an earlier study here
+        measures = measures[~measures["run_id"].isin(strangers)]
+        joined = table.join_config(measures, {key: run.settings() for key, run in runs.items() if key not in strangers})
+        own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed"})
+        chosen = own | {"compare": present(self.config.statistics.compare, measures)}
+        chosen |= {key: value for key, value in told.items() if value is not None}
+        return write_statistics(joined, self.folder / "statistics", **chosen)
 
     def survey(self, track: Track) -> list[Path]:
         """Draw the surfaces that the study asks for, and write surfaces.json; needs the runs and the statistics."""
@@ -311,7 +268,7 @@ class Study:
         if not places:
             path.unlink(missing_ok=True)
             return []
-        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track)
+        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track, wait=math.inf)
         files = [sheet.file for sheet in found.sheets if sheet.file is not None]
         shown = {
             label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)
@@ -334,13 +291,14 @@ class Study:
         if all(run.status()["status"] == "failed" for run in trained):
             raise ValueError(f"no run of the study could be trained; the first: {trained[0].status()['reason']}")
         self.timed("measuring", lambda: self.measure(track))
-        self.timed("statistics", self.correlate)
-        if self.config.surfaces is not None:
-            self.timed("surfaces", lambda: self.survey(track))
-        self.write(configs)
         from analysis.reporting.pages import report  # figures are slow to import, and only needed here
 
-        path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
+        with self.alone():
+            self.timed("statistics", self.correlate)
+            if self.config.surfaces is not None:
+                self.timed("surfaces", lambda: self.survey(track))
+            self.write(configs)
+            path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
         return path
 
 
@@ -351,8 +309,15 @@ def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tu
 
 
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
-    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet."""
+    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet, and how: FOLDER.json."""
     found = correlate(joined, **settings)
+    with locked(folder, "statistics.lock", wait=math.inf):  # tables that belong together
+        write_json(folder.with_suffix(".json"), {key: value for key, value in settings.items() if value is not None})
+        _write_tables(found, folder)
+    return found
+
+
+def _write_tables(found: Correlations, folder: Path) -> None:
     signs = found.table["measure"].str.split("[").str[0].map(expected_sign)
     table.write(found.table.assign(expected_sign=signs), folder / "correlations.parquet")
     table.write(found.comparisons, folder / "comparisons.parquet")
@@ -364,7 +329,6 @@ def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Cor
             table.write(more, path)
         else:
             path.unlink(missing_ok=True)  # of an earlier call that asked for it
-    return found
 
 
 def changes(old: Mapping[str, Any], new: StudyConfig) -> str:

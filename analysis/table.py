@@ -15,6 +15,7 @@ import pandas as pd
 
 from trainers.files import write_atomically
 from trainers.naming import nearest
+from trainers.reading import read_table
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # endings of files of weights from elsewhere
 
@@ -129,7 +130,31 @@ def read(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make it with `landscape measure {path.parent}`.")
-    return check(pd.read_parquet(path))
+    hint = f"delete it and make it again with `landscape measure {path.parent}`"
+    found = read_table(path, COLUMNS, hint=hint)
+    try:
+        found = check(found)
+        plain = all(isinstance(json.loads(text), dict) for text in found["options"].unique())
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is no table of measures ({error}): {hint}.") from None
+    if not plain:
+        raise ValueError(f"{path} is no table of measures (`options` must be JSON objects): {hint}.")
+    return found
+
+
+def own(table: pd.DataFrame, runs: Iterable[str], path: Path) -> pd.DataFrame:
+    """The table, where it has rows of these runs only.
+
+    Raises:
+        ValueError: If it has rows of others, naming the file and the way out.
+    """
+    others = sorted(set(table["run_id"]) - set(runs))
+    if others:
+        raise ValueError(
+            f"{path} has rows of {len(others)} runs without a configuration in {path.parent}, such as {others[0]}: it "
+            f"was copied in, or runs were taken away; make it again with `landscape measure {path.parent}`."
+        )
+    return table
 
 
 def variant(measure: str, options: str | Mapping[str, Any], split: str) -> str:
@@ -178,7 +203,8 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
         key: The column with the files' names; with or without folder and ending.
 
     Returns:
-        For each run (the name of its file, without folder and ending) its settings by name.
+        For each run (the name of its file, without folder, and without ending where that tells it apart) its settings
+        by name.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -189,8 +215,8 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
     if path.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{path} must end in .csv or .parquet, to say what it is.")
     try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError) as error:  # what pandas and pyarrow raise are ValueErrors or OSErrors
+        frame = pd.read_csv(path) if path.suffix == ".csv" else read_table(path, hint="give another file")
+    except (ValueError, OSError) as error:  # what pandas raises are ValueErrors or OSErrors
         raise ValueError(f"{path} could not be read as {path.suffix[1:]}: {' '.join(str(error).split())}.") from error
     columns = [str(name).removeprefix("hp.") for name in frame.columns]
     if key not in columns:
@@ -203,10 +229,12 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
         raise ValueError(f"{path} {f'has the columns {twice} twice' if twice else f'has no column beside {key!r}'}.")
     if frame[key].isna().any():
         raise ValueError(f"{path} names no weights in row {int(frame[key].isna().to_numpy().argmax()) + 1}.")
-    names = [_stem(str(name)) for name in frame[key]]
+    files = [PurePath(str(name).replace("\\", "/")).name for name in frame[key]]
+    stems = [_stem(name) for name in files]
+    names = [stem if stems.count(stem) == 1 else file for stem, file in zip(stems, files, strict=True)]
     again = sorted({name for name in names if names.count(name) > 1})
     if again:
-        raise ValueError(f"{path} names the weights {again[:5]} more than once; names count without folder and ending.")
+        raise ValueError(f"{path} names the weights {again[:5]} more than once; names count without their folder.")
     records = frame.drop(columns=key).to_dict("records")
     return {
         name: {str(k): v for k, v in record.items() if not pd.isna(v)}
@@ -227,11 +255,14 @@ def join_settings(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]
         ValueError: If a measured run has no settings, or no settings beside its seed.
     """
     runs = sorted(table["run_id"].unique())
-    bare = [run for run in runs if not set(settings.get(run, {})) - {"seed"}]
+    stems = [_stem(run) for run in runs]
+    alone = {run: stem for run, stem in zip(runs, stems, strict=True) if stems.count(stem) == 1}
+    found = {run: settings.get(run) or settings.get(alone.get(run, run)) or {} for run in runs}
+    bare = [run for run in runs if not set(found[run]) - {"seed"}]
     if bare:
-        there = f"; it has {sorted(settings)[:5]}" if not set(runs) & set(settings) else ""
+        there = "" if any(found.values()) else f"; it has {sorted(settings)[:5]}"
         raise ValueError(f"the settings lack {len(bare)} of {len(runs)} measured runs, such as {bare[:5]}{there}.")
-    return join_config(table, {run: settings[run] for run in runs})
+    return join_config(table, found)
 
 
 def last_step(table: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,18 @@ def main(names: list[str]) -> int:
         print(f"{needed[0]} needs runs/digits: make it with `make study` first", file=sys.stderr)
         return 2
     for source in chosen:
-        command = [sys.executable, "-m", "jupytext", "--to", "ipynb", "--execute", "--run-path", str(HERE), str(source)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "jupytext",
+            "--to",
+            "ipynb",
+            "--execute",
+            "--run-path",
+            str(HERE),
+            str(source),
+        ]
         subprocess.run(command, check=True)
     return 0
 

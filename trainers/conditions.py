@@ -30,6 +30,8 @@ def check_key(key: str, *, also: Iterable[str] = ()) -> None:
     Raises:
         ValueError: Naming the key, and the nearest that there is.
     """
+    if not isinstance(key, str):
+        raise ValueError(f"unknown key `{key}`: keys are names of settings, such as lr.")
     head, dot, rest = key.partition(".")
     known = [*TrainConfig.model_fields, *also]
     if head not in known:
@@ -143,7 +145,7 @@ def _checked(owner: str, key: str, value: Any) -> Any:
     """A value in the type of its key."""
     if "." in key:
         return value
-    if key == "method" and value not in METHODS:
+    if key == "method" and str(value) not in METHODS:
         raise ValueError(
             f"`when` of `{owner}`: `method` {value!r} is unknown; there are {sorted(METHODS)}."
             f"{nearest(str(value), METHODS)}"

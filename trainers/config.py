@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field
 from trainers.data import DATASETS
 from trainers.models import MODELS, model_options
 from trainers.naming import nearest
-from trainers.options import checked
+from trainers.options import checked, refuse_booleans
+from trainers.reading import explain
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
 
@@ -41,6 +42,14 @@ class Strict(pydantic.BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _no_words_for_numbers(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if name in cls.model_fields:
+                refuse_booleans(f"`{name}`", value, cls.model_fields[name].annotation)
+        return values
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str = "the configuration") -> "Strict":
         """Validate a mapping; the error names the key, the value and the way out.
@@ -52,24 +61,6 @@ class Strict(pydantic.BaseModel):
             return cls.model_validate(dict(values))
         except pydantic.ValidationError as error:
             raise ValueError(f"{where}: " + "; ".join(explain(error, cls.model_fields))) from None
-
-
-def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[str]:
-    """One line for each problem of a validation error, in the words of this project."""
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str"))
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}`.{nearest(key, known) or f' Known keys: {sorted(known)}.'}")
-        elif problem["type"] == "missing":
-            lines.append(f"`{key}` is required.")
-        elif problem["type"] == "value_error":
-            text = str(problem["ctx"]["error"])
-            lines.append(text if "`" in text else f"`{key}`: {text}")
-        else:
-            reason = problem["msg"][0].lower() + problem["msg"][1:]
-            lines.append(f"`{key}` got {problem['input']!r}: {reason}.")
-    return list(dict.fromkeys(lines))
 
 
 class TrainConfig(Strict):
@@ -338,12 +329,16 @@ class TrainConfig(Strict):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def train_config(values: Mapping[str, Any]) -> TrainConfig:
+def train_config(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:
     """A configuration from a mapping, such as a YAML file's.
+
+    Args:
+        values: Keys and values; those left out have their defaults.
+        where: What to call it in messages.
 
     Raises:
         ValueError: With one line a problem.
     """
-    config = TrainConfig.parse(values)
+    config = TrainConfig.parse(values, where=where)
     assert isinstance(config, TrainConfig)
     return config

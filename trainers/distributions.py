@@ -118,6 +118,8 @@ def distribution(key: str, given: Any) -> Distribution:
     log = name.startswith("log_")
     if not name.endswith("integers"):
         return Uniform(low, high, log)
+    if max(-low, high) >= 2**63:
+        raise ValueError(f"`{key}`: `{name}` needs whole numbers below 2^63, got {list(what)!r}.")
     if low != int(low) or high != int(high):
         raise ValueError(f"`{key}`: `{name}` needs whole numbers, such as {_example(name)}, got {list(what)!r}.")
     return Integers(int(low), int(high), log)

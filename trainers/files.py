@@ -1,15 +1,26 @@
 """Writing files so that one that exists is whole, whatever kills the process or fills the disk."""
 
 import errno
+import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import socket
+import time
+import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SILENCE = 600.0  # seconds without a sign of life after which a process on another machine counts as dead
+DAMAGED = "it is damaged or truncated, as its checksum is not the one that was noted when it was written"
+ASIDE = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}")  # .<name>.<machine>-<process>-<random>
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -25,9 +36,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        aside = Path(name)
+        sweep(path.parent)
+        aside = aside_of(path)
         try:
             write(aside)
             aside.chmod(0o644)
@@ -54,20 +64,62 @@ def write_json(path: Path, values: Any, *, sort: bool = True) -> None:
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, noted: str | None, way_out: str) -> None:
+    """Compare a file with the checksum that was noted when it was written; None, as versions before left it, passes.
 
     Raises:
-        ValueError: If the file is not JSON, with its path and the way out.
+        FileNotFoundError: If the file is gone.
+        ValueError: If its content changed since.
     """
+    if noted is None:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {way_out}.")
+    if digest(path) != noted:
+        raise ValueError(f"{path} cannot be read: {DAMAGED}; {way_out}.")
+
+
+def aside_of(path: Path) -> Path:
+    """A name beside a file for what will replace it; it tells which process writes it."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that are gone left aside in a folder that several may write to."""
+    with os.scandir(folder) as entries:
+        found = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in found:
+        writer = ASIDE.fullmatch(name)
+        if writer and not _writes(folder / name, *writer.groups()):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _writes(aside: Path, machine: str, pid: str) -> bool:
+    """Whether the process that an aside names is there; on another machine, whether it was lately."""
+    if machine == _machine():
+        return bool(psutil.pid_exists(int(pid)))
+    with suppress(FileNotFoundError):
+        return time.time() - aside.stat().st_mtime < SILENCE
+    return False
+
+
+def _machine() -> str:
+    """Eight letters for this machine, or for this container where processes have numbers of their own."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): delete it and run the same command again.") from None
+        numbers = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path but a name
+    except OSError:
+        numbers = ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {numbers}'.encode()):08x}"
 
 
 def remove_asides(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Remove the files aside that killed processes left in a folder: those of `names`, or all of them.
+    """Remove the files aside in a folder that only the caller writes to: those of `names`, or all of them.
 
     All of them are also those that safetensors makes beside the file it is told to write, `.tmp` and six characters.
     """

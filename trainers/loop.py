@@ -115,7 +115,7 @@ class Work:
                     return
                 self.timed("step", training.train_step)
                 self.note_step()
-                self.lock.beat()
+                self.lock.check()
                 if self.due():
                     self.snapshot()
             if self.interrupted("epoch end"):

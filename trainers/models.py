@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from trainers.naming import nearest
 from trainers.options import checked
 from trainers.randomness import check_seed, seeded
-from trainers.reference import is_reference, load_reference
+from trainers.reference import call, is_reference, load_reference
 from trainers.resnet import resnet20
 from trainers.vit import vit
 
@@ -142,13 +143,49 @@ def build_model(
         except TypeError as error:
             raise ValueError(f"`options` of model {name!r} do not fit its function: {error}.") from error
         with seeded(generator_seed):
-            model = function(**arguments)
+            model = call(f"`model` {name!r}", function, **arguments)
         if not isinstance(model, nn.Module):
             raise ValueError(f"`model` {name!r} must return a torch.nn.Module, got {type(model).__name__}.")
         return model
     resolved = model_options(name, options or {})
     with seeded(generator_seed):
         return _entry(name).build(shape, classes, **resolved)
+
+
+def check_outputs(model: nn.Module, x: Tensor, *, classes: int, name: str) -> None:
+    """Check, on a few examples in evaluation mode, that a user's model gives logits; it stays as it was.
+
+    Args:
+        model: To be checked.
+        x: A few inputs, on its device.
+        classes: Number of classes of the data.
+        name: Of the model, for messages.
+
+    Raises:
+        ValueError: If it fails, gives something else than logits (n, k), or fewer than there are classes.
+    """
+    training = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    try:
+        with torch.no_grad(), seeded(0):
+            outputs = call(f"`model` {name!r}, called on {len(x)} examples,", model.eval(), x)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers.items():
+                buffer.copy_(before)
+    wanted = f"`model` {name!r} must return logits, a tensor of shape (n, {classes})"
+    if not isinstance(outputs, Tensor):
+        names = f" with {sorted(map(str, outputs))[:5]}" if isinstance(outputs, Mapping) else ""
+        raise ValueError(f"{wanted}, got {type(outputs).__name__}{names}: return the tensor alone.")
+    if outputs.ndim != 2 or len(outputs) != len(x) or not outputs.is_floating_point():
+        raise ValueError(f"{wanted}, got {outputs.dtype} of shape {tuple(outputs.shape)} for {len(x)} examples.")
+    if outputs.shape[1] < classes:
+        raise ValueError(
+            f"`model` {name!r} gives {outputs.shape[1]} logits, and the data have labels up to {classes - 1}: make it "
+            f"{classes}; a function that takes `classes` is told how many."
+        )
 
 
 def _entry(name: str) -> ModelEntry:

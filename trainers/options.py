@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 
 from trainers.naming import nearest
+from trainers.reading import short
 
 
 def knobs(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -42,6 +43,8 @@ def checked(
     resolved = {}
     for name, parameter in known.items():
         value = options.get(name, parameter.default)
+        if text and name in options:
+            refuse_booleans(f"option `{name}` of {owner}", value, parameter.annotation)
         resolved[name] = validated(value, parameter.annotation, f"option `{name}` of {owner}", text=text)
     return resolved
 
@@ -62,3 +65,27 @@ def validated(value: Any, annotation: Any, name: str, *, text: bool = True) -> A
             f"{name} must be {'a number' if type(result) is not bool else 'True or False'}, got {value!r}."
         )
     return result
+
+
+def refuse_booleans(what: str, value: Any, annotation: Any) -> None:
+    """Refuse true and false where a number or a word is meant: YAML makes them of yes, no, on and off.
+
+    Args:
+        what: What the value is given for, for the message.
+        value: It, or a list of such.
+        annotation: The type that it should have.
+
+    Raises:
+        ValueError: If it is true or false, and the type has no place for them.
+    """
+    given = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, bool) for one in given) and not _may_be(annotation, bool):
+        raise ValueError(
+            f"{what} got {short(value)}: true and false are no value of it; YAML makes them of yes, no, on and off, "
+            f"which belong into quotes where they are meant as words."
+        )
+
+
+def _may_be(annotation: Any, kind: type) -> bool:
+    """Whether a type, or one of those that it is made of, takes values of a kind."""
+    return annotation in (kind, Any) or any(_may_be(part, kind) for part in get_args(annotation))

@@ -33,6 +33,7 @@ THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
+SAFE_PATH = "PYTHONSAFEPATH"  # processes look for modules where this one does, not first in the working folder
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class Worker:
     def renew(self) -> None:
         """Take another process from the next call on."""
         self.pool = ProcessPoolExecutor(
-            1, timeout=IDLE, initializer=_begin, initargs=(os.getpid(),), env=dict.fromkeys(THREADS, "1")
+            1, timeout=IDLE, initializer=_begin, initargs=(os.getpid(),), env=dict.fromkeys((*THREADS, SAFE_PATH), "1")
         )
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> "Future[Any]":

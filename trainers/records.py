@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from trainers.files import remove_asides, write_atomically
+from trainers.reading import read_table
 from trainers.sharpness_aware.record import StepRecord
 
 STEPS = (
@@ -78,7 +79,8 @@ class StepLog:
 def read_parts(place: Path, names: list[str] | None = None) -> pd.DataFrame:
     """The parts as one table, in order of steps."""
     found = [place / n for n in names] if names is not None else list(place.glob("[0-9]*.parquet"))
-    frames = [pd.read_parquet(p) for p in sorted(found, key=lambda p: int(p.stem))]
+    hint = "delete the run's folder and train it again"
+    frames = [read_table(p, STEPS, hint=hint) for p in sorted(found, key=lambda p: int(p.stem))]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(STEPS))
 
 

@@ -4,8 +4,9 @@ Loading one imports, and so runs, the module: a reference that comes out of a fi
 """
 
 import importlib
-import importlib.util
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trainers.naming import nearest
@@ -38,6 +39,11 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
         raise PermissionError(f"{text!r} was not imported: that would run its code; allow it with `--trust`.")
     try:
         module = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise ValueError(
+            f"{text!r}: importing {module_name!r} ended the program: what it runs belongs under "
+            f"`if __name__ == '__main__':`."
+        ) from error
     except ModuleNotFoundError as error:
         # The module may exist and lack one of its own imports: that message must not be hidden behind ours.
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
@@ -49,9 +55,32 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
     for part in path.split("."):
         if not hasattr(target, part):
             names = [name for name in dir(target) if not name.startswith("_")]
-            raise ValueError(f"{text!r}: {module_name!r} has no attribute {part!r}.{nearest(part, names)}")
+            place = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
+            raise ValueError(f"{text!r}: {module_name!r}{place} has no attribute {part!r}.{nearest(part, names)}")
         target = getattr(target, part)
     if not callable(target):
         raise ValueError(f"{text!r} is of type {type(target).__name__}, which cannot be called; name a function.")
     found: Callable[..., Any] = target
     return found
+
+
+def call(what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call a user's function; what it raises becomes one clear error.
+
+    Args:
+        what: What it is, for the message.
+        function: To be called.
+        *arguments: With these.
+        **named: And with these.
+
+    Raises:
+        ValueError: With the kind of the error, its text, and its place in the user's file.
+    """
+    try:
+        return function(*arguments, **named)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"{what} failed: {type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno})."
+        ) from error

@@ -8,6 +8,7 @@ checkpoints/<step>/, steps.parquet (one row a logged step) where asked for; whil
 import functools
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from trainers.checkpoint import META
+from trainers.checkpoint import META, WAY_OUT
 from trainers.config import TrainConfig, train_config
 from trainers.data import DataBundle, load_dataset
-from trainers.files import read_json, remove_asides, write_atomically, write_json
+from trainers.files import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.lock import LOCK
+from trainers.reading import Shape, read_arrays, read_json, read_table
 from trainers.records import read_parts
 from trainers.splits import ShiftedSplits, Split
 
@@ -30,7 +32,24 @@ HISTORY = (
     "skipped", "mean_gap", "m", "m_global",
 )  # fmt: skip
 FILES = ("config.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
+RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
+AGAIN = "delete it and run the same command again that trained the run"
+
+
+class ConfigFile(Shape):
+    """config.json, beside the keys of the configuration."""
+
+    run_id: str
+
+
+class StatusFile(Shape):
+    """status.json."""
+
+    status: State
+    reason: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,44 +65,91 @@ class Run:
     @property
     def run_id(self) -> str:
         """The hash of the configuration."""
-        return str(read_json(self.folder / "config.json")["run_id"])
+        return str(self._stored()["run_id"])
 
     def settings(self) -> dict[str, Any]:
         """The resolved configuration as it was written, without the run id.
 
         Raises:
             FileNotFoundError: If the folder holds no run.
+            ValueError: If config.json is damaged, or not one of a run.
         """
+        values = self._stored()
+        del values["run_id"]
+        return values
+
+    def _stored(self) -> dict[str, Any]:
         path = self.folder / "config.json"
         if not path.exists():
             raise FileNotFoundError(
                 f"{self.folder} holds no run (no config.json): give a folder that `landscape train` made."
             )
-        values = dict(read_json(path))
-        values.pop("run_id", None)
-        return values
+        if hugging_face(self.folder):
+            raise ValueError(
+                f"{self.folder} holds a model of Hugging Face, no run of ours: give its file of weights, and with "
+                f"`--model module:function` the function that builds the model and returns logits."
+            )
+        return read_json(path, ConfigFile, hint=AGAIN)
 
     def config(self) -> TrainConfig:
-        """The configuration, validated."""
-        return train_config(self.settings())
+        """The configuration, validated.
+
+        Raises:
+            ValueError: As `settings`, or if it is no valid configuration.
+        """
+        return train_config(self.settings(), where=str(self.folder / "config.json"))
 
     def status(self) -> dict[str, Any]:
         """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
 
-        Runs of this version also say `steps`, and `skipped_steps` with `first_skipped`, a few of them by name, where
-        float16 overflowed.
+        Runs of this version also say `steps`, `sha256` of what they recorded, and `skipped_steps` with `first_skipped`,
+        a few of them by name, where float16 overflowed.
         """
         path = self.folder / "status.json"
         if not path.exists():
             return {"status": "interrupted", "reason": "the run has not ended", "epochs": 0, "seconds": 0.0}
-        return dict(read_json(path))
+        stored = read_json(path, StatusFile, hint="delete it and train the run again")
+        return {"reason": "", "epochs": 0, "seconds": 0.0, **stored}
 
     def write_status(
         self, status: State, *, reason: str = "", epochs: int = 0, seconds: float = 0.0, **more: Any
     ) -> None:
         """Record how the run ended; last of all files, since it is what makes the folder whole."""
         values = {"status": status, "reason": reason, "epochs": epochs, "seconds": round(seconds, 3), **more}
+        if status in ("finished", "diverged"):  # what changes no more
+            records = [self.folder / name for name in RECORDS]
+            values["sha256"] = {path.name: digest(path) for path in records if path.exists()}
         write_json(self.folder / "status.json", values)
+
+    def check(self, name: str) -> Path:
+        """The place of one of `RECORDS`, compared with the checksum that the status of an ended run holds.
+
+        Raises:
+            FileNotFoundError: If an ended run lacks it.
+            ValueError: If it is damaged, or another run's.
+        """
+        noted = self.status().get("sha256")
+        check_digest(self.folder / name, noted.get(name) if isinstance(noted, dict) else None, WAY_OUT)
+        return self.folder / name
+
+    def missing(self) -> str:
+        """Why the last checkpoint of a finished run cannot be used; empty where it can, or the run goes on."""
+        status = self.status()
+        if status["status"] != "finished":
+            return ""
+        kept = self.checkpoints()
+        last = status.get("steps")
+        if last is None:  # of a version before: the last that was begun
+            begun = [int(p.name) for p in (self.folder / "checkpoints").glob("*") if p.name.isdigit()]
+            last = max(begun, default=0)
+            with suppress(OSError, ValueError, TypeError, IndexError):
+                last = max(last, int(self.history()["step"].iloc[-1]))
+        if last in kept:
+            return ""
+        return (
+            f"the run is finished, but its last checkpoint {self.checkpoint(last) / META} is missing (there are "
+            f"{sorted(kept)}): {WAY_OUT}"
+        )
 
     @property
     def finished(self) -> bool:
@@ -91,8 +157,13 @@ class Run:
         return self.status()["status"] in ("finished", "diverged")
 
     def history(self) -> pd.DataFrame:
-        """One row an epoch, with the columns of `HISTORY`; NaN in those that an earlier version did not write."""
-        found = pd.read_parquet(self.folder / "history.parquet")
+        """One row an epoch, with the columns of `HISTORY`; NaN in those that an earlier version did not write.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is damaged, or another run's.
+        """
+        found = read_table(self.check("history.parquet"), ("epoch", "step"), hint=WAY_OUT)
         return found.reindex(columns=[*HISTORY, *(c for c in found.columns if c not in HISTORY)])
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -105,10 +176,11 @@ class Run:
 
         Raises:
             FileNotFoundError: If no steps were logged.
+            ValueError: If a file is damaged, or another run's.
         """
-        whole, parts = self.folder / "steps.parquet", self.folder / "steps"
+        whole, parts = self.check("steps.parquet"), self.folder / "steps"
         if whole.exists():
-            return pd.read_parquet(whole)
+            return read_table(whole, hint=WAY_OUT)
         if not parts.is_dir():
             raise FileNotFoundError(f"{self.folder} holds no log of steps: train with `log_steps` (--log-steps 1).")
         return read_parts(parts)
@@ -119,7 +191,7 @@ class Run:
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
             shutil.rmtree(self.folder / "steps", ignore_errors=True)
             (self.folder / LOCK).unlink(missing_ok=True)  # of a process that died between its last two breaths
-        remove_asides(self.folder, FILES)
+        remove_asides(self.folder, (*FILES, LOCK))
         for folder in (self.folder / "checkpoints").glob("*"):
             remove_asides(folder)
 
@@ -128,10 +200,17 @@ class Run:
 
         "presentation": on the training minibatch, before the update, in training mode. "sweep": on the whole training
         set at the end of the epoch, in evaluation mode. Both against the label given to training.
+
+        Raises:
+            FileNotFoundError: If there is no record.
+            ValueError: If it is damaged, or another run's.
         """
-        with np.load(self.folder / "examples.npz", allow_pickle=False) as stored:
-            n = int(stored["n"])
-            return np.unpackbits(stored[protocol], axis=1, count=n).astype(bool)
+        path = self.check("examples.npz")
+        stored = read_arrays(path, ("n", protocol), hint=WAY_OUT)
+        bits, n = stored[protocol], stored["n"]
+        if bits.dtype != np.uint8 or bits.ndim != 2 or n.shape or not 0 <= n <= 8 * bits.shape[1]:
+            raise ValueError(f"{path} holds something else than bits of examples over epochs: {WAY_OUT}.")
+        return np.unpackbits(bits, axis=1, count=int(n)).astype(bool)
 
     def write_examples(self, *, index: np.ndarray, noisy: np.ndarray, **protocols: np.ndarray) -> None:
         """Write correctness matrices (epochs × examples) as bits, with the examples' index and noise flags."""
@@ -176,6 +255,18 @@ def list_runs(folder: str | Path) -> list[Run]:
         if runs:
             return runs
     raise FileNotFoundError(f"{folder} holds no run: train some with `landscape train` or `landscape study`.")
+
+
+def hugging_face(folder: Path) -> bool:
+    """Whether a folder holds a model of Hugging Face, whose config.json is of another kind."""
+    path = folder / "config.json"
+    if not path.is_file() or (folder / "checkpoints").is_dir():
+        return False
+    try:
+        found = read_json(path)
+    except ValueError:
+        return False
+    return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
 
 
 def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -13,13 +13,14 @@ from trainers.config import Count, Seed, Strict, TrainConfig, train_config
 from trainers.distributions import EXAMPLES, Choice, Distribution, distribution
 from trainers.randomness import derive
 
+MOST = 100_000  # runs of a sweep
 FRUITLESS = 300  # draws in a row without a new run after which a search gives up
 
 
 class RandomSearch(Strict):
     """Keys whose values are drawn at random, beside those of a grid."""
 
-    draws: Count
+    draws: Annotated[Count, Field(le=MOST)]
     """Different draws for each combination of the grid; more of them leave the first ones as they were."""
     seed: Seed = 0
     """Seed of the draws; each key has a stream of its own, so that another key or order changes none."""
@@ -166,6 +167,10 @@ class _Sweep:
         """A combination, validated."""
         text = json.dumps(values, sort_keys=True, default=repr)
         if text not in self.known:
+            if len(self.known) == MOST:
+                raise ValueError(
+                    f"the sweep has more than {MOST:,} runs: shorten the lists of `grid`, or draw at random."
+                )
             try:
                 self.known[text] = train_config(values)
             except ValueError as error:

@@ -13,6 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from trainers.reference import call
+from trainers.rereading import check_repeats, item
+
 # Of x / 16 over all 1,797 digits: fixed, so that a pixel value means the same in every split, size and seed.
 DIGITS_MEAN = 0.30526028624095713
 DIGITS_STD = 0.3760492217920148
@@ -120,20 +123,21 @@ def from_function(
     is larger. Inputs of shape (c, h, w) count as images.
 
     Raises:
-        ValueError: If what it returns is something else; the message says what.
+        ValueError: If what it returns is something else, or other data when it is called or read again; the message
+            says what.
     """
     wanted = {"train_size": None if train_size is None else train_size + validation_size, "seed": seed}
     parameters = inspect.signature(function).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    result = function(**{key: value for key, value in wanted.items() if key in parameters or everything})
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise ValueError(
-            f"`dataset` {name!r} must return two data sets, (train, test), got {type(result).__name__}"
-            + (f" of length {len(result)}." if isinstance(result, tuple | list) else ".")
-        )
+    arguments = {key: value for key, value in wanted.items() if key in parameters or everything}
+    result = _two_sets(function, name, arguments)
     (x, y), (x_test, y_test) = (
         _read(dataset, f"{name!r}, {part}") for part, dataset in zip(("train", "test"), result, strict=True)
     )
+    known = (function, *arguments.items())
+    if known not in _repeatable:
+        check_repeats(result, lambda: _two_sets(function, name, arguments), name)
+        _repeatable.add(known)
     if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
         raise ValueError(
             f"`dataset` {name!r}: train and test inputs must be alike, got {x.dtype} {tuple(x.shape[1:])} "
@@ -156,19 +160,34 @@ def from_function(
     )
 
 
+_repeatable: set[Any] = set()  # functions, with their arguments, that gave the same data twice in this process
+
+
+def _two_sets(function: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
+    """What a user's function returns: two data sets."""
+    result = call(f"`dataset` {name!r}", function, **arguments)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise ValueError(
+            f"`dataset` {name!r} must return two data sets, (train, test), got {type(result).__name__}"
+            + (f" of length {len(result)}." if isinstance(result, tuple | list) else ".")
+        )
+    return result
+
+
 def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
     """A map-style data set as two tensors."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        hint = "; give its `dataset`" if hasattr(dataset, "dataset") else ""
         raise ValueError(
             f"`dataset` {where} must be a map-style torch Dataset, with a length and items, "
-            f"got {type(dataset).__name__}."
+            f"got {type(dataset).__name__}{hint}."
         )
-    if len(dataset) == 0:
+    if call(f"`dataset` {where}, asked for its length,", len, dataset) == 0:
         raise ValueError(f"`dataset` {where} is empty.")
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         x, y = (t.detach().cpu() for t in dataset.tensors)
     else:
-        items = [dataset[i] for i in range(len(dataset))]
+        items = [item(dataset, i, where) for i in range(len(dataset))]
         wrong = next((item for item in items if not isinstance(item, tuple | list) or len(item) != 2), None)
         if wrong is not None:
             raise ValueError(f"`dataset` {where} must have items (x, y), got {type(wrong).__name__}.")
@@ -190,5 +209,11 @@ def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"`dataset` {where}: labels must be whole numbers from 0, one an example, got {y.dtype} of shape "
             f"{tuple(y.shape[1:])} per example."
+        )
+    if x.is_floating_point() and not bool((finite := torch.isfinite(x).flatten(1).all(1)).all()):
+        bad = (~finite).nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"`dataset` {where}: {len(bad)} of {len(x)} inputs hold NaN or infinite numbers, such as item {bad[0]}: "
+            f"leave them out, or fill them in."
         )
     return x.to(torch.float32 if x.is_floating_point() else torch.int64), y.to(torch.int64)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from trainers.cluster import on_ray
 from trainers.config import TrainConfig
 from trainers.files import write_json
-from trainers.lock import SILENCE, BusyError
+from trainers.lock import PATIENCE, BusyError, locked
 from trainers.loop import fit
 from trainers.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
 from trainers.runs import Run
@@ -236,20 +236,21 @@ def train_apart(config: TrainConfig, out: str, trust: bool, end: float | None = 
 
 def patiently(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """The call for a run whose machine went away: its lock counts for a while, as nobody can ask that machine."""
-    return (*call[:4], 1.1 * SILENCE)
+    return (*call[:4], PATIENCE)
 
 
 def worker_died(call: tuple[Any, ...], reason: str) -> str:
     """Record a run whose process died; what it had finished stands."""
     config, out = call[:2]
-    if not Run(Path(out) / config.run_id).finished:
-        fail(config, out, f"its process died ({reason}); the same command continues it. Out of memory? Use fewer jobs.")
+    fail(config, out, f"its process died ({reason}); the same command continues it. Out of memory? Use fewer jobs.")
     run_id: str = config.run_id
     return run_id
 
 
 def fail(config: TrainConfig, out: str, reason: str) -> None:
-    """Give a run the status "failed"."""
+    """Give a run the status "failed", unless another process has taken it on since, or finished it."""
     run = Run(Path(out) / config.run_id)
-    write_json(run.folder / "config.json", {**config.as_dict(), "run_id": config.run_id})
-    run.write_status("failed", reason=reason)
+    with suppress(BusyError), locked(run.folder):
+        if not run.finished:
+            write_json(run.folder / "config.json", {**config.as_dict(), "run_id": config.run_id})
+            run.write_status("failed", reason=reason)

@@ -14,14 +14,17 @@ from trainers.config import TrainConfig
 from trainers.evaluation import evaluate
 from trainers.feeding import Feeder, attach_reference, shares
 from trainers.files import write_json
-from trainers.models import build_model
+from trainers.models import build_model, check_outputs
 from trainers.randomness import derive, stream
 from trainers.records import StepLog, Tally
+from trainers.reference import is_reference
 from trainers.runs import Run, load_data
+from trainers.runtime import device_of
 from trainers.schedules import LearningRate
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.snapshots import read_snapshot, write_snapshot
+from trainers.splits import DataBundle
 
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
@@ -36,16 +39,26 @@ class Training:
         device: Where to train.
         trust: As for `fit`.
         diagnose: Have the optimizer work out the cosine between clean and perturbed gradient.
+        data: That of the configuration, where it is loaded already.
     """
 
     def __init__(
-        self, config: TrainConfig, run: Run, *, device: str = "cpu", trust: bool = False, diagnose: bool = False
+        self,
+        config: TrainConfig,
+        run: Run,
+        *,
+        device: str = "cpu",
+        trust: bool = False,
+        diagnose: bool = False,
+        data: DataBundle | None = None,
     ) -> None:
-        self.config, self.run, self.device = config, run, torch.device(device)
-        self.data = load_data(config, trust=trust)
+        self.config, self.run, self.device = config, run, device_of(device)
+        self.data = load_data(config, trust=trust) if data is None else data
         self.train = self.data.train.to(self.device)
         model = self.build(config.model_options, trust=trust)
         self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
+        if is_reference(config.model):
+            check_outputs(self.model, self.train.x[:2], classes=self.data.classes, name=config.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         shapes = None

@@ -68,6 +68,11 @@ class Subject:
     def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
         """A checkpoint of one of our runs."""
         model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+        if (meta["run_id"], meta["step"]) != (run.run_id, step):
+            raise ValueError(
+                f"{run.checkpoint(step)} holds step {meta['step']} of run {meta['run_id']}, not step {step} of "
+                f"{run.run_id}: it was copied in; take the run's own from a copy, or train it again."
+            )
         first = run.checkpoints().get(0)
         initial = buffers = None
         if first is not None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from analysis.measuring.cache import Cache, option_hash
 from analysis.measuring.plan import Plan
 from analysis.measuring.taking import Begin, measures_of, silent
 from landscape.progress import Progress
-from trainers.checkpoint import PARAMS
+from trainers.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.data import DataBundle, load_dataset
 from trainers.models import build_model
 from trainers.runs import Run, load_data
@@ -77,7 +77,8 @@ class RunCheckpoint:
     def cache(self) -> Cache:
         """Where its rows are kept."""
         run = Run(self.folder)
-        return Cache(self.folder / "measures", str(self.step), run.checkpoint(self.step) / PARAMS)
+        weights = run.checkpoint(self.step) / PARAMS
+        return Cache(self.folder / "measures", str(self.step), weights, (self.run_id, self.step))
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -113,8 +114,9 @@ class WeightsFile:
 
     @property
     def run_id(self) -> str:
-        """What its rows are known by."""
-        return self.path.stem
+        """What its rows are known by: the file's name, with its ending where another one differs in that alone."""
+        others = (self.path.with_suffix(ending) for ending in WEIGHTS if ending != self.path.suffix)
+        return self.path.name if any(other.exists() for other in others) else self.path.stem
 
     @property
     def cache(self) -> Cache:
@@ -133,7 +135,7 @@ class WeightsFile:
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        return Subject.of_weights(self.path, model, data, seed=seed)
+        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -142,7 +144,10 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file())
+    files = [path for path in folder.iterdir() if path.is_file()]
+    found = sorted(path for path in files if path.suffix in WEIGHTS)
+    if not found and any(path.suffix == LIGHTNING for path in files):
+        raise FileNotFoundError(f"{folder} holds no run and no file of weights; {OF_LIGHTNING}")
     if not found:
         raise FileNotFoundError(f"{folder} holds no run and no file of weights ({', '.join(WEIGHTS)}).")
     return found
@@ -152,7 +157,9 @@ def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame |
     """The rows of a checkpoint if all that is wanted is kept already."""
     kept, context = checkpoint.cache.load(), checkpoint.context
     keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
-    return pd.concat([kept[key] for key in keys], ignore_index=True) if all(key in kept for key in keys) else None
+    if not all(key in kept for key in keys):
+        return None
+    return pd.concat([kept[key] for key in keys], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
 def measure_checkpoint(
@@ -182,6 +189,7 @@ def measure_checkpoint(
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
+            stamp = cache.stamp()
             subject = replace(checkpoint.load(seed), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
@@ -189,8 +197,9 @@ def measure_checkpoint(
             failed = failure(checkpoint, todo, f"{type(error).__name__}: {error}")
             kept |= {keys[key]: frame for key, frame in failed.items()}
         else:
-            _measure_into(kept, cache, subject, todo, keys, begin)
-    return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True)
+            for key, frame in _measured(cache, stamp, subject, todo, keys, begin):
+                kept[key] = frame
+    return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
 def failure(checkpoint: Checkpoint, wanted: Plan, reason: str) -> dict[str, pd.DataFrame]:
@@ -200,20 +209,21 @@ def failure(checkpoint: Checkpoint, wanted: Plan, reason: str) -> dict[str, pd.D
     return {key: table.to_frame(rows, run_id=run_id, step=step, epoch=-1) for key, rows in frame.items()}
 
 
-def _measure_into(
-    kept: dict[str, pd.DataFrame], cache: Cache, subject: Subject, todo: Plan, keys: Mapping[str, str], begin: Begin
-) -> None:
+def _measured(
+    cache: Cache, stamp: Mapping[str, Any], subject: Subject, todo: Plan, keys: Mapping[str, str], begin: Begin
+) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure, and store what is there every few seconds, at the end and where Ctrl-C ends it."""
-    stored = time.monotonic()
+    stored, new = time.monotonic(), dict[str, pd.DataFrame]()
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
-            kept[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            yield keys[key], new[keys[key]]
             if time.monotonic() - stored > STORE_SECONDS:
-                cache.store(kept)
-                stored = time.monotonic()
+                cache.store(new, stamp)
+                stored, new = time.monotonic(), {}
     finally:
-        if kept:
-            cache.store(kept)
+        if new:
+            cache.store(new, stamp)
 
 
 _last_data: tuple[str, DataBundle] | None = None  # one process measures many checkpoints on the same data

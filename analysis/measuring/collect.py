@@ -1,7 +1,7 @@
 """From checkpoints to the measures table: measured in parallel, kept as they come, marked where they fail."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from analysis.measuring.taking import Begin, silent
 from analysis.table import Row
 from landscape.progress import Progress
 from trainers.config import TrainConfig
+from trainers.lock import PATIENCE, locked
 from trainers.parallel import in_parallel
 from trainers.runs import Run
 
@@ -62,6 +63,8 @@ def unfit(run: Run) -> pd.DataFrame | None:
     status = run.status()
     if status["status"] in ("diverged", "failed"):
         reason, epoch = f"{status['status']}: {status['reason']}", int(status["epochs"])
+    elif missing := run.missing():
+        reason, epoch = missing, int(status["epochs"])
     elif not run.checkpoints() or status["status"] == "interrupted":
         reason, epoch = "no checkpoint: the run was interrupted; run the same command again to continue it", 0
     else:
@@ -167,6 +170,36 @@ def take(
         yield from on_ray(measure_checkpoint, todo, jobs=jobs, lost=_lost, address=address, folder=folder)
     else:
         yield from in_parallel(measure_checkpoint, todo, jobs=jobs, lost=_lost)
+
+
+def tabulate(
+    path: Path,
+    wanted: Callable[[], tuple[list[Call], list[pd.DataFrame]]],
+    measure: Callable[[list[Call]], Iterable[pd.DataFrame]],
+) -> pd.DataFrame:
+    """Measure what is wanted and write the table, of the runs as they are when it is written.
+
+    Runs that ended meanwhile, trained by another process, are measured too before the table is written under a lock: of
+    several commands at once the last leaves the whole table, whichever that is.
+
+    Args:
+        path: Of the table.
+        wanted: Lists checkpoints to measure, and rows for runs that have none, as `to_measure`.
+        measure: Gives the rows of checkpoints, as `take`.
+
+    Returns:
+        The table.
+    """
+    calls, _ = wanted()
+    while True:
+        measured = list(measure(calls))
+        with locked(path.parent, f"{path.name}.lock", wait=PATIENCE):
+            again, marked = wanted()
+            if again == calls:
+                found = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
+                table.write(found, path)
+                return found
+        calls = again
 
 
 def _lost(call: Call, reason: str) -> pd.DataFrame:

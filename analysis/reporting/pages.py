@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from analysis.figures import FIGURES, NothingToDraw
 from analysis.reporting.evidence import EVIDENCE
 from analysis.reporting.findings import findings, key_numbers
+from analysis.reporting.markup import code, escape_markdown, marked_markdown
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
 from analysis.style import rc
@@ -170,9 +171,9 @@ def report(
         "numbers": key_numbers(results),
         "sections": sections,
     }
-    environment = _templates()
-    write_bytes(folder / "report.md", environment.get_template("report.md.j2").render(context).encode("utf-8"))
-    html = environment.get_template("report.html.j2").render(context)
+    text = _templates(marked_markdown).get_template("report.md.j2").render(context)
+    write_bytes(folder / "report.md", text.encode("utf-8"))
+    html = _templates(_marked).get_template("report.html.j2").render(context)
     write_bytes(folder / "report.html", html.encode("utf-8"))
     return folder / "report.html"
 
@@ -258,6 +259,7 @@ def _meta(results: StudyResults) -> list[tuple[str, str]]:
         ("Took", _took(study.get("seconds"))),
         ("Commit", str((study.get("environment") or {}).get("commit") or "")),
         ("Command", str(study.get("command") or "")),
+        ("Statistics made otherwise", results.other_statistics()),
     ]
     return [(key, value) for key, value in shown if value]
 
@@ -278,7 +280,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {s} s" if minutes else f"{s} s"
 
 
-def _templates() -> jinja2.Environment:
+def _templates(marked: Callable[[str], str]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.reporting"),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
@@ -286,7 +288,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["marked"] = _marked
+    environment.filters |= {"marked": marked, "plain": escape_markdown, "code": code}
     return environment
 
 

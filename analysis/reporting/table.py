@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.reporting.markup import escape_markdown, plain_cells
 from analysis.style import fixed
 
 SHOWN_ROWS = 25  # on the page; the CSV file holds every row
@@ -42,8 +43,11 @@ class Table:
 
 
 def to_csv(table: Table) -> str:
-    """The raw values as comma-separated text; empty where a value is missing."""
-    return str(table.data.to_csv(index=False, lineterminator="\n"))
+    """The raw values as comma-separated text; empty where a value is missing.
+
+    Text that a spreadsheet would compute (it begins with =, +, -, @ or a tab) has an apostrophe before it.
+    """
+    return str(plain_cells(table.data).to_csv(index=False, lineterminator="\n"))
 
 
 def to_latex(table: Table) -> str:
@@ -68,11 +72,11 @@ def to_latex(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; pipes and line breaks in cells are escaped."""
+    """A pipe table; what Markdown takes for markup in its cells is escaped."""
     columns = list(table.shown.columns)
 
     def line(cells: list[str]) -> str:
-        return "| " + " | ".join(c.replace("|", r"\|").replace("\n", " ") for c in cells) + " |"
+        return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
     rule = ["---" if c in table.text else "---:" for c in columns]
     rows = [line([str(v) for v in row]) for row in table.shown.itertuples(index=False)]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from analysis.measuring.checkpoints import Checkpoint
 from analysis.surfaces.crew import Crew
-from analysis.surfaces.journal import Group, Journal, Writer
+from analysis.surfaces.journal import Group, Journal
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
 from landscape.surfaces import Axes, Axis
@@ -124,7 +124,8 @@ class Computation:
     """Evaluates lists of points in several processes, one list after another, and keeps what is done in a journal.
 
     A second computation of the same lists in the same order finds the first one's values in the journal. All processes
-    of a crew must ask for the same lists; each computes its share, and all get the whole.
+    of a crew must ask for the same lists; each computes its share and keeps it in a journal of its own, and all get the
+    whole, from each other: no process reads what another writes or removes.
 
     Args:
         task: What is evaluated; its axes lie in the journal's folder.
@@ -136,9 +137,10 @@ class Computation:
 
     def __init__(self, task: Task, journal: Journal, *, crew: Crew, jobs: int | None, track: Track) -> None:
         self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
-        self.scanner: Scanner = single_threaded(scanner_of, task)
+        self.scanner: Scanner = crew.alike(lambda: single_threaded(scanner_of, task))
         self._asked = 0
-        self._done = journal.done()
+        self._writer = journal.writer(str(crew.rank))
+        self._done = crew.led(journal.done)  # before any process writes
 
     def estimate(self, points: int) -> str:
         """How long so many points will take, in words, from a few at the origin."""
@@ -155,21 +157,24 @@ class Computation:
         rows = np.array(points, dtype=np.float64).reshape(len(points), -1)
         blocks = [(self._asked + b.start, rows[b.start : b.stop]) for b in self.scanner.blocks(len(rows))]
         self._asked += len(rows)
-        share = blocks[self.crew.rank :: self.crew.count]  # of all blocks: another process may write while we read
-        self._compute([block for block in share if block[0] not in self._done])
-        if self.crew.count > 1:  # the others' shares are in their journals
-            self.crew.wait()
-            self._done = self.journal.done()
+        todo = [block for block in blocks if block[0] not in self._done]
+        for found in self.crew.each(lambda: self._compute(todo[self.crew.rank :: self.crew.count])):
+            self._done |= found
         table = torch.from_numpy(np.concatenate([self._done[number] for number, _ in blocks]))
         return {c: (table[:, 0, i].clone(), table[:, 1, i].clone()) for i, c in enumerate(self.scanner.columns)}
 
-    def _compute(self, blocks: list[Block]) -> None:
+    def _compute(self, blocks: list[Block]) -> dict[int, Group]:
+        done: dict[int, Group] = {}
         if not blocks:
-            return
-        with self.journal.writer(str(self.crew.rank)) as writer:
+            return done
+        with self._writer as writer:
+
+            def keep(found: list[tuple[int, Group]]) -> None:
+                writer.add(found)
+                done.update(found)
+
             begun = time.perf_counter()
-            first = single_threaded(evaluate, self.task, blocks[:1])
-            self._keep(writer, first)
+            keep(single_threaded(evaluate, self.task, blocks[:1]))
             spent = max(time.perf_counter() - begun, 1e-6)
             rest = blocks[1:]
             jobs = self.jobs or (cores() if self.crew.count == 1 else 1)
@@ -180,8 +185,5 @@ class Computation:
             results = in_parallel(evaluate, [(self.task, bundle) for bundle in bundles], jobs=jobs)
             tell = self.crew.leads and spent * len(rest) > WORTH_TELLING
             for found in self.track(results, "scanning", len(bundles)) if tell else results:
-                self._keep(writer, found)
-
-    def _keep(self, writer: Writer, found: list[tuple[int, Group]]) -> None:
-        writer.add(found)
-        self._done.update(found)
+                keep(found)
+        return done

@@ -5,21 +5,39 @@
 """
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 from torch import Tensor
 
 from analysis.surfaces.trajectory import SurfacePath
 from landscape.surfaces import Grid, Surface
 from trainers.files import write_atomically
+from trainers.reading import Shape, check_shape, read_arrays
 
 SCHEMA = 1
+
+
+class PathEntry(Shape):
+    """One trajectory, in `meta`."""
+
+    name: str
+    look: str
+
+
+class MetaFile(Shape):
+    """`meta`."""
+
+    schema_: int = pydantic.Field(alias="schema")
+    axes: list[dict[str, Any]]
+    context: dict[str, Any]
+    metrics: list[str]
+    paths: list[PathEntry]
 
 
 def write_surface(surface: Surface, path: Path, paths: Sequence[SurfacePath] = ()) -> Path:
@@ -75,13 +93,19 @@ def read_surface(path: str | Path) -> tuple[Surface, list[SurfacePath]]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make it with `landscape surface`.")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path, ("meta",))
         meta = json.loads(str(arrays["meta"]))
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(meta, dict) and isinstance(meta.get("schema"), int) and meta["schema"] > SCHEMA:
+            schema = meta["schema"]
+        else:
+            check_shape(meta, MetaFile, path)
+            return _surface(arrays, meta)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError, RecursionError) as error:
         raise ValueError(f"{path} is no whole surface ({error}): delete it and make it again.") from None
-    if meta["schema"] > SCHEMA:
-        raise ValueError(f"{path} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
+    raise ValueError(f"{path} has schema {schema}, this version reads up to {SCHEMA}: update landscape.")
+
+
+def _surface(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> tuple[Surface, list[SurfacePath]]:
     axes = len([name for name in arrays if name.startswith("coordinates/")])
     grid = Grid(tuple(torch.from_numpy(arrays[f"coordinates/{i}"]) for i in range(axes)))
     names = meta["metrics"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from trainers.files import write_bytes
 
 DIGITS = 7  # significant, of the numbers in the page
 COLOURS = 12  # of the map
+ELSEWHERE = re.compile(r"https://[a-z.-]*(?:plotly\.com|plot\.ly)[^\"'`\s]*")  # where plotly would upload charts to
 FACTS = {
     "run": "Run",
     "step": "Step",
@@ -104,7 +106,7 @@ def write_page(
         "axes": [axis_label(first, i) for i in range(len(first.axes))],
         "cosine": cosine_text(first),
         "command": command,
-        "plotly": Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        "plotly": Markup(ELSEWHERE.sub("", get_plotlyjs()).replace("</script", "<\\/script")),
         "data": Markup(_json(data)),
     }
     page = _templates().get_template("page.html.j2").render(context)

@@ -1,22 +1,26 @@
 """What a scan in progress keeps: finished groups of points, appended as they come, so that a killed process loses none.
 
 `<name>.parts/` lies beside the final file and holds plan.json (what is being computed), axes.safetensors, and one
-journal for each process that computes. It goes when the file is whole.
+journal for each process that computed: none appends to another's, so that one that lives on after its command was
+killed spoils nothing. It goes when the file is whole; who holds the lock of the surface removes.
 """
 
 import errno
+import itertools
 import json
 import os
 import shutil
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainers.files import FULL, read_json, write_json
+from trainers.files import FULL, write_json
+from trainers.reading import read_json
 
 PLAN = "plan.json"
 _HEAD = struct.Struct("<IqqI")  # magic, group, bytes, checksum of the bytes
@@ -40,11 +44,10 @@ class Journal:
     def open(self) -> bool:
         """Make the folder; whether there is work of the same plan in it to go on with."""
         path = self.folder / PLAN
-        if path.exists() and read_json(path) == self.plan:
-            return True
-        for old in self.folder.glob("*") if self.folder.is_dir() else ():
-            if old.name != "lock.json":
-                old.unlink()
+        with suppress(FileNotFoundError, ValueError):  # a plan that cannot be read is another one
+            if read_json(path) == self.plan:
+                return True
+        self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, self.plan)
         return False
@@ -57,8 +60,8 @@ class Journal:
         return found
 
     def writer(self, name: str) -> "Writer":
-        """A journal to append to; its name is this process's own."""
-        return Writer(self.folder / f"{name}.journal")
+        """A journal to append to; its name begins like this, and it is this process's own."""
+        return Writer(self.folder, name)
 
     def remove(self) -> None:
         """Remove the folder; the final file is whole."""
@@ -66,16 +69,22 @@ class Journal:
 
 
 class Writer:
-    """Appends groups to one journal; use it as a context."""
+    """Appends groups to a new journal; use it as a context, once or more."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.path: Path | None = None
 
     def __enter__(self) -> "Writer":
-        whole = _whole_bytes(self.path)
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        os.ftruncate(self._handle, whole)  # what a killed process cut short
-        os.lseek(self._handle, 0, os.SEEK_END)
+        if self.path is not None:  # again
+            self._handle = os.open(self.path, os.O_RDWR)
+            os.lseek(self._handle, 0, os.SEEK_END)
+            return self
+        for n in itertools.count():
+            self.path = self.folder / (f"{self.name}.{n}.journal" if n else f"{self.name}.journal")
+            with suppress(FileExistsError):
+                self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                break
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -114,13 +123,6 @@ def _records(path: Path) -> dict[int, Group]:
         body = np.frombuffer(data, dtype="<f8", count=(size - 8) // 8, offset=start + 8)
         found[number] = body.reshape(points, 2, metrics)
     return found
-
-
-def _whole_bytes(path: Path) -> int:
-    """Bytes of a journal up to the end of its last whole record."""
-    if not path.exists():
-        return 0
-    return max((start + size for _, start, size in _walk(path.read_bytes())), default=0)
 
 
 def _walk(data: bytes) -> "list[tuple[int, int, int]]":

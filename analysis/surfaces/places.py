@@ -58,6 +58,8 @@ def checkpoint_of(
     if not steps:
         status = run.status()
         raise ValueError(f"{path} has no checkpoint ({status['status']} {status['reason']}): train it first.")
+    if step is None and (missing := run.missing()):
+        raise ValueError(f"{path}: {missing}; or name another by `step`, one of {steps}.")
     if step is not None and step not in steps:
         raise ValueError(f"`step` must be one of {path}'s checkpoints {steps}, got {step}.")
     return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust)

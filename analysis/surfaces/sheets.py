@@ -1,7 +1,8 @@
 """Sheets: one surface each, computed from a checkpoint and a recipe, kept in a file, and read back."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 
 from analysis.measures.subject import Subject
-from analysis.measuring.cache import digest
 from analysis.measuring.checkpoints import Checkpoint
 from analysis.progress import quiet
 from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
@@ -25,7 +25,7 @@ from landscape import EmpiricalRisk
 from landscape.surfaces import Surface
 from landscape.surfaces.refinement import Refinement
 from landscape.surfaces.scan import assemble
-from trainers.files import write_bytes
+from trainers.files import digest, write_bytes
 from trainers.lock import locked
 from trainers.parallel import single_threaded
 
@@ -78,6 +78,7 @@ def scan_checkpoint(
     track: Track = quiet,
     team: Crew | None = None,
     announce: Tell = silent,
+    wait: float = 0.0,
 ) -> Sheet:
     """The surface around a checkpoint: read back if it is there, else computed, or what is left of it.
 
@@ -90,48 +91,65 @@ def scan_checkpoint(
         track: Shows progress.
         team: The processes of `torchrun`; None finds them.
         announce: Told what is done, and what it will take.
+        wait: Seconds to wait for another process that computes the same surface.
 
     Raises:
         BusyError: If another process computes the same surface.
+        PeerError: If another process of `torchrun` failed.
     """
-    path = file_of(checkpoint, recipe, *others, reach=reach)
-    if path.exists():
-        return Sheet.read(path)
     if team is None:
         with crew() as team:
-            return _scan(checkpoint, recipe, path, others, reach, jobs, track, team, announce)
-    return _scan(checkpoint, recipe, path, others, reach, jobs, track, team, announce)
+            return _scan(checkpoint, recipe, others, reach, jobs, track, team, announce, wait)
+    return _scan(checkpoint, recipe, others, reach, jobs, track, team, announce, wait)
 
 
 def _scan(
-    checkpoint: Checkpoint, recipe: Recipe, path: Path, others: Sequence[Checkpoint], reach: Sequence[float] | None,
-    jobs: int | None, track: Track, team: Crew, announce: Tell,
+    checkpoint: Checkpoint, recipe: Recipe, others: Sequence[Checkpoint], reach: Sequence[float] | None,
+    jobs: int | None, track: Track, team: Crew, announce: Tell, wait: float,
 ) -> Sheet:  # fmt: skip
+    path = team.alike(lambda: file_of(checkpoint, recipe, *others, reach=reach))
     parts = path.with_suffix(".parts")
-    with locked(parts) if team.leads else nullcontext():
-        if team.leads:
-            announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
-        subject = checkpoint.load(recipe.seed)
-        risk = next(iter(surface_risks(subject, recipe).values()))
-        drawing, trails = single_threaded(_drawn, subject, risk, recipe, others, reach)
-        journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape), "torch": torch.__version__})
-        if team.leads:
-            journal.open()
-            write_axes(drawing.axes, parts / AXES)
-        team.wait()
-        names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
-        work = Computation(
-            Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, crew=team, jobs=jobs, track=track
-        )
-        if team.leads:
-            announce(work.estimate(len(drawing.grid)))
-        surface = _computed(work, drawing, context_of(subject, checkpoint, recipe) | drawing.facts, recipe)
-        paths = tuple(t.path(work.evaluate(t.points)) for t in trails)
-        if team.leads:
-            write_surface(surface, path, paths)
-            journal.remove()
-    team.wait()
-    return Sheet.read(path)
+    with ExitStack() as lock:
+        if team.led(lambda: _claimed(lock, path, path.exists, wait)):
+            if team.leads:
+                announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
+            subject = team.alike(lambda: checkpoint.load(recipe.seed))
+            risk = next(iter(surface_risks(subject, recipe).values()))
+            drawing, trails = team.alike(lambda: single_threaded(_drawn, subject, risk, recipe, others, reach))
+            journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape), "torch": torch.__version__})
+
+            def begin() -> None:
+                journal.open()
+                write_axes(drawing.axes, parts / AXES)
+
+            team.led(begin)
+            names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
+            work = Computation(
+                Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, crew=team, jobs=jobs, track=track
+            )
+            if team.leads:
+                announce(work.estimate(len(drawing.grid)))
+            surface = _computed(work, drawing, context_of(subject, checkpoint, recipe) | drawing.facts, recipe)
+            paths = tuple(t.path(work.evaluate(t.points)) for t in trails)
+
+            def end() -> None:  # all have what they need of the journal
+                write_surface(surface, path, paths)
+                journal.remove()
+
+            team.led(end)
+    return team.alike(lambda: Sheet.read(path))
+
+
+def _claimed(lock: ExitStack, path: Path, there: Callable[[], bool], wait: float) -> bool:
+    """Take the lock of a surface that is not there yet; False where it is, or another process made it meanwhile."""
+    parts = path.with_suffix(".parts")
+    if there() and not parts.exists():
+        return False
+    lock.enter_context(locked(path.parent, f"{path.stem}.lock", wait=wait))
+    if there():
+        shutil.rmtree(parts, ignore_errors=True)  # of a process that was killed when it had just written the file
+        return False
+    return True
 
 
 def _drawn(
@@ -189,32 +207,43 @@ def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict
 
 
 def between_models(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE, wait: float = 0.0
 ) -> list[Sheet]:
     """The line, and the curve, between two models: a sheet for each way and each mode of normalisation layers.
 
+    Args:
+        checkpoints: The models'.
+        recipe: What.
+        tell: Told what is being done.
+        team: The processes of `torchrun`, of which the leader alone computes.
+        wait: Seconds to wait for another process that computes the same.
+
     Raises:
+        BusyError: If another process computes the same.
         ValueError: If there are not two, or they differ in architecture.
     """
-    first = checkpoints[0]
-    path = file_of(first, recipe, *checkpoints[1:])
-    if not team.leads:
-        team.wait()
-    known = sorted(path.parent.glob(f"{path.stem}.*.npz"))
-    if known and (path.parent / f"{path.stem}.whole").exists():
-        if team.leads:
-            team.wait()
-        return [Sheet.read(p) for p in known]
+    path = team.alike(lambda: file_of(checkpoints[0], recipe, *checkpoints[1:]))
+    whole = path.parent / f"{path.stem}.whole"
+
+    def files() -> list[Path]:
+        return sorted(path.parent.glob(f"{path.stem}.*.npz"))
+
+    def made() -> None:
+        with ExitStack() as lock:
+            if _claimed(lock, path, lambda: whole.exists() and bool(files()), wait):
+                _make_between(checkpoints, recipe, path, tell)
+                write_bytes(whole, b"")
+
+    team.led(made)
+    return team.alike(lambda: [Sheet.read(p) for p in files()])
+
+
+def _make_between(checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, tell: Tell) -> None:
+    """Compute and write them."""
     subjects = [c.load(recipe.seed) for c in checkpoints]
-    context = context_of(subjects[0], first, recipe) | {"models": [s.run_id for s in subjects]}
-    sheets = []
+    context = context_of(subjects[0], checkpoints[0], recipe) | {"models": [s.run_id for s in subjects]}
     for n, passage in enumerate(passages(subjects, recipe, tell=tell)):
         modes = list(dict.fromkeys(there for _, there in passage.profile.examples))
         for mode in modes:
             surface = surface_of(passage, mode, subjects, context | {"running_statistics": len(modes) > 1})
-            file = path.with_suffix(f".{n}-{passage.name.replace(', ', '-')}-{mode}.npz")
-            write_surface(surface, file)
-            sheets.append(Sheet(passage.name, surface, (), file))
-    write_bytes(path.parent / f"{path.stem}.whole", b"")
-    team.wait()
-    return sheets
+            write_surface(surface, path.with_suffix(f".{n}-{passage.name.replace(', ', '-')}-{mode}.npz"))

@@ -238,13 +238,14 @@ def survey(
     track: Track = quiet,
     announce: Tell = silent,
     command: str = "",
+    wait: float = 0.0,
 ) -> Survey:
-    """The same for checkpoints and a recipe; see `surface`."""
+    """The same for checkpoints and a recipe; see `surface`. Another process at the same surface is waited for."""
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
     with crew() as team:
-        sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent))
+        sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent, wait))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)
 
 
@@ -281,11 +282,12 @@ def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | Non
 
 
 def _sheets(
-    places: Sequence[Checkpoint], chosen: Recipe, team: Crew, jobs: int | None, track: Track, announce: Tell
-) -> list[Sheet]:
+    places: Sequence[Checkpoint], chosen: Recipe, team: Crew, jobs: int | None, track: Track, announce: Tell,
+    wait: float,
+) -> list[Sheet]:  # fmt: skip
     if chosen.between in ("line", "bezier", "polygon"):
-        return between_models(places, chosen, tell=announce, team=team)
-    settings: dict[str, Any] = {"jobs": jobs, "track": track, "team": team, "announce": announce}
+        return between_models(places, chosen, tell=announce, team=team, wait=wait)
+    settings: dict[str, Any] = {"jobs": jobs, "track": track, "team": team, "announce": announce, "wait": wait}
     if chosen.between == "plane" or "pca" in chosen.axes:
         return [scan_checkpoint(places[0], chosen, others=places[1:], **settings)]
     sheets: list[Sheet] = []

@@ -88,7 +88,7 @@ def test_a_study_without_runs_says_how_to_train(folder):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("study.json", "{", "is not JSON"),
+        ("study.json", "{", "is not whole JSON"),
         ("study.json", "[1]", "holds a list, not an object"),
         ("measures.parquet", "nothing", "is not a Parquet table"),
     ],

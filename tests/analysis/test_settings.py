@@ -46,7 +46,7 @@ def test_parquet_other_keys_and_columns_named_as_in_our_tables(tmp_path):
             "s.csv",
             "has no column 'weights' that names the weights.*Did you mean",
         ),
-        (CSV + "b.safetensors,sgd,0.1,3,\n", "s.csv", r"names the weights \['b'\] more than once"),
+        (CSV + "other/b.pt,sgd,0.1,3,\n", "s.csv", r"names the weights \['b.pt'\] more than once"),
         (CSV + ",sgd,0.1,3,\n", "s.csv", "names no weights in row 4"),
         ("weights\na.pt\n", "s.csv", "has no column beside 'weights'"),
         ("weights,lr,hp.lr\na.pt,1,2\n", "s.csv", r"has the columns \['lr'\] twice"),

@@ -269,7 +269,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("analysis.cli.fit", stop)
+    monkeypatch.setattr("analysis.cli.train.fit", stop)
     assert run("train", "--out", tmp_path) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from trainers.config import train_config
-from trainers.files import read_json, write_atomically, write_json
+from trainers.files import write_atomically, write_json
 from trainers.lock import locked
+from trainers.loop import fit
 from trainers.parallel import Stopped, WorkerDiedError, in_parallel, stopped_by_signals, why
+from trainers.reading import read_json
 from trainers.runs import Run
 from trainers.schedules import LearningRate
 from trainers.sharpness_aware.radii import ConstantRadius, ProportionalRadius
-from trainers.sweep import expand, parse_shard, part, train_all, train_one
+from trainers.sweep import expand, fail, parse_shard, part, train_all, train_one
 from trainers.tree import equal, join_tensors, split_tensors
 
 TINY = {"train_size": 40, "validation_size": 20, "test_size": 20, "epochs": 1, "model_options": {"width": 4}}
@@ -306,6 +308,19 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path, module):
         assert not (run.folder / "status.json").exists()
     (run,) = train_all([config], out=tmp_path, jobs=1)
     assert run.finished
+
+
+def test_a_run_that_another_process_took_on_or_finished_is_not_called_failed(tmp_path):
+    config = train_config(TINY)
+    with locked(tmp_path / config.run_id):
+        fail(config, str(tmp_path), "its process died")
+    assert not (tmp_path / config.run_id / "status.json").exists()
+    fail(config, str(tmp_path), "its process died")
+    run = Run(tmp_path / config.run_id)
+    assert run.status()["status"] == "failed"
+    assert fit(config, out=tmp_path).finished
+    fail(config, str(tmp_path), "its process died")
+    assert run.status()["status"] == "finished"
 
 
 def test_handlers_are_put_back_and_ignored_signals_stay_ignored():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.figures.surfaces.scales import checked
+from analysis.reporting.markup import escape_markdown, marked_markdown
 from analysis.surfaces.context import prediction_of
 from analysis.surfaces.reading import between, curvature, directions, picture, together
 from analysis.surfaces.reading.curvature import LocalFit, local_fit
@@ -101,6 +102,6 @@ def reading_together(surfaces: Mapping[str, Surface]) -> list[Remark]:
 
 def to_markdown(remarks: Sequence[Remark], title: str = "How to read this") -> str:
     """The remarks as a list, with the answer above it."""
-    lines = [f"**{title}.** {ANSWERS[verdict(remarks)]}", ""]
+    lines = [f"**{escape_markdown(title)}.** {ANSWERS[verdict(remarks)]}", ""]
     marks = {"fine": "", "mind": "Mind: ", "wrong": "Wrong: "}
-    return "\n".join([*lines, *(f"- {marks[r.level]}{r.text}" for r in remarks)]) + "\n"
+    return "\n".join([*lines, *(f"- {marks[r.level]}{marked_markdown(r.text)}" for r in remarks)]) + "\n"

@@ -4,7 +4,10 @@
   const dims = data.models[0].grid.length;
   const get = (id) => document.getElementById(id);
   const STATES = ["", " (interpolated)", "NaN", "infinite", "not evaluated yet"];
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "sendDataToCloud"] };
+  const config = {  // nothing leaves the page: no button that uploads it, and nowhere to upload it to
+    responsive: true, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, showLink: false, plotlyServerURL: "",
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "sendDataToCloud", "editInChartStudio", "sendChartToCloud"],
+  };
   const font = { family: "system-ui, sans-serif", size: 12, color: "#22262b" };
   const number = (v) => (v === null || v === undefined ? "–" : Number(v.toPrecision(4)).toString().replace("-", "−"));
   const chosen = (id, other) => (get(id) ? get(id).value : other);

@@ -140,6 +140,13 @@ def test_the_page_needs_no_other_file(page):
     assert "<code>landscape surface a b</code>" in text
 
 
+def test_the_page_has_no_button_that_uploads_it(page):
+    text = page.read_text(encoding="utf-8")
+    assert "showSendToCloud: false" in text
+    assert text.count("displaylogo: false") == 1
+    assert not re.search(r"https://[a-z.-]*(plotly\.com|plot\.ly)", text)
+
+
 def test_the_page_holds_the_values_with_what_they_are(page):
     data = data_of(page)
     first = models()["sgd"]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,15 @@ import torch
 import torch.nn.functional as F
 
 from analysis.cli import main
-from analysis.surfaces import computing
+from analysis.surfaces import computing, sheets
+from analysis.surfaces.crew import Crew
 from analysis.surfaces.journal import Writer
 from analysis.surfaces.places import checkpoint_of, chosen_examples
 from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet, file_of
 from analysis.surfaces.survey import read_survey, surface, survey, time_needed
 from trainers.checkpoint import load_checkpoint, save_checkpoint
-from trainers.lock import BusyError
+from trainers.lock import BusyError, Lock, _take, locked
 from trainers.runs import load_data
 
 PLANE = {"points": 5, "examples": 40, "numbers": False}
@@ -136,7 +138,8 @@ def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept
 
 SLOW = """
 import sys, time
-from analysis.surfaces import computing
+from analysis.surfaces import computing, sheets
+from analysis.surfaces.crew import Crew
 evaluate = computing.evaluate
 def slow(task, blocks):
     time.sleep(0.2)
@@ -395,19 +398,75 @@ def test_leavings_of_another_plan_are_removed(copies):
     assert not parts.exists()
 
 
-def test_the_shares_of_processes_do_not_depend_on_what_another_has_written_meanwhile(copies, tmp_path, monkeypatch):
-    found = []
-    for done in ((), (0,), (0, 1, 2)):
+def test_a_surface_that_another_process_finished_while_we_waited_for_the_lock_is_read(copies, monkeypatch):
+    whole = plane(copies["sgd"])
+    content = bytes_of(whole)
+    whole.file.unlink()
+    real = sheets.locked
+
+    def late(*arguments, **more):
+        whole.file.write_bytes(content)  # another process was faster
+        return real(*arguments, **more)
+
+    def never(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(sheets, "locked", late)
+    monkeypatch.setattr(computing, "evaluate", never)
+    assert bytes_of(plane(copies["sgd"])) == content
+
+
+@pytest.mark.parametrize("between", ["line", None])
+def test_what_another_process_computes_is_refused_or_waited_for(copies, between):
+    places = [checkpoint_of(copies[name].folder) for name in (("sgd", "sam") if between else ("sgd",))]
+    chosen = recipe(**{**PLANE, "between": between} if between else PLANE)
+    path = file_of(places[0], chosen, *places[1:])
+    with locked(path.parent, f"{path.stem}.lock"), pytest.raises(BusyError, match=f"{path.stem} is in use by process"):
+        survey(places, chosen, jobs=1)
+    timer = threading.Timer(0.5, held(path).release)
+    timer.start()
+    assert survey(places, chosen, jobs=1, wait=60.0).sheets
+    timer.join()
+
+
+def held(path):
+    """The lock of a surface, taken until it is released."""
+    return Lock(path.parent / f"{path.stem}.lock", _take(path.parent / f"{path.stem}.lock"))
+
+
+def test_what_a_process_left_that_was_killed_after_its_last_write_is_removed(copies):
+    sheet = plane(copies["sgd"])
+    parts = sheet.file.with_suffix(".parts")
+    parts.mkdir()
+    (parts / "plan.json").write_text("{}")
+    assert bytes_of(plane(copies["sgd"])) == bytes_of(sheet)
+    assert [p.name for p in sheet.file.parent.iterdir()] == [sheet.file.name]
+
+
+def test_processes_share_what_is_left_and_get_all_of_it(monkeypatch):
+    scanner = type(
+        "Scanner", (), {"columns": ["a"], "blocks": staticmethod(lambda n: [range(i, i + 1) for i in range(n)])}
+    )
+    asked = []
+
+    class Three(Crew):
+        """The second of three processes, of which the others answer at once."""
+
+        def each(self, function):
+            share = [answer(asked[0][r :: self.count]) for r in range(self.count)]
+            assert {n: v.tolist() for n, v in function().items()} == {n: v.tolist() for n, v in share[1].items()}
+            return share
+
+    def answer(numbers):
+        return {number: np.full((1, 2, 1), float(number)) for number in numbers}
+
+    for done in ((), (0, 1, 4)):
         work = computing.Computation.__new__(computing.Computation)
-        work.crew, work._asked, work._done = computing.Crew(1, 2), 0, dict.fromkeys(done)
-        work.scanner = type("Scanner", (), {"blocks": staticmethod(lambda n: [range(i, i + 1) for i in range(n)])})
-        monkeypatch.setattr(
-            work, "_compute", lambda blocks: found.append([number for number, _ in blocks]), raising=False
-        )
-        monkeypatch.setattr(computing.Crew, "wait", lambda _: next(iter(())))
-        with pytest.raises((StopIteration, RuntimeError)):
-            work.evaluate([(float(i),) for i in range(6)])
-    assert found == [[1, 3, 5], [1, 3, 5], [3, 5]]
+        work.crew, work._asked, work._done, work.scanner = Three(1, 3), 0, answer(done), scanner
+        work._compute = lambda blocks: answer(number for number, _ in blocks)
+        asked[:] = [[i for i in range(7) if i not in done]]
+        values, _ = work.evaluate([(float(i),) for i in range(7)])["a"]
+        assert values.tolist() == [float(i) for i in range(7)]
 
 
 def test_what_is_printed_is_short_and_names_no_folder(copies):

@@ -1,0 +1,50 @@
+"""`landscape compare`: training methods against a baseline."""
+
+from pathlib import Path
+
+import tyro
+
+from analysis.cli.output import show_table
+from trainers.files import write_bytes
+
+
+def compare(
+    path: tyro.conf.Positional[Path],
+    *,
+    baseline: str = "sgd",
+    group: str = "method",
+    by: tuple[str, ...] = (),
+    target: str = "test_error",
+    choose: str = "validation_error",
+    level: float | None = None,
+) -> int:
+    """Compare training methods, each at the configuration chosen on validation data, paired over seeds.
+
+    Args:
+        path: A study's folder, or a folder of runs.
+        baseline: The group that the others are compared with.
+        group: What is compared: the method, or any key of the configuration.
+        by: Keys of the configuration whose values are compared separately, such as label_noise.
+        target: An error of the last epoch (test_error, train_error, ...), or a measured variant.
+        choose: What chooses each group's configuration, likewise.
+        level: Coverage of the intervals; the study's own, or 0.95, if left out.
+    """
+    from analysis.outcomes import ERRORS, outcomes  # statistics are slow to import
+    from analysis.reporting.methods import method_comparison
+    from analysis.reporting.tables import to_csv, to_markdown
+    from analysis.statistics.methods import compare_methods
+    from analysis.study import Study
+
+    if level is None:
+        level = Study.open(path).config.statistics.level if (path / "study.json").exists() else 0.95
+    runs = outcomes(path, [name for name in dict.fromkeys((target, choose)) if name not in ERRORS])
+    found = compare_methods(runs, baseline=baseline, group=group, by=by, target=target, choose=choose, level=level)
+    shown = method_comparison(found, runs, group=group, by=by, target=target, choose=choose, level=level)
+    write_bytes(path / "comparison.csv", to_csv(shown).encode())
+    write_bytes(path / "comparison.md", to_markdown(shown).encode())
+    columns = [str(name) for name in shown.shown.columns]
+    right = [name for name in columns if name not in shown.text]
+    show_table(columns, shown.shown.itertuples(index=False, name=None), right=right)
+    print(shown.note)
+    print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
+    return 0 if found["mean"].notna().any() else 1

@@ -1,0 +1,117 @@
+"""`landscape correlate`: measures related to generalisation."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from analysis import table as tables
+from analysis.cli.output import show_table
+from trainers.runs import has_runs, list_runs
+
+
+def correlate(
+    path: tyro.conf.Positional[Path],
+    *,
+    targets: tuple[str, ...] | None = None,
+    measures: tuple[str, ...] | None = None,
+    draws: int | None = None,
+    permutations: int | None = None,
+    level: float | None = None,
+    seed: int | None = None,
+    top: int = 15,
+    interval: Literal["stabilised", "bca", "percentile"] = "stabilised",
+    tables_only: tuple[str, ...] | None = None,
+    controls: tuple[str, ...] | None = None,
+    settings: Path | None = None,
+    settings_key: str = "weights",
+) -> int:
+    """Relate measures to generalisation, with intervals, p-values and corrections.
+
+    Args:
+        path: A study's folder, or a folder of runs that was measured.
+        targets: What is to be explained; test error, gaps and shifted errors if left out.
+        measures: What may explain it; all measures if left out.
+        draws: Bootstrap resamples of configurations; the study's own, or 2000, if left out.
+        permutations: Permutations for p-values; the study's own, or 9999, if left out.
+        level: Coverage of the intervals; the study's own, or 0.95, if left out.
+        seed: Of resampling; the study's own, or 0, if left out.
+        top: Measures to print for each target.
+        interval: Kind of the intervals of correlations: jackknife on Fisher's z scale, or of a bootstrap.
+        tables_only: Further tables to make, of granulated, information, sign_errors, partial, multilevel, selection,
+            prediction and power; all if left out.
+        controls: Measures or hyper-parameters to hold fixed in partial correlations; the usual ones if left out.
+        settings: For weights from elsewhere: CSV or Parquet with a row a file and its hyper-parameters as columns.
+        settings_key: The column of `settings` that names the file.
+    """
+    from analysis.study import Study, present, write_statistics  # statistics are slow to import
+
+    measured = tables.read(path / "measures.parquet")
+    if settings is None and not has_runs(path):
+        raise ValueError(
+            f"`--settings` is needed: {path} holds no runs of ours, so a table (CSV or Parquet) must say how each file "
+            f"of weights was trained, a row a file, named in the column `{settings_key}`."
+        )
+    runs = {run.run_id: run.settings() for run in list_runs(path)} if has_runs(path) else {}
+    if settings is None:
+        tables.own(measured, runs, path / "measures.parquet")
+    unmeasured = sorted(set(runs) - set(measured["run_id"]))
+    if unmeasured:
+        print(f"note: {len(unmeasured)} of {len(runs)} runs have no row in the table, such as {unmeasured[0]}: measure "
+              "them with `landscape measure`.", file=sys.stderr)  # fmt: skip
+    told = {
+        "targets": targets,
+        "measures": measures,
+        "draws": draws,
+        "permutations": permutations,
+        "level": level,
+        "seed": seed,
+        "interval": interval,
+        "tables": tables_only,
+        "controls": controls,
+    }
+    lead = None
+    if settings is None and (path / "study.json").exists():
+        work = Study.open(path)
+        lead = work.config.statistics.lead
+        pairs = work.config.statistics.compare
+        found = work.correlate(**told)
+        if lost := [pair for pair in pairs if pair not in present(pairs, measured)]:
+            print(f"note: {len(lost)} of {len(pairs)} pairs of `statistics.compare` were not measured, such as "
+                  f"{', '.join(lost[0])}.", file=sys.stderr)  # fmt: skip
+    else:
+        if settings is not None:
+            runs |= tables.read_settings(settings, key=settings_key)
+        joined = tables.join_config(measured, runs) if settings is None else tables.join_settings(measured, runs)
+        given = {key: value for key, value in told.items() if value is not None}
+        found = write_statistics(joined, path / "statistics", **given)
+    for warning in found.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    if not np.isfinite(found.table["value"].to_numpy(dtype=float)).any():
+        print("landscape: no measure has a correlation with any target; the table says why.", file=sys.stderr)
+        return 1
+    show_correlations(found.table.sort_values("target", key=lambda t: t != lead, kind="stable"), top)
+    print(f"statistics: {path / 'statistics'}")
+    return 0
+
+
+def show_correlations(frame: pd.DataFrame, top: int) -> None:
+    """Print the strongest measures for each target."""
+    kendall = frame[frame["coefficient"] == "kendall"]
+    for target, part in kendall.groupby("target", sort=False):
+        rows = [
+            (
+                row.measure,
+                f"{row.value:+.3f}",
+                f"[{row.low:+.3f}, {row.high:+.3f}]",
+                f"{row.p_holm:.3g}",
+                f"{row.within:+.3f}",
+                "; ".join(t for t in ("sign reverses within methods" * bool(row.reversal), str(row.warnings)) if t),
+            )
+            for row in part.sort_values("value", key=abs, ascending=False).head(top).itertuples()
+        ]
+        columns = ("measure", "tau_b", "interval", "p (Holm)", "within methods", "note")
+        show_table(columns, rows, title=f"Kendall tau_b with {target}")

@@ -1,0 +1,47 @@
+"""`landscape list`: what there is by name."""
+
+from typing import Literal
+
+import tyro
+
+from analysis.cli.output import show_table
+from analysis.measures.registry import MEASURES
+from trainers.data import DATASETS
+from trainers.models import MODELS
+from trainers.options import knobs
+from trainers.sharpness_aware.methods import METHODS
+
+
+def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
+    """Print what there is, with a line of help each.
+
+    Args:
+        what: Which list.
+    """
+    if what == "methods":
+        columns: tuple[str, ...] = ("name", "what it is", "passes a step", "rho", "options", "rule", "source")
+        rows: list[tuple[str, ...]] = [
+            (
+                name,
+                method.help,
+                method.cost,
+                "-" if method.rho is None else f"{method.rho:g}",
+                ", ".join(f"{k}={p.default}" for k, p in knobs(method.compose).items()),
+                method.rule,
+                method.source,
+            )
+            for name, method in METHODS.items()
+        ]
+        show_table(columns, rows, fold=columns)
+    elif what == "measures":
+        columns = ("name", "what it is", "a larger value means", "expected sign with the gap", "invariant to", "taken")
+        sign = {1: "+", -1: "-", 0: ""}
+        rows = [
+            (name, e.help, e.higher_means, sign[e.sign], e.invariant, "always" if e.usual else "if named")
+            for name, e in MEASURES.items()
+        ]
+        show_table(columns, rows, fold=columns)
+    else:
+        entries = MODELS if what == "models" else DATASETS
+        show_table(("name", "what it is"), [(name, thing.help) for name, thing in entries.items()], fold=["what it is"])
+    return 0

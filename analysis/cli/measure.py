@@ -1,0 +1,138 @@
+"""`landscape measure`: measures of checkpoints, or of weights from elsewhere."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import tyro
+
+from analysis import table as tables
+from analysis.cli.output import show_table
+from analysis.measuring.budget import Budget, announcement, budget
+from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measuring.collect import Call, Executor, tabulate, take, to_measure
+from analysis.measuring.plan import plan
+from analysis.path import find_own_modules
+from analysis.progress import steps, track
+from trainers.config import Option
+from trainers.parallel import cores
+from trainers.runs import has_runs, list_runs
+
+
+def measure(
+    path: tyro.conf.Positional[Path],
+    *,
+    measures: tuple[str, ...] | None = None,
+    out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
+    all_checkpoints: bool = False,
+    cost: bool = False,
+    jobs: int | None = None,
+    executor: Executor = "processes",
+    address: str | None = None,
+    trust: bool = False,
+    model: str | None = None,
+    model_options: dict[str, Option] | None = None,
+    dataset: str = "digits",
+    train_size: int | None = None,
+    label_noise: float = 0.0,
+    data_seed: int = 0,
+) -> int:
+    """Measure the checkpoints of runs, or files of weights from elsewhere; what was measured before is read back.
+
+    Args:
+        path: A study's folder, a folder of runs, one run, a file of weights (.safetensors, .pt), or a folder of them.
+        measures: Names (`landscape list measures`), or all; the study's own, or the usual ones, if left out.
+        out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
+        all_checkpoints: Measure every checkpoint of a run after its initial weights, not the last alone.
+        cost: Only say what it would cost.
+        jobs: Processes; one a core if left out.
+        executor: Measure on this machine, or on the machines of a Ray cluster that share the folder.
+        address: Of the Ray cluster; the one that RAY_ADDRESS names, or that runs here, if left out.
+        trust: Import a model or dataset that the runs name as module:function.
+        model: For files of weights: the model's name or module:function.
+        model_options: For files of weights: the model's sizes.
+        dataset: For files of weights: the data's name or module:function.
+        train_size: For files of weights: training examples.
+        label_noise: For files of weights: label noise of the training data.
+        data_seed: For files of weights: seed of the split and the noise.
+    """
+    find_own_modules(model, dataset, trust=trust)
+    spread: dict[str, Any] = {"jobs": jobs, "executor": executor, "address": address}
+    target = out_file
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: give a study's folder, a folder of runs, or a file of weights."
+        )
+    if measures is not None and not measures:
+        raise ValueError("`--measures` names none: name some of `landscape list measures`, or leave it out.")
+    if (path / "study.json").exists():
+        from analysis.study import Study
+
+        work = Study.open(path, trust=trust, **spread)
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return work.to_measure(measures, all_checkpoints=all_checkpoints)
+
+    elif path.is_file() or not has_runs(path):
+        files = [path] if path.is_file() else weight_files(path)
+        if model is None:
+            raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
+        data = {"name": dataset, "train_size": train_size, "label_noise": label_noise, "seed": data_seed}
+        chosen = plan(measures)
+        places = [WeightsFile(file.absolute(), model, model_options or {}, data) for file in files]
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return [(place, chosen, 0) for place in places], []
+
+        target = target or (path.with_name(f"{places[0].run_id}.measures.parquet") if path.is_file() else None)
+    else:
+        chosen = plan(measures)
+
+        def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
+            return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+
+    if cost:
+        show_budget(budget(wanted()[0]), jobs or cores())
+        return 0
+
+    def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
+        if len(calls) == 1:
+            with steps("measuring", len(calls[0][1])) as (begin, tell):
+                return [measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file())]
+        left = budget(calls)
+        if left.checkpoints:
+            print(announcement(left, jobs or cores()), file=sys.stderr)
+        return track(take(calls, **spread), "measuring", len(calls))
+
+    target = target or path / "measures.parquet"
+    frame = tabulate(target, wanted, measured)
+    show_measures(frame)
+    print(f"table: {target}")
+    return 0 if frame["value"].notna().any() else 1
+
+
+def show_measures(frame: pd.DataFrame) -> None:
+    """Print one run's last values, or how much was measured and what failed."""
+    if frame["run_id"].nunique() == 1:
+        last = tables.with_variant(tables.last_step(frame))
+        rows = [
+            (name, f"{value:.6g}", "" if stderr == 0 else f"{stderr:.2g}", note)
+            for name, value, stderr, note in last[["variant", "value", "stderr", "warnings"]].itertuples(index=False)
+        ]
+        show_table(("measure", "value", "± stderr", "note"), rows)
+    missing = frame[frame["value"].isna()]
+    print(f"{len(frame)} values of {frame['run_id'].nunique()} runs, {len(missing)} missing")
+    for reason, count in missing["warnings"].value_counts().head(5).items():
+        print(f"  {count} x {reason}")
+
+
+def show_budget(found: Budget, jobs: int) -> None:
+    """Print what measuring would cost, by measure."""
+    rows = [
+        (key, f"{gradients:.0f}", f"{gradients * found.seconds_a_gradient:.1f}")
+        for key, gradients in sorted(found.gradients.items(), key=lambda item: -item[1])
+    ]
+    show_table(("measure", "gradients", "seconds"), rows, right=("gradients", "seconds"))
+    print(announcement(found, jobs))

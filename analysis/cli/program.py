@@ -1,0 +1,150 @@
+"""The program: its commands, and what becomes of errors."""
+
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import tyro
+
+from analysis.cli.compare import compare
+from analysis.cli.correlate import correlate
+from analysis.cli.listing import list_names
+from analysis.cli.measure import measure
+from analysis.cli.report import report
+from analysis.cli.study import study
+from analysis.cli.surface import surface
+from analysis.cli.train import train
+from trainers.files import FULL
+from trainers.lock import BusyError
+from trainers.parallel import SAFE_PATH, Stopped, WorkerDiedError
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "study": study,
+    "train": train,
+    "measure": measure,
+    "correlate": correlate,
+    "compare": compare,
+    "report": report,
+    "surface": surface,
+    "list": list_names,
+}
+
+
+STOPPED = 128  # exit codes of signals are this and their number
+WAYS_OUT = {
+    errno.ENOENT: "is not there: check its name",
+    errno.ENOTDIR: "lies in what is a file, not a folder: check its name",
+    errno.EISDIR: "is a folder where a file is expected: check its name",
+    errno.EEXIST: "is there already, as something else: move it away, or choose another place",
+    errno.EACCES: "must not be read or written: change its permissions, or choose another place",
+    errno.EPERM: "must not be read or written: change its permissions, or choose another place",
+    errno.EROFS: "is on a file system that is only for reading: choose another place",
+    errno.ENAMETOOLONG: "is too long a name: choose a shorter one",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; exits with 0, or 2 for a bad argument or file, 1 for a failure, 130 after Ctrl-C.
+
+    With the environment variable LANDSCAPE_TRACEBACK set, errors keep their traceback.
+    """
+    _replace_what_cannot_be_shown()
+    with _safe_children():
+        code = _run(arguments)
+    if arguments is None and code >= STOPPED:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more Ctrl-C does not wait for the interpreter to tidy up
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code: int = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="landscape",
+            description="Loss landscapes, sharpness and perturbed forgetting.",
+            args=arguments,
+        )
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _say_no_more()
+        return 0
+    except Stopped as stop:  # a sweep, which says how far it came
+        return _complain(str(stop), stop.code)
+    except KeyboardInterrupt:
+        return _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)
+    except (ValueError, OSError, ImportError, RecursionError, BusyError, WorkerDiedError) as error:
+        if os.environ.get("LANDSCAPE_TRACEBACK"):
+            raise
+        return _complain(*_told(error))
+    except Exception as error:  # nothing that was foreseen: in one line all the same
+        if os.environ.get("LANDSCAPE_TRACEBACK"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip().splitlines() or [""])[0]
+        return _complain(
+            f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); the same command with "
+            f"LANDSCAPE_TRACEBACK=1 before it shows where that came from.",
+            1,
+        )
+    return code
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, RecursionError):
+        return "a file or an argument is nested too deeply: is a bracket left open?", 2
+    if not isinstance(error, OSError) or error.errno is None:
+        bad = isinstance(error, ValueError | ImportError | FileNotFoundError | FileExistsError | PermissionError)
+        return str(error), 2 if bad else 1
+    name = error.filename if error.filename is not None else error.filename2
+    if error.errno in FULL:
+        return (
+            f"the disk is full: make room for {name or 'files'}, then run the same command; what was finished is kept.",
+            1,
+        )
+    if error.errno not in WAYS_OUT:
+        return str(error), 1
+    return f"{name or 'a file'} {WAYS_OUT[error.errno]}.", 2
+
+
+def _complain(message: str, code: int) -> int:
+    with suppress(OSError):  # nobody may be there to read it
+        print(f"landscape: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """A question mark for every character that a terminal or file cannot take, instead of an error in the middle."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def _safe_children() -> Iterator[None]:
+    """Processes that are started here do not look for modules in the working folder first."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
+
+
+def _say_no_more() -> None:
+    """The reader of our output has gone: what is still unwritten goes nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -1,0 +1,18 @@
+"""`landscape report`: the pages and figures of a study."""
+
+from pathlib import Path
+
+import tyro
+
+
+def report(path: tyro.conf.Positional[Path], *, figure: tuple[str, ...] | None = None) -> int:
+    """Write the report of a study, or only some of its figures.
+
+    Args:
+        path: The study's folder.
+        figure: Names of figures to redraw; the whole report if left out.
+    """
+    from analysis.reporting.pages import report as write_report  # and so are figures
+
+    print(f"report: {write_report(path, figures=figure, jobs=None).resolve()}")
+    return 0

@@ -1,0 +1,60 @@
+"""`landscape study`: from a study file to its report."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from analysis.path import find_own_modules
+from analysis.progress import track
+from trainers.sweep import parse_shard
+
+
+def study(
+    file: tyro.conf.Positional[Path],
+    *,
+    out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
+    jobs: int | None = None,
+    trust: bool = False,
+    extend: bool = False,
+    executor: Literal["processes", "ray"] = "processes",
+    address: str | None = None,
+    shard: str | None = None,
+    time_limit: str | None = None,
+) -> int:
+    """Run a study from its file to the report; what is done already is kept.
+
+    Args:
+        file: A study file, such as studies/digits.yaml.
+        out_folder: Folder of the study; runs/<name> if left out.
+        jobs: Processes; one a core if left out.
+        trust: Import a model or dataset that the file names as module:function.
+        extend: Go on in a folder that was made with another configuration.
+        executor: Train on this machine, or on the machines of a Ray cluster that share the folder.
+        address: Of the Ray cluster; the one on this machine, or RAY_ADDRESS, if left out.
+        shard: i/n trains only part i of n, counted from 0, and makes no report: for array jobs.
+        time_limit: For training, in seconds or as HH:MM:SS; runs in progress then stop and can be continued.
+    """
+    from analysis.study import Study, read_study
+
+    find_own_modules(trust=trust)
+    config = read_study(file, trust=trust)
+    folder = out_folder or Path("runs") / config.name
+    command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
+    work = Study(
+        config, folder, jobs=jobs, trust=trust, executor=executor, address=address,
+        shard=None if shard is None else parse_shard(shard), time_limit=time_limit, command=command,
+    )  # fmt: skip
+    if shard is not None:
+        work.prepare(extend=extend)
+        ended = work.train(track)
+        print(f"part {shard}: {len(ended)} runs ended; without --shard the same command measures and reports")
+        return 1 if any(run.status()["status"] == "failed" for run in ended) else 0
+    path = work.all(track, extend=extend)
+    bad = [(run.run_id, run.status()) for run in work.runs() if run.status()["status"] != "finished"]
+    for run_id, status in bad:
+        print(f"run {run_id} {status['status']}: {status['reason']}", file=sys.stderr)
+    print(f"report: {path.resolve()}")
+    finished = any(run.status()["status"] == "finished" for run in work.runs())
+    return 1 if not finished or any(status["status"] == "failed" for _, status in bad) else 0

@@ -1,0 +1,139 @@
+"""`landscape train`: one run, or a search of its radius."""
+
+from dataclasses import field, fields, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from analysis.cli.output import show_table
+from analysis.path import find_own_modules
+from analysis.progress import track
+from trainers.config import TrainConfig, train_config
+from trainers.loop import fit
+from trainers.runs import Run
+from trainers.tracking import TrackerName
+
+TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
+
+
+def _arguments() -> type:
+    """The fields of `TrainConfig` as command-line options; `train_config` then checks them, with its own messages."""
+    found = []
+    for name, info in TrainConfig.model_fields.items():
+        annotation = Annotated[info.annotation, tyro.conf.arg(help=info.description)]  # type: ignore[name-defined]
+        default = info.get_default(call_default_factory=True)
+        given = field(default_factory=dict) if isinstance(default, dict) else field(default=default)
+        found.append((name, annotation, given))
+    return make_dataclass("Configuration", found, frozen=True)
+
+
+if TYPE_CHECKING:
+    Configuration = Any
+else:
+    Configuration = tyro.conf.OmitArgPrefixes[_arguments()]
+
+
+def train(
+    config: Configuration,
+    *,
+    out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs"),
+    device: str = "cpu",
+    time_limit: str | None = None,
+    snapshot_seconds: float = 30.0,
+    log_steps: int | None = None,
+    track_with: Annotated[tuple[TrackerName, ...], tyro.conf.arg(name="track")] = (),
+    rho_search: bool = False,
+    search_radii: tuple[float, ...] | None = None,
+    search_share: float = 0.2,
+    search_seeds: int = 1,
+    jobs: int | None = None,
+) -> int:
+    """Train one run; a finished run is skipped, an interrupted one is continued.
+
+    Exit code 0 once the run has ended, 75 where the time limit stopped it, 130 after Ctrl-C, 143 after SIGTERM, 138
+    after SIGUSR1; the same command then continues.
+
+    Args:
+        config: What decides the result.
+        out_folder: Folder of runs; the run goes into a subfolder named by its hash.
+        device: Where to train, such as cpu or cuda.
+        time_limit: Stop with a snapshot before so many seconds, or HH:MM:SS, have passed.
+        snapshot_seconds: Least time between two snapshots, from which a killed run continues.
+        log_steps: Log every so many steps to steps.parquet.
+        track_with: Show the run in TensorBoard or W&B too.
+        rho_search: Try several radii on a short budget, and suggest one; the run itself is not trained.
+        search_radii: The radii to try; 0 and factors of three around the given one if left out.
+        search_share: Fraction of the epochs that each of these runs gets.
+        search_seeds: Runs for each radius.
+        jobs: Processes of the search; one a core if left out.
+    """
+    chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
+    find_own_modules(chosen.model, chosen.dataset)
+    if rho_search:
+        return _search_radius(
+            chosen,
+            out=out_folder,
+            radii=search_radii,
+            share=search_share,
+            seeds=search_seeds,
+            jobs=jobs,
+            device=device,
+        )
+    rows = track(iter(range(chosen.epochs)), f"{chosen.method} {chosen.run_id}", chosen.epochs)
+
+    def advance(_: dict[str, Any]) -> None:
+        next(rows, None)
+
+    code = 0
+    try:
+        run = fit(
+            chosen,
+            out=out_folder,
+            device=device,
+            trust=True,  # named on the command line itself
+            progress=advance,
+            time_limit=time_limit,
+            snapshot_seconds=snapshot_seconds,
+            log_steps=log_steps,
+            track=track_with,
+        )
+    except SystemExit as stop:  # a signal; the snapshot is written
+        run, code = Run(out_folder / chosen.run_id), int(stop.code or 0)
+    status = run.status()
+    line = f"{status['status']} after {status['epochs']} epochs" + (
+        f" ({status['reason']})" if status["reason"] else ""
+    )
+    if status["epochs"]:
+        last = run.history().iloc[-1]
+        line += f": train error {last['train_error']:.4f}, test error {last['test_error']:.4f}"
+    print(line)
+    if status.get("skipped_steps"):
+        print(f"{status['skipped_steps']} steps skipped by overflow, the first: {', '.join(status['first_skipped'])}")
+    print(f"run: {run.folder}")
+    return code or (TRY_AGAIN if status["status"] == "interrupted" else 0)
+
+
+def _search_radius(chosen: TrainConfig, **options: Any) -> int:
+    """Search the radius and print the table and the suggestion."""
+    from trainers.radius_search import search_radius
+
+    found = search_radius(chosen, trust=True, **options)
+    rows = [
+        (
+            f"{row.rho:g}",
+            f"{row.validation_error:.4f}",
+            "" if row.seeds == 1 else f"{row.deviation:.4f}",
+            f"{row.train_error:.4f}",
+            "; ".join(t for t in ("best" * (row.rho == found.best), str(row.status)) if t),
+        )
+        for row in found.table.itertuples()
+    ]
+    show_table(("rho", "validation error", "± deviation", "train error", "note"), rows)
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"runs: {found.folder}")
+    if found.best is None:
+        return 1
+    print(f"suggestion: --rho {found.best:g}")
+    return 0

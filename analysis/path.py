@@ -1,0 +1,31 @@
+"""Where modules are found by the program: never in the working folder, unless the user asks for a module there."""
+
+import os
+import sys
+
+
+def leave_working_folder() -> None:
+    """Take back that `python -m analysis` puts the working folder first on the path, unless this code lies in it.
+
+    Else whatever lies there under the name of a library, such as jinja2.py, would be run instead of the library.
+    """
+    here = os.getcwd()  # noqa: PTH109 - pathlib would be imported from the folder
+    named = sys.argv[:1] == ["-m"] and "analysis" in sys.orig_argv
+    ours = os.path.samefile(here, os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120, PTH121 - likewise
+    if named and not ours and not sys.flags.safe_path and sys.path[:1] == [here]:
+        del sys.path[0]
+
+
+def find_own_modules(*names: str | None, trust: bool = False) -> None:
+    """Let modules in the working folder be found, after all others, where a `module:function` is named or trusted.
+
+    Args:
+        names: What the command line names: models, data sets, metrics.
+        trust: Whether what a file names may be imported too.
+    """
+    here = os.getcwd()  # noqa: PTH109 - the text is what the path holds
+    if (trust or any(name and ":" in name for name in names)) and here not in sys.path:
+        sys.path.append(here)
+
+
+leave_working_folder()
