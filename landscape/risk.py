@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from landscape.batches import Batch, as_batches, batch_size, split_batches
+from landscape.batches import Batch, as_batches, batch_size, joined, split_batches, take
+from landscape.checks import as_point, require_generator, require_loss, require_model, require_whole
+from landscape.evaluation import Look
 from landscape.functional import Mode, PureModel
-from landscape.params import Params, select
+from landscape.params import Params, real_parts, select
 from landscape.ranks import Ranks
 
 
@@ -32,6 +34,7 @@ class EmpiricalRisk:
             over tokens, say, needs the number of tokens.
         ranks: The processes that the batches are shared out to; None if this one has them all.
         total: Σ_b w_b over all processes, where the batches are shared out.
+        look: What the first evaluation has shown.
     """
 
     predict: Callable[[Params, Any], Any]
@@ -41,14 +44,24 @@ class EmpiricalRisk:
     weight: Callable[[Any, Any], float] | None = None
     ranks: Ranks | None = None
     total: float | None = None
+    look: Look = field(default_factory=Look, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        require_loss(self.loss)
         if not self.batches:
             raise ValueError("`data` has no batch: a risk needs at least one example.")
         if not any(self.sizes):
             raise ValueError("`data` has no example: all batches are empty.")
         if not self.theta:
             raise ValueError("the model has no trainable parameter: set `requires_grad` or name some in `parameters`.")
+        if any(t.is_complex() for t in self.theta.values()):
+            if not isinstance(self.predict, PureModel):
+                names = [name for name, t in self.theta.items() if t.is_complex()]
+                raise ValueError(
+                    f"`theta` has complex parameters {names}: give their real and imaginary parts, "
+                    "torch.view_as_real(t), and let `predict` put them together by torch.view_as_complex."
+                )
+            object.__setattr__(self, "theta", real_parts(self.theta))
 
     @classmethod
     def from_model(
@@ -79,6 +92,7 @@ class EmpiricalRisk:
         Raises:
             ValueError: If a name is unknown, or no parameter or example is left.
         """
+        require_model(model, loss)
         pure = PureModel(model, mode=mode)
         everything = pure.parameters
         if parameters is None:
@@ -86,7 +100,7 @@ class EmpiricalRisk:
         else:
             wanted = select(list(everything), parameters)
         theta = {name: everything[name].detach() for name in wanted}
-        return cls(pure, loss, as_batches(data), theta, weight)
+        return cls(pure, loss, as_batches(data, pure.module), theta, weight)
 
     @property
     def names(self) -> list[str]:
@@ -96,7 +110,7 @@ class EmpiricalRisk:
     @cached_property
     def sizes(self) -> list[int]:
         """Number of examples in each batch."""
-        return [batch_size(b) for b in self.batches]
+        return [batch_size(b, unknown=None if self.weight is None else 1) for b in self.batches]
 
     @property
     def n(self) -> int:
@@ -122,11 +136,14 @@ class EmpiricalRisk:
 
     def at(self, theta: Params) -> "EmpiricalRisk":
         """The same risk with another default point."""
-        return replace(self, theta={name: theta[name].detach() for name in self.names})
+        point = self._point(theta)
+        return replace(self, theta={name: point[name].detach() for name in self.names})
 
     def on(self, data: Any) -> "EmpiricalRisk":
         """The same model and loss on other data; shared out to the processes as this risk's data are."""
-        other = replace(self, batches=as_batches(data), ranks=None, total=None)
+        model = self.predict.module if isinstance(self.predict, PureModel) else None
+        look = Look(self.look.needs_graph)
+        other = replace(self, batches=as_batches(data, model), ranks=None, total=None, look=look)
         return other if self.ranks is None else other.sharded(self.ranks.group)
 
     def in_parts(self, size: int) -> "EmpiricalRisk":
@@ -135,6 +152,7 @@ class EmpiricalRisk:
         Raises:
             ValueError: If `size` is below 1, or batches may not be cut because they normalise by their own statistics.
         """
+        require_whole(size, "size")
         if size < 1:
             raise ValueError(f"`size` must be at least 1 example, got {size!r}.")
         if max(self.sizes) <= size:
@@ -181,11 +199,17 @@ class EmpiricalRisk:
 
     def value(self, theta: Params | None = None) -> float:
         """L(θ), summed over batches in float64."""
-        point = self.theta if theta is None else theta
+        point = self._point(theta)
         risk = self.settled(point)
-        with torch.no_grad():
-            parts = [scalar(risk.loss(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
-        return self._total(math.fsum(parts))
+
+        def parts() -> list[float]:
+            return [scalar(risk.loss_on(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
+
+        return self._total(math.fsum(self.look.without_graph(parts)))
+
+    def loss_on(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of one batch's outputs; the first time with a check, see `Look.loss`."""
+        return self.look.loss(self.loss, outputs, targets)
 
     def gradient(self, theta: Params | None = None) -> Params:
         """∇L(θ) as a dict of tensors."""
@@ -193,13 +217,13 @@ class EmpiricalRisk:
 
     def value_and_gradient(self, theta: Params | None = None) -> tuple[float, Params]:
         """L(θ) and ∇L(θ); a parameter that the loss does not use has gradient zero."""
-        point = {k: t.detach().requires_grad_() for k, t in (self.theta if theta is None else theta).items()}
+        point = {k: t.detach().requires_grad_() for k, t in self._point(theta).items()}
         risk = self.settled(point)
         total: list[Tensor] | None = None
         values = []
         for (x, y), w in risk._weighted():
             with torch.enable_grad():
-                loss = risk.loss(risk.predict(point, x), y)
+                loss = risk.loss_on(risk.predict(point, x), y)
             values.append(scalar(loss) * w)
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
@@ -217,15 +241,23 @@ class EmpiricalRisk:
         return self._total(math.fsum(values)), dict(zip(point, total, strict=True))
 
     def outputs(self, theta: Params | None = None) -> Float[Tensor, "n ..."]:
-        """The model's outputs on all examples, in order, without gradient."""
-        point = self.theta if theta is None else theta
+        """The model's outputs on all examples, in order, without gradient.
+
+        Raises:
+            ValueError: If they are not one tensor.
+        """
+        point = self._point(theta)
         risk = self.settled(point)
-        with torch.no_grad():
-            return torch.cat([risk.predict(point, x) for x, _ in self.batches])
+        found = self.look.without_graph(lambda: [risk.predict(point, x) for x, _ in self.batches])
+        return torch.cat([_one_tensor(out, "the model's outputs") for out in found]).detach()
 
     def targets(self) -> Tensor:
-        """The targets of all examples, in order."""
-        return torch.cat([y for _, y in self.batches])
+        """The targets of all examples, in order.
+
+        Raises:
+            ValueError: If they are not one tensor.
+        """
+        return torch.cat([_one_tensor(y, "the data's targets") for _, y in self.batches])
 
     def chunks(self, m: int, *, generator: Generator | None = None) -> list["EmpiricalRisk"]:
         """Partition the examples into risks of m examples each (the last may be smaller).
@@ -235,19 +267,25 @@ class EmpiricalRisk:
             generator: Source of a random partition; None keeps the order of the data.
 
         Raises:
-            ValueError: If m is out of range, or the batches are not pairs of tensors.
+            ValueError: If m is out of range, or the batches cannot be put together.
         """
+        require_whole(m, "m")
+        if generator is not None:
+            require_generator(generator)
         if not 1 <= m <= self.n:
             raise ValueError(f"`m` must be between 1 and the number of examples {self.n}, got {m}.")
         if self.ranks is not None:
             raise ValueError("`m` needs all data in each process: take the chunks before .sharded().")
-        if not all(isinstance(x, Tensor) and isinstance(y, Tensor) for x, y in self.batches):
-            raise ValueError("`m` needs batches that are pairs of tensors; this risk has other ones.")
-        x, y = torch.cat([b[0] for b in self.batches]), torch.cat([b[1] for b in self.batches])
+        whole = joined(self.batches)
         if generator is not None:
-            order = torch.randperm(self.n, generator=generator)
-            x, y = x[order.to(x.device)], y[order.to(y.device)]
-        return [replace(self, batches=[(x[i : i + m], y[i : i + m])]) for i in range(0, self.n, m)]
+            whole = take(whole, torch.randperm(self.n, generator=generator, device=generator.device))
+        return [replace(self, batches=[part]) for part in split_batches([whole], m)]
+
+    def _point(self, theta: Params | None) -> Params:
+        """The point that was asked for, checked."""
+        if theta is None:
+            return self.theta
+        return as_point(theta, self.theta, self.predict.parameters if isinstance(self.predict, PureModel) else None)
 
     def _weights(self) -> list[float]:
         if self.weight is None:
@@ -262,6 +300,12 @@ class EmpiricalRisk:
 
     def _total(self, x: float) -> float:
         return x if self.ranks is None else self.ranks.total(x, self.device)
+
+
+def _one_tensor(found: Any, what: str) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise ValueError(f"`risk` must have one tensor as {what} here, got {type(found).__name__}.")
+    return found
 
 
 def scalar(loss: Any) -> float:

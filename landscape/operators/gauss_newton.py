@@ -1,15 +1,15 @@
 """The generalised Gauss-Newton matrix."""
 
-from typing import Any, final
+from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.batches import Batch
+from landscape.labels import IGNORED
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
 from landscape.operators.point import pull
-
-IGNORED_TARGET = -100  # the default `ignore_index` of cross_entropy
+from landscape.operators.predictions import plain_cross_entropy
 
 
 @final
@@ -31,16 +31,10 @@ class GaussNewton(OutputSpaceOperator):
         out, y = outputs[0], batch[1]
         labels = isinstance(y, Tensor) and not y.is_floating_point() and out.ndim == 2 and y.shape == out.shape[:1]
         known = labels and len(outputs) == 1 and plain_cross_entropy(self.point.risk.loss)
-        if known and not bool((y == IGNORED_TARGET).any()):
+        if known and not bool((y == IGNORED).any()):
             p, n = out.detach().softmax(-1), len(out)
             return lambda u: [(p * u[0] - p * (p * u[0]).sum(-1, keepdim=True)) / n]
         with torch.enable_grad():
             slopes = torch.autograd.grad(loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True)
         return lambda u: list(pull(slopes, outputs, u))
 
-
-def plain_cross_entropy(loss: Any) -> bool:
-    """Whether a loss is torch's mean cross-entropy; label smoothing does not change its curvature."""
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return loss.weight is None and loss.reduction == "mean" and loss.ignore_index == IGNORED_TARGET
-    return loss is torch.nn.functional.cross_entropy

@@ -101,10 +101,9 @@ class OutputSpaceOperator(RiskOperator):
 
         def moved(unit: Sequence[Tensor], h: float) -> Outputs:
             parts = zip(theta.items(), unit, strict=True)
-            with torch.no_grad():
-                out = point.risk.predict({**point.fixed, **{k: t + h * u for (k, t), u in parts}}, batch[0])
-            every = list(tensors(out))
-            return [every[j] for j in which]
+            at = {**point.fixed, **{k: t + h * u for (k, t), u in parts}}
+            every = list(tensors(point.risk.look.without_graph(lambda: point.risk.predict(at, batch[0]))))
+            return [every[j].detach() for j in which]
 
         def product(rows: Tensor) -> Tensor:
             results = []

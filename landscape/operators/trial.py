@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, batch_size, map_tensors, slice_batch
+from landscape.batches import Batch, batch_size, can_be_cut, slice_batch, take
 from landscape.functional import PureModel
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
 from landscape.operators.point import Point, pull, row
@@ -91,16 +91,15 @@ class Trial:
 def _parts(point: Point, batch: Batch) -> tuple[Batch, Batch | None]:
     """A few examples of a batch, and half of them; the whole batch if the model takes no other."""
     n = batch_size(batch)
-    few = slice_batch(batch, 0, EXAMPLES) if n > EXAMPLES else batch
+    few = slice_batch(batch, 0, EXAMPLES) if n > EXAMPLES and can_be_cut(batch) else batch
     if few is not batch:
         try:
-            with torch.no_grad():
-                value = point.loss(few)
+            value = point.risk.look.without_graph(lambda: point.loss(few))
         except Exception:
             return batch, None
         scalar(value)
     k = batch_size(few)
-    if k < 2:
+    if k < 2 or not can_be_cut(few):
         return few, None
     fewer = slice_batch(few, 0, k // 2)
     try:
@@ -111,8 +110,7 @@ def _parts(point: Point, batch: Batch) -> tuple[Batch, Batch | None]:
 
 
 def _value(point: Point, batch: Batch) -> float:
-    with torch.no_grad():
-        return scalar(point.loss(batch))
+    return point.risk.look.without_graph(lambda: scalar(point.loss(batch)))
 
 
 def _differ(a: float, b: float, relative: float) -> bool:
@@ -150,14 +148,9 @@ def _cause(point: Point) -> str:
 
 def _require_no_order(point: Point, batch: Batch) -> None:
     n = batch_size(batch)
-    if n < 2:
+    if n < 2 or not can_be_cut(batch):
         return
-
-    def turned(t: Tensor) -> Tensor:
-        return t.flip(0) if t.ndim and len(t) == n else t
-
-    inputs = map_tensors(turned, batch[0])
-    other = (inputs, inputs if batch[1] is batch[0] else map_tensors(turned, batch[1]))
+    other = take(batch, torch.arange(n - 1, -1, -1))
     tolerance = max(ORDERS * REPEATS.get(point.dtype, REPEAT), 10 * torch.finfo(point.dtype).eps)
     first, second = _value(point, batch), _value(point, other)
     if _differ(first, second, tolerance) and max(abs(first), abs(second)) > tolerance:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.estimate import Estimate
+from landscape.evaluation import Look
+from landscape.labels import tally
 from landscape.params import Params
 from landscape.risk import EmpiricalRisk
 
@@ -82,41 +83,35 @@ def mean_rise(rises: list[Rise], sizes: list[int], method: str) -> Sharpness:
 def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
     """Mean loss and error rate at θ; the error is NaN where the data are not labelled rows."""
     risk = risk.settled(theta)
-    losses, wrong = [], []
-    with torch.no_grad():
+
+    def numbers() -> tuple[list[float], list[tuple[float, int]]]:
+        losses, found = [], []
         for (x, y), share in zip(risk.batches, risk.shares, strict=True):
             out = risk.predict(theta, x)
-            losses.append(float(risk.loss(out, y)) * share if share else 0.0)
-            wrong.append(float(mistakes(out, y)) if labelled(out, y) else math.nan)
-    if risk.ranks is None:
-        return math.fsum(losses), sum(wrong) / risk.n
-    total = [risk.ranks.total(number, risk.device) for number in (math.fsum(losses), sum(wrong), float(risk.n))]
-    return total[0], total[1] / total[2]
+            losses.append(float(risk.loss_on(out, y)) * share if share else 0.0)
+            found.append(tally(out, y, risk.loss))
+        return losses, found
+
+    losses, found = risk.look.without_graph(numbers)
+    value = math.fsum(losses)
+    return value if risk.ranks is None else risk.ranks.total(value, risk.device), _rate(risk, found)
 
 
 def evaluate_with_gradient(risk: EmpiricalRisk, theta: Params) -> tuple[float, Params, float]:
     """Mean loss, its gradient and the error rate at θ, from one pass."""
-    wrong: list[float] = []
+    found: list[tuple[float, int]] = []
 
     def loss(out: Any, y: Any) -> Tensor:
-        wrong.append(float(mistakes(out.detach(), y)) if labelled(out, y) else math.nan)
-        return risk.loss(out, y)
+        found.append(tally(out.detach() if isinstance(out, Tensor) else out, y, risk.loss))
+        return risk.loss_on(out, y)
 
-    value, gradient = replace(risk, loss=loss).value_and_gradient(theta)
-    if risk.ranks is None:
-        return value, gradient, sum(wrong) / risk.n
-    total = [risk.ranks.total(number, risk.device) for number in (sum(wrong), float(risk.n))]
-    return value, gradient, total[0] / total[1]
+    value, gradient = replace(risk, loss=loss, look=Look(done=True)).value_and_gradient(theta)
+    return value, gradient, _rate(risk, found)
 
 
-def labelled(out: Any, y: Any) -> bool:
-    """Whether outputs are rows of scores for integer labels."""
-    if not (isinstance(out, Tensor) and isinstance(y, Tensor)):
-        return False
-    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    return whole and out.ndim == 2 and out.shape[1] > 1 and y.shape == out.shape[:1]
-
-
-def mistakes(out: Tensor, y: Tensor) -> Tensor:
-    """Number of rows whose largest score is not the label's."""
-    return (out.argmax(-1) != y).sum(-1)
+def _rate(risk: EmpiricalRisk, found: list[tuple[float, int]]) -> float:
+    """Mistakes over the rows that count, in all processes."""
+    numbers = [math.fsum(wrong for wrong, _ in found), float(sum(rows for _, rows in found))]
+    if risk.ranks is not None:
+        numbers = [risk.ranks.total(number, risk.device) for number in numbers]
+    return numbers[0] / numbers[1] if numbers[1] else math.nan
