@@ -1,7 +1,7 @@
 """What arguments must be, said in words: a model, a loss, a risk, an operator, a perturbation, a point, a generator."""
 
 from collections.abc import Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -42,8 +42,9 @@ def require_loss(loss: Any) -> None:
         ValueError: If it is a class of losses, or no function.
     """
     if isinstance(loss, type) and issubclass(loss, nn.Module):
-        raise ValueError(f"`loss` must be a function of (outputs, targets), got {_named(loss)}: call it, "
-                         f"{loss.__name__}().")
+        raise ValueError(
+            f"`loss` must be a function of (outputs, targets), got {_named(loss)}: call it, {loss.__name__}()."
+        )
     if not callable(loss):
         raise ValueError(
             f"`loss` must be a function of (outputs, targets), such as torch.nn.functional.cross_entropy, got "
@@ -111,6 +112,41 @@ def require_whole(number: Any, argument: str) -> None:
     """
     if isinstance(number, bool) or not isinstance(number, Integral):
         raise ValueError(f"`{argument}` must be a whole number, got {number!r}.")
+
+
+def require_number(number: Any, argument: str) -> None:
+    """Check that it is a number.
+
+    Raises:
+        ValueError: If it is text or something else.
+    """
+    if isinstance(number, bool | str) or not isinstance(number, Real | Tensor):
+        raise ValueError(f"`{argument}` must be a number, got {number!r}.")
+
+
+WHOLE = ("m", "k", "draws", "runs", "steps", "block", "basis", "restarts", "dimension", "max_products", "micro_batch")
+NUMBERS = ("rho", "eps", "tol", "atol", "shift", "z", "drop", "start")
+
+
+def check_arguments(**given: Any) -> None:
+    """Check the arguments of a function by what their names mean; None stands for a default.
+
+    Raises:
+        ValueError: If one is of another kind than its name says.
+    """
+    kinds = {
+        "risk": require_risk,
+        "A": require_operator,
+        "perturbation": require_perturbation,
+        "generator": require_generator,
+    }
+    for name, value in given.items():
+        if name in kinds and (value is not None or name in ("risk", "A", "perturbation")):
+            kinds[name](value)
+        elif name in WHOLE and value is not None:
+            require_whole(value, name)
+        elif name in NUMBERS and value is not None:
+            require_number(value, name)
 
 
 def as_point(theta: Any, like: Params, known: Iterable[str] | None = None) -> Params:

@@ -52,5 +52,7 @@ def _bounded(layer: Any, usual: Any, most: float, p: float, *args: Any, **kwargs
 def _within(weight: Tensor, most: float, p: float) -> Tensor:
     """The rows, those longer than `most` shortened to it."""
     long = torch.linalg.vector_norm(weight.detach(), p, dim=1, keepdim=True) > most
-    size = torch.linalg.vector_norm(torch.where(long, weight, 1.0), p, dim=1, keepdim=True)  # never 0, where a norm kinks
+    size = torch.linalg.vector_norm(
+        torch.where(long, weight, 1.0), p, dim=1, keepdim=True
+    )  # never 0, where a norm kinks
     return weight * torch.where(long, most / (size + ROUNDING), 1.0)

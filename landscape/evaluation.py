@@ -16,10 +16,22 @@ T = TypeVar("T")
 
 FEW = 8  # examples on which a loss is tried
 CLOSE = 1e-4
-NEEDS_GRAPH = re.compile(r"does not require grad|does not have a grad_fn|requires_grad|Inference tensors|inference tensor")
-WARNED = re.compile(r"target size \(torch\.Size\((?P<y>\[.*?\])\)\).*input size \(torch\.Size\((?P<out>\[.*?\])\)\)", re.S)
+NEEDS_GRAPH = re.compile(
+    r"does not require grad|does not have a grad_fn|requires_grad|Inference tensors|inference tensor"
+)
+WARNED = re.compile(
+    r"target size \(torch\.Size\((?P<y>\[.*?\])\)\).*input size \(torch\.Size\((?P<out>\[.*?\])\)\)", re.S
+)
 PAIRED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "soft_margin_loss", "kl_div")
-PAIRED_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.KLDivLoss)
+PAIRED_MODULES = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.PoissonNLLLoss,
+    nn.SoftMarginLoss,
+    nn.KLDivLoss,
+)
 
 
 @dataclass(eq=False)

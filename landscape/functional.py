@@ -129,7 +129,9 @@ class PureModel:
         made = [name for name, _ in self.module.named_parameters() if name not in self.parameters]
         if made:
             raise ValueError(f"`model` makes its parameters {made} at its first call: call it on a batch before.")
-        self._changed = {name for name in buffers if after.get(name) is not lent[name] or _differ(lent[name], buffers[name])}
+        self._changed = {
+            name for name in buffers if after.get(name) is not lent[name] or _differ(lent[name], buffers[name])
+        }
         self._lent = _buffer_slots(self.module, self._changed)
         pairs = zip(tensors(given), tensors(inputs), strict=True)
         self._writes_inputs = any(_differ(a, b) for a, b in pairs)

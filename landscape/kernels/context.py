@@ -81,7 +81,10 @@ def _run(undo: list[Callable[[], None]]) -> None:
 
 
 def _install() -> list[Callable[[], None]]:
-    undo = [_replace(*_ATTENTION, _twice_differentiable), *(_replace(torch, name, _bias_apart(place)) for name, place in _NORMS.items())]
+    undo = [
+        _replace(*_ATTENTION, _twice_differentiable),
+        *(_replace(torch, name, _bias_apart(place)) for name, place in _NORMS.items()),
+    ]
     # calls that hold the function itself end up in the plain kernel
     for name in _SDP_FLAGS:
         switch = getattr(torch.backends.cuda, f"enable_{name}_sdp")

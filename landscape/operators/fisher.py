@@ -9,8 +9,8 @@ from torch import Generator, Tensor, nn
 
 from landscape.batches import Batch, batch_size, slice_batch, take
 from landscape.kernels import second_derivatives
-from landscape.operators.curvature import Path, RowMap
 from landscape.operators import predictions
+from landscape.operators.curvature import Path, RowMap
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
 from landscape.operators.trial import EXAMPLES
 from landscape.params import Params

@@ -37,4 +37,3 @@ class GaussNewton(OutputSpaceOperator):
         with torch.enable_grad():
             slopes = torch.autograd.grad(loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True)
         return lambda u: list(pull(slopes, outputs, u))
-

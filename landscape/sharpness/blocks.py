@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks import check_arguments
 from landscape.kernels import math_attention
 from landscape.labels import error_rate
 from landscape.params import Params
@@ -53,6 +54,7 @@ def first_order_sharpness(
     Source:
         The expansion in Foret et al. (2021), ICLR, section 2, taken chunk by chunk.
     """
+    check_arguments(risk=risk, m=m, generator=generator)
     step = AscentStep(rho, p=p, metric=metric)
     if p != 2 and not math.isinf(p):
         raise ValueError(f"`p` must be 2 or inf, got {p!r}.")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape.batches import Batch
+from landscape.checks import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
@@ -136,6 +137,7 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
     Source:
         Goodfellow (2015), arXiv 1510.01799, for norms from outer products.
     """
+    check_arguments(risk=risk)
     if risk.mode in ("batch", "train"):
         raise ValueError(
             f"`risk` has mode={risk.mode!r}, where an example's loss depends on its batch, so it has no gradient of "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks import check_arguments
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
@@ -73,6 +74,7 @@ def worst_case_sharpness(
     Source:
         Andriushchenko et al. (2023), ICML, for APGD on weights and its settings; Foret et al. (2021), ICLR, for m.
     """
+    check_arguments(risk=risk, m=m, steps=steps, restarts=restarts, tol=tol, generator=generator)
     ball = Ball(rho, norm)
     search = Search(method, steps, momentum)
     if restarts < 0:

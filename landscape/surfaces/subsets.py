@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.batches import Batch, batch_size, by_example, slice_batch, split_batches, tensors
+from landscape.checks import require_risk
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.risk import EmpiricalRisk
@@ -110,6 +111,8 @@ def check(risks: Mapping[str, EmpiricalRisk], axes: Axes) -> None:
     """
     if not risks:
         raise ValueError("`risks` is empty: give a risk, or several by name.")
+    for risk in risks.values():
+        require_risk(risk, "risks")
     first = next(iter(risks.values()))
     for name, risk in risks.items():
         if risk.mode == "train":
