@@ -1,7 +1,8 @@
 """Batches of data in every form: pairs (inputs, targets), dicts and objects; read, counted, cut and joined."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def _is_object(data: Any) -> bool:
     """Whether it is a batch of a class of its own: a dataclass, or graphs as libraries make them."""
     if isinstance(data, Tensor | np.ndarray | type | list | tuple | Mapping | DataLoader | torch.nn.Module):
         return False
-    return is_dataclass(data) or hasattr(data, "num_graphs") or (hasattr(data, "to") and hasattr(data, "num_nodes"))
+    return is_dataclass(data) or _is_opaque(data)
 
 
 def _opened(data: Any) -> Iterable[Any]:
@@ -301,6 +302,12 @@ def _together(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     if isinstance(first, list | tuple) and not isinstance(first, rnn.PackedSequence):
         made = [_together(column, sizes) for column in zip(*parts, strict=True)]
         return type(first)(*made) if hasattr(first, "_fields") else type(first)(made)
+    if is_dataclass(first):
+        other = copy.copy(first)
+        for field in fields(first):
+            column = [getattr(part, field.name) for part in parts]
+            object.__setattr__(other, field.name, _together(column, sizes))
+        return other
     if isinstance(first, str | int | float | bool | None) and all(part == first for part in parts):
         return first
     raise TypeError(f"parts of type {type(first).__name__}")

@@ -100,7 +100,8 @@ def require_generator(generator: Any) -> None:
     if not isinstance(generator, torch.Generator):
         seed = generator if isinstance(generator, int) and not isinstance(generator, bool) else 0
         raise ValueError(
-            f"`generator` must be a torch.Generator, got {_named(generator)}: use torch.Generator().manual_seed({seed})."
+            f"`generator` must be a torch.Generator, got {_named(generator)}: use "
+            f"torch.Generator().manual_seed({seed})."
         )
 
 

@@ -32,8 +32,8 @@ def bound_embeddings(module: nn.Module, tied: set[int]) -> None:
             continue
         if id(child.weight) in tied:
             raise ValueError(
-                f"`model` has {name!r}, an embedding with max_norm whose weights another layer uses too: what that layer "
-                "computes would depend on the rows looked up before. Set max_norm to None, or untie them."
+                f"`model` has {name!r}, an embedding with max_norm whose weights another layer uses too: what that "
+                "layer computes would depend on the rows looked up before. Set max_norm to None, or untie them."
             )
         bound, child.max_norm = (float(child.max_norm), float(child.norm_type)), None
         setattr(child, "forward", partial(_bounded, child, child.forward, *bound))  # noqa: B010

@@ -45,8 +45,8 @@ class PureModel:
             `recalibrated` copies; "train" leaves everything as in training, dropout included.
 
     Raises:
-        ValueError: If the mode is unknown, or the model cannot be copied or has parameters without a shape; at the first
-            call, if the model writes on its parameters or makes new ones.
+        ValueError: If the mode is unknown, or the model cannot be copied or has parameters without a shape; at the
+            first call, if the model writes on its parameters or makes new ones.
     """
 
     def __init__(self, model: nn.Module, *, mode: Mode = "eval") -> None:
@@ -123,8 +123,8 @@ class PureModel:
         written += [name for name, version in held.items() if self.parameters[name]._version != version]
         if written:
             raise ValueError(
-                f"`model` writes on its parameters {written} while it computes, so its outputs are no function of them: "
-                "compute a new tensor instead, such as self.weight.clamp(min=0)."
+                f"`model` writes on its parameters {written} while it computes, so its outputs are no function of "
+                "them: compute a new tensor instead, such as self.weight.clamp(min=0)."
             )
         made = [name for name, _ in self.module.named_parameters() if name not in self.parameters]
         if made:

@@ -86,7 +86,8 @@ def marked(inputs: Any, positional: float, required: int) -> Any:
         return inputs
     n = examples(x, y)
     every = n is not None and all(_has_rows(part, n) for part in x)
-    if positional >= len(x) and (required > 1 or isinstance(x, tuple) or every):
+    apart = isinstance(x, tuple) and not (n is not None and holds_items(x, n))
+    if positional >= len(x) and (required > 1 or every or apart):
         return tuple(x), y
     if n is None or len(x) != n:
         return inputs

@@ -66,8 +66,8 @@ def class_axis(function: Any, loss: Tensor, out: Tensor, y: Any) -> int:
 def shares(function: Any, loss: Tensor, out: Tensor, y: Any, axis: int) -> tuple[Tensor, int]:
     """What each prediction counts for, as a column of one row a prediction, and a number to divide it by.
 
-    The curvature of a weighted cross-entropy in the logits of prediction i is w_i (diag(p_i) - p_i p_iᵀ): w_i is read off
-    one product with a random vector, where that fits; else predictions count alike whose labels are classes.
+    The curvature of a weighted cross-entropy in the logits of prediction i is w_i (diag(p_i) - p_i p_iᵀ): w_i is read
+    off one product with a random vector, where that fits; else predictions count alike whose labels are classes.
 
     Args:
         function: The loss function.

@@ -185,9 +185,10 @@ def _weighed(point: Point, batch: Batch) -> tuple[int, Tensor]:
     store: list[Tensor] = []
 
     def pack(t: Tensor) -> int:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if t.layout == torch.strided:
+            storage = t.untyped_storage()
+            if storage.data_ptr() not in own:
+                seen[storage.data_ptr()] = storage.nbytes()
         store.append(t)
         return len(store) - 1
 

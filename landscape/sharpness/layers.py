@@ -43,7 +43,7 @@ def layer_moments(
     with torch.enable_grad(), _listening(list(owners.values())) as seen:
         loss = point.loss(batch)
     calls = [seen.get(module, []) for module in owners.values()]
-    if any(len(c) != 1 or c[0][0].ndim != 2 or len(c[0][0]) != n for c in calls) or not loss.requires_grad:
+    if any(len(c) != 1 or not _rows_of(c[0][0], n) for c in calls) or not loss.requires_grad:
         return None
     slopes = torch.autograd.grad(loss, [c[0][1] for c in calls], materialize_grads=True)
     parts = {name: (calls[i][0][0].detach(), slopes[i] * n) for i, name in enumerate(owners)}
@@ -61,6 +61,10 @@ def layer_moments(
         if seconds:
             seconds[i] += ((b * b).T @ (a * a) if weight else (b * b).sum(0)).double()
     return rows
+
+
+def _rows_of(t: Tensor, n: int) -> bool:
+    return t.layout == torch.strided and t.ndim == 2 and len(t) == n
 
 
 def _owners(point: Point) -> dict[str, nn.Module] | None:
