@@ -25,6 +25,7 @@ __all__ = [
     "joined",
     "map_tensors",
     "read_batches",
+    "require_counted",
     "slice_batch",
     "split_batches",
     "take",
@@ -132,27 +133,34 @@ def _plain(tree: Any) -> Any:
     return tree if isinstance(tree, Tensor) else map_nodes(one, tree)
 
 
-def batch_size(batch: Batch, *, unknown: int | None = None) -> int:
-    """Number of examples of one batch, see `landscape.items.examples`.
-
-    Args:
-        batch: Inputs and targets.
-        unknown: What to count a batch that does not tell.
+def batch_size(batch: Batch) -> int:
+    """Number of examples of one batch, see `landscape.items.examples`; 1 for an object that does not tell.
 
     Raises:
-        ValueError: If it does not tell, and `unknown` is None.
+        ValueError: If it has no tensor and no list of examples.
     """
     n = examples(*batch)
-    if n is not None or unknown is not None:
-        return unknown if n is None else n  # type: ignore[return-value]
-    if _is_object(batch[0]) or _is_opaque(batch[0]):
-        raise ValueError(
-            f"`data` has a batch of type {type(batch[0]).__name__} that does not tell how many examples it has: give "
-            "`weight`, what a batch counts for, or pairs (batch, targets) with one target each."
-        )
+    if n is not None:
+        return n
+    if _is_object(batch[0]):
+        return 1
     raise ValueError(
         "`data` has a batch without a tensor of examples: give tensors, or dicts, lists and tuples of them."
     )
+
+
+def require_counted(batches: Sequence[Batch]) -> None:
+    """Check that each of several batches tells how many examples it has.
+
+    Raises:
+        ValueError: If one does not, with `weight` as the way out.
+    """
+    for batch in batches if len(batches) > 1 else []:
+        if _is_object(batch[0]) and examples(*batch) is None:
+            raise ValueError(
+                f"`data` has batches of type {type(batch[0]).__name__} that do not tell how many examples they have: "
+                "give `weight`, what a batch counts for, or pairs (batch, targets) with one target each."
+            )
 
 
 def slice_batch(batch: Batch, start: int, stop: int) -> Batch:

@@ -75,6 +75,17 @@ class Ranks:
             at += n
         return mine
 
+    def bounds(self, sizes: Sequence[int]) -> list[list[tuple[int, int]]]:
+        """Where `share` cuts each batch of these sizes."""
+        total, count, at = sum(sizes), self.count, 0
+        edges = [total * r // count for r in range(count + 1)]
+        found = []
+        for n in sizes:
+            inside = [0, *(e - at for e in edges if 0 < e - at < n), n]
+            found.append(list(zip(inside, inside[1:], strict=False)))
+            at += n
+        return found
+
     def require_equal(self, v: Tensor) -> None:
         """Check that all processes are about to multiply the same vectors.
 

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from landscape.batches import Batch, as_batches, batch_size, joined, split_batches, take
+from landscape.additivity import require_additive, require_chunks, require_cut
+from landscape.batches import Batch, as_batches, batch_size, joined, require_counted, split_batches, take
 from landscape.checks import as_point, require_generator, require_loss, require_model, require_whole
 from landscape.evaluation import Look
 from landscape.functional import Mode, PureModel
 from landscape.params import Params, real_parts, select
 from landscape.ranks import Ranks
+from landscape.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class EmpiricalRisk:
     """L(θ) = Σ_b w_b L_b(θ) / Σ_b w_b: the mean loss over all examples, whatever the sizes of the batches.
 
     L_b is the loss of batch b, a mean over its examples, and w_b the number of them, unless `weight` says otherwise.
+    That L does not depend on how the data are cut is checked once, where there are several batches, see
+    `landscape.additivity`; a weight that is the same for all batches says that a batch is an example, never cut.
 
     Attributes:
         predict: Maps (θ, inputs) to outputs; pure in θ.
@@ -31,10 +35,11 @@ class EmpiricalRisk:
         theta: The point that methods use when no other is given.
         names: Names of θ in the model's `named_parameters()` order, the order of every flat vector.
         weight: Maps (inputs, targets) to a batch's weight; None means its number of examples. A loss that is a mean
-            over tokens, say, needs the number of tokens.
+            over tokens, say, needs the number of tokens, one with class weights their sum.
         ranks: The processes that the batches are shared out to; None if this one has them all.
         total: Σ_b w_b over all processes, where the batches are shared out.
-        look: What the first evaluation has shown.
+        trust: What was checked already, shared with risks made from this one.
+        findings: What the first evaluation has shown.
     """
 
     predict: Callable[[Params, Any], Any]
@@ -44,12 +49,15 @@ class EmpiricalRisk:
     weight: Callable[[Any, Any], float] | None = None
     ranks: Ranks | None = None
     total: float | None = None
-    look: Look = field(default_factory=Look, repr=False, compare=False)
+    trust: Trust = field(default_factory=Trust, repr=False, compare=False)
+    findings: Look = field(default_factory=Look, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_loss(self.loss)
         if not self.batches:
             raise ValueError("`data` has no batch: a risk needs at least one example.")
+        if self.weight is None:
+            require_counted(self.batches)
         if not any(self.sizes):
             raise ValueError("`data` has no example: all batches are empty.")
         if not self.theta:
@@ -87,7 +95,8 @@ class EmpiricalRisk:
                 batch's own statistics, so that each batch is one fixed function and the risk their weighted mean;
                 dropout off. "recalibrate" estimates the running statistics afresh, over all batches, at every θ where
                 the risk is asked for, and derivatives hold them there. "train" is as in training, dropout included.
-            weight: Weight of a batch, called as weight(inputs, targets); None means its number of examples.
+            weight: Weight of a batch, called as weight(inputs, targets); None means its number of examples. With class
+                weights w it is lambda x, y: w[y].sum(); with padding, the number of targets that are not ignored.
 
         Raises:
             ValueError: If a name is unknown, or no parameter or example is left.
@@ -110,7 +119,7 @@ class EmpiricalRisk:
     @cached_property
     def sizes(self) -> list[int]:
         """Number of examples in each batch."""
-        return [batch_size(b, unknown=None if self.weight is None else 1) for b in self.batches]
+        return [batch_size(b) for b in self.batches]
 
     @property
     def n(self) -> int:
@@ -123,9 +132,29 @@ class EmpiricalRisk:
         return self.predict.mode if isinstance(self.predict, PureModel) else "eval"
 
     @cached_property
+    def weights(self) -> list[float]:
+        """What each batch counts for.
+
+        Raises:
+            ValueError: If a weight is negative or not finite, or all are zero.
+        """
+        if self.weight is None:
+            return [float(k) for k in self.sizes]
+        weights = [float(self.weight(x, y)) for x, y in self.batches]
+        if not (math.isfinite(sum(weights)) and sum(weights) > 0 and min(weights) >= 0):
+            raise ValueError(f"`weight` must give batches weights >= 0, not all of them 0, got {weights}.")
+        return weights
+
+    @cached_property
     def shares(self) -> list[float]:
-        """Each batch's part of the risk, w_b / Σ w_b, where the sum is over all processes."""
-        weights = self._weights()
+        """Each batch's part of the risk, w_b / Σ w_b, where the sum is over all processes.
+
+        Raises:
+            ValueError: If the loss of several batches is not the mean of theirs, weighted so.
+        """
+        if len(self.batches) > 1 and self.ranks is None:
+            self.trust.once(("additive", self.loss, self.batches, self.weight), lambda: require_additive(self))
+        weights = self.weights
         total = math.fsum(weights) if self.total is None else self.total
         return [w / total for w in weights]
 
@@ -142,32 +171,59 @@ class EmpiricalRisk:
     def on(self, data: Any) -> "EmpiricalRisk":
         """The same model and loss on other data; shared out to the processes as this risk's data are."""
         model = self.predict.module if isinstance(self.predict, PureModel) else None
-        look = Look(self.look.needs_graph)
-        other = replace(self, batches=as_batches(data, model), ranks=None, total=None, look=look)
+        trust, findings = self.trust.without(self.batches), Look(self.findings.needs_graph)
+        other = replace(self, batches=as_batches(data, model), ranks=None, total=None, trust=trust, findings=findings)
         return other if self.ranks is None else other.sharded(self.ranks.group)
 
-    def in_parts(self, size: int) -> "EmpiricalRisk":
+    def in_parts(self, size: int, *, argument: str = "size") -> "EmpiricalRisk":
         """The same risk with batches of at most `size` examples: the same function, less memory at a time.
 
+        Args:
+            size: Examples in a part, at most.
+            argument: The caller's name of `size`, for messages.
+
         Raises:
-            ValueError: If `size` is below 1, or batches may not be cut because they normalise by their own statistics.
+            ValueError: If `size` is below 1, or batches may not be cut: because they normalise by their own statistics,
+                or because their loss is not the mean of the losses of their parts, by size or by `weight`.
         """
-        require_whole(size, "size")
+        require_whole(size, argument)
         if size < 1:
-            raise ValueError(f"`size` must be at least 1 example, got {size!r}.")
+            raise ValueError(f"`{argument}` must be at least 1 example, got {size!r}.")
         if max(self.sizes) <= size:
             return self
         if self.mode in ("batch", "train") and isinstance(self.predict, PureModel) and self.predict.normalised:
             raise ValueError(
-                f"`size` = {size} would cut batches that are normalised by their own statistics, which changes the "
+                f"`{argument}` = {size} would cut batches that are normalised by their own statistics, which changes the "
                 "risk: use mode='eval' or 'recalibrate', or make the data's batches smaller."
             )
         if self.mode == "recalibrate" and isinstance(self.predict, PureModel) and self.predict.normalised:
             raise ValueError(
-                f"`size` = {size} would cut batches whose statistics are estimated, which changes them: use "
+                f"`{argument}` = {size} would cut batches whose statistics are estimated, which changes them: use "
                 ".settled(theta), then .in_parts(size)."
             )
-        return replace(self, batches=split_batches(self.batches, size))
+        self.require_cut([cuts(n, size) for n in self.sizes], f"`{argument}` = {size}")
+        return self._cut(self.trust.once(("parts", self.batches, size), lambda: split_batches(self.batches, size)))
+
+    def require_cut(self, bounds: list[list[tuple[int, int]]], what: str) -> None:
+        """Check once that batches may be cut where the bounds say, see `landscape.additivity.require_cut`."""
+        key = (
+            "cut",
+            self.loss,
+            self.batches,
+            self.weight,
+            max((b - a for batch in bounds for a, b in batch), default=0),
+        )
+        self.trust.once(key, lambda: require_cut(self, bounds, what))
+
+    def require_examples(self, what: str) -> None:
+        """Check once that the risk is the mean of the losses of its single examples, by number or by `weight`."""
+        self.require_cut([cuts(n, 1) for n in self.sizes], what)
+
+    def _cut(self, batches: list[Batch], **changes: Any) -> "EmpiricalRisk":
+        """The same risk in other batches, which have been checked to add up to it."""
+        self.shares  # noqa: B018 (which checks the user's own batches)
+        self.trust.once(("additive", self.loss, batches, self.weight), lambda: None)
+        return replace(self, batches=batches, **changes)
 
     def sharded(self, group: Any = None) -> "EmpiricalRisk":
         """The same risk with its examples shared out to the processes of `torch.distributed`.
@@ -187,8 +243,10 @@ class EmpiricalRisk:
             raise ValueError("mode='recalibrate' needs all data in each process: use .settled(theta), then .sharded().")
         ranks = Ranks(group)
         whole = self.mode in ("batch", "train")
-        mine = replace(self, batches=ranks.share(self.batches, whole=whole), ranks=ranks)
-        return replace(mine, total=ranks.total(math.fsum(mine._weights()), self.device))
+        if not whole:
+            self.require_cut(ranks.bounds(self.sizes), "`sharded`")
+        mine = self._cut(ranks.share(self.batches, whole=whole), ranks=ranks)
+        return replace(mine, total=ranks.total(math.fsum(mine.weights), self.device))
 
     def settled(self, theta: Params | None = None) -> "EmpiricalRisk":
         """The risk that is differentiated at θ: in mode "recalibrate" with the running statistics of θ, else itself."""
@@ -197,33 +255,49 @@ class EmpiricalRisk:
         assert isinstance(self.predict, PureModel)
         return replace(self, predict=self.predict.recalibrated(self.theta if theta is None else theta, self.batches))
 
+    def look(self) -> None:
+        """Prepare the model to be differentiated, see `PureModel.look`."""
+        if isinstance(self.predict, PureModel) and self.predict.recomputes is None:
+            self.predict.look(self.batches[0][0])
+
     def value(self, theta: Params | None = None) -> float:
-        """L(θ), summed over batches in float64."""
+        """L(θ), summed over batches in float64; of a model or loss that draws random numbers, one draw."""
         point = self._point(theta)
         risk = self.settled(point)
 
         def parts() -> list[float]:
             return [scalar(risk.loss_on(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
 
-        return self._total(math.fsum(self.look.without_graph(parts)))
+        return self._total(math.fsum(self.findings.without_graph(parts)))
 
     def loss_on(self, outputs: Any, targets: Any) -> Tensor:
         """The loss of one batch's outputs; the first time with a check, see `Look.loss`."""
-        return self.look.loss(self.loss, outputs, targets)
+        return self.findings.loss(self.loss, outputs, targets)
 
     def gradient(self, theta: Params | None = None) -> Params:
         """∇L(θ) as a dict of tensors."""
         return self.value_and_gradient(theta)[1]
 
-    def value_and_gradient(self, theta: Params | None = None) -> tuple[float, Params]:
-        """L(θ) and ∇L(θ); a parameter that the loss does not use has gradient zero."""
+    def value_and_gradient(
+        self, theta: Params | None = None, *, see: Callable[[Any, Any], None] | None = None
+    ) -> tuple[float, Params]:
+        """L(θ) and ∇L(θ); a parameter that the loss does not use has gradient zero.
+
+        Args:
+            theta: The point; None means the risk's own.
+            see: Called with each batch's outputs and targets on the way.
+        """
+        self.look()
         point = {k: t.detach().requires_grad_() for k, t in self._point(theta).items()}
         risk = self.settled(point)
         total: list[Tensor] | None = None
         values = []
         for (x, y), w in risk._weighted():
             with torch.enable_grad():
-                loss = risk.loss_on(risk.predict(point, x), y)
+                out = risk.predict(point, x)
+                loss = risk.loss_on(out, y)
+            if see is not None:
+                see(out, y)
             values.append(scalar(loss) * w)
             if loss.requires_grad:
                 grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
@@ -248,7 +322,7 @@ class EmpiricalRisk:
         """
         point = self._point(theta)
         risk = self.settled(point)
-        found = self.look.without_graph(lambda: [risk.predict(point, x) for x, _ in self.batches])
+        found = self.findings.without_graph(lambda: [risk.predict(point, x) for x, _ in self.batches])
         return torch.cat([_one_tensor(out, "the model's outputs") for out in found]).detach()
 
     def targets(self) -> Tensor:
@@ -267,7 +341,8 @@ class EmpiricalRisk:
             generator: Source of a random partition; None keeps the order of the data.
 
         Raises:
-            ValueError: If m is out of range, or the batches cannot be put together.
+            ValueError: If m is out of range, the batches cannot be put together, or the loss is not the mean of the
+                losses of the chunks, by size or by `weight`.
         """
         require_whole(m, "m")
         if generator is not None:
@@ -276,24 +351,19 @@ class EmpiricalRisk:
             raise ValueError(f"`m` must be between 1 and the number of examples {self.n}, got {m}.")
         if self.ranks is not None:
             raise ValueError("`m` needs all data in each process: take the chunks before .sharded().")
-        whole = joined(self.batches)
+        whole, order = joined(self.batches), None
         if generator is not None:
-            whole = take(whole, torch.randperm(self.n, generator=generator, device=generator.device))
-        return [replace(self, batches=[part]) for part in split_batches([whole], m)]
+            order = torch.randperm(self.n, generator=generator, device=generator.device)
+            whole = take(whole, order)
+        parts = split_batches([whole], m)
+        require_chunks(self, parts, order, m)
+        return [replace(self, batches=[part]) for part in parts]
 
     def _point(self, theta: Params | None) -> Params:
         """The point that was asked for, checked."""
         if theta is None:
             return self.theta
         return as_point(theta, self.theta, self.predict.parameters if isinstance(self.predict, PureModel) else None)
-
-    def _weights(self) -> list[float]:
-        if self.weight is None:
-            return [float(k) for k in self.sizes]
-        weights = [float(self.weight(x, y)) for x, y in self.batches]
-        if not (math.isfinite(sum(weights)) and sum(weights) > 0 and min(weights) >= 0):
-            raise ValueError(f"`weight` must give batches weights >= 0, not all of them 0, got {weights}.")
-        return weights
 
     def _weighted(self) -> Iterable[tuple[Batch, float]]:
         return ((b, w) for b, w in zip(self.batches, self.shares, strict=True) if w)
@@ -306,6 +376,11 @@ def _one_tensor(found: Any, what: str) -> Tensor:
     if not isinstance(found, Tensor):
         raise ValueError(f"`risk` must have one tensor as {what} here, got {type(found).__name__}.")
     return found
+
+
+def cuts(n: int, size: int) -> list[tuple[int, int]]:
+    """Where the parts of n examples begin and end, of at most `size` each."""
+    return [(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def scalar(loss: Any) -> float:

@@ -1,20 +1,27 @@
 """What the curvature operators of a risk share: the point, the path of products, the trial, the sum over batches."""
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.batches import Batch, split_batches
+from landscape.additivity import NotAdditiveError
+from landscape.batches import Batch
+from landscape.kernels import second_derivatives
 from landscape.memory import free_bytes, require
 from landscape.operators.algebra import Algebra
+from landscape.operators.derivatives import Disagreement, compared
 from landscape.operators.point import Point, row
 from landscape.operators.trial import Trial
 from landscape.params import Params, layer_slices, slices
+from landscape.repeatability import cause
 from landscape.risk import EmpiricalRisk
 
 Path = Literal["auto", "kept", "afresh", "forward", "difference"]
@@ -73,9 +80,14 @@ class RiskOperator(Algebra, ABC):
             raise ValueError(f"`budget` must be a number of bytes >= 0, or None, got {budget!r}.")
         self.point = Point.of(risk, theta, parameters)
         if micro_batch is not None:  # after Point.of, whose statistics are those of the whole batches
-            self.point = self.point.on(self.point.risk.in_parts(micro_batch).batches)
+            self.point = self.point.on(self.point.risk.in_parts(micro_batch, argument="micro_batch").batches)
+        self.point.risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
         self.note = ""
+        self._require()
         self._trial = Trial.of(self.point, checks=probe)
+        self._disagreement = Disagreement()
+        if probe and self._trial.lacking is None and path != "difference":
+            self._disagreement = self._compared("afresh" if path == "auto" else path)
         self._vectors_agree = risk.ranks is None
         self.path = self._decide(path, budget, micro_batch)
         if self.path == "afresh":  # the path for little memory
@@ -88,9 +100,51 @@ class RiskOperator(Algebra, ABC):
     def _map(self, i: int, batch: Batch, path: str) -> RowMap:
         """The matrix of batch i as a map of rows; unless the path is "kept", it serves for one call."""
 
+    def _require(self) -> None:
+        """What else the risk must be."""
+
+    @abstractmethod
+    def _differenced(self, i: int, batch: Batch, step: float | None = None) -> RowMap:
+        """The matrix of batch i by central differences, with a step for unit vectors; None means the usual one."""
+
     def _lacking(self) -> str | None:
         """The operation of the model that rules the usual paths out, if there is one."""
         return self._trial.lacking
+
+    def _compared(self, path: str) -> Disagreement:
+        """A product of a few examples against differences, see `landscape.operators.derivatives`.
+
+        Raises:
+            ValueError: If the gradient is not the derivative of the loss.
+        """
+
+        def there(point: Point, batch: Batch) -> RiskOperator:
+            other = copy.copy(self)
+            weightless = replace(point.risk, batches=[batch], weight=None, ranks=None, total=None)
+            other.point, other._kept = replace(point, risk=weightless), []
+            return other
+
+        def product(point: Point, batch: Batch, v: Tensor) -> Tensor:
+            return there(point, batch)._map(0, batch, path)(v[None])[0]
+
+        def difference(point: Point, batch: Batch, v: Tensor, step: float) -> Tensor:
+            return there(point, batch)._differenced(0, batch, step)(v[None])[0]
+
+        with second_derivatives():
+            found = compared(self.point, self._trial.few, product, difference)
+        if found.changing:
+            raise ValueError(
+                f"`risk` has second derivatives that change: a product differed by {found.changing:.2g} of its length "
+                f"when taken twice; {cause(self.point.risk, probe=True)}."
+            )
+        if found.gradient:
+            raise ValueError(
+                f"`risk` has a loss whose gradient is not its derivative (a straight-through estimator, or a part that "
+                f"is detached or has a backward pass of its own), so {type(self).__name__} is not defined: choose by "
+                "`parameters` those that it is the derivative of, take path='difference' for differences of the "
+                "gradient as it is, or pass probe=False for what torch makes of it."
+            )
+        return found
 
     @property
     def shape(self) -> torch.Size:
@@ -185,6 +239,12 @@ class RiskOperator(Algebra, ABC):
                     f"`path` = {path!r} needs second derivatives, which {lacking} of this model lacks: "
                     "use path='auto', which finds a way."
                 )
+            if self._disagreement.relative:
+                raise ValueError(
+                    f"`path` = {path!r} needs second derivatives, and those of this model are wrong: a product is "
+                    f"{self._disagreement.relative:.2g} of its length away from differences, however small the step. "
+                    "Use path='auto', which finds a way, or probe=False to take them as they are."
+                )
             if path == "kept":
                 require(
                     self._kept_bytes(),
@@ -194,19 +254,23 @@ class RiskOperator(Algebra, ABC):
                 )
             return path
         if lacking is not None:
-            return self._without(lacking)
+            return self._without(f"{lacking} of this model has no second derivative")
+        if self._disagreement.relative:
+            return self._without(
+                f"a second derivative of this model is wrong, by {self._disagreement.relative:.2g} of a product's length"
+            )
         free = free_bytes(self.device)
         if self._kept_bytes() <= (BUDGET_SHARE * free if budget is None else budget):
             return "kept"
         self._cut_to_fit(PEAK_SHARE * free, micro_batch)
         return "afresh"
 
-    def _without(self, lacking: str) -> str:
+    def _without(self, why: str) -> str:
         """Say that products will be finite differences, and why."""
-        self.note = f"finite differences, because {lacking} has no second derivative"
+        self.note = f"finite differences, because {why.replace(' of this model', '')}"
         warnings.warn(
-            f"{type(self).__name__}: {lacking} of this model has no second derivative, so {self.differenced} "
-            f"(path='difference'), which in {self.dtype} are less accurate.",
+            f"{type(self).__name__}: {why}, so {self.differenced} (path='difference'), which in {self.dtype} are less "
+            "accurate.",
             RuntimeWarning,
             stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
         )
@@ -220,13 +284,14 @@ class RiskOperator(Algebra, ABC):
         """Cut batches so that one pass fits, where the user has not said how and batches may be cut."""
         risk = self.point.risk
         largest = max(risk.sizes)
-        if micro_batch is not None or risk.mode in ("batch", "train") or risk.weight is not None:
+        if micro_batch is not None or risk.mode in ("batch", "train"):
             return
         if self._trial.graph_bytes([largest]) <= allowed:
             return
         size = self._trial.examples_within(allowed)
         if size < largest:
-            self.point = self.point.on(split_batches(risk.batches, size))
+            with suppress(NotAdditiveError):  # the batch must be whole
+                self.point = self.point.on(risk.in_parts(size).batches)
 
 
 def _inside(theta: Params, place: slice) -> Sequence[str]:

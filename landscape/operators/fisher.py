@@ -11,10 +11,11 @@ from landscape.batches import Batch, batch_size, slice_batch, take
 from landscape.kernels import second_derivatives
 from landscape.operators import predictions
 from landscape.operators.curvature import Path, RowMap
+from landscape.operators.derivatives import Disagreement
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
-from landscape.operators.trial import EXAMPLES
 from landscape.params import Params
 from landscape.per_example import example_gradients
+from landscape.repeatability import EXAMPLES
 from landscape.risk import EmpiricalRisk
 
 Likelihood = Literal["auto", "categorical", "gaussian", "bernoulli"]
@@ -157,14 +158,24 @@ class EmpiricalFisher(OutputSpaceOperator):
     """
 
     paths: ClassVar[tuple[str, ...]] = ("kept", "afresh", "forward")
+    _wrong = False  # whether Jacobian products of the model are
 
-    def _lacking(self) -> str | None:
+    def _require(self) -> None:
         if self.point.risk.mode in ("batch", "train"):
             raise ValueError(
                 f"`risk` has mode={self.point.risk.mode!r}, where an example's loss depends on its batch, so it has no "
                 "gradient of its own: use mode='eval' or 'recalibrate'."
             )
+        self.point.risk.require_examples("`EmpiricalFisher`, which takes examples one by one,")
+
+    def _lacking(self) -> str | None:
         return None
+
+    def _compared(self, path: str) -> Disagreement:
+        """By rows it takes first derivatives alone, and so it does where others are wrong."""
+        if self.point.risk.weight is None and not self._mixed:
+            self._wrong = super()._compared(path).relative > 0
+        return Disagreement()
 
     @cached_property
     def _shares(self) -> list[float]:
@@ -176,12 +187,12 @@ class EmpiricalFisher(OutputSpaceOperator):
     @cached_property
     def by_rows(self) -> bool:
         """Whether the per-example gradients themselves are computed."""
-        trial = self._trial
         risk = self.point.risk
-        if trial.lacking is not None or not trial.averages or risk.weight is not None:
+        if self._wrong or self._trial.lacking is not None or risk.weight is not None:
             return True
-        return any(predictions.weighted(risk.loss, y) for _, y in risk.batches) or self._mixed()
+        return any(predictions.weighted(risk.loss, y) for _, y in risk.batches) or self._mixed
 
+    @cached_property
     def _mixed(self) -> bool:
         """Whether an example's slope in the outputs, among a few, is not what it is alone."""
         batch = self.point.batch(self.point.risk.batches[0])

@@ -53,13 +53,16 @@ class Hessian(RiskOperator):
         if path == "forward":
             return _forward(self.point, batch)
         if path == "difference":
-            return _difference(self.point, batch)
+            return self._differenced(i, batch)
         product, grads = _double_backward(self.point, batch, keep=path == "kept")
         share = self.point.risk.shares[i]
         if path == "kept" and share:
             slope = row([g.detach() for g in grads]) * share
             self._slope = slope if self._slope is None else self._slope.add_(slope)
         return product
+
+    def _differenced(self, i: int, batch: Batch, step: float | None = None) -> RowMap:  # noqa: ARG002
+        return _difference(self.point, batch, step)
 
 
 def _double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap, Sequence[Tensor]]:
@@ -107,10 +110,11 @@ def _forward(point: Point, batch: Batch) -> RowMap:
     return product
 
 
-def _difference(point: Point, batch: Batch) -> RowMap:
+def _difference(point: Point, batch: Batch, step: float | None) -> RowMap:
     theta = {name: t.detach() for name, t in point.theta.items()}
-    size = math.sqrt(math.fsum(float(t.double().square().sum()) for t in theta.values()))
-    step = torch.finfo(point.dtype).eps ** (1 / 3) * max(1.0, size)
+    if step is None:
+        size = math.sqrt(math.fsum(float(t.double().square().sum()) for t in theta.values()))
+        step = torch.finfo(point.dtype).eps ** (1 / 3) * max(1.0, size)
 
     def gradient(shift: list[Tensor], h: float) -> Tensor:
         moved = {name: (t + h * u).requires_grad_() for (name, t), u in zip(theta.items(), shift, strict=True)}

@@ -47,7 +47,7 @@ class OutputSpaceOperator(RiskOperator):
         if path == "forward":
             return self._forward_map(i, batch)
         if path == "difference":
-            return self._difference_map(i, batch)
+            return self._differenced(i, batch)
         point, keep = self.point, path == "kept"
         with torch.enable_grad(), second_derivatives():
             _, outputs, curvature = self._prepared(i, batch)
@@ -91,18 +91,20 @@ class OutputSpaceOperator(RiskOperator):
 
         return lambda rows: torch.stack([one(v) for v in rows])
 
-    def _difference_map(self, i: int, batch: Batch) -> RowMap:
+    def _differenced(self, i: int, batch: Batch, step: float | None = None) -> RowMap:
         point = self.point
         with torch.enable_grad():
             which, outputs, curvature = self._prepared(i, batch)
         theta = {name: t.detach() for name, t in point.theta.items()}
-        size = float(torch.linalg.vector_norm(row([t.double() for t in theta.values()])))
-        step = torch.finfo(point.dtype).eps ** (1 / 3) * max(1.0, size)
+        if step is None:
+            size = float(torch.linalg.vector_norm(row([t.double() for t in theta.values()])))
+            step = torch.finfo(point.dtype).eps ** (1 / 3) * max(1.0, size)
+        h = step
 
         def moved(unit: Sequence[Tensor], h: float) -> Outputs:
             parts = zip(theta.items(), unit, strict=True)
             at = {**point.fixed, **{k: t + h * u for (k, t), u in parts}}
-            every = list(tensors(point.risk.look.without_graph(lambda: point.risk.predict(at, batch[0]))))
+            every = list(tensors(point.risk.findings.without_graph(lambda: point.risk.predict(at, batch[0]))))
             return [every[j].detach() for j in which]
 
         def product(rows: Tensor) -> Tensor:
@@ -113,8 +115,8 @@ class OutputSpaceOperator(RiskOperator):
                     results.append(torch.zeros_like(v))
                     continue
                 unit = point.cut((v.double() / length).to(v.dtype))
-                ahead, behind = moved(unit, step), moved(unit, -step)
-                pushed = [(a - b) * (length / (2 * step)) for a, b in zip(ahead, behind, strict=True)]
+                ahead, behind = moved(unit, h), moved(unit, -h)
+                pushed = [(a - b) * (length / (2 * h)) for a, b in zip(ahead, behind, strict=True)]
                 results.append(row(pull(outputs, point.leaves, curvature(pushed))))
             return torch.stack(results)
 
@@ -137,7 +139,15 @@ class OutputSpaceOperator(RiskOperator):
         the other one too.
         """
         leaves = cut_off(out)
-        loss = self._loss(leaves, batch)
+        try:
+            loss = self._loss(leaves, batch)
+        except RuntimeError as error:
+            if "not have been used in the graph" not in str(error):
+                raise
+            raise ValueError(
+                "`loss` differentiates one output of the model by another, so it is no function of the outputs alone: "
+                "use landscape.Hessian, or let the model return the derivative."
+            ) from error
         if not loss.requires_grad:
             return [], [], loss
         every = list(tensors(leaves))

@@ -59,6 +59,7 @@ class Point:
         copies = {name: _laid_out(point[name].detach().clone(), last) for name in risk.names}
         leaves = {name: t.requires_grad_() for name, t in copies.items() if name in wanted}
         fixed = {name: t for name, t in copies.items() if name not in wanted}
+        risk.look()
         return cls(risk.settled(copies), leaves, fixed, last)
 
     @property

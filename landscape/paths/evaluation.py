@@ -13,8 +13,10 @@ from landscape.functional import PureModel
 from landscape.labels import counted, ignored_label, labelled, wrong
 from landscape.params import Params
 from landscape.paths.states import ModelState
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk, scalar
 from landscape.surfaces.metrics import Function, example_losses
+from landscape.trust import Trust
 
 Statistics = Literal["eval", "batch", "recalibrate"]
 Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]
@@ -67,6 +69,7 @@ class StateEvaluator:
         self.batches = {name: as_batches(part) for name, part in data.items()}
         chosen = self.batches.get("train", next(iter(self.batches.values())))
         self.calibration = chosen if calibration is None else as_batches(calibration)
+        self._trust = Trust()
         self._pure = {mode: PureModel(model, mode="batch" if mode == "batch" else "eval") for mode in self.modes}
 
     def __call__(self, state: ModelState) -> Readings:
@@ -76,7 +79,7 @@ class StateEvaluator:
             self._set_buffers(pure, state.buffers)
             here = pure.recalibrated(state.parameters, self.calibration) if mode == "recalibrate" else pure
             for name, batches in self.batches.items():
-                risk = EmpiricalRisk(here, self.loss, batches, state.parameters)
+                risk = EmpiricalRisk(here, self.loss, batches, state.parameters, trust=self._trust)
                 found[name, mode] = example_metrics(risk)
         return {(name, mode): found[name, mode] for name in self.batches for mode in self.modes}
 
@@ -98,6 +101,7 @@ def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[st
         theta: The point; None means the risk's own.
     """
     point = risk.theta if theta is None else theta
+    require_repeatable(risk, point)
     settled = risk.settled(point)
     losses: list[Tensor | None] = []
     values: list[float] = []
@@ -118,7 +122,7 @@ def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[st
             if labelled(out, y):
                 errors.append(wrong(out, y)[counted(y, out.shape[-1], ignored)].double())
 
-    settled.look.without_graph(look)
+    settled.findings.without_graph(look)
     parts = [part for part in losses if part is not None]
     if len(parts) == len(values):
         found = {"loss": torch.cat(parts)}

@@ -10,6 +10,7 @@ from landscape.checks import check_arguments
 from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Perturbation, displaced
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, rises_together
 from landscape.sharpness.rise import Rise, Sharpness, evaluate, mean_rise
@@ -64,6 +65,7 @@ def ascent_sharpness(
         raise ValueError(f"`known` is the loss and gradient on all data, and so of no use with `m` = {m}.")
     point = risk.theta if theta is None else theta
     start = torch.Generator().manual_seed(0) if generator is None else generator
+    require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     found: list[Rise | None] = [None] * len(chunks)
     batched = _batchable(perturbation) and not second_order and m is not None and len(chunks) > 1
@@ -88,7 +90,7 @@ def ascent_sharpness(
             RuntimeWarning,
             stacklevel=2,
         )
-    return mean_rise(rises, [chunk.n for chunk in chunks], "ascent")
+    return mean_rise(rises, [sum(chunk.weights) for chunk in chunks], "ascent")
 
 
 def _rise(

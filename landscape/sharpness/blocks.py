@@ -12,6 +12,7 @@ from landscape.labels import error_rate
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 
@@ -59,6 +60,7 @@ def first_order_sharpness(
     if p != 2 and not math.isinf(p):
         raise ValueError(f"`p` must be 2 or inf, got {p!r}.")
     point = risk.theta if theta is None else theta
+    require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     rises: list[Rise] = []
     equal = [] if risk.mode == "recalibrate" or len(chunks) == 1 else equal_chunks(chunks)
@@ -72,7 +74,7 @@ def first_order_sharpness(
         grown = {name: g.unsqueeze(0) for name, g in gradient.items()}
         slope = float(_dual_norms(step, point, grown))
         rises.append(Rise(slope, math.nan, float(row_norms(grown)), slope, math.nan, base=base))
-    return mean_rise(rises, [chunk.n for chunk in chunks], "first-order")
+    return mean_rise(rises, [sum(chunk.weights) for chunk in chunks], "first-order")
 
 
 def equal_chunks(chunks: Sequence[EmpiricalRisk]) -> list[EmpiricalRisk]:

@@ -16,6 +16,7 @@ from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
 from landscape.per_example import example_gradient_parts
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.layers import layer_moments
 
@@ -145,6 +146,7 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
         )
     if risk.ranks is not None:
         raise ValueError("`risk` is shared out to processes: take the moments before .sharded().")
+    require_repeatable(risk, theta)
     point = Point.of(risk, theta, None)
     gradient = point.risk.gradient(point.theta)
     aims = [(gradient[name], t.detach()) for name, t in point.theta.items()]

@@ -13,6 +13,7 @@ from landscape.estimate import Estimate
 from landscape.functional import PureModel
 from landscape.operators import Hessian
 from landscape.params import Params
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
 EXACT_PRODUCTS = 256  # up to so many Hessian products, "auto" takes the exact sum
@@ -70,6 +71,7 @@ def relative_flatness(
     if method not in ("auto", "output", "exact", "probes"):
         raise ValueError(f"`method` must be 'auto', 'output', 'exact' or 'probes', got {method!r}.")
     point = risk.theta if theta is None else theta
+    require_repeatable(risk, point)
     name = _weight_name(risk, layer)
     W = point[name].detach()
     phi: Tensor | None = None

@@ -1,17 +1,17 @@
 """The rise of the loss under a perturbation: what it is returned as, and how it is read at a point."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from landscape.estimate import Estimate
-from landscape.evaluation import Look
 from landscape.labels import tally
 from landscape.params import Params
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
 
@@ -54,9 +54,9 @@ class Rise:
     base: float = math.nan
 
 
-def mean_rise(rises: list[Rise], sizes: list[int], method: str) -> Sharpness:
-    """The mean over chunks weighted by size, with the standard error that their spread gives."""
-    share = np.asarray(sizes) / sum(sizes)
+def mean_rise(rises: list[Rise], weights: Sequence[float], method: str) -> Sharpness:
+    """The mean over chunks weighted by what they count for, with the standard error that their spread gives."""
+    share = np.asarray(weights) / sum(weights)
 
     def average(each: Callable[[Rise], float]) -> float:
         return math.fsum(share * np.asarray([each(r) for r in rises]))
@@ -82,6 +82,7 @@ def mean_rise(rises: list[Rise], sizes: list[int], method: str) -> Sharpness:
 
 def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
     """Mean loss and error rate at θ; the error is NaN where the data are not labelled rows."""
+    require_repeatable(risk, theta)
     risk = risk.settled(theta)
 
     def numbers() -> tuple[list[float], list[tuple[float, int]]]:
@@ -92,20 +93,20 @@ def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
             found.append(tally(out, y, risk.loss))
         return losses, found
 
-    losses, found = risk.look.without_graph(numbers)
+    losses, found = risk.findings.without_graph(numbers)
     value = math.fsum(losses)
     return value if risk.ranks is None else risk.ranks.total(value, risk.device), _rate(risk, found)
 
 
 def evaluate_with_gradient(risk: EmpiricalRisk, theta: Params) -> tuple[float, Params, float]:
     """Mean loss, its gradient and the error rate at θ, from one pass."""
+    require_repeatable(risk, theta)
     found: list[tuple[float, int]] = []
 
-    def loss(out: Any, y: Any) -> Tensor:
+    def see(out: Any, y: Any) -> None:
         found.append(tally(out.detach() if isinstance(out, Tensor) else out, y, risk.loss))
-        return risk.loss_on(out, y)
 
-    value, gradient = replace(risk, loss=loss, look=Look(done=True)).value_and_gradient(theta)
+    value, gradient = risk.value_and_gradient(theta, see=see)
     return value, gradient, _rate(risk, found)
 
 

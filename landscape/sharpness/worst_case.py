@@ -11,6 +11,7 @@ from landscape.checks import check_arguments
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball, Norm
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, gradients_together, groups, stacked
@@ -83,6 +84,7 @@ def worst_case_sharpness(
         raise ValueError(f"`tol` must be at least 0, got {tol!r}.")
     point = {name: (risk.theta if theta is None else theta)[name].detach() for name in risk.names}
     source = torch.Generator().manual_seed(0) if generator is None else generator
+    require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     place = Place.of(risk, point, metric)
     drawn = ball.draw(restarts + 1, place.origin, source)
@@ -109,7 +111,7 @@ def worst_case_sharpness(
             RuntimeWarning,
             stacklevel=2,
         )
-    found = mean_rise(rises, [chunk.n for chunk in chunks], f"{method}-{norm}")
+    found = mean_rise(rises, [sum(chunk.weights) for chunk in chunks], f"{method}-{norm}")
     delta = unflatten(place.scaled(best.at[0]), place.theta) if m is None and best is not None else None
     return replace(found, displacement=delta, converged=bool(found.residual <= tol * found.value + TINY))
 

@@ -13,6 +13,7 @@ from landscape.batches import Batch, batch_size, by_example, slice_batch, split_
 from landscape.checks import require_risk
 from landscape.functional import PureModel
 from landscape.params import Params
+from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict
@@ -86,6 +87,7 @@ def prepared(
     probe = largest if whole else slice_batch(largest, 0, PROBE)
     with without_gradient():
         outputs = _tried(predict, theta, probe)
+        require_repeatable(risk, theta)
         found = resolve(metrics, risk, outputs, probe, whole=largest)
     for metric in found:
         if metric.risk and not metric.sampled:

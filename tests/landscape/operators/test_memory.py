@@ -48,7 +48,9 @@ def test_micro_batches_of_language_models_go_by_tokens(operator):
 def test_batches_with_statistics_of_their_own_are_not_cut(mode):
     c = case(f"conv:{'batch' if mode == 'train' else mode}")
     c.mode = mode
-    with pytest.raises(ValueError, match=r"`size` = 2 would cut batches .* use mode='eval' or 'recalibrate', or make"):
+    with pytest.raises(
+        ValueError, match=r"`micro_batch` = 2 would cut batches .* use mode='eval' or 'recalibrate', or make"
+    ):
         Hessian(c.risk(), micro_batch=2)
     assert Hessian(c.risk(), micro_batch=4).path == "kept"  # no batch is larger
 

@@ -237,7 +237,7 @@ def test_refused_arguments(operator):
         make(operator.__new__(operator), risk, path="fast")
     with pytest.raises(ValueError, match="`budget` must be a number of bytes >= 0, or None, got -1"):
         operator(risk, budget=-1)
-    with pytest.raises(ValueError, match="`size` must be at least 1 example, got 0"):
+    with pytest.raises(ValueError, match="`micro_batch` must be at least 1 example, got 0"):
         operator(risk, micro_batch=0)
     A = operator(risk)
     for bad in (torch.ones(16, dtype=F64), torch.ones(17, 2, 2, dtype=F64), torch.ones(2, 17, dtype=F64)):
