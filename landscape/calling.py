@@ -1,14 +1,13 @@
 """How a module takes the inputs of a batch: by position, by name, or as they are."""
 
+import copy
 import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-
-from landscape.items import Items
 
 KINDS = inspect.Parameter
 
@@ -64,10 +63,22 @@ class Signature:
             )
         if isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence) and not self._takes_whole(inputs):
             return tuple(inputs), {}
-        return (list(inputs) if isinstance(inputs, Items) else inputs,), {}
+        return (_own(inputs),), {}
 
     def _takes_whole(self, inputs: tuple[Any, ...]) -> bool:
         return self.positional == 1 and len(inputs) > 1
+
+
+def _own(inputs: Any) -> Any:
+    """One argument that the module may change without changing the data: containers and objects are copied once."""
+    if isinstance(inputs, list):
+        return list(inputs)
+    if isinstance(inputs, Tensor | PackedSequence | tuple | str | int | float | None):
+        return inputs
+    try:
+        return copy.copy(inputs)
+    except Exception:  # an object that cannot be copied is handed over itself
+        return inputs
 
 
 def call(module: nn.Module, inputs: Any) -> Any:

@@ -74,13 +74,19 @@ class Look:
             found = loss(outputs, copies)
         for w in heard:
             said = WARNED.search(str(w.message))
-            if said and _meet(_sizes(said["out"]), _sizes(said["y"])):
+            if (
+                said
+                and max(_sizes(said["out"]) + _sizes(said["y"])) > 1
+                and _meet(_sizes(said["out"]), _sizes(said["y"]))
+            ):
                 raise _broadcast(said["out"], said["y"])
             warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
         pairs = zip(tensors(copies), tensors(targets), strict=True)
         if any(a.layout == torch.strided and not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
             raise ValueError("`loss` writes on the targets: let it work on a copy, targets.clone().")
         if isinstance(outputs, Tensor) and isinstance(targets, Tensor) and outputs.shape != targets.shape:
+            if outputs.numel() == targets.numel() == 1:  # says nothing of larger batches
+                return found
             _require_paired(loss, outputs.detach(), targets)
         self.done = True
         return found
@@ -90,6 +96,9 @@ def _require_paired(loss: Callable[[Any, Any], Tensor], outputs: Tensor, targets
     shapes = list(outputs.shape), list(targets.shape)
     known = any(loss is getattr(F, name) for name in PAIRED) or isinstance(loss, PAIRED_MODULES)
     if known and _meet(*shapes):
+        raise _broadcast(*shapes)
+    shared = targets.is_floating_point() and targets.ndim and targets.shape == outputs.shape[1:]
+    if not known and shared and len(targets) != len(outputs):
         raise _broadcast(*shapes)
     if not known and targets.ndim and _suspicious(outputs, targets):
         try:
