@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from landscape.precision import own_precision
 from landscape.trees import map_tensors, tensors
 
 T = TypeVar("T")
@@ -50,13 +51,13 @@ class Look:
         """Compute something without gradients; with them where model or loss ask for derivatives, as forces do."""
         if not self.needs_graph:
             try:
-                with torch.no_grad():
+                with own_precision(), torch.no_grad():
                     return compute()
             except RuntimeError as error:
                 if not NEEDS_GRAPH.search(str(error)):
                     raise
                 self.needs_graph = True
-        with torch.enable_grad():
+        with own_precision(), torch.enable_grad():
             return compute()
 
     def loss(self, loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> Tensor:

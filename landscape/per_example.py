@@ -9,6 +9,7 @@ from torch import Tensor
 from landscape.batches import Batch, batch_size, by_example, map_tensors, slice_batch
 from landscape.kernels import math_attention
 from landscape.params import Params
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def chunk_gradients(
         return risk.loss(risk.predict({**held, **point}, x), y)
 
     point = {name: t.detach() for name, t in theta.items()}
-    with math_attention():
+    with own_precision(), math_attention():
         grads, losses = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(None, 0, 0))(point, x, y)
     return grads, losses
 
@@ -82,7 +83,7 @@ def _one_by_one(point: "Point", batch: Batch) -> list[Tensor]:
     rows: list[tuple[Tensor, ...]] = []
     losses = []
     for i in range(batch_size(batch)):
-        with torch.enable_grad():
+        with own_precision(), torch.enable_grad():
             loss = point.loss(slice_batch(batch, i, i + 1))
             each = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
         losses.append(loss.detach())

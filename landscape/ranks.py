@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class Ranks:
         found = []
         for n in sizes:
             inside = [0, *(e - at for e in edges if 0 < e - at < n), n]
-            found.append(list(zip(inside, inside[1:], strict=False)))
+            found.append(list(pairwise(inside)))
             at += n
         return found
 

@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from landscape.additivity import require_additive, require_chunks, require_cut
 from landscape.batches import Batch, as_batches, batch_size, joined, require_counted, split_batches, take
-from landscape.checks import as_point, require_generator, require_loss, require_model, require_whole
+from landscape.checks.additivity import require_additive, require_chunks, require_cut
+from landscape.checks.arguments import as_point, require_generator, require_loss, require_model, require_whole
+from landscape.checks.trust import Trust
 from landscape.evaluation import Look
 from landscape.functional import Mode, PureModel
 from landscape.params import Params, real_parts, select
+from landscape.precision import own_precision
 from landscape.ranks import Ranks
-from landscape.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class EmpiricalRisk:
 
     L_b is the loss of batch b, a mean over its examples, and w_b the number of them, unless `weight` says otherwise.
     That L does not depend on how the data are cut is checked once, where there are several batches, see
-    `landscape.additivity`; a weight that is the same for all batches says that a batch is an example, never cut.
+    `landscape.checks.additivity`; a weight that is the same for all batches says that a batch is an example, never cut.
 
     Attributes:
         predict: Maps (θ, inputs) to outputs; pure in θ.
@@ -193,8 +194,8 @@ class EmpiricalRisk:
             return self
         if self.mode in ("batch", "train") and isinstance(self.predict, PureModel) and self.predict.normalised:
             raise ValueError(
-                f"`{argument}` = {size} would cut batches that are normalised by their own statistics, which changes the "
-                "risk: use mode='eval' or 'recalibrate', or make the data's batches smaller."
+                f"`{argument}` = {size} would cut batches that are normalised by their own statistics, which changes "
+                "the risk: use mode='eval' or 'recalibrate', or make the data's batches smaller."
             )
         if self.mode == "recalibrate" and isinstance(self.predict, PureModel) and self.predict.normalised:
             raise ValueError(
@@ -205,7 +206,7 @@ class EmpiricalRisk:
         return self._cut(self.trust.once(("parts", self.batches, size), lambda: split_batches(self.batches, size)))
 
     def require_cut(self, bounds: list[list[tuple[int, int]]], what: str) -> None:
-        """Check once that batches may be cut where the bounds say, see `landscape.additivity.require_cut`."""
+        """Check once that batches may be cut where the bounds say, see `landscape.checks.additivity.require_cut`."""
         key = (
             "cut",
             self.loss,
@@ -253,7 +254,9 @@ class EmpiricalRisk:
         if self.mode != "recalibrate":
             return self
         assert isinstance(self.predict, PureModel)
-        return replace(self, predict=self.predict.recalibrated(self.theta if theta is None else theta, self.batches))
+        with own_precision():
+            settled = self.predict.recalibrated(self.theta if theta is None else theta, self.batches)
+        return replace(self, predict=settled)
 
     def look(self) -> None:
         """Prepare the model to be differentiated, see `PureModel.look`."""
@@ -293,7 +296,7 @@ class EmpiricalRisk:
         total: list[Tensor] | None = None
         values = []
         for (x, y), w in risk._weighted():
-            with torch.enable_grad():
+            with own_precision(), torch.enable_grad():
                 out = risk.predict(point, x)
                 loss = risk.loss_on(out, y)
             if see is not None:

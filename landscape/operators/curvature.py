@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.additivity import NotAdditiveError
 from landscape.batches import Batch
+from landscape.checks.additivity import NotAdditiveError
+from landscape.checks.repeatability import cause
 from landscape.kernels import second_derivatives
 from landscape.memory import free_bytes, require
 from landscape.operators.algebra import Algebra
@@ -21,7 +22,7 @@ from landscape.operators.derivatives import Disagreement, compared
 from landscape.operators.point import Point, row
 from landscape.operators.trial import Trial
 from landscape.params import Params, layer_slices, slices
-from landscape.repeatability import cause
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 
 Path = Literal["auto", "kept", "afresh", "forward", "difference"]
@@ -78,6 +79,20 @@ class RiskOperator(Algebra, ABC):
             raise ValueError(f"`path` must be 'auto' or one of {list(self.paths)}, got {path!r}.")
         if budget is not None and budget < 0:
             raise ValueError(f"`budget` must be a number of bytes >= 0, or None, got {budget!r}.")
+        with own_precision():
+            self._begin(risk, theta, parameters, path, budget, micro_batch, probe)
+
+    def _begin(
+        self,
+        risk: EmpiricalRisk,
+        theta: Params | None,
+        parameters: str | Iterable[str] | None,
+        path: Path,
+        budget: int | None,
+        micro_batch: int | None,
+        probe: bool,
+    ) -> None:
+        """Try the risk, choose the path and build what is kept."""
         self.point = Point.of(risk, theta, parameters)
         if micro_batch is not None:  # after Point.of, whose statistics are those of the whole batches
             self.point = self.point.on(self.point.risk.in_parts(micro_batch, argument="micro_batch").batches)
@@ -199,15 +214,16 @@ class RiskOperator(Algebra, ABC):
             risk.ranks.require_equal(v)
             self._vectors_agree = True
         rows = v.detach().reshape(p, -1).T.contiguous()
-        if len(risk.batches) == 1 and risk.ranks is None and len(rows):
-            total = self._of_batch(0)(rows)
-        else:
-            total = torch.zeros_like(rows)
-            for i, share in enumerate(self._shares):
-                if share and len(rows):
-                    total.add_(self._of_batch(i)(rows), alpha=share)
-            if risk.ranks is not None:
-                risk.ranks.sum_(total)
+        with own_precision():
+            if len(risk.batches) == 1 and risk.ranks is None and len(rows):
+                total = self._of_batch(0)(rows)
+            else:
+                total = torch.zeros_like(rows)
+                for i, share in enumerate(self._shares):
+                    if share and len(rows):
+                        total.add_(self._of_batch(i)(rows), alpha=share)
+                if risk.ranks is not None:
+                    risk.ranks.sum_(total)
         return total[0] if v.ndim == 1 else total.T.contiguous()
 
     def guess(self) -> Tensor:
@@ -257,7 +273,7 @@ class RiskOperator(Algebra, ABC):
             return self._without(f"{lacking} of this model has no second derivative")
         if self._disagreement.relative:
             return self._without(
-                f"a second derivative of this model is wrong, by {self._disagreement.relative:.2g} of a product's length"
+                f"a second derivative of this model is wrong, by {self._disagreement.relative:.2g} of its length"
             )
         free = free_bytes(self.device)
         if self._kept_bytes() <= (BUDGET_SHARE * free if budget is None else budget):
@@ -272,7 +288,7 @@ class RiskOperator(Algebra, ABC):
             f"{type(self).__name__}: {why}, so {self.differenced} (path='difference'), which in {self.dtype} are less "
             "accurate.",
             RuntimeWarning,
-            stacklevel=4 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
+            stacklevel=5 + (type(self).__init__ is not RiskOperator.__init__),  # the caller, past an own __init__
         )
         return "difference"
 

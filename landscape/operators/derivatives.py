@@ -24,6 +24,7 @@ LADDERS: dict[torch.dtype, tuple[tuple[float, ...], float]] = {
     torch.float32: ((5e-3, 1e-3, 2e-4), 3e-2),
 }
 STEADY = 0.1  # an entry of the disagreement that changes by less, from step to step, is no kink and no rounding
+BESIDE = 1e-2  # how far away, relative to ‖θ‖, what was found is looked at again: not at a kink that the point is at
 SLOPE = 1e-2  # relative difference of a slope of the loss and its gradient's that passes
 SMALL = 64 * 2**20  # bytes that are always there
 COPIES = 20  # vectors of length p in float64 that the check may hold
@@ -48,9 +49,9 @@ def compared(point: Point, batch: Batch, product: Product, difference: Differenc
     """Compare a product with differences, on a copy in float64 where the model can be had in it.
 
     A random direction moves each parameter tensor in proportion to its size. The step shrinks until both agree, or an
-    entry's disagreement no longer changes: at a kink beside the point it vanishes, at one in it it grows like 1 / step,
-    and only a wrong derivative leaves it as it is. Where something computes in float32, steps and tolerance are those
-    of float32; in half precision nothing can be told.
+    entry's disagreement no longer changes: at a kink beside the point it vanishes. It must be found again at a point
+    beside, where no kink is by chance, as there are at weights of zero. Where something computes in float32, steps and
+    tolerance are those of float32; in half precision nothing can be told.
 
     Args:
         point: Where.
@@ -69,88 +70,110 @@ def compared(point: Point, batch: Batch, product: Product, difference: Differenc
 def _compared(point: Point, batch: Batch, product: Product, difference: Difference) -> Disagreement:
     if point.dtype not in LADDERS:
         return Disagreement()
-    v, size = _direction(point)
+    v, size = _direction(point, 0)
     found = product(point, batch, v)
     if not bool(torch.isfinite(found).all()):
         return Disagreement()
-    dtype = point.dtype
-    slope = _slope_is_wrong(point, batch, v, size, dtype)
-    relative = _persisting(point, found, lambda h: difference(point, batch, v, h * size), dtype)
+    ladder = _Ladder(point, batch, v, size, difference, point.dtype)
+    slope, relative = ladder.slope_is_wrong(), ladder.persisting(found)
     if relative or slope:
-        lowest = _lowest_precision(point, batch)
-        if lowest is not dtype:
-            if lowest not in LADDERS:
-                return Disagreement()
-            slope = _slope_is_wrong(point, batch, v, size, lowest)
-            relative = _persisting(point, found, lambda h: difference(point, batch, v, h * size), lowest)
+        lowest = lowest_precision(point, batch)
+        if lowest not in LADDERS:
+            return Disagreement()
+        w, _ = _direction(point, 1)
+        beside = replace(ladder, dtype=lowest, point=_moved(point, w, BESIDE * size))
+        slope = slope and beside.slope_is_wrong()
+        relative = min(relative, beside.persisting(product(beside.point, batch, v)))
     changing = 0.0
     if relative:
         again = product(point, batch, v)
         changing = float((again - found).norm() / found.norm().clamp_min(1e-300))
-    return Disagreement(relative, slope, changing if changing > LADDERS[dtype][1] else 0.0)
+    return Disagreement(relative, slope, changing if changing > LADDERS[point.dtype][1] else 0.0)
 
 
-def _persisting(point: Point, product: Tensor, difference: Callable[[float], Tensor], dtype: torch.dtype) -> float:
-    steps, tolerance = LADDERS[dtype]
-    before: Tensor | None = None
-    worst = 0.0
-    sizes = [t.numel() for t in point.leaves]
-    total = float(product.norm())
-    for h in steps:
-        other = difference(h)
-        off = product - other
-        scale = max(total, float(other.norm()))
-        if all(
-            float(d.norm()) <= tolerance * max(float(a.norm()), float(b.norm()), 1e-2 * scale)
-            for d, a, b in zip(off.split(sizes), product.split(sizes), other.split(sizes), strict=True)
-        ):
-            return 0.0
-        if before is not None:
-            steady = (off - before).abs() <= STEADY * off.abs()
-            left = torch.where(steady, off, 0.0)
-            parts = zip(left.split(sizes), product.split(sizes), other.split(sizes), strict=True)
-            worst = max(
-                float(d.norm()) / max(float(a.norm()), float(b.norm()), 1e-2 * scale, 1e-300) for d, a, b in parts
-            )
-            if worst <= tolerance:
-                worst = 0.0
-            elif float(left.norm()) > 0.5 * float(off.norm()):
-                return worst
-        before = off
-    return worst if worst > 3 * tolerance else 0.0
+@dataclass(frozen=True, eq=False)
+class _Ladder:
+    """Differences of steps that shrink, beside a product along v."""
 
+    point: Point
+    batch: Batch
+    v: Tensor
+    size: float
+    difference: Difference
+    dtype: torch.dtype
 
-def _slope_is_wrong(point: Point, batch: Batch, v: Tensor, size: float, dtype: torch.dtype) -> bool:
-    """Whether the loss has a slope along v, the same to both sides, that is not ⟨∇L, v⟩."""
-    steps, _ = LADDERS[dtype]
-    parts = point.cut(v)
-    with torch.enable_grad():
-        loss = point.loss(batch)
-    here, slope = float(loss.detach()), 0.0
-    if loss.requires_grad:
-        slope = float(row(torch.autograd.grad(loss, point.leaves, materialize_grads=True)) @ v)
+    def persisting(self, product: Tensor) -> float:
+        """What persists of the disagreement, relative to the length of a parameter tensor's part of the product."""
+        steps, tolerance = LADDERS[self.dtype]
+        before: Tensor | None = None
+        noise = 0.0
+        for h in steps:
+            other = self.difference(self.point, self.batch, self.v, h * self.size)
+            off = product - other
+            if before is None and self._worst(off, product, other, tolerance, 0.0) <= tolerance:
+                return 0.0
+            noise = noise or self._noise()
+            if self._worst(off, product, other, tolerance, noise / h) <= tolerance:
+                return 0.0
+            if before is not None:
+                steady = torch.where((off - before).abs() <= STEADY * off.abs(), off, 0.0)
+                if float(steady.norm()) > 0.5 * float(off.norm()):
+                    worst = self._worst(steady, product, other, tolerance, noise / h)
+                    return worst if worst > 3 * tolerance else 0.0
+            before = off
+        return 0.0
 
-    def rise(h: float) -> float:
-        moved = {n: t.detach() + h * u for (n, t), u in zip(point.theta.items(), parts, strict=True)}
+    def _worst(self, off: Tensor, a: Tensor, b: Tensor, tolerance: float, noise: float) -> float:
+        """The largest part of a parameter tensor that differs, where that is more than rounding."""
+        sizes = [t.numel() for t in self.point.leaves]
+        least = 1e-2 * max(float(a.norm()), float(b.norm()))
+        worst = 0.0
+        for parts in zip(off.split(sizes), a.split(sizes), b.split(sizes), strict=True):
+            far, one, other = (float(part.norm()) for part in parts)
+            scale = max(one, other, least)
+            if far > tolerance * scale + noise:
+                worst = max(worst, far / scale)
+        return worst
+
+    def _noise(self) -> float:
+        """Rounding of a product by differences, times the relative step, from the loss at weights half as far again."""
+        losses = [self._loss(0.0), self._loss(0.5 * self.size)]
+        return 1e2 * torch.finfo(self.dtype).eps * max(map(abs, losses)) / self.size**2
+
+    def _loss(self, step: float) -> float:
         with torch.no_grad():
-            out = point.risk.predict({**point.fixed, **moved}, batch[0])
-            return (float(point.risk.loss(out, batch[1])) - here) / h
+            return float(_moved(self.point, self.v, step).loss(self.batch))
 
-    for h in (steps[0] * size, steps[1] * size):
-        ahead = rise(h)
-        rounding = 1e2 * torch.finfo(dtype).eps * abs(here) / h
-        if abs(ahead - slope) <= SLOPE * max(abs(slope), abs(ahead)) + rounding:
-            return False
-        behind = rise(-h)
-        far = abs((ahead + behind) / 2 - slope)
-        if far <= SLOPE * max(abs(slope), abs(ahead), abs(behind)) + rounding or abs(ahead - behind) > STEADY * far:
-            return False
-    return True
+    def slope_is_wrong(self) -> bool:
+        """Whether the loss has a slope along v, the same to both sides, that is not ⟨∇L, v⟩."""
+        steps, _ = LADDERS[self.dtype]
+        with torch.enable_grad():
+            loss = self.point.loss(self.batch)
+        here, slope = float(loss.detach()), 0.0
+        if loss.requires_grad:
+            slope = float(row(torch.autograd.grad(loss, self.point.leaves, materialize_grads=True)) @ self.v)
+        for h in (steps[0] * self.size, steps[1] * self.size):
+            ahead = (self._loss(h) - here) / h
+            rounding = 1e2 * torch.finfo(self.dtype).eps * abs(here) / h
+            if abs(ahead - slope) <= SLOPE * max(abs(slope), abs(ahead)) + rounding:
+                return False
+            behind = (here - self._loss(-h)) / h
+            far = abs((ahead + behind) / 2 - slope)
+            if far <= SLOPE * max(abs(slope), abs(ahead), abs(behind)) + rounding:
+                return False
+            if abs(ahead - behind) > STEADY * far:  # a kink
+                return False
+        return True
 
 
-def _direction(point: Point) -> tuple[Tensor, float]:
+def _moved(point: Point, v: Tensor, step: float) -> Point:
+    parts = zip(point.theta.items(), point.cut(v), strict=True)
+    return replace(point, theta={name: (t.detach() + step * u).requires_grad_() for (name, t), u in parts})
+
+
+def _direction(point: Point, seed: int) -> tuple[Tensor, float]:
     """A random unit vector in which each tensor has its share of the weights' length, and that length."""
-    source = torch.Generator().manual_seed(0)
+    source = torch.Generator().manual_seed(seed)
     v = torch.randn(point.p, generator=source, dtype=torch.float64).to(point.device, point.dtype)
     with torch.no_grad():
         norms = torch.stack(list(torch._foreach_norm(point.leaves))).double().tolist()
@@ -162,8 +185,8 @@ def _direction(point: Point) -> tuple[Tensor, float]:
     return v / length, length
 
 
-def _lowest_precision(point: Point, batch: Batch) -> torch.dtype:
-    """The least precise type of number in which the loss is computed, as far as what it saves for its gradient shows."""
+def lowest_precision(point: Point, batch: Batch) -> torch.dtype:
+    """The least precise type of number in which the loss is computed, by what it saves for its gradient."""
     seen = {point.dtype}
 
     def note(t: Tensor) -> Tensor:

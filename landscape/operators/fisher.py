@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from landscape.batches import Batch, batch_size, slice_batch, take
+from landscape.checks.repeatability import EXAMPLES
 from landscape.kernels import second_derivatives
 from landscape.operators import predictions
 from landscape.operators.curvature import Path, RowMap
@@ -15,7 +16,6 @@ from landscape.operators.derivatives import Disagreement
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
 from landscape.params import Params
 from landscape.per_example import example_gradients
-from landscape.repeatability import EXAMPLES
 from landscape.risk import EmpiricalRisk
 
 Likelihood = Literal["auto", "categorical", "gaussian", "bernoulli"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, map_tensors
-from landscape.checks import require_risk
+from landscape.checks.arguments import require_risk
 from landscape.functional import PureModel
 from landscape.params import Params, select
 from landscape.risk import EmpiricalRisk
@@ -160,7 +160,9 @@ def forward_mode() -> Iterator[None]:
             yield
         except (NotImplementedError, RuntimeError) as error:
             text = str(error)
-            if not any(sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch")):
+            if not any(
+                sign in text for sign in ("forward AD", "forward mode", "jvp", "ZeroTensors", "functorch", "torch.func")
+            ):
                 raise
             raise ValueError(
                 f"`path` = 'forward' meets an operation without a derivative in forward mode ({text.splitlines()[0]}): "

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, batch_size, can_be_cut, slice_batch, take
+from landscape.checks.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
+from landscape.operators.derivatives import lowest_precision
 from landscape.operators.point import Point, pull
-from landscape.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
 from landscape.risk import scalar
 
+ROUNDINGS = 100  # of the least precise type in the model or the loss
 ORDERS = 100  # another order of the examples may differ by so many times as much: sums round differently
 
 
@@ -110,7 +112,9 @@ def _require_no_order(point: Point, batch: Batch) -> None:
     tolerance = max(ORDERS * REPEATS.get(point.dtype, REPEAT), 10 * torch.finfo(point.dtype).eps)
     first, second = _value(point, batch), _value(point, other)
     largest = max(abs(first), abs(second))
-    if abs(first - second) > tolerance * largest and largest > tolerance:  # two NaN are reported by the product
+    if abs(first - second) > tolerance * largest:  # two NaN are reported by the product
+        tolerance = max(tolerance, ROUNDINGS * torch.finfo(lowest_precision(point, batch)).eps)
+    if abs(first - second) > tolerance * largest and largest > tolerance:
         raise ValueError(
             f"`loss` depends on the order of the examples in a batch ({first:.9g}, and {second:.9g} in reverse): it "
             "must be the mean of one number for each example; or pass probe=False."

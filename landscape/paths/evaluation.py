@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape.batches import as_batches
+from landscape.checks.repeatability import require_repeatable
+from landscape.checks.trust import Trust
 from landscape.functional import PureModel
 from landscape.labels import counted, ignored_label, labelled, wrong
 from landscape.params import Params
 from landscape.paths.states import ModelState
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk, scalar
 from landscape.surfaces.metrics import Function, example_losses
-from landscape.trust import Trust
 
 Statistics = Literal["eval", "batch", "recalibrate"]
 Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]

@@ -6,11 +6,11 @@ import warnings
 import torch
 from torch import Generator
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
+from landscape.checks.repeatability import require_repeatable
 from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Perturbation, displaced
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, rises_together
 from landscape.sharpness.rise import Rise, Sharpness, evaluate, mean_rise

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
 from landscape.params import Params, norm
 from landscape.perturbation import Metric, check_radius, displaced, random_direction
 from landscape.risk import EmpiricalRisk

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
+from landscape.checks.repeatability import require_repeatable
 from landscape.kernels import math_attention
 from landscape.labels import error_rate
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
-from landscape.repeatability import require_repeatable
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 
@@ -120,7 +121,7 @@ def values_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) ->
         loss = risk.loss(out, y)
         return loss, error_rate(out, y, risk.loss, loss)
 
-    with torch.no_grad(), math_attention():
+    with own_precision(), torch.no_grad(), math_attention():
         losses, errors = torch.func.vmap(look)(theta, x, y)
     return losses, errors
 
@@ -133,7 +134,7 @@ def gradients_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor)
         loss = risk.loss(out, y)
         return loss, error_rate(out, y, risk.loss, loss)
 
-    with math_attention():
+    with own_precision(), math_attention():
         gradients, (losses, errors) = torch.func.vmap(torch.func.grad_and_value(look, has_aux=True))(theta, x, y)
     return losses, gradients, errors
 

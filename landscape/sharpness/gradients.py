@@ -10,13 +10,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landscape.batches import Batch
-from landscape.checks import check_arguments
+from landscape.batches import Batch, batch_size, slice_batch
+from landscape.checks.arguments import check_arguments
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
 from landscape.per_example import example_gradient_parts
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.layers import layer_moments
 
@@ -127,12 +127,13 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
     vmap, 16 MiB at a time.
 
     Args:
-        risk: ℓ_i is its loss on a batch of one example.
+        risk: ℓ_i is its loss on a batch of one example; with a `weight`, times n w_i / Σ w, so that ḡ is ∇L.
         elementwise: Also the second moment of every entry, for `signal_to_noise`.
         theta: The point θ; None means the risk's own.
 
     Raises:
-        ValueError: For a risk in mode "batch" or "train", where a single example has no gradient of its own, or one
+        ValueError: If the loss is not the mean of those of single examples;
+            for a risk in mode "batch" or "train", where a single example has no gradient of its own, or one
             whose examples are shared out to processes.
 
     Source:
@@ -147,6 +148,7 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
     if risk.ranks is not None:
         raise ValueError("`risk` is shared out to processes: take the moments before .sharded().")
     require_repeatable(risk, theta)
+    risk.require_examples("`gradient_moments`, which takes examples one by one,")
     point = Point.of(risk, theta, None)
     gradient = point.risk.gradient(point.theta)
     aims = [(gradient[name], t.detach()) for name, t in point.theta.items()]
@@ -169,8 +171,11 @@ def _pass(
     point: Point, batch: Batch, aims: list[tuple[Tensor, Tensor]], sums: list[Tensor], seconds: list[Tensor]
 ) -> list[Tensor]:
     """Columns ‖g_i‖², ⟨g_i, ḡ⟩ and ⟨g_i, θ⟩, a few rows at a time; adds to the sums of g_i and of g_i²."""
-    rows = []
+    rows, scale, at = [], _scales(point.risk, batch), 0
     for parts in example_gradient_parts(point, batch):
+        if scale is not None:
+            some = scale[at : at + len(parts[0])].to(parts[0]).unsqueeze(1)
+            parts, at = [g * some for g in parts], at + len(parts[0])
         here = torch.zeros(len(parts[0]), 3, dtype=torch.float64, device=parts[0].device)
         for i, g in enumerate(parts):
             here[:, 0] += torch.linalg.vector_norm(g, dim=1).double().square()
@@ -181,6 +186,14 @@ def _pass(
                 seconds[i] += (g * g).sum(0).view_as(sums[i])
         rows.append(here)
     return rows
+
+
+def _scales(risk: EmpiricalRisk, batch: Batch) -> Tensor | None:
+    """The factor n w_i / Σ w of each example's gradient, where the risk has weights."""
+    if risk.weight is None:
+        return None
+    weights = [float(risk.weight(*slice_batch(batch, i, i + 1))) for i in range(batch_size(batch))]
+    return torch.tensor(weights, dtype=torch.float64) * (risk.n / math.fsum(risk.weights))
 
 
 def two_batch_noise_scale(

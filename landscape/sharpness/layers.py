@@ -11,6 +11,7 @@ from landscape.batches import Batch, batch_size, slice_batch
 from landscape.functional import PureModel
 from landscape.operators.point import Point
 from landscape.operators.predictions import weighted
+from landscape.precision import own_precision
 
 MIXING = (nn.modules.batchnorm._BatchNorm,)  # what makes one example's loss depend on the others, in training mode
 
@@ -40,7 +41,7 @@ def layer_moments(
         return None
     n = batch_size(batch)
     assert isinstance(point.risk.predict, PureModel)
-    with torch.enable_grad(), _listening(list(owners.values())) as seen:
+    with own_precision(), torch.enable_grad(), _listening(list(owners.values())) as seen:
         loss = point.loss(batch)
     calls = [seen.get(module, []) for module in owners.values()]
     if any(len(c) != 1 or not _rows_of(c[0][0], n) for c in calls) or not loss.requires_grad:
@@ -102,7 +103,7 @@ def _is_mean(point: Point, batch: Batch, parts: dict[str, tuple[Tensor, Tensor]]
     """Whether an example has the slopes alone that it has among the others, n times over: a few of them."""
     n = batch_size(batch)
     for i in sorted({0, n // 3, 2 * n // 3, n - 1}):
-        with torch.enable_grad():
+        with own_precision(), torch.enable_grad():
             loss = point.loss(slice_batch(batch, i, i + 1))
         alone = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
         for name, g in zip(point.theta, alone, strict=True):

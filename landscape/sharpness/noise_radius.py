@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.params import Params, unflatten
 from landscape.perturbation import AbsWeight, Metric, check_radius

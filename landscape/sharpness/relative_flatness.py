@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from landscape.checks.additivity import NotAdditiveError
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.functional import PureModel
 from landscape.operators import Hessian
 from landscape.params import Params
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
 EXACT_PRODUCTS = 256  # up to so many Hessian products, "auto" takes the exact sum
@@ -86,7 +87,12 @@ def relative_flatness(
     unit = torch.where(scale > 0, 1 / scale, torch.zeros_like(scale))
     if method == "output" and not is_last:
         raise ValueError(f"`method` = 'output' needs the layer that makes the outputs, which {name!r} is not.")
-    if method in ("auto", "output") and is_last and phi is not None:
+    if method == "output" and not _by_example(risk):
+        raise ValueError(
+            "`method` = 'output' needs a loss that is the mean of those of single examples, all of one weight: use "
+            "method='exact' or 'probes'."
+        )
+    if method in ("auto", "output") and is_last and phi is not None and _by_example(risk):
         return _at_output(risk, point, W * scale, phi * unit, kind)
     cost = min(W.shape) * W.shape[1] if kind == "trace" else W.numel()
     if method == "exact" or (method == "auto" and (cost <= EXACT_PRODUCTS or kind == "max")):
@@ -99,6 +105,16 @@ def relative_flatness(
     if draws < 2:
         raise ValueError(f"`draws` must be at least 2, for the standard error, got {draws!r}.")
     return _probed(Hessian(risk, theta, parameters=name), W * scale, unit, draws, generator)
+
+
+def _by_example(risk: EmpiricalRisk) -> bool:
+    if risk.weight is not None:
+        return False
+    try:
+        risk.require_examples("`method` = 'output'")
+    except NotAdditiveError:
+        return False
+    return True
 
 
 def _spreads(phi: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.labels import tally
 from landscape.params import Params
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 
 

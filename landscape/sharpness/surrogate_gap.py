@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
 from landscape.params import Params
 from landscape.perturbation import AscentStep
 from landscape.risk import EmpiricalRisk

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
+from landscape.checks.repeatability import require_repeatable
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
-from landscape.repeatability import require_repeatable
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball, Norm
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, gradients_together, groups, stacked

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.linalg import eigh_tridiagonal
 from torch import Generator, Tensor
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense

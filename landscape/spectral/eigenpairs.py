@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
 from landscape.memory import free_bytes, require
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching

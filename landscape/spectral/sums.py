@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator
 
-from landscape.checks import check_arguments
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch, tensors
+from landscape.checks.additivity import plain_mean
 from landscape.labels import IGNORED, counted, ignored_label, labelled, wrong
 from landscape.risk import EmpiricalRisk, scalar
 
@@ -90,29 +91,24 @@ def errors_by_class(outputs: Tensor, targets: Tensor, *, ignored: int = IGNORED)
     return wrong(outputs, targets).unsqueeze(-1).expand(own.shape), own
 
 
-def example_losses(risk: EmpiricalRisk, outputs: Any, batch: Batch) -> Function | None:
+def example_losses(risk: EmpiricalRisk, outputs: Any, *batches: Batch) -> Function | None:
     """The loss of each example, as a function of (outputs, targets), where the loss is a mean over examples.
 
     torch's own losses are asked for without reduction; any other is given the examples one at a time by vmap. Either is
-    tried on a batch's targets, where the mean must be the batch's loss.
+    tried on the batches' targets, where the mean must be the batch's loss.
 
     Args:
         risk: Gives the loss, and the weights of batches.
         outputs: The model's on some examples; they stand in for those of others.
-        batch: A batch, whose targets are used.
+        batches: Batches, whose targets are used; of one of torch's own means the first is enough.
 
     Returns:
         The function, or None if the loss cannot be had by example.
     """
-    n = batch_size(batch)
-    weights = example_weights(risk, batch)
-    if weights is None:
+    if not any(t.ndim for t in tensors(outputs)):
         return None
-    some = next((len(t) for t in tensors(outputs) if t.ndim), 0)
-    if not some:
-        return None
-    rows = torch.arange(n) % some
-    like = map_tensors(lambda t: t[rows.to(t.device)] if t.ndim and len(t) == some else t, outputs)
+    if risk.weight is None and plain_mean(risk.loss, batches):
+        batches = batches[:1]
 
     def one(out: Any, y: Any) -> Tensor:
         return risk.loss(*(map_tensors(lambda t: t.unsqueeze(0), part) for part in (out, y)))
@@ -122,19 +118,32 @@ def example_losses(risk: EmpiricalRisk, outputs: Any, batch: Batch) -> Function 
 
     own = _without_reduction(risk.loss)
     for function in (each,) if own is None else (own, each):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # such as that vmap falls back to a loop
-                found = function(like, batch[1])
-                whole = scalar(risk.loss(like, batch[1]))
-        except Exception:  # a loss may need whatever vmap has not: a batch's statistics, a branch, its own output type
-            continue
-        if isinstance(found, Tensor) and found.shape == (n,):
-            mean = float(mean_and_stderr(found[:, None], _double(weights[:, None]).to(found.device))[0])
-            near = AGREEMENT if found.dtype != torch.float64 else 1e-9
-            if abs(mean - whole) <= near * max(abs(whole), 1.0) or not math.isfinite(whole):
-                return function
+        if all(_averages(risk, function, outputs, batch) for batch in batches):
+            return function
     return None
+
+
+def _averages(risk: EmpiricalRisk, function: Function, outputs: Any, batch: Batch) -> bool:
+    """Whether a batch's loss is the mean of what a function gives its examples, at outputs like these."""
+    n = batch_size(batch)
+    weights = example_weights(risk, batch)
+    if weights is None:
+        return False
+    some = next(len(t) for t in tensors(outputs) if t.ndim)
+    rows = torch.arange(n) % some
+    like = map_tensors(lambda t: t[rows.to(t.device)] if t.ndim and len(t) == some else t, outputs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as that vmap falls back to a loop
+            found = function(like, batch[1])
+            whole = scalar(risk.loss(like, batch[1]))
+    except Exception:  # a loss may need whatever vmap has not: a batch's statistics, a branch, its own output type
+        return False
+    if not (isinstance(found, Tensor) and found.shape == (n,)):
+        return False
+    mean = float(mean_and_stderr(found[:, None], _double(weights[:, None]).to(found.device))[0])
+    near = AGREEMENT if found.dtype != torch.float64 else 1e-9
+    return abs(mean - whole) <= near * max(abs(whole), 1.0) or not math.isfinite(whole)
 
 
 def example_weights(risk: EmpiricalRisk, batch: Batch) -> Float[Tensor, " n"] | None:
@@ -153,7 +162,7 @@ def resolve(
     outputs: Any,
     batch: Batch,
     *,
-    whole: Batch | None = None,
+    whole: Sequence[Batch] | None = None,
 ) -> list[Metric]:
     """The metrics that were asked for, each tried on one batch.
 
@@ -163,7 +172,7 @@ def resolve(
         risk: Gives the loss.
         outputs: The model's outputs on `batch`.
         batch: Some examples.
-        whole: A batch of the risk, on whose targets the loss is tried; None means `batch`.
+        whole: The batches on whose targets the loss is tried; None means `batch`.
 
     Raises:
         ValueError: If there is none, one is unknown or does not fit the data, or returns other shapes.
@@ -176,7 +185,7 @@ def resolve(
     asked: Mapping[str, str | Function] = metrics if isinstance(metrics, Mapping) else {name: name for name in metrics}
     if not asked:
         raise ValueError(f"`metrics` must name at least one of {list(BUILT_IN)}, or give a function; got none.")
-    made = [_metric(name, what, risk, outputs, batch, whole or batch, rows=rows) for name, what in asked.items()]
+    made = [_metric(name, what, risk, outputs, batch, whole or [batch], rows=rows) for name, what in asked.items()]
     columns = [c for metric in made for c in metric.columns]
     if len(set(columns)) < len(columns):
         raise ValueError(f"`metrics` would give {columns}: choose names that differ.")
@@ -216,11 +225,18 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _metric(
-    name: str, what: str | Function, risk: EmpiricalRisk, outputs: Any, batch: Batch, whole: Batch, *, rows: bool
+    name: str,
+    what: str | Function,
+    risk: EmpiricalRisk,
+    outputs: Any,
+    batch: Batch,
+    whole: Sequence[Batch],
+    *,
+    rows: bool,
 ) -> Metric:
     if what == "loss":
         risk.loss_on(outputs, batch[1])
-        each = example_losses(risk, outputs, whole)
+        each = example_losses(risk, outputs, *whole)
         return Metric((name,), each or _spread_loss(risk), sampled=each is not None, risk=True)
     if what in ("error", "error by class"):
         if not rows:

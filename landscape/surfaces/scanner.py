@@ -16,6 +16,7 @@ from landscape.batches import Batch, as_batches, batch_size
 from landscape.evaluation import NEEDS_GRAPH
 from landscape.functional import PureModel
 from landscape.params import Params
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict, batched_columns, stacked, usual_points
@@ -179,7 +180,7 @@ class Scanner:
             if len(point) != len(self.axes) or not all(math.isfinite(a) for a in point):
                 raise ValueError(f"`points` must have {len(self.axes)} finite coordinates each, got {point}.")
         found: list[Tensor] = []
-        with self._without_gradient():
+        with own_precision(), self._without_gradient():
             for block in self.blocks(len(wanted)):
                 some = wanted[block.start : block.stop]
                 found += [self._one(some[0])[None]] if self.batch_points == 1 else [self._several(some)]
@@ -288,7 +289,7 @@ class Scanner:
         points = [[0.0] * len(self.axes), [0.5] * len(self.axes)]
         self.batch_points = k
         try:
-            with self._without_gradient(), warnings.catch_warnings():
+            with own_precision(), self._without_gradient(), warnings.catch_warnings():
                 warnings.simplefilter("error")  # such as that vmap falls back to a loop
                 together = self._stacked(points)[:, 0]
                 alone = torch.stack([self._one(point)[0] for point in points])

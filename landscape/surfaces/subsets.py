@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.batches import Batch, batch_size, by_example, slice_batch, split_batches, tensors
-from landscape.checks import require_risk
+from landscape.checks.arguments import require_risk
+from landscape.checks.repeatability import require_repeatable
 from landscape.functional import PureModel
 from landscape.params import Params
-from landscape.repeatability import require_repeatable
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict
@@ -85,10 +86,17 @@ def prepared(
     whole = whole or not all(by_example(batch) for batch in risk.batches)
     largest = max(risk.batches, key=batch_size)
     probe = largest if whole else slice_batch(largest, 0, PROBE)
-    with without_gradient():
+    risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
+    with own_precision(), without_gradient():
         outputs = _tried(predict, theta, probe)
         require_repeatable(risk, theta)
-        found = resolve(metrics, risk, outputs, probe, whole=largest)
+        found = resolve(
+            metrics,
+            risk,
+            outputs,
+            probe,
+            whole=[largest, *(b for b in risk.batches if b is not largest and batch_size(b))],
+        )
     for metric in found:
         if metric.risk and not metric.sampled:
             whole = True
@@ -159,7 +167,8 @@ def _activation(predict: Predict, theta: Params, batch: Batch, without_gradient:
     sizes: list[list[int]] = []
     for count in (n // 2, n):
         seen = _Sizes()
-        with torch.no_grad() if without_gradient is not torch.enable_grad else torch.enable_grad(), seen:
+        mode = torch.enable_grad if without_gradient is torch.enable_grad else torch.no_grad
+        with own_precision(), mode(), seen:
             predict(theta, slice_batch(batch, 0, count)[0])
         sizes.append(seen.bytes)
     if len(sizes[0]) != len(sizes[1]):

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from landscape.batches import Batch, batch_size, can_be_cut, slice_batch
@@ -56,9 +55,9 @@ def require_same(value: Callable[[], float], dtype: torch.dtype, why: str) -> No
         ValueError: If it is not.
     """
     with undrawn():
-        before = _states()
+        before = torch.get_rng_state()
         first, second = value(), value()
-        drawn = before != _states()
+        drawn = not torch.equal(before, torch.get_rng_state())
         for _ in range(MORE if drawn and not differ(first, second, dtype) else 0):
             second = value()
             if differ(first, second, dtype):
@@ -97,9 +96,3 @@ def undrawn() -> AbstractContextManager[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     block: AbstractContextManager[None] = torch.random.fork_rng(devices)
     return block
-
-
-def _states() -> tuple[Any, ...]:
-    own = bytes(torch.get_rng_state().numpy())
-    _, words, place, *_ = np.random.get_state()
-    return own, bytes(words), place
