@@ -281,8 +281,9 @@ def _rows(t: Tensor, which: slice | Tensor) -> Tensor:
     numbers = torch.arange(t.size(0))[which]
     if t.is_nested:
         parts = t.unbind()
-        return torch.nested.as_nested_tensor([parts[i] for i in numbers.tolist()], layout=t.layout)
-    rows = t.to_sparse_coo().index_select(0, numbers.to(t.device))
+        nested: Tensor = torch.nested.as_nested_tensor([parts[i] for i in numbers.tolist()], layout=t.layout)
+        return nested
+    rows: Tensor = t.to_sparse_coo().index_select(0, numbers.to(t.device))
     return rows if t.layout == torch.sparse_coo else rows.to_sparse(layout=t.layout)
 
 

@@ -60,7 +60,7 @@ class Look:
         with own_precision(), torch.enable_grad():
             return compute()
 
-    def loss(self, loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> Tensor:
+    def loss(self, loss: Callable[[Any, Any], Any], outputs: Any, targets: Any) -> Any:
         """The loss; at the first call on copies of the targets, and with a check of the shapes.
 
         Raises:

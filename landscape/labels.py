@@ -57,7 +57,8 @@ def error_rate(out: Any, y: Any, loss: Any, like: Tensor) -> Tensor:
     if not labelled(out, y):
         return torch.full_like(like, math.nan)
     rows = counted(y, out.shape[-1], ignored_label(loss))
-    return ((out.argmax(-1) != y) & rows).sum(-1).double() / rows.sum(-1).double()
+    rate: Tensor = ((out.argmax(-1) != y) & rows).sum(-1).double() / rows.sum(-1).double()
+    return rate
 
 
 def wrong(out: Tensor, y: Tensor) -> Tensor:

@@ -273,7 +273,7 @@ class EmpiricalRisk:
 
         return self._total(math.fsum(self.findings.without_graph(parts)))
 
-    def loss_on(self, outputs: Any, targets: Any) -> Tensor:
+    def loss_on(self, outputs: Any, targets: Any) -> Any:
         """The loss of one batch's outputs; the first time with a check, see `Look.loss`."""
         return self.findings.loss(self.loss, outputs, targets)
 

@@ -16,10 +16,11 @@ def map_nodes(f: Callable[[Any], Any], tree: Any) -> Any:
         return made
     if type(tree) is dict:
         return {key: map_nodes(f, value) for key, value in tree.items()}
+    other: Any = None
     if isinstance(tree, Mapping):
         other = copy.copy(tree)
         for key, value in tree.items():
-            other[key] = map_nodes(f, value)  # type: ignore[index]
+            other[key] = map_nodes(f, value)
         return other
     if isinstance(tree, list | tuple):
         parts = [map_nodes(f, value) for value in tree]

@@ -1,6 +1,6 @@
 """What arguments must be, said in words: a model, a loss, a risk, an operator, a perturbation, a point, a generator."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -135,7 +135,7 @@ def check_arguments(**given: Any) -> None:
     Raises:
         ValueError: If one is of another kind than its name says.
     """
-    kinds = {
+    kinds: dict[str, Callable[[Any], None]] = {
         "risk": require_risk,
         "A": require_operator,
         "perturbation": require_perturbation,

@@ -154,7 +154,9 @@ class Pieces:
                 places = [(n * i // QUARTERS, n * (i + 1) // QUARTERS) for i in range(QUARTERS)]
                 places = [(a, b) for a, b in places if a < b]
                 weight = self.risk.weight
-                weights = [float(weight(*slice_batch(batch, a, b))) if weight else float(b - a) for a, b in places]
+                weights: list[float] = [
+                    float(weight(*slice_batch(batch, a, b))) if weight else float(b - a) for a, b in places
+                ]
                 found = self.apart(batch, places, weights) if len(places) > 1 and sum(weights) else None
                 if found is not None:
                     yield found

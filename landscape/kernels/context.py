@@ -156,7 +156,8 @@ def _bias_apart(place: int) -> Callable[[Callable[..., Tensor]], Callable[..., T
             if bias is None or weight is not None:
                 return original(*args, **kwargs)
             channels = bias if place == 2 and not isinstance(args[1], int) else bias.view(-1, *[1] * (args[0].ndim - 2))
-            return original(*args[:place], None, None, *args[place + 2 :], **kwargs) + channels
+            out: Tensor = original(*args[:place], None, None, *args[place + 2 :], **kwargs) + channels
+            return out
 
         return norm
 

@@ -15,6 +15,7 @@ X, Y = torch.randn(6, 3, generator=SOURCE, dtype=F64), torch.tensor([0, 1, 1, 0,
 MODEL = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
 RISK = ls.EmpiricalRisk.from_model(MODEL, cross_entropy, (X, Y))
 H = ls.Hessian(RISK)
+AXES, GRID = ls.Axes(RISK.theta, (ls.gradient_axis(RISK),)), ls.Grid.around(0.1, 3, axes=1)
 of = ls.EmpiricalRisk.from_model
 
 
@@ -39,7 +40,10 @@ WRONG = {
     "text for a radius": (lambda: ls.AscentStep("0.05"), "`rho` must be a finite radius"),
     "a model for a risk": (lambda: ls.Hessian(MODEL), "`risk` must be a landscape.EmpiricalRisk, got Sequential"),
     "an operator for a risk": (lambda: ls.worst_case_sharpness(H, 0.1), "`risk` must be .* got Hessian"),
-    "a model for a scan": (lambda: ls.scan(MODEL, None, None), "."),
+    "a model for a scan": (
+        lambda: ls.scan(MODEL, AXES, GRID),
+        "`risks` must be a landscape.EmpiricalRisk, got Sequential",
+    ),
     "a risk for an operator": (lambda: ls.trace(RISK, generator=SOURCE), r"use landscape.Hessian\(risk\)"),
     "an array for an operator": (lambda: ls.trace(np.eye(3), generator=SOURCE), "use torch.from_numpy"),
     "not square": (lambda: ls.top_eigenpairs(torch.ones(2, 3), generator=SOURCE), r"square, of shape \(p, p\)"),

@@ -116,11 +116,11 @@ BROADCAST = [
 ]
 
 
-@pytest.mark.parametrize("loss", BROADCAST)
+@pytest.mark.parametrize("loss", BROADCAST, ids=range(len(BROADCAST)))
 @pytest.mark.parametrize(
     ("model", "targets"),
     [(LINES[1], T), (FLAT, T[:, None]), (LINES[2], T[:2]), (LINES[12], T)],
-    ids=["n,1 and n", "n and n,1", "n,k and k", "n,n and n"],
+    ids=["column", "row", "shared", "square"],
 )
 def test_shapes_that_torch_would_broadcast_are_refused(loss, model, targets):
     risk = EmpiricalRisk.from_model(model, loss, (X, targets))
