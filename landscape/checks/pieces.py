@@ -102,7 +102,8 @@ class Pieces:
         except _AskModelError:
             return self.apart(batch, places, weights)
         except Exception:  # whatever cannot be cut is not for us to judge
-            return self._again(lambda: self.apart(batch, places, weights))
+            again: tuple[Reading, list[Reading]] | None = self._again(lambda: self.apart(batch, places, weights))
+            return again
 
     def chunked(
         self, chunks: Sequence[Batch], weights: Sequence[float], order: Tensor | None, m: int
@@ -157,7 +158,7 @@ class Pieces:
                 weights: list[float] = [
                     float(weight(*slice_batch(batch, a, b))) if weight else float(b - a) for a, b in places
                 ]
-                found = self.apart(batch, places, weights) if len(places) > 1 and sum(weights) else None
+                found = self.apart(batch, places, weights) if len(places) > 1 and math.fsum(weights) else None
                 if found is not None:
                     yield found
 

@@ -112,7 +112,8 @@ class Point:
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of one batch at θ, differentiable by the leaves."""
-        return self.risk.loss_on(self.outputs(batch[0]), batch[1])
+        loss: Tensor = self.risk.loss_on(self.outputs(batch[0]), batch[1])
+        return loss
 
     def cut(self, row: Tensor) -> list[Tensor]:
         """Pieces of a vector of length p, in the parameters' shapes."""

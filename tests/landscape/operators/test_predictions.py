@@ -48,9 +48,8 @@ def test_of_dense_predictions_it_is_the_gauss_newton_matrix(what):
     risk = EmpiricalRisk.from_model(MODEL, loss, (X, y))
     F = Fisher(risk, likelihood="categorical").dense()
     assert_close(F, GaussNewton(risk).dense(), **EXACT)
-    for path in ("afresh", "forward"):
-        assert_close(Fisher(risk, likelihood="categorical", path=path).dense(), F, **EXACT)
     if what in ("another label ignored", "class weights"):
+        assert_close(Fisher(risk, likelihood="categorical", path="forward").dense(), F, **EXACT)
         sampled = Fisher(risk, likelihood="categorical", samples=500, generator=SOURCE).dense()
         assert float((sampled - F).norm() / F.norm()) < 0.1
 
