@@ -161,6 +161,7 @@ class PureModel:
             try:
                 self.recomputes = self._tripped(some, poison=True)
             except ReentrantError as error:
+                self.recomputes = None
                 raise ValueError(REENTRANT) from error
             except Exception:
                 try:

@@ -295,21 +295,22 @@ class EmpiricalRisk:
         risk = self.settled(point)
         total: list[Tensor] | None = None
         values = []
-        for (x, y), w in risk._weighted():
-            with own_precision(), torch.enable_grad():
-                out = risk.predict(point, x)
-                loss = risk.loss_on(out, y)
-            if see is not None:
-                see(out, y)
-            values.append(scalar(loss) * w)
-            if loss.requires_grad:
-                grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
-            else:
-                grads = tuple(torch.zeros_like(t) for t in point.values())
-            if total is None:
-                total = [g * w for g in grads] if w != 1 else list(grads)
-            else:
-                torch._foreach_add_(total, grads, alpha=w)
+        with own_precision():
+            for (x, y), w in risk._weighted():
+                with torch.enable_grad():
+                    out = risk.predict(point, x)
+                    loss = risk.loss_on(out, y)
+                if see is not None:
+                    see(out, y)
+                values.append(scalar(loss) * w)
+                if loss.requires_grad:
+                    grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
+                else:
+                    grads = tuple(torch.zeros_like(t) for t in point.values())
+                if total is None:
+                    total = [g * w for g in grads] if w != 1 else list(grads)
+                else:
+                    torch._foreach_add_(total, grads, alpha=w)
         if total is None:
             total = [torch.zeros_like(t) for t in point.values()]
         if self.ranks is not None:

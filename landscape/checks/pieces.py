@@ -1,7 +1,7 @@
 """Losses of batches, of parts of them and of several together, at outputs that are equal by no chance."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +102,7 @@ class Pieces:
         except _AskModelError:
             return self.apart(batch, places, weights)
         except Exception:  # whatever cannot be cut is not for us to judge
-            again: tuple[Reading, list[Reading]] | None = self._again(lambda: self.apart(batch, places, weights))
-            return again
+            return self.apart(batch, places, weights) if self._asks_model() else None
 
     def chunked(
         self, chunks: Sequence[Batch], weights: Sequence[float], order: Tensor | None, m: int
@@ -162,12 +161,11 @@ class Pieces:
                 if found is not None:
                     yield found
 
-    def _again(self, ask: Callable[[], Any]) -> Any:
-        """Once more by the model itself, where that may be given other examples; None after that."""
-        if not self.by_outputs or not self.model_may:
-            return None
-        self.by_outputs = False
-        return ask()
+    def _asks_model(self) -> bool:
+        """Turn to the model itself from now on, where that may be given other examples and has not been yet."""
+        turned = self.by_outputs and self.model_may
+        self.by_outputs = self.by_outputs and not turned
+        return turned
 
     def _outputs(self, batch: Batch) -> Any:
         if not self.by_outputs:

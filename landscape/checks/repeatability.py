@@ -39,10 +39,11 @@ def require_repeatable(risk: "EmpiricalRisk", theta: Params | None = None) -> No
             x, y = examples
             return settled.findings.without_graph(lambda: float(settled.loss_on(settled.predict(point, x), y)))
 
-        try:
-            value(few)
-        except Exception:  # a model for batches of one size only
-            few = batch
+        with undrawn():
+            try:
+                value(few)
+            except Exception:  # a model for batches of one size only
+                few = batch
         require_same(lambda: value(few), next(iter(point.values())).dtype, cause(risk, probe=False))
 
     risk.trust.once(("repeatable", model, risk.loss, risk.mode), check)

@@ -62,6 +62,7 @@ class RiskOperator(Algebra, ABC):
     """
 
     paths: ClassVar[tuple[str, ...]]
+    of_gradient: ClassVar[bool] = False  # whether it is the derivative of the risk's gradient
     differenced: ClassVar[str]  # what path="difference" does, for its warning
 
     def __init__(
@@ -98,8 +99,8 @@ class RiskOperator(Algebra, ABC):
             self.point = self.point.on(self.point.risk.in_parts(micro_batch, argument="micro_batch").batches)
         self.point.risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
         self.note = ""
-        self._require()
         self._trial = Trial.of(self.point, checks=probe)
+        self._require()
         self._disagreement = Disagreement()
         if probe and self._trial.lacking is None and path != "difference":
             self._disagreement = self._compared("afresh" if path == "auto" else path)
@@ -126,12 +127,8 @@ class RiskOperator(Algebra, ABC):
         """The operation of the model that rules the usual paths out, if there is one."""
         return self._trial.lacking
 
-    def _compared(self, path: str) -> Disagreement:
-        """A product of a few examples against differences, see `landscape.operators.derivatives`.
-
-        Raises:
-            ValueError: If the gradient is not the derivative of the loss.
-        """
+    def _beside_differences(self, path: str) -> Disagreement:
+        """A product of a few examples against differences, see `landscape.operators.derivatives`."""
 
         def there(point: Point, batch: Batch) -> RiskOperator:
             other = copy.copy(self)
@@ -146,13 +143,21 @@ class RiskOperator(Algebra, ABC):
             return there(point, batch)._differenced(0, batch, step)(v[None])[0]
 
         with second_derivatives():
-            found = compared(self.point, self._trial.few, product, difference)
+            return compared(self.point, self._trial.few, product, difference)
+
+    def _compared(self, path: str) -> Disagreement:
+        """What differs from differences.
+
+        Raises:
+            ValueError: If products change when taken again, or the gradient is no derivative of the loss.
+        """
+        found = self._beside_differences(path)
         if found.changing:
             raise ValueError(
                 f"`risk` has second derivatives that change: a product differed by {found.changing:.2g} of its length "
                 f"when taken twice; {cause(self.point.risk, probe=True)}."
             )
-        if found.gradient:
+        if found.gradient and (found.relative or self.of_gradient):
             raise ValueError(
                 f"`risk` has a loss whose gradient is not its derivative (a straight-through estimator, or a part that "
                 f"is detached or has a backward pass of its own), so {type(self).__name__} is not defined: choose by "

@@ -1,15 +1,22 @@
 """The generalised Gauss-Newton matrix."""
 
-from typing import final
+from dataclasses import replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch
+from landscape.batches import Batch, tensors
+from landscape.checks import plain_mean
+from landscape.checks.trees import rebuilt
+from landscape.kernels import second_derivatives
 from landscape.labels import IGNORED
+from landscape.operators.derivatives import Disagreement, compared
+from landscape.operators.hessian import double_backward, gradient_difference
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
-from landscape.operators.point import pull
+from landscape.operators.point import Point, pull
 from landscape.operators.predictions import plain_cross_entropy
+from landscape.params import Params
 
 
 @final
@@ -27,6 +34,26 @@ class GaussNewton(OutputSpaceOperator):
         Schraudolph (2002), Neural Comput. 14(7).
     """
 
+    def _compared(self, path: str) -> Disagreement:
+        """The loss's own second derivatives, in the outputs, are compared too, where they are taken by autograd."""
+        found = super()._compared(path)
+        batch, risk = self._trial.few, self.point.risk
+        if plain_mean(risk.loss, [batch]):
+            return found
+        with torch.enable_grad(), second_derivatives():
+            out = self.point.outputs(batch[0])
+            _, outputs, _ = self._used(out, batch)
+            if not outputs:
+                return found
+            there = _at_outputs(self.point, out)
+            inner = compared(there, batch, _product, _difference) if there.theta else Disagreement()
+        if inner.relative or inner.gradient:
+            raise ValueError(
+                "`loss` has second derivatives in the model's outputs that are wrong (a part of it is detached, or has "
+                "a backward pass of its own): use the Hessian, or pass probe=False to take them as they are."
+            )
+        return found
+
     def _output_map(self, i: int, outputs: Outputs, loss: Tensor, batch: Batch) -> OutputMap:  # noqa: ARG002
         out, y = outputs[0], batch[1]
         labels = isinstance(y, Tensor) and not y.is_floating_point() and out.ndim == 2 and y.shape == out.shape[:1]
@@ -37,3 +64,27 @@ class GaussNewton(OutputSpaceOperator):
         with torch.enable_grad():
             slopes = torch.autograd.grad(loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True)
         return lambda u: list(pull(slopes, outputs, u))
+
+
+def _at_outputs(point: Point, out: Any) -> Point:
+    """The loss as a risk whose parameters are the model's outputs."""
+    leaves = {str(i): t for i, t in enumerate(tensors(out)) if t.is_floating_point() and t.ndim}
+    places = {id(t): name for name, t in leaves.items()}
+
+    def predict(theta: Params, _: Any) -> Any:
+        def there(ts: list[Tensor], _: list[int]) -> Tensor:
+            name = places.get(id(ts[0]))
+            return ts[0] if name is None else theta[name]
+
+        return rebuilt([out], [0], there)
+
+    theta = {name: t.detach().clone().requires_grad_() for name, t in leaves.items()}
+    return Point(replace(point.risk, predict=predict, weight=None, ranks=None), theta, {}, channels_last=False)
+
+
+def _product(point: Point, batch: Batch, v: Tensor) -> Tensor:
+    return double_backward(point, batch, keep=False)[0](v[None])[0]
+
+
+def _difference(point: Point, batch: Batch, v: Tensor, step: float) -> Tensor:
+    return gradient_difference(point, batch, step)(v[None])[0]

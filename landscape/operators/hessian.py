@@ -39,6 +39,7 @@ class Hessian(RiskOperator):
 
     paths: ClassVar[tuple[str, ...]] = ("kept", "afresh", "forward", "difference")
 
+    of_gradient: ClassVar[bool] = True
     differenced: ClassVar[str] = "products are finite differences of the gradient"
     _slope: Tensor | None = None  # the gradient, where the graph of it is kept; this process's part
 
@@ -54,7 +55,7 @@ class Hessian(RiskOperator):
             return _forward(self.point, batch)
         if path == "difference":
             return self._differenced(i, batch)
-        product, grads = _double_backward(self.point, batch, keep=path == "kept")
+        product, grads = double_backward(self.point, batch, keep=path == "kept")
         share = self.point.risk.shares[i]
         if path == "kept" and share:
             slope = row([g.detach() for g in grads]) * share
@@ -62,10 +63,10 @@ class Hessian(RiskOperator):
         return product
 
     def _differenced(self, i: int, batch: Batch, step: float | None = None) -> RowMap:  # noqa: ARG002
-        return _difference(self.point, batch, step)
+        return gradient_difference(self.point, batch, step)
 
 
-def _double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap, Sequence[Tensor]]:
+def double_backward(point: Point, batch: Batch, *, keep: bool) -> tuple[RowMap, Sequence[Tensor]]:
     """The map of rows, and the gradient."""
     with torch.enable_grad(), second_derivatives():
         loss = point.loss(batch)
@@ -110,7 +111,8 @@ def _forward(point: Point, batch: Batch) -> RowMap:
     return product
 
 
-def _difference(point: Point, batch: Batch, step: float | None) -> RowMap:
+def gradient_difference(point: Point, batch: Batch, step: float | None = None) -> RowMap:
+    """The map of rows by central differences of the gradient; a step of None is the usual one."""
     theta = {name: t.detach() for name, t in point.theta.items()}
     if step is None:
         size = math.sqrt(math.fsum(float(t.double().square().sum()) for t in theta.values()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, batch_size, can_be_cut, slice_batch, take
-from landscape.checks.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same
+from landscape.checks.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same, undrawn
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
 from landscape.operators.derivatives import lowest_precision
 from landscape.operators.point import Point, pull
@@ -47,7 +47,7 @@ class Trial:
         Raises:
             ValueError: If the loss is not one number, changes when asked twice, or depends on the examples' order.
         """
-        with second_derivatives():
+        with second_derivatives(), undrawn():
             return cls._made(point, checks)
 
     @classmethod

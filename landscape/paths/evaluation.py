@@ -40,6 +40,7 @@ class StateEvaluator:
             estimated afresh at every state, "batch" with each batch's own. None means "eval", and "recalibrate" too
             where the model has running statistics.
         calibration: Data for "recalibrate"; None means the subset "train", or the first one where there is none.
+        weight: Weight of a batch, see `EmpiricalRisk.from_model`.
 
     Raises:
         ValueError: If there is no subset, or a mode is unknown.
@@ -53,6 +54,7 @@ class StateEvaluator:
         *,
         modes: Sequence[Statistics] | None = None,
         calibration: Any = None,
+        weight: Callable[[Any, Any], float] | None = None,
     ) -> None:
         if not isinstance(data, Mapping) or not data:
             raise ValueError(
@@ -65,7 +67,7 @@ class StateEvaluator:
         unknown = [mode for mode in self.modes if mode not in get_args(Statistics)]
         if unknown or not self.modes:
             raise ValueError(f"`modes` must be some of {list(get_args(Statistics))}, got {list(self.modes)}.")
-        self.loss = loss
+        self.loss, self.weight = loss, weight
         self.batches = {name: as_batches(part) for name, part in data.items()}
         chosen = self.batches.get("train", next(iter(self.batches.values())))
         self.calibration = chosen if calibration is None else as_batches(calibration)
@@ -79,7 +81,7 @@ class StateEvaluator:
             self._set_buffers(pure, state.buffers)
             here = pure.recalibrated(state.parameters, self.calibration) if mode == "recalibrate" else pure
             for name, batches in self.batches.items():
-                risk = EmpiricalRisk(here, self.loss, batches, state.parameters, trust=self._trust)
+                risk = EmpiricalRisk(here, self.loss, batches, state.parameters, self.weight, trust=self._trust)
                 found[name, mode] = example_metrics(risk)
         return {(name, mode): found[name, mode] for name in self.batches for mode in self.modes}
 

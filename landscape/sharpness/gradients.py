@@ -17,6 +17,7 @@ from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
 from landscape.per_example import example_gradient_parts
+from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.layers import layer_moments
 
@@ -155,9 +156,10 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
     sums = [torch.zeros_like(t, dtype=torch.float64) for t in point.leaves]
     seconds = [torch.zeros_like(s) for s in sums] if elementwise else []
     rows: list[Tensor] = []
-    for batch in point.risk.batches:
-        found = layer_moments(point, point.batch(batch), aims, sums, seconds)
-        rows += [found] if found is not None else _pass(point, point.batch(batch), aims, sums, seconds)
+    with own_precision():
+        for batch in point.risk.batches:
+            found = layer_moments(point, point.batch(batch), aims, sums, seconds)
+            rows += [found] if found is not None else _pass(point, point.batch(batch), aims, sums, seconds)
 
     def as_params(totals: list[Tensor]) -> Params:
         return {k: (s / risk.n).to(t.dtype) for (k, t), s in zip(point.theta.items(), totals, strict=True)}

@@ -118,13 +118,15 @@ def example_losses(risk: EmpiricalRisk, outputs: Any, *batches: Batch) -> Functi
 
     own = _without_reduction(risk.loss)
     for function in (each,) if own is None else (own, each):
-        if all(_averages(risk, function, outputs, batch) for batch in batches):
+        if _averages(risk, function, outputs, batches[0]) is True and not any(
+            _averages(risk, function, outputs, batch) is False for batch in batches[1:]
+        ):
             return function
     return None
 
 
-def _averages(risk: EmpiricalRisk, function: Function, outputs: Any, batch: Batch) -> bool:
-    """Whether a batch's loss is the mean of what a function gives its examples, at outputs like these."""
+def _averages(risk: EmpiricalRisk, function: Function, outputs: Any, batch: Batch) -> bool | None:
+    """Whether a batch's loss is the mean of a function's values, at outputs like these; None: not told."""
     n = batch_size(batch)
     weights = example_weights(risk, batch)
     if weights is None:
@@ -138,7 +140,7 @@ def _averages(risk: EmpiricalRisk, function: Function, outputs: Any, batch: Batc
             found = function(like, batch[1])
             whole = scalar(risk.loss(like, batch[1]))
     except Exception:  # a loss may need whatever vmap has not: a batch's statistics, a branch, its own output type
-        return False
+        return None
     if not (isinstance(found, Tensor) and found.shape == (n,)):
         return False
     mean = float(mean_and_stderr(found[:, None], _double(weights[:, None]).to(found.device))[0])

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.batches import Batch, batch_size, by_example, slice_batch, split_batches, tensors
 from landscape.checks.arguments import require_risk
-from landscape.checks.repeatability import require_repeatable
+from landscape.checks.repeatability import require_repeatable, undrawn
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.precision import own_precision
@@ -149,7 +149,8 @@ def check(risks: Mapping[str, EmpiricalRisk], axes: Axes) -> None:
 
 def _tried(predict: Predict, theta: Params, batch: Batch) -> Any:
     """The outputs at the origin; twice, because a random forward pass has no surface."""
-    one, two = predict(theta, batch[0]), predict(theta, batch[0])
+    with undrawn():
+        one, two = predict(theta, batch[0]), predict(theta, batch[0])
     for a, b in zip(tensors(one), tensors(two), strict=True):
         if a.is_floating_point() and bool(((a - b).abs() > SAME * (a.abs() + b.abs())).any()):
             raise ValueError(

@@ -152,22 +152,26 @@ def test_a_model_for_batches_of_one_size_only_is_tried_on_a_whole_batch():
 
 
 def test_contrastive_losses_are_not_means_but_have_a_hessian():
-    """A loss over pairs within the batch: no order, no mean of parts; fine for batches of one size."""
+    """A loss over pairs within the batch: no order, no mean of parts; fine where a batch is an example."""
 
     def pairs(out, _):
         return torch.cdist(out, out).square().mean()
 
-    risk = from_loss(pairs, sizes=(3, 3))
+    risk = small(nn.Linear(3, 2), sizes=(3, 3), loss=pairs, weight=lambda *_: 1.0)
     x = [x for x, _ in risk.batches]
+
+    def squares(out, _):
+        return (out[:, None] - out[None]).square().sum(-1).mean()
 
     def value(w):
         return sum(((a @ w.T)[:, None] - (a @ w.T)[None]).square().sum(-1).mean() for a in x) / 2
 
     expected = torch.autograd.functional.hessian(value, risk.theta["weight"]).reshape(6, 6)
-    smooth = from_loss(lambda out, _: (out[:, None] - out[None]).square().sum(-1).mean(), sizes=(3, 3))
+    smooth = small(nn.Linear(3, 2), sizes=(3, 3), loss=squares, weight=lambda *_: 1.0)
     assert_close(Hessian(smooth, parameters="weight").dense(), expected, rtol=1e-10, atol=1e-12)
-    with pytest.raises(ValueError, match=r"`loss` of a batch is not the mean of the losses of its parts"):
-        Hessian(from_loss(lambda out, _: (out[:, None] - out[None]).square().sum(-1).mean(), sizes=(4, 2)))
+    for sizes in ((3, 3), (4, 2)):
+        with pytest.raises(ValueError, match=r"`loss` of a batch is not the mean of the losses of its parts"):
+            Hessian(from_loss(squares, sizes=sizes))
 
 
 class OwnLoss(nn.Module):

@@ -195,7 +195,7 @@ def test_a_loss_that_couples_examples_has_no_standard_error():
     def coupled(out, y):
         return F.cross_entropy(out, y) + out.var()
 
-    risk = type(risk)(risk.predict, coupled, risk.batches, risk.theta)
+    risk = type(risk)(risk.predict, coupled, risk.batches, risk.theta, weight=lambda *_: 1.0)
     found = example_metrics(risk)
     assert found["loss"].shape == (1,)
     assert float(found["loss"]) == pytest.approx(risk.value(), rel=1e-12)
