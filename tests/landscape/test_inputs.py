@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
-from landscape import AscentStep, EmpiricalRisk, Hessian, ascent_sharpness, flatten
+from landscape import AscentStep, EmpiricalRisk, Hessian, ascent_sharpness, flatten, scan
+from landscape.surfaces import Axes, Grid, random_axes
 
 N = 6
 SOURCE = torch.Generator().manual_seed(0)
@@ -292,3 +293,17 @@ def test_a_dict_with_names_that_the_model_does_not_take_is_refused():
     risk = EmpiricalRisk.from_model(ByPlace(), of_key, [{"a": A, "b": B, "y": Y}])
     with pytest.raises(ValueError, match=r"a dict batch with \['y'\], which the model's forward does not take"):
         risk.value()
+
+
+def test_models_that_return_their_own_loss_can_be_scanned():
+    class Own(Bilinear):
+        def forward(self, a, b, labels=None):
+            out = self.of(a, b)
+            return {"loss": cross_entropy(out, labels), "logits": out}
+
+    data = [{"a": A[:4], "b": B[:4], "labels": Y[:4]}, {"a": A[4:], "b": B[4:], "labels": Y[4:]}]
+    risk = EmpiricalRisk.from_model(Own(), lambda out, _: out["loss"], data)
+    axes = Axes(risk.theta, random_axes(risk.theta, torch.Generator().manual_seed(0), count=1))
+    value, stderr = scan(risk, axes, Grid.around(0.1, 3, axes=1)).centre["loss"]
+    assert value == pytest.approx(cross_entropy(Own().of(A, B), Y).item(), rel=1e-12)
+    assert stderr != stderr  # no mean of losses of single examples that could be told
