@@ -136,9 +136,10 @@ class _Ladder:
         return worst
 
     def _noise(self) -> float:
-        """Rounding of a product by differences, times the relative step, from the loss at weights half as far again."""
-        losses = [self._loss(0.0), self._loss(0.5 * self.size)]
-        return 1e2 * torch.finfo(self.dtype).eps * max(map(abs, losses)) / self.size**2
+        """Rounding of a product by differences, times the relative step, from the loss at weights far away."""
+        losses = [abs(self._loss(h * self.size)) for h in (0.0, 0.5, -0.5, 1.0, -1.0)]
+        kind = torch.finfo(self.dtype)
+        return 1e2 * kind.eps * max(*losses, kind.eps) / self.size**2
 
     def _loss(self, step: float) -> float:
         moved = _moved(self.point, self.v, step)
@@ -154,9 +155,9 @@ class _Ladder:
             slope = float(row(torch.autograd.grad(loss, self.point.leaves, materialize_grads=True)) @ self.v)
         for h in (steps[0] * self.size, steps[1] * self.size):
             ahead = (self._loss(h) - here) / h
-            rounding = 1e2 * torch.finfo(self.dtype).eps * abs(here) / h
-            if abs(ahead - slope) <= SLOPE * max(abs(slope), abs(ahead)) + rounding:
+            if abs(ahead - slope) <= SLOPE * max(abs(slope), abs(ahead)):
                 return False
+            rounding = self._noise() * self.size**2 / h
             behind = (here - self._loss(-h)) / h
             far = abs((ahead + behind) / 2 - slope)
             if far <= SLOPE * max(abs(slope), abs(ahead), abs(behind)) + rounding:

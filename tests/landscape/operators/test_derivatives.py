@@ -195,6 +195,16 @@ def test_kinks_and_rounding_are_no_reason(operator, make, dtype):
             assert operator(risk).path == "kept"
 
 
+def test_a_loss_of_zero_is_no_reason():
+    """All examples saturated: the loss is 0 exactly, its gradient too small to be seen in it."""
+    risk = small(nn.Sequential(*[nn.Linear(8, 8) for _ in range(6)], nn.Linear(8, 2)), shape=(6, 8))
+    with torch.no_grad():
+        few = risk.on([(x[:3], risk.predict(risk.theta, x[:3]).argmax(1)) for x, _ in risk.batches])
+    assert few.value() == 0
+    for operator in (Hessian, GaussNewton):
+        assert operator(few).path == "kept"
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 40.0])
 def test_kinks_at_the_point_and_saturated_losses_are_no_reason(scale):
     risk = small(net(torch.relu))
