@@ -3,7 +3,7 @@
 Layers without running statistics (LayerNorm, GroupNorm, RMSNorm) need nothing and are never touched.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from landscape.batches import as_batches, batch_size
+from landscape.batches import batch_size, read_batches
+from landscape.calling import call
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -106,14 +107,11 @@ def recalibrate(model: nn.Module, data: Any) -> None:
             layer.train()
             layer.reset_running_stats()
         with torch.no_grad():
-            for inputs, size in _sized(data):
+            for inputs, size in _sized(data, model):
                 seen += size
                 for layer in layers:
                     layer.momentum = size / seen
-                if isinstance(inputs, dict):
-                    model(**inputs)
-                else:
-                    model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+                call(model, inputs)
         if not seen:
             raise ValueError("`data` has no example: running statistics need at least one batch.")
     except BaseException:
@@ -128,11 +126,11 @@ def recalibrate(model: nn.Module, data: Any) -> None:
             module.training = mode
 
 
-def _sized(data: Any) -> Iterator[tuple[Any, int]]:
-    """Inputs and their number, batch by batch; a DataLoader is not held in memory."""
-    batches: Iterable[Any] = as_batches(data) if isinstance(data, tuple | dict) else data
-    for batch in batches:
-        inputs = batch if isinstance(batch, dict | Tensor) else batch[0]
-        size = batch_size((inputs, None))
+def _sized(data: Any, model: nn.Module) -> Iterator[tuple[Any, int]]:
+    """Inputs and their number, batch by batch; a DataLoader is not held in memory, inputs may be without targets."""
+    several = isinstance(data, Iterable) and not isinstance(data, tuple | Mapping)
+    pairs = ((b, None) if isinstance(b, Tensor) else b for b in data) if several else data
+    for inputs, targets in read_batches(pairs, model):
+        size = batch_size((inputs, targets))
         if size:
             yield inputs, size

@@ -11,9 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch, batch_size, slice_batch, tensors
+from landscape.batches import Batch, batch_size, can_be_cut, slice_batch
 from landscape.batchnorm import recalibrate, tracking_modules
+from landscape.calling import Signature
+from landscape.embeddings import bound_embeddings
 from landscape.params import Params
+from landscape.trees import map_tensors, tensors
 
 Mode = Literal["eval", "batch", "recalibrate", "train"]
 Slot = tuple[Any, Any]  # a container that holds a parameter, and the key or index where
@@ -44,7 +47,11 @@ class PureModel:
     back long ago; where `look` has seen that it does, every call with gradients has a copy of the tree of its own.
 
     BatchNorm with running statistics is computed as x · k + b, k = γ/√(v + ε), b = β - m k: the same function, whose
-    second derivative takes a third of the time of the fused kernel's.
+    second derivative takes a third of the time of the fused kernel's. Embeddings with a largest norm have it as part of
+    the function, see `landscape.embeddings`. A complex parameter is given by its real and imaginary parts.
+
+    The first call is watched on copies. A model that writes on its inputs gets copies from then on, and buffers that it
+    changes are lent to it anew at each call, so that the outputs depend on θ and the inputs alone.
 
     Args:
         model: Any module; tied parameters count once.
@@ -53,13 +60,17 @@ class PureModel:
             `recalibrated` copies; "train" leaves everything as in training, dropout included.
 
     Raises:
-        ValueError: If the mode is unknown, or the model cannot be copied.
+        ValueError: If the mode is unknown, or the model cannot be copied or has parameters without a shape; at the
+            first call, if the model writes on its parameters or makes new ones.
     """
 
     def __init__(self, model: nn.Module, *, mode: Mode = "eval") -> None:
         if mode not in ("eval", "batch", "recalibrate", "train"):
             raise ValueError(f"`mode` must be 'eval', 'batch', 'recalibrate' or 'train', got {mode!r}.")
         self.mode = mode
+        lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
+        if lazy:
+            raise ValueError(f"`model` has parameters without a shape yet, {lazy}: call it on a batch first.")
         self.module = _shared_copy(_unwrapped(model))
         self.module.train(mode == "train")
         if mode in ("batch", "train"):
@@ -72,20 +83,63 @@ class PureModel:
         self.parameters: dict[str, nn.Parameter] = dict(self.module.named_parameters())
         self.recomputes: bool | None = None  # whether the backward pass calls the module again; None: not looked yet
         self._slots = _slots(self.module, self.parameters)
+        bound_embeddings(self.module, {id(p) for name, p in self.parameters.items() if len(self._slots[name]) > 1})
+        self.signature = Signature.of(self.module)
+        self._complex = any(p.is_complex() for p in self.parameters.values())
+        self._watched = self._writes_inputs = False
+        self._changed: set[str] = set()  # names of buffers
+        self._lent: list[tuple[Any, str]] = []  # where these are
+        self._owed: list[tuple[Any, str, Tensor]] = []
+        self._loans: dict[int, Tensor] = {}
 
     def __call__(self, theta: Params, inputs: Any) -> Any:
         """The outputs at θ; parameters that θ lacks are the module's own.
 
         Args:
             theta: Tensors by name.
-            inputs: A tensor, a tuple of positional arguments, or a dict of keyword arguments.
+            inputs: A tensor, a tuple of positional arguments, a dict of keyword arguments, or whatever the model takes,
+                see `landscape.calling.Signature.arguments`.
         """
+        if not self._watched and not torch._C._are_functorch_transforms_active():
+            return self._first(theta, inputs)
+        if self._writes_inputs:
+            inputs = map_tensors(torch.clone, inputs)
         if self.recomputes and torch.is_grad_enabled():
             return self._apart()._called(theta, inputs)
         try:
             return self._called(theta, inputs)
         finally:
             self._put_back(theta)
+
+    def _first(self, theta: Params, inputs: Any) -> Any:
+        """A call on copies, which shows what the model writes on."""
+        copies, given = {name: t.clone() for name, t in theta.items()}, map_tensors(torch.clone, inputs)
+        held = {name: p._version for name, p in self.parameters.items() if name not in theta}
+        buffers = dict(self.module.named_buffers())
+        self._lent = _buffer_slots(self.module, set(buffers))
+        try:
+            out, loans = self._called(copies, given), self._loans
+            after = dict(self.module.named_buffers())
+        finally:
+            self._put_back(theta)
+            self._lent = []
+        written = [name for name, t in theta.items() if _differ(copies[name], t)]
+        written += [name for name, version in held.items() if self.parameters[name]._version != version]
+        if written:
+            raise ValueError(
+                f"`model` writes on its parameters {written} while it computes, so its outputs are no function of "
+                "them: compute a new tensor instead, such as self.weight.clamp(min=0)."
+            )
+        made = [name for name, _ in self.module.named_parameters() if name not in self.parameters]
+        if made:
+            raise ValueError(f"`model` makes its parameters {made} at its first call: call it on a batch before.")
+        lent = {name: loans[id(b)] for name, b in buffers.items()}
+        self._changed = {n for n, b in buffers.items() if after.get(n) is not lent[n] or _differ(lent[n], b)}
+        self._lent = _buffer_slots(self.module, self._changed)
+        pairs = zip(tensors(given), tensors(inputs), strict=True)
+        self._writes_inputs = any(_differ(a, b) for a, b in pairs)
+        self._watched = True
+        return out
 
     def look(self, inputs: Any) -> None:
         """Find out, once, whether the backward pass calls the module again: with NaN in place of its parameters.
@@ -101,7 +155,8 @@ class PureModel:
         if self.recomputes is not None:
             return
         self.recomputes = False
-        few = slice_batch((inputs, None), 0, EXAMPLES)[0] if batch_size((inputs, None)) > EXAMPLES else inputs
+        many = can_be_cut((inputs, None)) and batch_size((inputs, None)) > EXAMPLES
+        few = slice_batch((inputs, None), 0, EXAMPLES)[0] if many else inputs
         for some in (few, inputs):  # there are models for batches of one size only
             try:
                 self.recomputes = self._tripped(some, poison=True)
@@ -194,19 +249,33 @@ class PureModel:
 
     def _called(self, theta: Params, inputs: Any) -> Any:
         self._put(theta)
-        if isinstance(inputs, dict):
-            return self.module(**inputs)
-        return self.module(*inputs) if isinstance(inputs, tuple) else self.module(inputs)
+        if self._lent:
+            self._lend()
+        if isinstance(inputs, Tensor):
+            return self.module(inputs)
+        by_place, by_name = self.signature.arguments(inputs)
+        return self.module(*by_place, **by_name)
+
+    def _lend(self) -> None:
+        """Copies in the place of the buffers that a call changes; `_put_back` takes them away."""
+        self._loans = {}
+        for owner, key in self._lent:
+            own = owner[key]
+            self._owed.append((owner, key, own))
+            owner[key] = self._loans.setdefault(id(own), own.clone())
 
     def _apart(self) -> "PureModel":
         """A copy with a tree of modules of its own."""
         clone = copy.copy(self)
         clone.module = _shared_copy(self.module)
         clone._slots = _slots(clone.module, self.parameters)
+        clone._lent, clone._owed = _buffer_slots(clone.module, self._changed), []
         return clone
 
     def _put(self, theta: Params) -> None:
         for name, tensor in theta.items():
+            if self._complex and self.parameters[name].is_complex() and not tensor.is_complex():
+                tensor = torch.view_as_complex(tensor.contiguous())
             for owner, key in self._slots[name]:
                 owner[key] = tensor
 
@@ -215,6 +284,9 @@ class PureModel:
             own: Tensor = self.parameters[name]
             for owner, key in self._slots[name]:
                 owner[key] = own
+        while self._owed:
+            owner, key, own = self._owed.pop()
+            owner[key] = own
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -257,6 +329,19 @@ def _slots(module: nn.Module, parameters: dict[str, nn.Parameter]) -> dict[str, 
                 if isinstance(value, nn.Parameter) and id(value) in places:
                     places[id(value)].append((container, key))
     return {name: places[id(parameter)] for name, parameter in parameters.items()}
+
+
+def _buffer_slots(module: nn.Module, names: set[str]) -> list[tuple[Any, str]]:
+    """Where buffers of these names are held."""
+    prefixes = [(child._buffers, f"{path}." if path else "") for path, child in module.named_modules()]
+    return [(held, key) for held, path in prefixes for key, b in held.items() if b is not None and path + key in names]
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    if a.layout != torch.strided or a.is_nested or a.shape != b.shape:
+        return a.shape != b.shape if not a.is_nested else False
+    a, b = a.detach(), b.detach()
+    return not torch.equal(a, b) and not bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _affine_norm(layer: Any, usual: Any, x: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 `torch.func` and safetensors speak dicts; linear algebra speaks vectors. `flatten` and `unflatten` join the two. The
 order of a vector is always the order of `names`, which is a model's `named_parameters()` order, never that of a file.
+A complex tensor counts as its real and imaginary parts, an axis of length 2 behind the others.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -19,9 +20,19 @@ _EXACT = (torch.float32, torch.float64)
 LONGEST_DOT = 2**22  # entries; BLAS sums in the tensors' own precision, and longer sums lose digits
 
 
+def real(t: Tensor) -> Tensor:
+    """A tensor of real numbers: a complex one as its real and imaginary parts, along a last axis."""
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+
+
+def real_parts(theta: Mapping[str, Tensor]) -> Params:
+    """The same parameters in real numbers, see `real`."""
+    return {name: real(t) for name, t in theta.items()}
+
+
 def flatten(theta: Params, names: Sequence[str] | None = None) -> Float[Tensor, " p"]:
     """Concatenate the parameters, in the order of `names`, into one vector of length p."""
-    return torch.cat([theta[name].reshape(-1) for name in (theta if names is None else names)])
+    return torch.cat([real(theta[name]).reshape(-1) for name in (theta if names is None else names)])
 
 
 def unflatten(vector: Float[Tensor, " p"], like: Params) -> Params:
@@ -30,17 +41,25 @@ def unflatten(vector: Float[Tensor, " p"], like: Params) -> Params:
     Raises:
         ValueError: If the vector's length is not the number of entries of `like`.
     """
-    sizes = [t.numel() for t in like.values()]
+    sizes = [_entries(t) for t in like.values()]
     if vector.numel() != sum(sizes):
         raise ValueError(f"`vector` must have {sum(sizes)} entries, one per parameter, got {vector.numel()}.")
-    return {name: part.view_as(t) for (name, t), part in zip(like.items(), vector.split(sizes), strict=True)}
+    parts = zip(like.items(), vector.split(sizes), strict=True)
+    return {
+        name: torch.view_as_complex(part.reshape(*t.shape, 2).clone()) if t.is_complex() else part.view_as(t)
+        for (name, t), part in parts
+    }
+
+
+def _entries(t: Tensor) -> int:
+    return 2 * t.numel() if t.is_complex() else t.numel()
 
 
 def inner(a: Params, b: Params) -> Tensor:
     """The inner product ⟨a, b⟩ over all tensors jointly."""
     if any(spread(t) for t in a.values()):
         return products(list(a.values()), [b[name] for name in a])
-    return torch.stack([torch.sum(a[name] * b[name]) for name in a]).sum()
+    return torch.stack([torch.sum(real(a[name]) * real(b[name])) for name in a]).sum()
 
 
 def norm(a: Params, p: float = 2.0) -> Tensor:
@@ -77,6 +96,8 @@ def _share(x: Tensor, y: Tensor) -> float:
             return torch.dot(x.view(-1), y.view(-1)).item()
     if x.dtype in (torch.float16, torch.bfloat16):
         x, y = x.float(), y.float()
+    if x.is_complex():
+        x, y = real(x), real(y)
     return float(torch.linalg.vector_norm(x)) ** 2 if x is y else float(torch.sum(x * y))
 
 
@@ -115,8 +136,8 @@ def slices(theta: Params) -> dict[str, slice]:
     """Where each parameter lies in the flat vector."""
     places, start = {}, 0
     for name, tensor in theta.items():
-        places[name] = slice(start, start + tensor.numel())
-        start += tensor.numel()
+        places[name] = slice(start, start + _entries(tensor))
+        start += _entries(tensor)
     return places
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, batch_size, map_tensors, slice_batch
+from landscape.batches import Batch, batch_size, by_example, map_tensors, slice_batch
 from landscape.kernels import math_attention
 from landscape.params import Params
 from landscape.precision import own_precision
@@ -68,15 +68,39 @@ def example_gradient_parts(point: "Point", batch: Batch, *, limit: int | None = 
 
 
 def _parts(point: "Point", batch: Batch) -> list[Tensor]:
-    x, y = (map_tensors(lambda t: t.unsqueeze(1), part) for part in batch)
     try:
-        grads, _ = chunk_gradients(point.risk, point.theta, x, y, point.fixed)
-        return [g.flatten(1) for g in grads.values()]
+        if not by_example(batch):
+            raise TypeError("examples that cannot be stacked")
+        x, y = (map_tensors(lambda t: t.unsqueeze(1), part) for part in batch)
+        grads, losses = chunk_gradients(point.risk, point.theta, x, y, point.fixed)
     except (RuntimeError, NotImplementedError, ValueError, TypeError):  # not every model can be vmapped
-        rows: list[tuple[Tensor, ...]] = []
-        for i in range(batch_size(batch)):
-            with own_precision(), torch.enable_grad():
-                loss = point.loss(slice_batch(batch, i, i + 1))
-                each = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
-            rows.append(tuple(g.reshape(-1) for g in each))
-        return [torch.stack(column) for column in zip(*rows, strict=True)]
+        return _one_by_one(point, batch)
+    _require_losses(losses, point, batch)
+    return [g.flatten(1) for g in grads.values()]
+
+
+def _one_by_one(point: "Point", batch: Batch) -> list[Tensor]:
+    rows: list[tuple[Tensor, ...]] = []
+    losses = []
+    for i in range(batch_size(batch)):
+        with own_precision(), torch.enable_grad():
+            loss = point.loss(slice_batch(batch, i, i + 1))
+            each = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
+        losses.append(loss.detach())
+        rows.append(tuple(g.reshape(-1) for g in each))
+    _require_losses(torch.stack(losses), point, batch)
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+def _require_losses(losses: Tensor, point: "Point", batch: Batch) -> None:
+    """Check that every example has a loss of its own: the mean over no targets is none."""
+    missing = losses.isnan()
+    if not bool(missing.any()):
+        return
+    with torch.no_grad():
+        whole = float(point.loss(batch))
+    if whole == whole:
+        raise ValueError(
+            f"`risk` has {int(missing.sum())} examples without a loss of their own, because all their targets are "
+            "ignored, so they have no gradient: leave them out of the data."
+        )

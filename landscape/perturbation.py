@@ -7,6 +7,7 @@ It never calls a model, so the optimizer and the measures share it and cannot dr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -33,7 +34,7 @@ class Metric(Protocol):
 
 def check_radius(rho: float, name: str = "rho") -> None:
     """Raise a ValueError unless `rho` is a finite radius ≥ 0 (NaN is refused too)."""
-    if not (math.isfinite(rho) and rho >= 0):
+    if not isinstance(rho, Real | Tensor) or not (math.isfinite(rho) and rho >= 0):
         raise ValueError(f"`{name}` must be a finite radius >= 0, got {rho!r}.")
 
 

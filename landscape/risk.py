@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from landscape.batches import Batch, as_batches, batch_size, split_batches
+from landscape.batches import Batch, as_batches, batch_size, joined, require_counted, split_batches, take
 from landscape.checks.additivity import require_additive, require_chunks, require_cut
+from landscape.checks.arguments import as_point, require_generator, require_loss, require_model, require_whole
 from landscape.checks.trust import Trust
+from landscape.evaluation import Look
 from landscape.functional import Mode, PureModel
-from landscape.params import Params, select
+from landscape.params import Params, real_parts, select
 from landscape.precision import own_precision
 from landscape.ranks import Ranks
 
@@ -38,6 +40,7 @@ class EmpiricalRisk:
         ranks: The processes that the batches are shared out to; None if this one has them all.
         total: Σ_b w_b over all processes, where the batches are shared out.
         trust: What was checked already, shared with risks made from this one.
+        findings: What the first evaluation has shown.
     """
 
     predict: Callable[[Params, Any], Any]
@@ -48,14 +51,26 @@ class EmpiricalRisk:
     ranks: Ranks | None = None
     total: float | None = None
     trust: Trust = field(default_factory=Trust, repr=False, compare=False)
+    findings: Look = field(default_factory=Look, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        require_loss(self.loss)
         if not self.batches:
             raise ValueError("`data` has no batch: a risk needs at least one example.")
+        if self.weight is None:
+            require_counted(self.batches)
         if not any(self.sizes):
             raise ValueError("`data` has no example: all batches are empty.")
         if not self.theta:
             raise ValueError("the model has no trainable parameter: set `requires_grad` or name some in `parameters`.")
+        if any(t.is_complex() for t in self.theta.values()):
+            if not isinstance(self.predict, PureModel):
+                names = [name for name, t in self.theta.items() if t.is_complex()]
+                raise ValueError(
+                    f"`theta` has complex parameters {names}: give their real and imaginary parts, "
+                    "torch.view_as_real(t), and let `predict` put them together by torch.view_as_complex."
+                )
+            object.__setattr__(self, "theta", real_parts(self.theta))
 
     @classmethod
     def from_model(
@@ -87,6 +102,7 @@ class EmpiricalRisk:
         Raises:
             ValueError: If a name is unknown, or no parameter or example is left.
         """
+        require_model(model, loss)
         pure = PureModel(model, mode=mode)
         everything = pure.parameters
         if parameters is None:
@@ -94,7 +110,7 @@ class EmpiricalRisk:
         else:
             wanted = select(list(everything), parameters)
         theta = {name: everything[name].detach() for name in wanted}
-        return cls(pure, loss, as_batches(data), theta, weight)
+        return cls(pure, loss, as_batches(data, pure.module), theta, weight)
 
     @property
     def names(self) -> list[str]:
@@ -150,12 +166,14 @@ class EmpiricalRisk:
 
     def at(self, theta: Params) -> "EmpiricalRisk":
         """The same risk with another default point."""
-        return replace(self, theta={name: theta[name].detach() for name in self.names})
+        point = self._point(theta)
+        return replace(self, theta={name: point[name].detach() for name in self.names})
 
     def on(self, data: Any) -> "EmpiricalRisk":
         """The same model and loss on other data; shared out to the processes as this risk's data are."""
-        trust = self.trust.without(self.batches)
-        other = replace(self, batches=as_batches(data), ranks=None, total=None, trust=trust)
+        model = self.predict.module if isinstance(self.predict, PureModel) else None
+        trust, findings = self.trust.without(self.batches), Look(self.findings.needs_graph)
+        other = replace(self, batches=as_batches(data, model), ranks=None, total=None, trust=trust, findings=findings)
         return other if self.ranks is None else other.sharded(self.ranks.group)
 
     def in_parts(self, size: int, *, argument: str = "size") -> "EmpiricalRisk":
@@ -169,6 +187,7 @@ class EmpiricalRisk:
             ValueError: If `size` is below 1, or batches may not be cut: because they normalise by their own statistics,
                 or because their loss is not the mean of the losses of their parts, by size or by `weight`.
         """
+        require_whole(size, argument)
         if size < 1:
             raise ValueError(f"`{argument}` must be at least 1 example, got {size!r}.")
         if max(self.sizes) <= size:
@@ -246,11 +265,17 @@ class EmpiricalRisk:
 
     def value(self, theta: Params | None = None) -> float:
         """L(θ), summed over batches in float64; of a model or loss that draws random numbers, one draw."""
-        point = self.theta if theta is None else theta
+        point = self._point(theta)
         risk = self.settled(point)
-        with own_precision(), torch.no_grad():
-            parts = [scalar(risk.loss(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
-        return self._total(math.fsum(parts))
+
+        def parts() -> list[float]:
+            return [scalar(risk.loss_on(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
+
+        return self._total(math.fsum(self.findings.without_graph(parts)))
+
+    def loss_on(self, outputs: Any, targets: Any) -> Any:
+        """The loss of one batch's outputs; the first time with a check, see `Look.loss`."""
+        return self.findings.loss(self.loss, outputs, targets)
 
     def gradient(self, theta: Params | None = None) -> Params:
         """∇L(θ) as a dict of tensors."""
@@ -266,7 +291,7 @@ class EmpiricalRisk:
             see: Called with each batch's outputs and targets on the way.
         """
         self.look()
-        point = {k: t.detach().requires_grad_() for k, t in (self.theta if theta is None else theta).items()}
+        point = {k: t.detach().requires_grad_() for k, t in self._point(theta).items()}
         risk = self.settled(point)
         total: list[Tensor] | None = None
         values = []
@@ -274,7 +299,7 @@ class EmpiricalRisk:
             for (x, y), w in risk._weighted():
                 with torch.enable_grad():
                     out = risk.predict(point, x)
-                    loss = risk.loss(out, y)
+                    loss = risk.loss_on(out, y)
                 if see is not None:
                     see(out, y)
                 values.append(scalar(loss) * w)
@@ -294,15 +319,23 @@ class EmpiricalRisk:
         return self._total(math.fsum(values)), dict(zip(point, total, strict=True))
 
     def outputs(self, theta: Params | None = None) -> Float[Tensor, "n ..."]:
-        """The model's outputs on all examples, in order, without gradient."""
-        point = self.theta if theta is None else theta
+        """The model's outputs on all examples, in order, without gradient.
+
+        Raises:
+            ValueError: If they are not one tensor.
+        """
+        point = self._point(theta)
         risk = self.settled(point)
-        with own_precision(), torch.no_grad():
-            return torch.cat([risk.predict(point, x) for x, _ in self.batches])
+        found = self.findings.without_graph(lambda: [risk.predict(point, x) for x, _ in self.batches])
+        return torch.cat([_one_tensor(out, "the model's outputs") for out in found]).detach()
 
     def targets(self) -> Tensor:
-        """The targets of all examples, in order."""
-        return torch.cat([y for _, y in self.batches])
+        """The targets of all examples, in order.
+
+        Raises:
+            ValueError: If they are not one tensor.
+        """
+        return torch.cat([_one_tensor(y, "the data's targets") for _, y in self.batches])
 
     def chunks(self, m: int, *, generator: Generator | None = None) -> list["EmpiricalRisk"]:
         """Partition the examples into risks of m examples each (the last may be smaller).
@@ -312,29 +345,41 @@ class EmpiricalRisk:
             generator: Source of a random partition; None keeps the order of the data.
 
         Raises:
-            ValueError: If m is out of range, the batches are not pairs of tensors, or the loss is not the mean of the
+            ValueError: If m is out of range, the batches cannot be put together, or the loss is not the mean of the
                 losses of the chunks, by size or by `weight`.
         """
+        require_whole(m, "m")
+        if generator is not None:
+            require_generator(generator)
         if not 1 <= m <= self.n:
             raise ValueError(f"`m` must be between 1 and the number of examples {self.n}, got {m}.")
         if self.ranks is not None:
             raise ValueError("`m` needs all data in each process: take the chunks before .sharded().")
-        if not all(isinstance(x, Tensor) and isinstance(y, Tensor) for x, y in self.batches):
-            raise ValueError("`m` needs batches that are pairs of tensors; this risk has other ones.")
-        x, y = torch.cat([b[0] for b in self.batches]), torch.cat([b[1] for b in self.batches])
-        order = None
+        whole, order = joined(self.batches), None
         if generator is not None:
-            order = torch.randperm(self.n, generator=generator)
-            x, y = x[order.to(x.device)], y[order.to(y.device)]
-        parts = [(x[i : i + m], y[i : i + m]) for i in range(0, self.n, m)]
+            order = torch.randperm(self.n, generator=generator, device=generator.device)
+            whole = take(whole, order)
+        parts = split_batches([whole], m)
         require_chunks(self, parts, order, m)
         return [replace(self, batches=[part]) for part in parts]
+
+    def _point(self, theta: Params | None) -> Params:
+        """The point that was asked for, checked."""
+        if theta is None:
+            return self.theta
+        return as_point(theta, self.theta, self.predict.parameters if isinstance(self.predict, PureModel) else None)
 
     def _weighted(self) -> Iterable[tuple[Batch, float]]:
         return ((b, w) for b, w in zip(self.batches, self.shares, strict=True) if w)
 
     def _total(self, x: float) -> float:
         return x if self.ranks is None else self.ranks.total(x, self.device)
+
+
+def _one_tensor(found: Any, what: str) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise ValueError(f"`risk` must have one tensor as {what} here, got {type(found).__name__}.")
+    return found
 
 
 def cuts(n: int, size: int) -> list[tuple[int, int]]:

@@ -19,6 +19,15 @@ from landscape import EmpiricalRisk
 F64 = torch.float64
 
 
+def drawn(module: nn.Module, seed: int = 0) -> nn.Module:
+    """A module with parameters N(0, 1/4), the same for modules of the same shapes."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=source, dtype=p.dtype) / 2)
+    return module
+
+
 def o1() -> EmpiricalRisk:
     """Softmax regression (convex): 4 examples, W 3 x 2, with one weight exactly zero."""
     model = nn.Linear(2, 3, bias=False, dtype=F64)

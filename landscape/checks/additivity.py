@@ -65,6 +65,7 @@ def require_additive(risk: "EmpiricalRisk") -> None:
         shares, sizes = shares_of(p.weight for p in parts), shares_of(p.n for p in parts)
         if whole.is_mean_of(parts, shares) or (given and whole.is_mean_of(parts, sizes)):
             continue
+        _require_shapes(risk, batches[0])
         own = whole.own_shares(parts)
         if given and own is None:  # a loss over pairs of examples, or a sum, which the user weighs as wished
             continue
@@ -80,6 +81,12 @@ def require_additive(risk: "EmpiricalRisk") -> None:
             f"({whole.value:.6g} for {whole.n} examples together, {mean_of(parts, sizes):.6g} from its {len(parts)} "
             f"parts), so the risk would depend on how the data are cut: {WAY_OUT}"
         )
+
+
+def _require_shapes(risk: "EmpiricalRisk", batch: Batch) -> None:
+    """Check first what else may be the cause: targets that torch broadcasts."""
+    x, y = batch
+    risk.findings.without_graph(lambda: risk.loss_on(risk.predict(risk.theta, x), y))
 
 
 def require_cut(risk: "EmpiricalRisk", bounds: Sequence[Sequence[tuple[int, int]]], what: str) -> None:

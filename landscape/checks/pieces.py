@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, batch_size, slice_batch
+from landscape.batches import Batch, batch_size, can_be_cut, slice_batch
 from landscape.checks.trees import UncutError, cut, join, leaves, rebuilt
 from landscape.params import Params
 from landscape.precision import own_precision
@@ -148,6 +148,8 @@ class Pieces:
             yield from self._group(group)
         except Exception:  # of other lengths, say: the batches cannot be put together, but perhaps cut
             for _, batch, _ in group:
+                if not can_be_cut(batch):
+                    continue
                 n = batch_size(batch)
                 places = [(n * i // QUARTERS, n * (i + 1) // QUARTERS) for i in range(QUARTERS)]
                 places = [(a, b) for a, b in places if a < b]
@@ -168,19 +170,22 @@ class Pieces:
     def _outputs(self, batch: Batch) -> Any:
         if not self.by_outputs:
             return None
-        with own_precision(), torch.no_grad():
-            out = self.risk.predict(self.theta, batch[0])
-            if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in leaves(out)):
-                self.theta = self.risk.theta
-                out = self.risk.predict(self.theta, batch[0])
+
+        def ask() -> Any:
+            return self.risk.predict(self.theta, batch[0])
+
+        out = self.risk.findings.without_graph(ask)
+        if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in leaves(out)):
+            self.theta = self.risk.theta
+            out = self.risk.findings.without_graph(ask)
         return out
 
     def _read(self, out: Any, batch: Batch, weight: float, n: int | None = None) -> Reading:
         """Loss and slopes, at given outputs or the model's own."""
         count = batch_size(batch) if n is None else n
         if not self.by_outputs:
-            with own_precision(), torch.no_grad():
-                loss = self.risk.loss(self.risk.predict(self.theta, batch[0]), batch[1])
+            x, y = batch
+            loss = self.risk.findings.without_graph(lambda: self.risk.loss(self.risk.predict(self.theta, x), y))
             return Reading(count, weight, float(loss), [], _tolerance([loss]))
         leaves: list[Tensor] = []
 

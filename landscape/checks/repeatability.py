@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from landscape.batches import Batch, batch_size, slice_batch
+from landscape.batches import Batch, batch_size, can_be_cut, slice_batch
 from landscape.functional import PureModel
 from landscape.params import Params
-from landscape.precision import own_precision
 
 if TYPE_CHECKING:
     from landscape.risk import EmpiricalRisk
@@ -34,11 +33,11 @@ def require_repeatable(risk: "EmpiricalRisk", theta: Params | None = None) -> No
     def check() -> None:
         settled = risk.settled(point)
         batch = next((b for b, n in zip(risk.batches, risk.sizes, strict=True) if n), risk.batches[0])
-        few = slice_batch(batch, 0, EXAMPLES) if batch_size(batch) > EXAMPLES else batch
+        few = slice_batch(batch, 0, EXAMPLES) if batch_size(batch) > EXAMPLES and can_be_cut(batch) else batch
 
         def value(examples: Batch) -> float:
-            with own_precision(), torch.no_grad():
-                return float(settled.loss(settled.predict(point, examples[0]), examples[1]))
+            x, y = examples
+            return settled.findings.without_graph(lambda: float(settled.loss_on(settled.predict(point, x), y)))
 
         with undrawn():
             try:

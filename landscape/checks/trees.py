@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.batches import can_be_cut
+
 
 class UncutError(Exception):
     """Something cannot be cut into examples, or put together."""
@@ -78,6 +80,8 @@ def rebuilt(
             for field in fields(first):
                 setattr(other, field.name, down([getattr(p, field.name) for p in parts]))
             return other
+        if len(parts) > 1 and not can_be_cut((first, None)):
+            raise UncutError
         return first
 
     return down(trees)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
+from landscape.batches import map_tensors
+from landscape.calling import call
 from landscape.functional import BATCH_NORMS, PureModel
 
 LAYERS = (nn.Linear, _ConvNd, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase)
@@ -275,20 +277,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:
-    inputs = _in_double(inputs)
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-def _in_double(inputs: Any) -> Any:
-    if isinstance(inputs, dict):
-        return {key: _in_double(value) for key, value in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_in_double(value) for value in inputs)
-    if isinstance(inputs, Tensor):
-        return inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()
-    return inputs
+    return call(model, map_tensors(lambda t: t.cpu().double() if t.is_floating_point() else t.cpu(), inputs))
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

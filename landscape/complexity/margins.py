@@ -3,17 +3,24 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from landscape.labels import counted
+
 
 def margins(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """The logit of the label minus the largest other logit, example by example; negative where the label loses.
 
     Raises:
-        ValueError: If there are fewer than two classes, or shapes do not match.
+        ValueError: If there are fewer than two classes, shapes do not match, or a label is no class.
     """
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(
             f"`logits` must have shape (n, c) with c >= 2 classes and `labels` shape (n,) with n >= 1, got "
             f"{tuple(logits.shape)} and {tuple(labels.shape)}."
+        )
+    if not bool(counted(labels, logits.shape[1]).all()):
+        raise ValueError(
+            f"`labels` must be classes from 0 to {logits.shape[1] - 1}, got {int(labels.min())} to "
+            f"{int(labels.max())}: leave out examples whose label is ignored."
         )
     at = labels.long()[:, None]
     scores = logits.double()

@@ -16,6 +16,7 @@ from landscape.kernels.attention import attention, supports
 # more, but costs a small model half of its forward pass, and is off inside nn.MultiheadAttention, of all places.
 _ATTENTION = (F, "scaled_dot_product_attention")
 _RECURRENT = [(torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")]
+_NORMS = {"layer_norm": 2, "group_norm": 2, "batch_norm": 1, "instance_norm": 1}  # and where their weights stand
 _SDP_FLAGS = ("flash", "mem_efficient", "cudnn")
 
 _lock = threading.Lock()
@@ -38,7 +39,8 @@ def second_derivatives(*, cudnn: bool = False) -> Iterator[None]:
 
     What is different inside: attention goes through `landscape.kernels.attention`, with the same value but for
     rounding, even where the model asks for a fused kernel; what that does not support (dropout, masks with a gradient,
-    `torch.func`, autocast) goes to torch's plain kernel. TF32 is off, on which products of float32 would lose three
+    `torch.func`, autocast) goes to torch's plain kernel. Normalisations add a bias that comes without a
+    weight afterwards. TF32 is off, on which products of float32 would lose three
     digits. Recurrent layers run without cuDNN, whose backward pass has no derivative; convolutions keep it.
 
     Only the forward pass needs to be inside, unless a model repeats it during the backward pass (checkpointing). Blocks
@@ -79,7 +81,10 @@ def _run(undo: list[Callable[[], None]]) -> None:
 
 
 def _install() -> list[Callable[[], None]]:
-    undo = [_replace(*_ATTENTION, _twice_differentiable)]
+    undo = [
+        _replace(*_ATTENTION, _twice_differentiable),
+        *(_replace(torch, name, _bias_apart(place)) for name, place in _NORMS.items()),
+    ]
     # calls that hold the function itself end up in the plain kernel
     for name in _SDP_FLAGS:
         switch = getattr(torch.backends.cuda, f"enable_{name}_sdp")
@@ -136,6 +141,27 @@ def _twice_differentiable(original: Callable[..., Tensor]) -> Callable[..., Tens
             return original(*args, **kwargs)
 
     return scaled_dot_product_attention
+
+
+def _bias_apart(place: int) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """A normalisation, whose second derivative in torch fails where there is a bias and no weight, with the bias added.
+
+    Args:
+        place: Where the weight stands among the arguments; the bias follows.
+    """
+
+    def wrap(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def norm(*args: Any, **kwargs: Any) -> Tensor:
+            weight, bias = args[place : place + 2] if len(args) > place + 1 else (None, None)
+            if bias is None or weight is not None:
+                return original(*args, **kwargs)
+            channels = bias if place == 2 and not isinstance(args[1], int) else bias.view(-1, *[1] * (args[0].ndim - 2))
+            out: Tensor = original(*args[:place], None, None, *args[place + 2 :], **kwargs) + channels
+            return out
+
+        return norm
+
+    return wrap
 
 
 def _without_cudnn(original: Callable[..., Any]) -> Callable[..., Any]:

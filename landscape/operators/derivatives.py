@@ -142,8 +142,8 @@ class _Ladder:
         return 1e2 * kind.eps * max(*losses, kind.eps) / self.size**2
 
     def _loss(self, step: float) -> float:
-        with torch.no_grad():
-            return float(_moved(self.point, self.v, step).loss(self.batch))
+        moved = _moved(self.point, self.v, step)
+        return moved.risk.findings.without_graph(lambda: float(moved.loss(self.batch)))
 
     def slope_is_wrong(self) -> bool:
         """Whether the loss has a slope along v, the same to both sides, that is not ⟨∇L, v⟩."""

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Generator, Tensor, nn
 
-from landscape.batches import Batch, batch_size, slice_batch
+from landscape.batches import Batch, batch_size, slice_batch, take
 from landscape.checks.repeatability import EXAMPLES
 from landscape.kernels import second_derivatives
+from landscape.operators import predictions
 from landscape.operators.curvature import Path, RowMap
 from landscape.operators.derivatives import Disagreement
-from landscape.operators.gauss_newton import IGNORED_TARGET, plain_cross_entropy
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
 from landscape.params import Params
 from landscape.per_example import example_gradients
@@ -32,15 +32,18 @@ class Fisher(OutputSpaceOperator):
     (bernoulli, f logits, s = sigmoid f). With `samples` it is estimated from labels that are drawn once, here.
 
     For cross-entropy the exact matrix equals `GaussNewton`; for a squared error it does up to the loss's own factor.
-    An example with several predictions, as the tokens of a sentence, counts as so many: n is the number of
-    predictions, and those with target -100 are left out.
+    An example with several predictions, as the tokens of a sentence or the pixels of an image, counts as so many: n is
+    the number of predictions. Categorical ones count as they do in the loss, w_i instead of 1/n, where the loss is a
+    weighted cross-entropy in the outputs: ignored ones not at all, others by class weights, reduction and smoothing.
+    Where it is something else (a focal loss, say), all count alike whose labels are classes.
 
     Args:
         risk: The risk; its model's output must be one tensor that the loss uses.
         theta: As in `RiskOperator`, as are `parameters`, `path`, `budget`, `micro_batch` and `probe`.
         parameters: See `theta`.
         likelihood: What the outputs parametrise. "auto" asks the loss: torch's cross_entropy, mse_loss and
-            binary_cross_entropy_with_logits are known. The class axis is 1 for torch's cross_entropy, else the last.
+            binary_cross_entropy_with_logits are known. The class axis is 1 for torch's cross_entropy, else the one that
+            fits the labels, or along which the loss's slopes sum to zero.
         samples: Labels drawn for each prediction; None is exact.
         generator: Source of the labels; needed with `samples`. In several processes the draws are not those of one.
         path: See `theta`; the paths are those of `OutputSpaceOperator`.
@@ -78,7 +81,6 @@ class Fisher(OutputSpaceOperator):
             raise ValueError("`samples` and `generator` go together: give both, or neither for the exact matrix.")
         self.samples = samples
         self._seed = 0 if generator is None else _draw_seed(generator)
-        self._class_axis = 1 if plain_cross_entropy(risk.loss) else -1
         super().__init__(
             risk, theta, parameters=parameters, path=path, budget=budget, micro_batch=micro_batch, probe=probe
         )
@@ -86,28 +88,23 @@ class Fisher(OutputSpaceOperator):
     def _output_map(self, i: int, outputs: Outputs, loss: Tensor, batch: Batch) -> OutputMap:
         if len(outputs) != 1:
             raise ValueError(f"`risk` must have a model with one output tensor that the loss uses, got {len(outputs)}.")
-        out = outputs[0].detach()
+        out, y = outputs[0].detach(), batch[1]
         classes = self.likelihood == "categorical"
-        axis = self._class_axis if classes else -1
-        if out.ndim < 2:
-            out, axis = out.reshape(-1, 1), -1
+        axis = predictions.class_axis(self.point.risk.loss, loss, outputs[0], y) if classes else -1
+        if out.ndim < 2:  # one example without an axis for them, or one prediction each
+            out = out.reshape(1, -1) if classes else out.reshape(-1, 1)
         logits = out.movedim(axis, -1)
         rows = logits.reshape(-1, logits.shape[-1])
-        valid = _counted(batch[1], logits.shape[:-1], rows)
-        if valid is None and classes:  # the loss knows: a prediction that it leaves out has slope zero
-            (slope,) = torch.autograd.grad(loss, outputs, retain_graph=True)
-            slopes = slope.reshape(out.shape).movedim(axis, -1).reshape(rows.shape)
-            certain = rows.softmax(-1).amax(-1, keepdim=True) == 1  # counts, though its slope may be zero too
-            valid = (slopes.any(-1, keepdim=True) | certain).to(rows)
-        if valid is None:
-            valid = torch.ones_like(rows[:, :1])
-        n = len(out) if not classes else int(valid.sum())
+        if classes:
+            share, n = predictions.shares(self.point.risk.loss, loss, outputs[0], y, axis)
+        else:
+            share, n = torch.ones_like(rows[:, :1]), max(len(out), 1)
         curvature = self._exact(rows) if self.samples is None else self._sampled(rows, i)
 
         def output_map(u: Outputs) -> Outputs:
             shape = u[0].shape
             tangents = u[0].reshape(out.shape).movedim(axis, -1)
-            back = (curvature(tangents.reshape(rows.shape)) * valid / max(n, 1)).reshape(tangents.shape)
+            back = (curvature(tangents.reshape(rows.shape)) * share / n).reshape(tangents.shape)
             return [back.movedim(-1, axis).reshape(shape)]
 
         return output_map
@@ -190,13 +187,18 @@ class EmpiricalFisher(OutputSpaceOperator):
     @cached_property
     def by_rows(self) -> bool:
         """Whether the per-example gradients themselves are computed."""
-        return self._wrong or self._trial.lacking is not None or self.point.risk.weight is not None or self._mixed
+        risk = self.point.risk
+        if self._wrong or self._trial.lacking is not None or risk.weight is not None:
+            return True
+        return any(predictions.weighted(risk.loss, y) for _, y in risk.batches) or self._mixed
 
     @cached_property
     def _mixed(self) -> bool:
         """Whether an example's slope in the outputs, among a few, is not what it is alone."""
-        batch = slice_batch(self.point.batch(self.point.risk.batches[0]), 0, EXAMPLES)
-        n = batch_size(batch)
+        batch = self.point.batch(self.point.risk.batches[0])
+        size = batch_size(batch)
+        n = min(size, EXAMPLES)
+        batch = take(batch, torch.linspace(0, size - 1, n).long())
         with torch.enable_grad(), second_derivatives():
             together = self._slopes(batch)
             if not together or not all(r.ndim and len(r) == n for r in together):
@@ -246,7 +248,7 @@ class EmpiricalFisher(OutputSpaceOperator):
 
 def _likelihood(loss: Any) -> str:
     functional = torch.nn.functional
-    if plain_cross_entropy(loss):
+    if predictions.is_cross_entropy(loss):
         return "categorical"
     if loss is functional.mse_loss or isinstance(loss, nn.MSELoss):
         return "gaussian"
@@ -266,10 +268,3 @@ def _apart(a: Tensor, b: Tensor) -> bool:
 
 def _draw_seed(generator: Generator) -> int:
     return int(torch.randint(SEEDS, (1,), generator=generator, device=generator.device))
-
-
-def _counted(y: Any, shape: torch.Size, rows: Tensor) -> Tensor | None:
-    """1 for each prediction that counts, 0 for those with an ignored target, as a column; None if not known from y."""
-    if isinstance(y, Tensor) and not y.is_floating_point() and y.shape == shape:
-        return (y.reshape(-1, 1) != IGNORED_TARGET).to(rows)
-    return None

@@ -4,19 +4,19 @@ from dataclasses import replace
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.batches import Batch, tensors
 from landscape.checks import plain_mean
 from landscape.checks.trees import rebuilt
 from landscape.kernels import second_derivatives
+from landscape.labels import IGNORED
 from landscape.operators.derivatives import Disagreement, compared
 from landscape.operators.hessian import double_backward, gradient_difference
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
 from landscape.operators.point import Point, pull
+from landscape.operators.predictions import plain_cross_entropy
 from landscape.params import Params
-
-IGNORED_TARGET = -100  # the default `ignore_index` of cross_entropy
 
 
 @final
@@ -58,7 +58,7 @@ class GaussNewton(OutputSpaceOperator):
         out, y = outputs[0], batch[1]
         labels = isinstance(y, Tensor) and not y.is_floating_point() and out.ndim == 2 and y.shape == out.shape[:1]
         known = labels and len(outputs) == 1 and plain_cross_entropy(self.point.risk.loss)
-        if known and not bool((y == IGNORED_TARGET).any()):
+        if known and not bool((y == IGNORED).any()):
             p, n = out.detach().softmax(-1), len(out)
             return lambda u: [(p * u[0] - p * (p * u[0]).sum(-1, keepdim=True)) / n]
         with torch.enable_grad():
@@ -88,10 +88,3 @@ def _product(point: Point, batch: Batch, v: Tensor) -> Tensor:
 
 def _difference(point: Point, batch: Batch, v: Tensor, step: float) -> Tensor:
     return gradient_difference(point, batch, step)(v[None])[0]
-
-
-def plain_cross_entropy(loss: Any) -> bool:
-    """Whether a loss is torch's mean cross-entropy; label smoothing does not change its curvature."""
-    if isinstance(loss, nn.CrossEntropyLoss):
-        return loss.weight is None and loss.reduction == "mean" and loss.ignore_index == IGNORED_TARGET
-    return loss is torch.nn.functional.cross_entropy

@@ -1,7 +1,7 @@
 """The Hessian of a risk, and the paths of its products."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, final
 
 import torch
@@ -93,14 +93,20 @@ def _forward(point: Point, batch: Batch) -> RowMap:
 
     theta = {name: t.detach() for name, t in point.theta.items()}
 
-    def product(rows: Tensor) -> Tensor:
+    def along(v: Tensor, gradient: Callable[..., dict[str, Tensor]]) -> Tensor:
         with math_attention(), forward_mode():
-            return torch.stack(
-                [
-                    row(list(torch.func.jvp(torch.func.grad(loss), (theta,), (unflatten(v, theta),))[1].values()))
-                    for v in rows
-                ]
-            )
+            return row(list(torch.func.jvp(gradient, (theta,), (unflatten(v, theta),))[1].values()))
+
+    ways = [torch.func.grad(loss), torch.func.jacrev(loss)]  # by vmap, squared and Huber losses have a derivative too
+
+    def product(rows: Tensor) -> Tensor:
+        try:
+            return torch.stack([along(v, ways[0]) for v in rows])
+        except ValueError:
+            if len(ways) == 1:
+                raise
+            del ways[0]
+            return product(rows)
 
     return product
 

@@ -103,10 +103,9 @@ class OutputSpaceOperator(RiskOperator):
 
         def moved(unit: Sequence[Tensor], h: float) -> Outputs:
             parts = zip(theta.items(), unit, strict=True)
-            with torch.no_grad():
-                out = point.risk.predict({**point.fixed, **{k: t + h * u for (k, t), u in parts}}, batch[0])
-            every = list(tensors(out))
-            return [every[j] for j in which]
+            at = {**point.fixed, **{k: t + h * u for (k, t), u in parts}}
+            every = list(tensors(point.risk.findings.without_graph(lambda: point.risk.predict(at, batch[0]))))
+            return [every[j].detach() for j in which]
 
         def product(rows: Tensor) -> Tensor:
             results = []
@@ -140,7 +139,15 @@ class OutputSpaceOperator(RiskOperator):
         the other one too.
         """
         leaves = cut_off(out)
-        loss = self._loss(leaves, batch)
+        try:
+            loss = self._loss(leaves, batch)
+        except RuntimeError as error:
+            if "not have been used in the graph" not in str(error):
+                raise
+            raise ValueError(
+                "`loss` differentiates one output of the model by another, so it is no function of the outputs alone: "
+                "use landscape.Hessian, or let the model return the derivative."
+            ) from error
         if not loss.requires_grad:
             return [], [], loss
         every = list(tensors(leaves))

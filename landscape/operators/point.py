@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import Batch, map_tensors
+from landscape.checks.arguments import require_risk
 from landscape.functional import PureModel
 from landscape.params import Params, select
 from landscape.risk import EmpiricalRisk
@@ -41,10 +42,8 @@ class Point:
         Raises:
             ValueError: If θ lacks parameters, is not finite or mixes dtypes or devices, or a name chooses nothing.
         """
-        point = risk.theta if theta is None else theta
-        missing = [name for name in risk.names if name not in point]
-        if missing:
-            raise ValueError(f"`theta` lacks the parameters {missing}; it needs {risk.names}.")
+        require_risk(risk)
+        point = risk.theta if theta is None else risk.at(theta).theta
         for name in risk.names:
             if not bool(torch.isfinite(point[name]).all()):
                 raise ValueError(f"`theta` is not finite: parameter {name!r} has NaN or infinite entries.")
@@ -113,7 +112,8 @@ class Point:
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of one batch at θ, differentiable by the leaves."""
-        return self.risk.loss(self.outputs(batch[0]), batch[1])
+        loss: Tensor = self.risk.loss_on(self.outputs(batch[0]), batch[1])
+        return loss
 
     def cut(self, row: Tensor) -> list[Tensor]:
         """Pieces of a vector of length p, in the parameters' shapes."""

@@ -1,14 +1,15 @@
 """A trial of a risk on a few examples: is the loss a loss, can it be differentiated twice, and what would that take."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, batch_size, map_tensors, slice_batch
+from landscape.batches import Batch, batch_size, can_be_cut, slice_batch, take
 from landscape.checks.repeatability import EXAMPLES, REPEAT, REPEATS, cause, require_same, undrawn
 from landscape.kernels import lacks_second_derivative, second_derivatives, severed_by
 from landscape.operators.derivatives import lowest_precision
@@ -81,16 +82,15 @@ class Trial:
 def _parts(point: Point, batch: Batch) -> tuple[Batch, Batch | None]:
     """A few examples of a batch, and half of them; the whole batch if the model takes no other."""
     n = batch_size(batch)
-    few = slice_batch(batch, 0, EXAMPLES) if n > EXAMPLES else batch
+    few = slice_batch(batch, 0, EXAMPLES) if n > EXAMPLES and can_be_cut(batch) else batch
     if few is not batch:
         try:
-            with torch.no_grad():
-                value = point.loss(few)
+            value = point.risk.findings.without_graph(lambda: point.loss(few))
         except Exception:
             return batch, None
         scalar(value)
     k = batch_size(few)
-    if k < 2:
+    if k < 2 or not can_be_cut(few):
         return few, None
     fewer = slice_batch(few, 0, k // 2)
     try:
@@ -101,20 +101,14 @@ def _parts(point: Point, batch: Batch) -> tuple[Batch, Batch | None]:
 
 
 def _value(point: Point, batch: Batch) -> float:
-    with torch.no_grad():
-        return scalar(point.loss(batch))
+    return point.risk.findings.without_graph(lambda: scalar(point.loss(batch)))
 
 
 def _require_no_order(point: Point, batch: Batch) -> None:
     n = batch_size(batch)
-    if n < 2:
+    if n < 2 or not can_be_cut(batch):
         return
-
-    def turned(t: Tensor) -> Tensor:
-        return t.flip(0) if t.ndim and len(t) == n else t
-
-    inputs = map_tensors(turned, batch[0])
-    other = (inputs, inputs if batch[1] is batch[0] else map_tensors(turned, batch[1]))
+    other = take(batch, torch.arange(n - 1, -1, -1))
     tolerance = max(ORDERS * REPEATS.get(point.dtype, REPEAT), 10 * torch.finfo(point.dtype).eps)
     first, second = _value(point, batch), _value(point, other)
     largest = max(abs(first), abs(second))
@@ -135,22 +129,23 @@ class _SeveredError(RuntimeError):
         self.operation = operation
 
 
-def _weighed(point: Point, batch: Batch) -> int:
-    """Bytes that a graph of the gradient holds, counted while one is built and differentiated."""
+def _weighed(point: Point, batch: Batch, *, counted: bool = True) -> int:
+    """Bytes that a graph of the gradient holds, counted while one is built and differentiated; 0 if not counted."""
     own = {t.untyped_storage().data_ptr() for t in [*point.leaves, *point.fixed.values()]}
     seen: dict[int, int] = {}
     store: list[Tensor] = []
 
     def pack(t: Tensor) -> int:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if t.layout == torch.strided:
+            storage = t.untyped_storage()
+            if storage.data_ptr() not in own:
+                seen[storage.data_ptr()] = storage.nbytes()
         store.append(t)
         return len(store) - 1
 
-    hooks: Callable[..., Any] = torch.autograd.graph.saved_tensors_hooks
+    hooks: Any = torch.autograd.graph.saved_tensors_hooks(pack, store.__getitem__) if counted else nullcontext()
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), hooks(pack, store.__getitem__):
+        with warnings.catch_warnings(), torch.enable_grad(), hooks:
             warnings.simplefilter("ignore")
             loss = point.loss(batch)
             scalar(loss)
@@ -162,5 +157,9 @@ def _weighed(point: Point, batch: Batch) -> int:
                 raise _SeveredError(cut)
             pull(grads, point.leaves, [torch.ones_like(g) for g in grads], keep=False)
         return sum(seen.values())
+    except RuntimeError as error:  # of models that differentiate by torch.func
+        if not counted or "saved tensor hooks" not in str(error):
+            raise
+        return _weighed(point, batch, counted=False)
     finally:
         store.clear()  # tensors that hold the graph that holds them

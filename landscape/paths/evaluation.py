@@ -12,12 +12,11 @@ from landscape.batches import as_batches
 from landscape.checks.repeatability import require_repeatable
 from landscape.checks.trust import Trust
 from landscape.functional import PureModel
+from landscape.labels import counted, ignored_label, labelled, wrong
 from landscape.params import Params
 from landscape.paths.states import ModelState
-from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk, scalar
-from landscape.sharpness.rise import labelled
-from landscape.surfaces.metrics import Function, example_losses, wrong
+from landscape.surfaces.metrics import Function, example_losses
 
 Statistics = Literal["eval", "batch", "recalibrate"]
 Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]
@@ -110,15 +109,22 @@ def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[st
     values: list[float] = []
     errors: list[Tensor] = []
     each: Function | None = None
-    with own_precision(), torch.no_grad():
+    ignored = ignored_label(risk.loss)
+
+    def look() -> None:
+        nonlocal each
+        for found in (losses, values, errors):
+            found.clear()
         for i, (x, y) in enumerate(settled.batches):
             out = settled.predict(point, x)
-            values.append(scalar(settled.loss(out, y)))
+            values.append(scalar(settled.loss_on(out, y)))
             if not i and settled.weight is None:
                 each = example_losses(settled, out, (x, y))
             losses.append(None if each is None else _agreeing(each(out, y), values[-1]))
             if labelled(out, y):
-                errors.append(wrong(out, y).double())
+                errors.append(wrong(out, y)[counted(y, out.shape[-1], ignored)].double())
+
+    settled.findings.without_graph(look)
     parts = [part for part in losses if part is not None]
     if len(parts) == len(values):
         found = {"loss": torch.cat(parts)}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.batches import tensors
+from landscape.calling import call
 from landscape.paths.calls import Call, Labels, all_tensors
 from landscape.paths.rules import RULES, pointwise
 from landscape.paths.structure import fixed, free, pin
@@ -113,10 +114,7 @@ def trace(model: nn.Module, inputs: Any, named: dict[str, Tensor]) -> tuple[dict
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # whole layers in one operation tell nothing
         with torch.no_grad(), tracer:
-            if isinstance(inputs, dict):
-                out = model(**inputs)
-            else:
-                out = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+            out = call(model, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:

@@ -6,6 +6,7 @@ import warnings
 import torch
 from torch import Generator
 
+from landscape.checks.arguments import check_arguments
 from landscape.checks.repeatability import require_repeatable
 from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
@@ -59,6 +60,7 @@ def ascent_sharpness(
         Foret et al. (2021), ICLR, for the step and m-sharpness; Kwon et al. (2021), ICML, for the metric; the
         second-order value is our definition.
     """
+    check_arguments(risk=risk, perturbation=perturbation, m=m, generator=generator)
     if known is not None and m is not None:
         raise ValueError(f"`known` is the loss and gradient on all data, and so of no use with `m` = {m}.")
     point = risk.theta if theta is None else theta

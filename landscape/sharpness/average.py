@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Generator
 
+from landscape.checks.arguments import check_arguments
 from landscape.params import Params, norm
 from landscape.perturbation import Metric, check_radius, displaced, random_direction
 from landscape.risk import EmpiricalRisk
@@ -48,6 +49,7 @@ def average_sharpness(
     Source:
         Andriushchenko et al. (2023), ICML, for the measure; the pairs are our choice.
     """
+    check_arguments(risk=risk, draws=draws, generator=generator)
     check_radius(rho)
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1 pair, got {draws}.")

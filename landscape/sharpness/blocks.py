@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.checks.repeatability import require_repeatable
 from landscape.kernels import math_attention
+from landscape.labels import error_rate
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
 from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
-from landscape.sharpness.rise import Rise, Sharpness, labelled, mean_rise, mistakes
+from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 
 BLOCK_BYTES = 12 * 2**20  # gradients of chunks held at once: more leaves the cache, less pays the overhead more often
 REFUSALS = (RuntimeError, NotImplementedError, ValueError, TypeError)  # of models that vmap does not take
@@ -54,6 +56,7 @@ def first_order_sharpness(
     Source:
         The expansion in Foret et al. (2021), ICLR, section 2, taken chunk by chunk.
     """
+    check_arguments(risk=risk, m=m, generator=generator)
     step = AscentStep(rho, p=p, metric=metric)
     if p != 2 and not math.isinf(p):
         raise ValueError(f"`p` must be 2 or inf, got {p!r}.")
@@ -103,37 +106,37 @@ def rises_together(chunks: Sequence[EmpiricalRisk], step: AscentStep, theta: Par
         taylor = torch.stack([(gradients[k] * delta[k]).flatten(1).sum(1) for k in delta]).double().sum(0)
         lengths, slopes = row_norms(delta), row_norms(gradients)
         moved = {name: t.add_(point[name]) for name, t in delta.items()}
-        value, wrong = values_together(chunks[0], moved, x, y)
-        error, none = wrong.double() / chunks[0].n, torch.full_like(base, math.nan)
+        value, error = values_together(chunks[0], moved, x, y)
+        none = torch.full_like(base, math.nan)
         columns = (value.double() - base.double(), lengths, slopes, taylor, error, none, base)
         rises += [Rise(*row) for row in torch.stack([c.double() for c in columns], 1).tolist()]
     return rises
 
 
 def values_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses, and numbers of mistakes, of chunk c at its own parameters θ_c."""
+    """Losses and error rates of chunk c at its own parameters θ_c."""
 
     def look(point: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         out = risk.predict(point, x)
         loss = risk.loss(out, y)
-        return loss, mistakes(out, y) if labelled(out, y) else torch.full_like(loss, math.nan)
+        return loss, error_rate(out, y, risk.loss, loss)
 
     with own_precision(), torch.no_grad(), math_attention():
-        losses, wrong = torch.func.vmap(look)(theta, x, y)
-    return losses, wrong
+        losses, errors = torch.func.vmap(look)(theta, x, y)
+    return losses, errors
 
 
 def gradients_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Params, Tensor]:
-    """Losses, gradients and numbers of mistakes of chunk c at its own parameters θ_c."""
+    """Losses, gradients and error rates of chunk c at its own parameters θ_c."""
 
     def look(point: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         out = risk.predict(point, x)
         loss = risk.loss(out, y)
-        return loss, mistakes(out, y) if labelled(out, y) else torch.full_like(loss, math.nan)
+        return loss, error_rate(out, y, risk.loss, loss)
 
     with own_precision(), math_attention():
-        gradients, (losses, wrong) = torch.func.vmap(torch.func.grad_and_value(look, has_aux=True))(theta, x, y)
-    return losses, gradients, wrong
+        gradients, (losses, errors) = torch.func.vmap(torch.func.grad_and_value(look, has_aux=True))(theta, x, y)
+    return losses, gradients, errors
 
 
 def row_norms(parts: Params) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from landscape.labels import counted, ignored_label, labelled
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.params import Params, flatten
 from landscape.risk import EmpiricalRisk
@@ -48,14 +49,19 @@ def homogeneous_fisher_rao_norm(risk: EmpiricalRisk, depth: int, *, theta: Param
         theta: The point θ; None means the risk's own.
 
     Raises:
-        ValueError: If `depth` is below 1.
+        ValueError: If `depth` is below 1, or outputs and targets are not rows and their labels.
 
     Source:
         Liang et al. (2019), AISTATS, theorem 3.1.
     """
     if depth < 1:
         raise ValueError(f"`depth` must be at least 1 layer of weights, got {depth!r}.")
-    f = risk.outputs(theta).double()
-    chosen = f.gather(1, risk.targets().unsqueeze(1)).squeeze(1)
+    f, y = risk.outputs(theta).double(), risk.targets()
+    if not labelled(f, y) or not bool(counted(y, f.shape[1], ignored_label(risk.loss)).all()):
+        raise ValueError(
+            "`risk` must have outputs of shape (n, classes) and a label for each example, none of them ignored, got "
+            f"{tuple(f.shape)} and {tuple(y.shape)}."
+        )
+    chosen = f.gather(1, y.unsqueeze(1)).squeeze(1)
     slope = (f.softmax(1) * f).sum(1) - chosen
     return depth * math.sqrt(float(torch.mean(slope**2)))

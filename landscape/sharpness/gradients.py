@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape.batches import Batch, batch_size, slice_batch
+from landscape.checks.arguments import check_arguments
 from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
 from landscape.operators.point import Point
@@ -139,6 +140,7 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
     Source:
         Goodfellow (2015), arXiv 1510.01799, for norms from outer products.
     """
+    check_arguments(risk=risk)
     if risk.mode in ("batch", "train"):
         raise ValueError(
             f"`risk` has mode={risk.mode!r}, where an example's loss depends on its batch, so it has no gradient of "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, AbsWeight, check_radius
@@ -58,6 +59,7 @@ def keskar_sharpness(
     Source:
         Keskar et al. (2017), ICLR, metric 2.1, with APGD in place of L-BFGS-B; that A has unit columns is ours.
     """
+    check_arguments(risk=risk, dimension=dimension, draws=draws, steps=steps, tol=tol, generator=generator)
     check_radius(eps, "eps")
     if dimension is None:
         found = worst_case_sharpness(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from landscape.batches import Batch, batch_size, slice_batch
 from landscape.functional import PureModel
 from landscape.operators.point import Point
+from landscape.operators.predictions import weighted
 from landscape.precision import own_precision
 
 MIXING = (nn.modules.batchnorm._BatchNorm,)  # what makes one example's loss depend on the others, in training mode
@@ -23,7 +24,7 @@ def layer_moments(
     With a_i the input of a linear layer for example i and b_i the slope of its loss in the layer's output, the gradient
     is b_i a_iᵀ (bias: b_i), so that ‖b_i a_iᵀ‖² = ‖b_i‖² ‖a_i‖² and ⟨b_i a_iᵀ, V⟩ = b_iᵀ V a_i. It takes one pass
     over the batch, and applies where every parameter belongs to an `nn.Linear` that is called once on rows of examples,
-    with a loss that is a mean over examples; two examples are compared with their gradients alone.
+    with a loss that is a mean over examples; a few examples are compared with their gradients alone.
 
     Args:
         point: Where, and by which parameters.
@@ -36,14 +37,14 @@ def layer_moments(
         Shape (examples, 1 + number of vectors), in float64.
     """
     owners = _owners(point)
-    if owners is None or point.fixed or point.risk.weight is not None:
+    if owners is None or point.fixed or point.risk.weight is not None or weighted(point.risk.loss, batch[1]):
         return None
     n = batch_size(batch)
     assert isinstance(point.risk.predict, PureModel)
     with own_precision(), torch.enable_grad(), _listening(list(owners.values())) as seen:
         loss = point.loss(batch)
     calls = [seen.get(module, []) for module in owners.values()]
-    if any(len(c) != 1 or c[0][0].ndim != 2 or len(c[0][0]) != n for c in calls) or not loss.requires_grad:
+    if any(len(c) != 1 or not _rows_of(c[0][0], n) for c in calls) or not loss.requires_grad:
         return None
     slopes = torch.autograd.grad(loss, [c[0][1] for c in calls], materialize_grads=True)
     parts = {name: (calls[i][0][0].detach(), slopes[i] * n) for i, name in enumerate(owners)}
@@ -61,6 +62,10 @@ def layer_moments(
         if seconds:
             seconds[i] += ((b * b).T @ (a * a) if weight else (b * b).sum(0)).double()
     return rows
+
+
+def _rows_of(t: Tensor, n: int) -> bool:
+    return t.layout == torch.strided and t.ndim == 2 and len(t) == n
 
 
 def _owners(point: Point) -> dict[str, nn.Module] | None:
@@ -95,9 +100,9 @@ def _listening(modules: list[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[
 
 
 def _is_mean(point: Point, batch: Batch, parts: dict[str, tuple[Tensor, Tensor]]) -> bool:
-    """Whether an example has the slopes alone that it has among the others, n times over: the first and the last."""
+    """Whether an example has the slopes alone that it has among the others, n times over: a few of them."""
     n = batch_size(batch)
-    for i in {0, n - 1}:
+    for i in sorted({0, n // 3, 2 * n // 3, n - 1}):
         with own_precision(), torch.enable_grad():
             loss = point.loss(slice_batch(batch, i, i + 1))
         alone = torch.autograd.grad(loss, point.leaves, materialize_grads=True)

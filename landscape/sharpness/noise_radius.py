@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.params import Params, unflatten
 from landscape.perturbation import AbsWeight, Metric, check_radius
@@ -262,6 +263,7 @@ def _worst_error(
 
 
 def _begin(risk: EmpiricalRisk, theta: Params | None) -> tuple[Place, float]:
+    check_arguments(risk=risk)
     place = Place.of(risk, risk.theta if theta is None else theta, None)
     base = evaluate(risk, place.theta)[1]
     if math.isnan(base):

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
+from landscape.labels import tally
 from landscape.params import Params
-from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
 
 
@@ -85,41 +84,35 @@ def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
     """Mean loss and error rate at θ; the error is NaN where the data are not labelled rows."""
     require_repeatable(risk, theta)
     risk = risk.settled(theta)
-    losses, wrong = [], []
-    with own_precision(), torch.no_grad():
+
+    def numbers() -> tuple[list[float], list[tuple[float, int]]]:
+        losses, found = [], []
         for (x, y), share in zip(risk.batches, risk.shares, strict=True):
             out = risk.predict(theta, x)
-            losses.append(float(risk.loss(out, y)) * share if share else 0.0)
-            wrong.append(float(mistakes(out, y)) if labelled(out, y) else math.nan)
-    if risk.ranks is None:
-        return math.fsum(losses), sum(wrong) / risk.n
-    total = [risk.ranks.total(number, risk.device) for number in (math.fsum(losses), sum(wrong), float(risk.n))]
-    return total[0], total[1] / total[2]
+            losses.append(float(risk.loss_on(out, y)) * share if share else 0.0)
+            found.append(tally(out, y, risk.loss))
+        return losses, found
+
+    losses, found = risk.findings.without_graph(numbers)
+    value = math.fsum(losses)
+    return value if risk.ranks is None else risk.ranks.total(value, risk.device), _rate(risk, found)
 
 
 def evaluate_with_gradient(risk: EmpiricalRisk, theta: Params) -> tuple[float, Params, float]:
     """Mean loss, its gradient and the error rate at θ, from one pass."""
     require_repeatable(risk, theta)
-    wrong: list[float] = []
+    found: list[tuple[float, int]] = []
 
     def see(out: Any, y: Any) -> None:
-        wrong.append(float(mistakes(out.detach(), y)) if labelled(out, y) else math.nan)
+        found.append(tally(out.detach() if isinstance(out, Tensor) else out, y, risk.loss))
 
     value, gradient = risk.value_and_gradient(theta, see=see)
-    if risk.ranks is None:
-        return value, gradient, sum(wrong) / risk.n
-    total = [risk.ranks.total(number, risk.device) for number in (sum(wrong), float(risk.n))]
-    return value, gradient, total[0] / total[1]
+    return value, gradient, _rate(risk, found)
 
 
-def labelled(out: Any, y: Any) -> bool:
-    """Whether outputs are rows of scores for integer labels."""
-    if not (isinstance(out, Tensor) and isinstance(y, Tensor)):
-        return False
-    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
-    return whole and out.ndim == 2 and out.shape[1] > 1 and y.shape == out.shape[:1]
-
-
-def mistakes(out: Tensor, y: Tensor) -> Tensor:
-    """Number of rows whose largest score is not the label's."""
-    return (out.argmax(-1) != y).sum(-1)
+def _rate(risk: EmpiricalRisk, found: list[tuple[float, int]]) -> float:
+    """Mistakes over the rows that count, in all processes."""
+    numbers = [math.fsum(wrong for wrong, _ in found), float(sum(rows for _, rows in found))]
+    if risk.ranks is not None:
+        numbers = [risk.ranks.total(number, risk.device) for number in numbers]
+    return numbers[0] / numbers[1] if numbers[1] else math.nan

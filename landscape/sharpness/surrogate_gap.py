@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from landscape.checks.arguments import check_arguments
 from landscape.params import Params
 from landscape.perturbation import AscentStep
 from landscape.risk import EmpiricalRisk
@@ -38,6 +39,7 @@ def surrogate_gap(risk: EmpiricalRisk, rho: float, *, theta: Params | None = Non
     Source:
         Zhuang et al. (2022), ICLR, for the gap and 2h/ρ²; the directional reading is ours.
     """
+    check_arguments(risk=risk, rho=rho)
     if not rho > 0:
         raise ValueError(f"`rho` must be above 0 to read a curvature from the gap, got {rho!r}.")
     gap = ascent_sharpness(risk, AscentStep(rho), theta=theta)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.checks.repeatability import require_repeatable
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
@@ -74,6 +75,7 @@ def worst_case_sharpness(
     Source:
         Andriushchenko et al. (2023), ICML, for APGD on weights and its settings; Foret et al. (2021), ICLR, for m.
     """
+    check_arguments(risk=risk, m=m, steps=steps, restarts=restarts, tol=tol, generator=generator)
     ball = Ball(rho, norm)
     search = Search(method, steps, momentum)
     if restarts < 0:
@@ -166,16 +168,16 @@ def one_at_a_time(risk: EmpiricalRisk, place: Place) -> Objective:
 def _together(chunks: Sequence[EmpiricalRisk], place: Place) -> Objective:
     """The risks of equal chunks, each at a point of its own."""
     x, y = stacked(chunks)
-    sizes, n = [t.numel() for t in place.theta.values()], chunks[0].n
+    sizes = [t.numel() for t in place.theta.values()]
 
     def objective(u: Tensor) -> Visit:
         u = u.expand(len(chunks), -1)
         parts = (place.origin + place.scaled(u)).split(sizes, dim=1)
         theta = {k: part.reshape(-1, *t.shape) for (k, t), part in zip(place.theta.items(), parts, strict=True)}
-        losses, gradients, wrong = gradients_together(chunks[0], theta, x, y)
+        losses, gradients, errors = gradients_together(chunks[0], theta, x, y)
         slopes = torch.cat([gradients[k].flatten(1) for k in place.theta], dim=1)
         norms = torch.linalg.vector_norm(slopes, dim=1).double()
-        return Visit(u, losses.detach().double(), place.scaled(slopes), wrong.double() / n, norms)
+        return Visit(u, losses.detach().double(), place.scaled(slopes), errors.double(), norms)
 
     return objective
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.linalg import eigh_tridiagonal
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense
@@ -210,6 +211,7 @@ def spectral_density(
     Source:
         Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38(4).
     """
+    check_arguments(A=A, runs=runs, steps=steps, generator=generator)
     p = A.shape[0]
     if runs < 1 or steps < 1:
         raise ValueError(f"`runs` and `steps` must be at least 1, got {runs} and {steps}.")

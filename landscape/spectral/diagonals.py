@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
@@ -57,6 +58,7 @@ def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = F
     Source:
         Bekas, Kokiopoulou and Saad (2007), Appl. Numer. Math. 57(11-12).
     """
+    check_arguments(A=A, draws=draws, generator=generator)
     p = A.shape[0]
     if draws >= p:
         with torch.no_grad():

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from landscape.checks.arguments import check_arguments
 from landscape.memory import free_bytes, require
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
@@ -127,6 +128,7 @@ def top_eigenpairs(
         Golub and Underwood (1977), in Mathematical Software III, for blocks; Wu and Simon (2000), SIAM J. Matrix
         Anal. Appl. 22(2), for thick restarts; the check and the search of the complement are our definition.
     """
+    check_arguments(A=A, k=k, tol=tol, block=block, basis=basis, max_products=max_products, generator=generator)
     p = A.shape[0]
     need = 2 * k if which == "both" else k
     if which not in ("largest", "smallest", "magnitude", "both"):

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Generator
 
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress
@@ -42,6 +43,7 @@ def log_determinant(
     Source:
         Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38(4).
     """
+    check_arguments(A=A, shift=shift)
     if not math.isfinite(shift):
         raise ValueError(f"`shift` must be a finite number, got {shift!r}.")
     found = spectral_density(A, runs=runs, steps=steps, progress=progress, generator=generator)
@@ -83,6 +85,7 @@ def effective_dimension(
     Source:
         MacKay (1992), Neural Comput. 4(3).
     """
+    check_arguments(A=A, z=z)
     if not (math.isfinite(z) and z > 0):
         raise ValueError(f"`z` must be a finite regularisation > 0, got {z!r}.")
     found = spectral_density(A, runs=runs, steps=steps, progress=progress, generator=generator)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Generator
 
+from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress
@@ -81,6 +82,7 @@ def trace(
         Anal. Appl. 45(1), for XTrace and XNysTrace, with vectors on the sphere; "auto" is our definition, after Chen
         and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
     """
+    check_arguments(A=A, draws=draws, tol=tol, atol=atol, generator=generator)
     p = A.shape[0]
     if method not in ("auto", "hutchinson", "exact", *SKETCHES):
         raise ValueError(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, batch_size, map_tensors, slice_batch, tensors
 from landscape.checks.additivity import plain_mean
+from landscape.labels import IGNORED, counted, ignored_label, labelled, wrong
 from landscape.risk import EmpiricalRisk, scalar
-from landscape.sharpness.rise import labelled
 
 Function = Callable[[Any, Any], Tensor | tuple[Tensor, Tensor]]
 """Maps (outputs, targets) of n examples to values of shape (n,) or (n, k), or to a pair (values, weights)."""
@@ -77,16 +77,17 @@ def mean_and_stderr(
     return mean, torch.where(count > 1, stderr, math.nan)
 
 
-def wrong(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the largest score is not the label's, 0 where it is, NaN where a score is NaN."""
-    best, place = outputs.max(-1)
-    return torch.where(best.isnan(), math.nan, (place != targets).to(best.dtype))
+def errors(outputs: Tensor, targets: Tensor, *, ignored: int = IGNORED) -> Tensor | tuple[Tensor, Tensor]:
+    """`wrong` for each example, with weight 0 for those whose label does not count."""
+    rows = counted(targets, outputs.shape[-1], ignored)
+    found = wrong(outputs, targets)
+    return found if bool(rows.all()) else (found, rows.double())
 
 
-def wrong_by_class(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def errors_by_class(outputs: Tensor, targets: Tensor, *, ignored: int = IGNORED) -> tuple[Tensor, Tensor]:
     """`wrong` for each class, with weight 1 for the class's own examples and 0 for others."""
     classes = torch.arange(outputs.shape[-1], device=targets.device)
-    own = (targets.unsqueeze(-1) == classes).double()
+    own = (targets.unsqueeze(-1) == classes).double() * (targets != ignored).unsqueeze(-1)
     return wrong(outputs, targets).unsqueeze(-1).expand(own.shape), own
 
 
@@ -104,7 +105,7 @@ def example_losses(risk: EmpiricalRisk, outputs: Any, *batches: Batch) -> Functi
     Returns:
         The function, or None if the loss cannot be had by example.
     """
-    if not any(True for _ in tensors(outputs)):
+    if not any(t.ndim for t in tensors(outputs)):
         return None
     if risk.weight is None and plain_mean(risk.loss, batches):
         batches = batches[:1]
@@ -130,7 +131,7 @@ def _averages(risk: EmpiricalRisk, function: Function, outputs: Any, batch: Batc
     weights = example_weights(risk, batch)
     if weights is None:
         return False
-    some = len(next(tensors(outputs)))
+    some = next(len(t) for t in tensors(outputs) if t.ndim)
     rows = torch.arange(n) % some
     like = map_tensors(lambda t: t[rows.to(t.device)] if t.ndim and len(t) == some else t, outputs)
     try:
@@ -236,6 +237,7 @@ def _metric(
     rows: bool,
 ) -> Metric:
     if what == "loss":
+        risk.loss_on(outputs, batch[1])
         each = example_losses(risk, outputs, *whole)
         return Metric((name,), each or _spread_loss(risk), sampled=each is not None, risk=True)
     if what in ("error", "error by class"):
@@ -244,10 +246,12 @@ def _metric(
                 f"`metrics` has {what!r}, which needs outputs of shape (n, classes) and integer labels: leave it out, "
                 "or give a function of (outputs, targets)."
             )
+        ignored = ignored_label(risk.loss)
         if what == "error":
-            return Metric((name,), wrong)
+            return Metric((name,), partial(errors, ignored=ignored))
+        parts = partial(errors_by_class, ignored=ignored)
         first = "error of class" if name == what else f"{name} of class"
-        return Metric(tuple(f"{first} {c}" for c in range(outputs.shape[-1])), wrong_by_class)
+        return Metric(tuple(f"{first} {c}" for c in range(outputs.shape[-1])), parts)
     if not callable(what):
         raise ValueError(f"`metrics` has {what!r}; built in are {list(BUILT_IN)}, others are given as functions.")
     got = what(outputs, batch[1])
@@ -267,7 +271,7 @@ def _spread_loss(risk: EmpiricalRisk) -> Function:
     """The batch's loss in place of each example's: the right mean, without a standard error."""
 
     def function(outputs: Any, targets: Any) -> Tensor:
-        n = batch_size((targets, None)) if not isinstance(outputs, Tensor) else len(outputs)
+        n = len(outputs) if isinstance(outputs, Tensor) and outputs.ndim else batch_size((targets, outputs))
         return risk.loss(outputs, targets).reshape(()).expand(n)
 
     return function

@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.batches import Batch, as_batches, batch_size
+from landscape.evaluation import NEEDS_GRAPH
 from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.precision import own_precision
@@ -27,6 +28,7 @@ Metrics = Iterable[str] | Mapping[str, str | Function]
 Values = dict[str, tuple[Float[Tensor, " k"], Float[Tensor, " k"]]]
 """For each column, values and standard errors at the points, in float64."""
 
+MODES: tuple[Without, ...] = (torch.inference_mode, torch.no_grad, torch.enable_grad)  # the faster ones first
 EXACT, NEAR = 1e-9, 1e-3  # how far values of several points at once may be from those of one, in float64 and others
 
 
@@ -92,7 +94,8 @@ class Scanner:
         self._calibration: list[Batch] | None = None
         if self.mode == "recalibrate":
             data = first if calibration is None else calibration
-            self._calibration = list(data.batches) if isinstance(data, EmpiricalRisk) else as_batches(data)
+            first_model = first.predict.module if isinstance(first.predict, PureModel) else None
+            self._calibration = list(data.batches) if isinstance(data, EmpiricalRisk) else as_batches(data, first_model)
         self._put([0.0] * len(axes))
 
         def all_prepared() -> list[Subset]:
@@ -101,19 +104,22 @@ class Scanner:
                 for name, risk in named.items()
             ]
 
-        self._without_gradient: Without = torch.inference_mode
-        try:
-            self.subsets = all_prepared()
-        except RuntimeError as error:
-            if "inference" not in str(error).lower():
-                raise
-            self._without_gradient = torch.no_grad
-            self.subsets = all_prepared()
+        self.subsets = self._first_of(MODES, all_prepared)
         self.notes = [note for subset in self.subsets for note in subset.notes]
         self.columns = tuple(c for subset in self.subsets for c in subset.columns)
         self._activation = max(subset.activation for subset in self.subsets)
         self.batch_points = 1
         self.batch_points = self._points_at_once(batch_points)
+
+    def _first_of(self, modes: Sequence[Without], compute: Callable[[], list[Subset]]) -> list[Subset]:
+        """Computed in the first mode that model and metrics take: those that differentiate inside need gradients."""
+        self._without_gradient: Without = modes[0]
+        try:
+            return compute()
+        except RuntimeError as error:
+            if len(modes) == 1 or not NEEDS_GRAPH.search(str(error)):
+                raise
+            return self._first_of(modes[1:], compute)
 
     # What a caller plans with ----------------------------------------------------------------------------------------
 
@@ -179,7 +185,7 @@ class Scanner:
                 some = wanted[block.start : block.stop]
                 found += [self._one(some[0])[None]] if self.batch_points == 1 else [self._several(some)]
             table = torch.cat(found).cpu() if found else torch.empty(0, 2, len(self.columns), dtype=torch.float64)
-        table = table.clone()  # an ordinary tensor, also after inference mode
+        table = table.detach().clone()  # an ordinary tensor, also after inference mode
         return {name: (table[:, 0, i].clone(), table[:, 1, i].clone()) for i, name in enumerate(self.columns)}
 
     def centre(self) -> dict[str, tuple[float, float]]:

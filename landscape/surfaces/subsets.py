@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from landscape.batches import Batch, batch_size, slice_batch, split_batches, tensors
+from landscape.batches import Batch, batch_size, by_example, slice_batch, split_batches, tensors
+from landscape.checks.arguments import require_risk
 from landscape.checks.repeatability import require_repeatable, undrawn
 from landscape.functional import PureModel
 from landscape.params import Params
@@ -82,7 +83,7 @@ def prepared(
     """
     notes: list[str] = []
     whole = risk.mode == "batch" and isinstance(predict, PureModel) and bool(predict.normalised)
-    whole = whole or not all(_by_example(batch) for batch in risk.batches)
+    whole = whole or not all(by_example(batch) for batch in risk.batches)
     largest = max(risk.batches, key=batch_size)
     probe = largest if whole else slice_batch(largest, 0, PROBE)
     risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
@@ -100,7 +101,7 @@ def prepared(
         if metric.risk and not metric.sampled:
             whole = True
             notes.append(f"{metric.columns[0]!r} has no standard error: it is no mean of losses of single examples.")
-    activation = 0 if whole else _activation(predict, theta, probe)
+    activation = 0 if whole else _activation(predict, theta, probe, without_gradient)
     parts = [batch for batch in risk.batches if batch_size(batch)]
     if activation and risk.device.type == "cpu":
         size = batch_size(largest)
@@ -120,6 +121,8 @@ def check(risks: Mapping[str, EmpiricalRisk], axes: Axes) -> None:
     """
     if not risks:
         raise ValueError("`risks` is empty: give a risk, or several by name.")
+    for risk in risks.values():
+        require_risk(risk, "risks")
     first = next(iter(risks.values()))
     for name, risk in risks.items():
         if risk.mode == "train":
@@ -157,7 +160,7 @@ def _tried(predict: Predict, theta: Params, batch: Batch) -> Any:
     return one
 
 
-def _activation(predict: Predict, theta: Params, batch: Batch) -> int:
+def _activation(predict: Predict, theta: Params, batch: Batch, without_gradient: Without) -> int:
     """Bytes of the largest tensor that a forward pass makes, for each example; 0 where it does not tell."""
     n = batch_size(batch)
     if n < 2:
@@ -165,7 +168,8 @@ def _activation(predict: Predict, theta: Params, batch: Batch) -> int:
     sizes: list[list[int]] = []
     for count in (n // 2, n):
         seen = _Sizes()
-        with own_precision(), torch.no_grad(), seen:
+        mode = torch.enable_grad if without_gradient is torch.enable_grad else torch.no_grad
+        with own_precision(), mode(), seen:
             predict(theta, slice_batch(batch, 0, count)[0])
         sizes.append(seen.bytes)
     if len(sizes[0]) != len(sizes[1]):
@@ -197,9 +201,3 @@ def _weights(risk: EmpiricalRisk, part: Batch) -> Tensor | None:
         n = batch_size(part)
         each = torch.full((n,), float(risk.weight(*part)) / n, dtype=torch.float64)
     return each if risk.device.type == "mps" else each.to(risk.device)
-
-
-def _by_example(batch: Batch) -> bool:
-    """Whether every tensor has one row an example, so that a batch may be cut anywhere."""
-    n = batch_size(batch)
-    return all(t.ndim and len(t) == n for part in batch for t in tensors(part))

@@ -55,7 +55,7 @@ def test_a_dict_is_its_own_target():
         (X, r"`data` must be a pair \(inputs, targets\), a dict, a list of such batches or a DataLoader, got Tensor"),
         (None, r"`data` must be .* got NoneType"),
         (3, r"`data` must be .* got int"),
-        ("mnist", r"`data` has a batch that is neither a pair \(inputs, targets\) nor a dict, but a str"),
+        ("mnist", r"`data` must be .* got str \(files are read by the caller\)"),
         ([(X, Y, Y)], r"but a tuple of 3: several inputs make a tuple, \(\(a, b\), targets\)"),
         ((X, Y, Y), r"`data` has a batch that is neither a pair .* but a Tensor"),
         ([X], r"but a Tensor"),

@@ -9,9 +9,11 @@ import torch
 from problems import F64, ConvNorm, Encoder, Padded, Recurrent, SelfAttention, Tied, case, o2
 from torch import nn
 from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
+from landscape import AscentStep, EmpiricalRisk, Hessian, ascent_sharpness, flatten, worst_case_sharpness
 from landscape.functional import PureModel
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -332,3 +334,38 @@ def test_unknown_names_are_refused():
     risk = o2()
     with pytest.raises((KeyError, ValueError), match=r"3\.weight"):
         risk.predict({"3.weight": torch.zeros(2, 2, dtype=F64)}, risk.batches[0][0])
+
+
+class Waves(nn.Module):
+    """A complex layer; with `real`, the same on its real and imaginary parts."""
+
+    def __init__(self, real):
+        super().__init__()
+        w = torch.randn(2, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+        self.w, self.b = (
+            nn.Parameter(torch.view_as_real(w).clone() if real else w),
+            nn.Parameter(torch.zeros(2).double()),
+        )
+
+    def forward(self, x):
+        w = self.w if self.w.is_complex() else torch.view_as_complex(self.w)
+        return (x.to(w.dtype) @ w.T).abs() + self.b
+
+
+def test_complex_parameters_are_their_real_and_imaginary_parts():
+    source = torch.Generator().manual_seed(1)
+    data = torch.randn(6, 3, generator=source, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
+    ours, want = (EmpiricalRisk.from_model(Waves(real), cross_entropy, data) for real in (False, True))
+    assert ours.value() == pytest.approx(want.value(), rel=1e-14)
+    assert_close(flatten(ours.gradient()), flatten(want.gradient()), rtol=1e-12, atol=1e-14)
+    assert_close(Hessian(ours).dense(), Hessian(want).dense(), rtol=1e-10, atol=1e-12)
+    for measure in (
+        lambda r: ascent_sharpness(r, AscentStep(0.1), m=3),
+        lambda r: worst_case_sharpness(r, 0.1, steps=3),
+    ):
+        assert measure(ours).value == pytest.approx(measure(want).value, rel=1e-10)
+    own = {name: p.detach() for name, p in Waves(real=False).named_parameters()}
+    assert ours.value(own) == ours.value()
+    assert_close(Hessian(ours, own).dense(), Hessian(want).dense(), rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match=r"complex parameters \['w'\].*view_as_real"):
+        EmpiricalRisk(lambda _, x: x, cross_entropy, [data], own)

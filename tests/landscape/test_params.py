@@ -10,7 +10,7 @@ from problems import F64
 from torch.testing import assert_close
 
 from landscape import flatten, inner, norm, unflatten
-from landscape.params import layer_slices, select, slices
+from landscape.params import dot, layer_slices, select, slices
 
 THETA = {"w": torch.tensor([[1.0, -2.0], [3.0, 0.0]], dtype=F64), "b": torch.tensor([4.0], dtype=F64)}
 
@@ -133,3 +133,16 @@ def test_layers_cover_every_entry_once(names):
     places = list(layer_slices(point).values())
     assert [s.start for s in places] == [0, *[s.stop for s in places[:-1]]]
     assert places[-1].stop == sum(t.numel() for t in point.values())
+
+
+def test_complex_tensors_are_their_real_and_imaginary_parts(generator):
+    theta = {"a": torch.randn(2, 3, dtype=torch.complex128, generator=generator), "b": torch.ones(3, dtype=F64)}
+    vector = flatten(theta)
+    assert vector.shape == (15,)
+    assert torch.equal(vector[:2], torch.view_as_real(theta["a"]).flatten()[:2])
+    assert all(torch.equal(t, theta[name]) for name, t in unflatten(vector, theta).items())
+    assert all(torch.equal(t, theta[k]) for k, t in unflatten(vector.roll(3).roll(-3), theta).items())
+    assert float(inner(theta, theta)) == pytest.approx(float(vector @ vector), rel=1e-14)
+    assert dot(theta, theta) == pytest.approx(float(vector @ vector), rel=1e-14)
+    assert float(norm(theta)) == pytest.approx(float(vector.norm()), rel=1e-14)
+    assert slices(theta) == {"a": slice(0, 12), "b": slice(12, 15)}

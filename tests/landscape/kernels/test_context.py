@@ -5,12 +5,14 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import drawn
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as imported_by_name
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
+from landscape import EmpiricalRisk, Hessian
 from landscape.kernels import context, math_attention, second_derivatives
 
 F64 = torch.float64
@@ -287,3 +289,46 @@ def test_recurrent_layers_on_a_cpu(layer, generator):
     h = 1e-5  # central differences are off by h² ‖∇⁴‖ and 1e-16 / h
     for a, plus, minus in zip(product, gradient(h)[0], gradient(-h)[0], strict=True):
         assert_close(a, (plus - minus) / (2 * h), rtol=1e-6, atol=1e-7)
+
+
+class Normed(nn.Module):
+    """A normalisation with any of its weights, between two layers."""
+
+    def __init__(self, kind, weight, bias):
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(3, 4), nn.Linear(4, 2)
+        self.weight = nn.Parameter(torch.ones(4)) if weight else None
+        self.bias = nn.Parameter(torch.zeros(4)) if bias else None
+        drawn(self.double())
+
+    def forward(self, x):
+        h, w, b = self.first(x), self.weight, self.bias
+        if self.kind == "layer":
+            h = F.layer_norm(h, (4,), w, b, 0.1)
+        elif self.kind == "group":
+            h = F.group_norm(h, 2, w, b)
+        elif self.kind == "instance":
+            h = F.instance_norm(h[:, :, None] * torch.arange(1.0, 4.0), None, None, w, b).tanh().sum(-1)
+        elif self.kind == "batch":
+            h = F.batch_norm(h, None, None, w, b, training=True)
+        else:
+            h = F.rms_norm(h, (4,), w)
+        return self.last(torch.tanh(h))
+
+
+@pytest.mark.parametrize("kind", ["layer", "group", "instance", "batch", "rms"])
+@pytest.mark.parametrize(("weight", "bias"), [(False, False), (True, False), (False, True), (True, True)])
+def test_normalisations_take_any_of_their_weights(kind, weight, bias):
+    """Against the same with ones for the weight: its rows of the Hessian left out."""
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.tensor([0, 1, 1, 0, 1, 0])
+    model = Normed(kind, weight, bias)
+    full = Normed(kind, True, True)
+    with torch.no_grad():
+        full.weight.fill_(1.0)
+        full.bias.fill_(0.0)
+    full.load_state_dict({**full.state_dict(), **model.state_dict()})
+    ours = EmpiricalRisk.from_model(model, F.cross_entropy, (x, y))
+    theirs = EmpiricalRisk.from_model(full, F.cross_entropy, (x, y), parameters=ours.names)
+    want = Hessian(theirs, parameters=ours.names)
+    assert_close(Hessian(ours).dense(), want.dense(), rtol=1e-8, atol=1e-10)

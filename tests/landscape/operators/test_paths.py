@@ -193,11 +193,25 @@ def test_nothing_changes_when_the_model_raises(operator, calls):
 
 
 def test_forward_mode_says_so_where_torch_lacks_it():
-    """torch 2.13 has no forward derivative of mse_loss's gradient."""
-    risk = small(nn.Linear(3, 2), loss=lambda out, _: nn.functional.mse_loss(out, torch.zeros_like(out)))
+    """torch 2.13 has no forward derivative of soft_margin_loss's gradient."""
+    risk = small(nn.Linear(3, 2), loss=lambda out, _: nn.functional.soft_margin_loss(out, torch.ones_like(out)))
     with pytest.raises(ValueError, match=r"`path` = 'forward' meets an operation without .* use path='kept' or 'afr"):
         Hessian(risk, path="forward") @ cosines(8)
     assert float(cosines(8) @ (Hessian(risk) @ cosines(8))) > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["mse_loss", "huber_loss", "smooth_l1_loss", "l1_loss", "binary_cross_entropy_with_logits"]
+)
+def test_forward_mode_of_elementwise_losses(name):
+    """Some of whose gradients have a forward derivative in torch only by way of vmap."""
+    loss = getattr(nn.functional, name)
+    risk = small(
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)),
+        loss=lambda out, _: loss(out, torch.full_like(out, 0.3)),
+    )
+    v = cosines(26)
+    assert_close(Hessian(risk, path="forward") @ v, Hessian(risk, path="afresh") @ v, rtol=1e-9, atol=1e-11)
 
 
 def test_auto_keeps_what_fits_the_budget():
