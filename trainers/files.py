@@ -82,7 +82,7 @@ def check_digest(path: Path, noted: str | None, way_out: str) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {way_out}.")
     if digest(path) != noted:
-        raise ValueError(f"{path} cannot be read: {DAMAGED}; {way_out}.")
+        raise ValueError(f"{path} cannot be read ({DAMAGED}): {way_out}.")
 
 
 def aside_of(path: Path) -> Path:

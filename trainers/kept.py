@@ -111,7 +111,7 @@ class Kept:
             raise OtherVersionError(f"{self.index} is of another version of landscape: {self.way_out}.")
         noted = index.pop("checksum", None)
         if "sha256" in index and sealed(index)["checksum"] != noted:
-            raise ValueError(f"{self.index} cannot be read: {DAMAGED}; {self.way_out}.")
+            raise ValueError(f"{self.index} cannot be read ({DAMAGED}): {self.way_out}.")
         return index
 
     def _unchanged(self, text: bytes) -> bool:

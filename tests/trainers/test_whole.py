@@ -55,7 +55,7 @@ def test_a_flipped_bit_in_weights_is_found_by_all_who_read_them(run, place):
     folder = run.checkpoint(max(run.checkpoints()))
     flip(folder / "params.safetensors", place)
     for read in (load_checkpoint, lambda f: read_weights(f / "params.safetensors")):
-        with pytest.raises(ValueError, match=r"params.safetensors cannot be read: .*checksum.* train it again"):
+        with pytest.raises(ValueError, match=r"params.safetensors cannot be read .*checksum.* train it again"):
             read(folder)
 
 
@@ -70,7 +70,7 @@ READERS = {
 @pytest.mark.parametrize("name", READERS)
 def test_a_flipped_bit_in_a_record_is_found(run, name, place):
     flip(run.folder / name, place)
-    with pytest.raises(ValueError, match=rf"{name} cannot be read: .*checksum.* train it again"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read .*checksum.* train it again"):
         READERS[name](run)
 
 
@@ -119,7 +119,7 @@ def test_a_number_changed_in_a_snapshot_is_found(stopped):
     text = path.read_text()
     assert '"step": 5' in text
     path.write_text(text.replace('"step": 5', '"step": 4'))
-    with pytest.raises(ValueError, match=r"state.json cannot be read: .*checksum"):
+    with pytest.raises(ValueError, match=r"state.json cannot be read .*checksum"):
         read_snapshot(stopped)
 
 
@@ -194,7 +194,7 @@ def test_names_that_begin_alike_are_left_alone(tmp_path):
 def test_a_flipped_bit_in_what_is_kept_is_found(tmp_path, file, place):
     put(tmp_path, "a few words", n=12345)
     flip(tmp_path / file, place, bit=0)
-    with pytest.raises(ValueError, match=rf"{file} .*: delete it|{file} .*; delete it"):
+    with pytest.raises(ValueError, match=rf"{file} .*: delete it"):
         kept(tmp_path).read(text)
 
 
