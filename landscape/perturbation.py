@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from landscape.params import Params, length, norm
+from landscape.randomness import source_of
 
 TINY = 1e-12
 
@@ -280,8 +281,12 @@ def _dual(parts: list[Tensor], largest: float, p: float) -> list[Tensor]:
     return [torch.sign(t) * (t.abs() / total) ** (q - 1) for t in parts]
 
 
-def random_direction(like: Params, generator: Generator) -> Params:
-    """Draw n ~ N(0, I) with the shapes of `like`; drawn on the generator's device, then moved."""
+def random_direction(like: Params, generator: Generator | None = None) -> Params:
+    """Draw n ~ N(0, I) with the shapes of `like`; drawn on the generator's device, then moved.
+
+    A generator of None means a fresh one from seed 0: the same n in every such call.
+    """
+    generator = source_of(generator)
     return {
         name: torch.randn(t.shape, generator=generator, dtype=t.dtype, device=generator.device).to(t.device)
         for name, t in like.items()

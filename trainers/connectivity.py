@@ -13,6 +13,7 @@ from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.paths.curves import Bezier, Polygon, make_curve, straight_bends
 from landscape.paths.states import ModelState, check_same
+from landscape.randomness import source_of
 
 FINAL = 0.01  # of the learning rate, where it decays
 
@@ -49,7 +50,7 @@ def fit_curve(
     weight_decay: float = 0.0,
     batch_size: int = 128,
     schedule: Literal["late", "constant"] = "late",
-    generator: Generator,
+    generator: Generator | None = None,
     progress: Callable[[FitStatus], None] | None = None,
 ) -> Bezier | Polygon:
     """Minimise E_t L(w(t)), t uniform in [0, 1], over the bends of a curve between two models, which stay fixed.
@@ -74,7 +75,7 @@ def fit_curve(
         batch_size: Most examples of a batch, where the data are a pair.
         schedule: "late" holds the learning rate for half of the steps and then lowers it linearly to a hundredth;
             "constant" holds it.
-        generator: Decides every t and the order of the examples.
+        generator: Decides every t and the order of the examples; None means a fresh one from seed 0.
         progress: Called after each epoch.
 
     Returns:
@@ -95,6 +96,7 @@ def fit_curve(
         raise ValueError(f"`kind` must be 'bezier' or 'polygon', got {kind!r}.")
     if schedule not in ("late", "constant"):
         raise ValueError(f"`schedule` must be 'late' or 'constant', got {schedule!r}.")
+    generator = source_of(generator)
     curve = make_curve(kind, [first, *straight_bends(first, last, bends), last])
     pure = PureModel(model, mode="batch")
     for name, p in pure.parameters.items():

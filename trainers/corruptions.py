@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from landscape.randomness import source_of
 from trainers.naming import nearest
 
 
@@ -106,7 +107,13 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupt(
-    x: Tensor, kind: str, severity: int, *, generator: Generator, fill: float = 0.0, scale: float = 1.0
+    x: Tensor,
+    kind: str,
+    severity: int,
+    *,
+    generator: Generator | None = None,
+    fill: float = 0.0,
+    scale: float = 1.0,
 ) -> Tensor:
     """A corrupted copy of x, of the same shape and type.
 
@@ -115,6 +122,7 @@ def corrupt(
         kind: A name in `CORRUPTIONS`.
         severity: 1, 2 or 3.
         generator: Source of all randomness. The same state gives the three severities the same draws.
+            None means a fresh one from seed 0.
         fill: Value of the background, which enters where an image is shifted.
         scale: Standard deviation of the data, the unit of noise.
 
@@ -135,4 +143,4 @@ def corrupt(
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"`scale` must be a finite standard deviation > 0, got {scale!r}.")
     entry = CORRUPTIONS[kind]
-    return entry.apply(x, entry.amounts[severity - 1], generator, fill, scale)
+    return entry.apply(x, entry.amounts[severity - 1], source_of(generator), fill, scale)

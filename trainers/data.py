@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from landscape.randomness import source_of
 from trainers.corruptions import CORRUPTIONS, corrupt
 from trainers.naming import nearest
 from trainers.randomness import check_seed, stream
@@ -116,12 +117,16 @@ def load_dataset(
     )
 
 
-def noisy_labels(labels: Int[Tensor, " n"], rate: float, *, classes: int, generator: Generator) -> Int[Tensor, " n"]:
+def noisy_labels(
+    labels: Int[Tensor, " n"], rate: float, *, classes: int, generator: Generator | None = None
+) -> Int[Tensor, " n"]:
     """Replace each label, with probability `rate`, by a uniform draw over all classes, its own included.
 
     The expected share of wrong labels is rate · (1 - 1 / classes). From one state of the generator, the labels
-    replaced at one rate are replaced by the same at every higher rate.
+    replaced at one rate are replaced by the same at every higher rate. A generator of None means a fresh one from
+    seed 0.
     """
+    generator = source_of(generator)
     hit = torch.rand(len(labels), generator=generator, dtype=torch.float64) < rate
     return torch.where(hit, torch.randint(classes, (len(labels),), generator=generator), labels)
 

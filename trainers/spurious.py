@@ -10,18 +10,23 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from landscape.randomness import source_of
 
-def patch_codes(labels: Int[Tensor, " n"], q: float, *, classes: int, generator: Generator) -> Int[Tensor, " n"]:
+
+def patch_codes(
+    labels: Int[Tensor, " n"], q: float, *, classes: int, generator: Generator | None = None
+) -> Int[Tensor, " n"]:
     """The class each patch names: the label with probability q, else a uniform draw over all classes.
 
     A patch agrees with its label with probability q + (1 - q) / classes. From one state of the generator, what agrees
-    at q agrees at every larger q.
+    at q agrees at every larger q. A generator of None means a fresh one from seed 0.
 
     Raises:
         ValueError: If q is not in [0, 1].
     """
     if not 0 <= q <= 1:
         raise ValueError(f"`spurious` must be a probability in [0, 1], or None for no patch, got {q!r}.")
+    generator = source_of(generator)
     agrees = torch.rand(len(labels), generator=generator, dtype=torch.float64) < q
     return torch.where(agrees, labels, torch.randint(classes, (len(labels),), generator=generator))
 

@@ -23,6 +23,7 @@ from analysis.forgetting.providers import (
 from analysis.forgetting.radii import iso_loss_radius
 from landscape import EmpiricalRisk, Params, displaced, norm
 from landscape.objectives import Link
+from landscape.randomness import source_of
 
 Array = np.ndarray
 Radius = Literal["own", "relative", "iso-loss"]
@@ -138,14 +139,17 @@ class Displacements:
             raw = risk.predict(theta, x)
             return raw if self.outputs == "softmax" else logsigmoid(raw)
 
-    def draw(self, n: int, generator: Generator) -> "list[Draw]":
+    def draw(self, n: int, generator: Generator | None = None) -> "list[Draw]":
         """The batches, and a seed of noise for each; the draws depend on n, m and the number of batches alone.
+
+        A generator of None means a fresh one from seed 0.
 
         Raises:
             ValueError: If `m` is not between 1 and n.
         """
         if self.m is not None and not 1 <= self.m <= n:
             raise ValueError(f"`m` must be between 1 and the number of training examples {n}, got {self.m!r}.")
+        generator = source_of(generator)
         index = [
             torch.arange(n) if self.m is None else torch.randperm(n, generator=generator)[: self.m].sort().values
             for _ in range(self.count)

@@ -13,6 +13,7 @@ from analysis.forgetting.evaluation import CHUNK, training_pairs
 from analysis.forgetting.information import entropy
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
+from landscape.randomness import source_of
 
 Array = np.ndarray
 
@@ -33,7 +34,11 @@ def data_information(probs: Float[Array, "k n c"]) -> Float[Array, " n"]:
 
 
 def data_forgetting(
-    risks: Sequence[EmpiricalRisk], inputs: Tensor, asked: Sequence[Displacements], *, generator: Generator
+    risks: Sequence[EmpiricalRisk],
+    inputs: Tensor,
+    asked: Sequence[Displacements],
+    *,
+    generator: Generator | None = None,
 ) -> list[Row]:
     """F_data = JS_K(θ) - JS_K(θ + ε) over K models trained on independent sets; positive means forgotten.
 
@@ -46,6 +51,7 @@ def data_forgetting(
         asked: Providers, radii and batches for each model; they may differ in what belongs to the model alone: `own`,
             `initial`, `last_update`.
         generator: Source of batches and noise; models with as many training examples get batches of equal indices.
+            None means a fresh one from seed 0.
 
     Returns:
         `data_information` at θ, and F_data for each cell, on "held_out". The standard error adds up the variances over
@@ -61,6 +67,7 @@ def data_forgetting(
         raise ValueError(
             f"`risks` must be at least 2 models, with one of `asked` each, got {len(risks)} and {len(asked)}."
         )
+    generator = source_of(generator)
     first = asked[0]
     if any((a.cells, a.m, a.count, a.outputs) != (first.cells, first.m, first.count, first.outputs) for a in asked):
         raise ValueError("`asked` must agree in providers, radii, `m`, `batches` and `outputs` over the models.")

@@ -14,6 +14,7 @@ from analysis.forgetting.evaluation import CHUNK, Evaluation
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.functional import PureModel
+from landscape.randomness import source_of
 
 Array = np.ndarray
 FEW = 50
@@ -152,7 +153,7 @@ def feature_forgetting(
     draws: int = 1,
     leave_one_out: bool = False,
     layer: str | None = None,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> list[Row]:
     """F_z = I_θ(X;Z|Y) - I_{θ+ε}(X;Z|Y) in nats, for noisy features Z; positive means forgotten.
 
@@ -167,7 +168,8 @@ def feature_forgetting(
         draws: Draws of noise an example.
         leave_one_out: See `noisy_information`.
         layer: Whose input is meant; None means the last linear layer.
-        generator: Source of batches and noise; the batches are those of `perturbed_forgetting`.
+        generator: Source of batches and noise; the batches are those of `perturbed_forgetting`. None means a fresh one
+            from seed 0.
 
     Returns:
         `feature_information` at θ, and F_z for each cell, on "train" and "held_out". The standard error adds up the
@@ -183,6 +185,7 @@ def feature_forgetting(
         raise ValueError(f"`noise` must be a finite share of the features' spread, above 0, got {noise!r}.")
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, got {draws!r}.")
+    generator = source_of(generator)
     evaluation = Evaluation(risk, held_out, asked)
     evaluation.outputs(risk.theta)  # says what is wrong with labels or outputs
     n = evaluation.n_train

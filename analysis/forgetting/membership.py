@@ -12,6 +12,7 @@ from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.evaluation import Evaluation
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate, displaced
+from landscape.randomness import source_of
 
 Array = np.ndarray
 SPLITS = ("train", "exposed", "other_train")
@@ -75,7 +76,11 @@ def membership_auc(members: Float[Array, " m"], others: Float[Array, " k"]) -> E
 
 
 def membership_forgetting(
-    risk: EmpiricalRisk, held_out: tuple[Tensor, Tensor], asked: Displacements, *, generator: Generator
+    risk: EmpiricalRisk,
+    held_out: tuple[Tensor, Tensor],
+    asked: Displacements,
+    *,
+    generator: Generator | None = None,
 ) -> list[Row]:
     """F_mem = AUC at θ minus mean AUC at θ + ε of the membership attack by the loss; positive means forgotten.
 
@@ -88,7 +93,7 @@ def membership_forgetting(
         risk: Training risk of a classifier at θ, see `perturbed_forgetting`.
         held_out: Inputs and labels that were not trained on.
         asked: Providers, radii and batches.
-        generator: Source of batches and noise, as in `perturbed_forgetting`.
+        generator: Source of batches and noise, as in `perturbed_forgetting`; None means a fresh one from seed 0.
 
     Returns:
         `membership_auc` at θ, and F_mem for each cell and set of members.
@@ -99,6 +104,7 @@ def membership_forgetting(
     Source:
         Our definition.
     """
+    generator = source_of(generator)
     evaluation = Evaluation(risk, held_out, asked)
     n = evaluation.n_train
     losses = evaluation.outputs(risk.theta).losses

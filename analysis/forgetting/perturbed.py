@@ -22,6 +22,7 @@ from analysis.forgetting.tally import SPLITS, Plan, Tally, record, summarise
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.objectives import Link
+from landscape.randomness import source_of
 
 __all__ = ["GAPS", "SPLITS", "perturbed_forgetting"]
 
@@ -54,7 +55,7 @@ def perturbed_forgetting(
     correction: Correction = "first-order",
     resamples: int = 0,
     level: float = 0.95,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> list[Row]:
     """Measure what perturbations made from training batches B make a classifier forget.
 
@@ -102,6 +103,7 @@ def perturbed_forgetting(
         level: Nominal coverage of these intervals.
         generator: Source of batches and noise, on the CPU. Its draws depend neither on the model nor on the providers
             and radii asked for: equal seeds give every model the same batches, and the same noise if of equal shape.
+            None means a fresh one from seed 0.
 
     Returns:
         Rows whose `draws` are the batches used; with `resamples` they are `IntervalRow`s. Two of each cell say how far
@@ -132,7 +134,7 @@ def measure_displacements(
     correction: Correction = "first-order",
     resamples: int = 0,
     level: float = 0.95,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> list[Row]:
     """`perturbed_forgetting` for displacements that are given as an object; the other arguments are its own.
 
@@ -140,6 +142,7 @@ def measure_displacements(
         ValueError: As `perturbed_forgetting`.
     """
     _check_options(metrics, gaps, contrasts, correction)
+    generator = source_of(generator)
     evaluation = Evaluation(risk, held_out, asked)
     labels, n_train = evaluation.labels, evaluation.n_train
     draws = asked.draw(n_train, generator)

@@ -110,7 +110,7 @@ def raw_direction(
         radius: l2 radius of the ball that "worst" searches.
         initial: Weights that "initial" goes back to.
         last_update: θ minus the weights one step before, for "last update".
-        generator: Source of "random" noise, which alone needs it.
+        generator: Source of "random" noise, which alone needs it; None means a fresh one from seed 0.
 
     Returns:
         A direction with the keys and shapes of θ; zeros for "none".
@@ -124,8 +124,6 @@ def raw_direction(
         case "obf":
             return replace(risk, loss=partial(obf_loss, C=C, gamma=gamma, link=link)).gradient()
         case "random":
-            if generator is None:
-                raise ValueError("`generator` must be a torch.Generator for a random direction, got None.")
             return random_direction(risk.theta, generator)
         case "worst":
             worst = worst_case_sharpness(risk, radius).displacement

@@ -14,6 +14,7 @@ from analysis.forgetting.information import Correction, output_information, sele
 from analysis.forgetting.leaveout import Leaveout
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
+from landscape.randomness import source_of
 
 Array = np.ndarray
 GROUPS = 20  # of examples, left out one at a time for the standard error
@@ -56,7 +57,7 @@ def spurious_forgetting(
     asked: Displacements,
     *,
     correction: Correction = "first-order",
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> list[Row]:
     """What is forgotten of the spurious feature S, and what of the true class Y, where both vary independently.
 
@@ -77,7 +78,8 @@ def spurious_forgetting(
         data: The inputs.
         asked: Providers, radii and batches.
         correction: For the bias of the information, see `output_information`.
-        generator: Source of batches and noise; the batches are those of `perturbed_forgetting`.
+        generator: Source of batches and noise; the batches are those of `perturbed_forgetting`. None means a fresh one
+            from seed 0.
 
     Returns:
         Rows on "ood". The standard error adds up the variance over examples, by leaving out one of 20 groups of them at
@@ -89,6 +91,7 @@ def spurious_forgetting(
     Source:
         Our definition.
     """
+    generator = source_of(generator)
     x, y = training_pairs(risk)
     labels, codes = data.y.cpu().numpy(), data.s.cpu().numpy()
     groups = min(GROUPS, len(labels))

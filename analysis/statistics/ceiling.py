@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.statistics.kendall import BLOCK
+from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import mid_ranks, significant
 
 COEFFICIENTS = ("kendall", "spearman", "pearson")
@@ -42,7 +43,7 @@ def noise_ceiling(
     *,
     coefficient: str = "kendall",
     splits: int = 100,
-    generator: np.random.Generator,
+    generator: np.random.Generator | None = None,
 ) -> Ceiling:
     """Split-half reliability and oracle-with-noise of a target.
 
@@ -55,7 +56,7 @@ def noise_ceiling(
         seeds: The target, a row a configuration, a column a seed; NaN where there is no finite run.
         coefficient: "kendall" (tau_b), "spearman" or "pearson".
         splits: Random splits of the seeds, and draws of the oracle's noise; at least 1.
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Returns:
         The ceilings; NaN with a reason in `warnings` where fewer than 3 configurations have two seeds, or the target
@@ -71,6 +72,7 @@ def noise_ceiling(
         raise ValueError(f"`coefficient` must be one of {COEFFICIENTS}, got {coefficient!r}.")
     if splits < 1:
         raise ValueError(f"`splits` must be at least 1, got {splits!r}.")
+    generator = source_of(generator)
     finite = np.isfinite(seeds)
     usable = finite.sum(axis=1) >= 2
     values, finite = np.where(finite, seeds, np.nan)[usable], finite[usable]

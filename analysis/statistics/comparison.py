@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.partial import partial_of
+from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import bootstrap_counts, check_resampling, percentile_interval
 
 MINIMUM = 5
@@ -49,7 +50,7 @@ def paired_difference(
     given: Float[np.ndarray, " n"] | None = None,
     draws: int = 2000,
     level: float = 0.95,
-    generator: np.random.Generator,
+    generator: np.random.Generator | None = None,
 ) -> PairedDifference:
     """Compare how strongly two measures correlate with one target, by a bootstrap over configurations.
 
@@ -60,7 +61,7 @@ def paired_difference(
         given: A third measure to hold fixed: all taus are then partial taus given it. None for plain ones.
         draws: Resamples; 0 for no interval.
         level: Coverage aimed at, inside (0, 1).
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Returns:
         The difference with its percentile interval. Where both taus are near 0 the absolute value folds the
@@ -73,6 +74,7 @@ def paired_difference(
         Our definition (the claim "forgetting correlates more strongly than flatness", as one number).
     """
     check_resampling(draws=draws, level=level)
+    generator = source_of(generator)
     if given is not None and given.shape != first.shape:
         raise ValueError(f"`given` must hold one value a configuration, got shapes {given.shape} and {first.shape}.")
     if not first.shape == second.shape == target.shape:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.statistics.grid import AxisPairs, axis_pairs, levels
+from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import permutation_pvalue
 
 _BLOCK = 1 << 22  # signs held at once
@@ -70,13 +71,13 @@ def granulated_kendall(
         fixed: Hyper-parameters that are coordinates but no axes: the seed, where seeds were not averaged before.
         weights: Each cell of an axis weighs the same ("equal"), or as its number of pairs ("pairs").
         permutations: For p-values; 0 for none.
-        generator: Source of the permutations.
+        generator: Source of the permutations; None means a fresh one from seed 0.
 
     Returns:
         Psi and its axes. Ties count 0, as tau_b of two tied models has no value. Cells of one model are skipped.
 
     Raises:
-        ValueError: If shapes differ, `weights` is unknown, or permutations are asked for without a generator.
+        ValueError: If shapes differ, or `weights` is unknown.
 
     Source:
         Jiang et al. (2020), ICLR, section 3.2.
@@ -84,13 +85,12 @@ def granulated_kendall(
     names, codes = levels(coordinates)
     if not x.shape == y.shape == codes.shape[1:]:
         raise ValueError(f"`x`, `y` and `coordinates` must agree, got {x.shape}, {y.shape} and {codes.shape[1:]}.")
-    if permutations and generator is None:
-        raise ValueError("`generator` is needed for `permutations`: give a numpy Generator.")
+    generator = source_of(generator)
     used = np.isfinite(x) & np.isfinite(y)
     axes = axis_pairs(names, codes[:, used], fixed=fixed)
     psi = axis_kendall(x[None, used], y[None, used], axes, weights=weights)[:, 0, 0]
     p, overall_p = np.full(len(axes), math.nan), math.nan
-    if permutations and generator is not None and used.any():
+    if permutations and used.any():
         each, overall = granulated_pvalues(
             x[None, used], y[None, used], axes, weights=weights, permutations=permutations, generator=generator
         )

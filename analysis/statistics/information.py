@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from analysis.statistics.grid import joint, levels
 from analysis.statistics.kendall import dense_ranks
+from analysis.statistics.randomness import source_of
 
 TIES = ("drop", "minus", "three-valued")
 CELLS = ("counts", "uniform")
@@ -111,10 +112,10 @@ def conditional_information(
             empty cells divide by zero, here they are left out).
         rule: How pairs are counted.
         shuffles: Shuffles of x inside the cells of the best set, for the baseline; 0 for none.
-        generator: Source of the shuffles.
+        generator: Source of the shuffles; None means a fresh one from seed 0.
 
     Raises:
-        ValueError: If shapes differ, a size is negative, or shuffles are asked for without a generator.
+        ValueError: If shapes differ, or a size is negative.
 
     Source:
         Jiang et al. (2020), ICLR, section 3.3; PGDL: Jiang et al. (2020), NeurIPS competition.
@@ -124,8 +125,7 @@ def conditional_information(
         raise ValueError(f"`x`, `y` and `coordinates` must agree, got {x.shape}, {y.shape} and {codes.shape[1:]}.")
     if any(s < 0 for s in sizes) or not len(sizes):
         raise ValueError(f"`sizes` must be sizes of sets >= 0, such as (0, 1, 2), got {sizes!r}.")
-    if shuffles and generator is None:
-        raise ValueError("`generator` is needed for `shuffles`: give a numpy Generator.")
+    generator = source_of(generator)
     rule = rule or Rule()
     used = np.isfinite(x) & np.isfinite(y)
     codes, x, y = codes[:, used], x[None, used], y[None, used]
@@ -148,7 +148,7 @@ def conditional_information(
     if fewest_pairs < FEW_PAIRS:
         notes.append(few(fewest_pairs))
     base = error = math.nan
-    if shuffles and generator is not None:
+    if shuffles:
         draws = shuffled(x[0], of[best], count=shuffles, generator=generator)
         null = ratio_of(*conditional_ratio(draws, y, of[best], rule=rule)[:2])[:, 0]
         base, error = mean_and_error(null)

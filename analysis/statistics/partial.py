@@ -17,6 +17,7 @@ from analysis.statistics.intervals import (
     stabilised_interval,
 )
 from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import check_resampling, mid_ranks, weighted_pearson
 
 MINIMUM = 5
@@ -67,10 +68,10 @@ def partial_correlation(
         level: Coverage of the interval.
         permutations: For the p-value; 0 for none. Residuals of x on the controls (of ranks, for the rank coefficients)
             are permuted and put back on their fit, so what x shares with the controls stays in the null.
-        generator: Source of the permutations.
+        generator: Source of the permutations; None means a fresh one from seed 0.
 
     Raises:
-        ValueError: If shapes differ, the coefficient is unknown, or permutations are asked for without a generator.
+        ValueError: If shapes differ, or the coefficient is unknown.
 
     Source:
         Kendall (1942), Biometrika 32(3-4); permutation of residuals: Freedman and Lane (1983), JBES 1(4), on x.
@@ -83,8 +84,7 @@ def partial_correlation(
             f"`controls` must be one row of values a control, as many as `x` and `y`, got {x.shape}, {y.shape} and "
             f"{controls.shape}."
         )
-    if permutations and generator is None:
-        raise ValueError("`generator` is needed for `permutations`: give a numpy Generator.")
+    generator = source_of(generator)
     used = np.isfinite(x) & np.isfinite(y) & np.isfinite(controls).all(axis=0)
     stack, n = np.concatenate([x[None], y[None], controls])[:, used], int(used.sum())
     if n < len(controls) + 3:
@@ -105,7 +105,7 @@ def partial_correlation(
         low, high = (float(e) for e in ends)
         if abs(value) > 1 - 1e-12:
             notes.append(PERFECT)
-        if permutations and generator is not None:
+        if permutations:
             null = _null(stack, coefficient, permutations, generator)
             p = (1 + int((np.abs(null) >= abs(value) - 1e-9).sum())) / (1 + permutations)
     return Partial(value, low, high, p, n, "; ".join(notes))

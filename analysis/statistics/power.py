@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 from analysis.statistics.ceiling import COEFFICIENTS
+from analysis.statistics.randomness import source_of
 
 VARIANCE = {"pearson": (1.0, 3), "spearman": (1.06, 3), "kendall": (0.437, 4)}
 
@@ -78,7 +79,7 @@ def smallest_effect(n: float, *, coefficient: str = "kendall", power: float = 0.
 
 
 def simulated_power(
-    effect: float, n: int, *, alpha: float = 0.05, draws: int = 2000, generator: np.random.Generator
+    effect: float, n: int, *, alpha: float = 0.05, draws: int = 2000, generator: np.random.Generator | None = None
 ) -> tuple[float, float]:
     """Power of Kendall's test for bivariate normal data with this tau, by simulation, and its standard error.
 
@@ -89,7 +90,7 @@ def simulated_power(
         n: Models, at least 4.
         alpha: Level of the test.
         draws: Simulated studies.
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -97,7 +98,7 @@ def simulated_power(
     _check(effect, "kendall", alpha)
     if n < 4 or draws < 1:
         raise ValueError(f"`n` must be at least 4 and `draws` at least 1, got {n!r} and {draws!r}.")
-    tau = simulated_tau(effect, n, draws=draws, generator=generator)
+    tau = simulated_tau(effect, n, draws=draws, generator=source_of(generator))
     critical = float(ndtri(1 - alpha / 2)) * math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
     found = float((np.abs(tau) > critical).mean())
     return found, math.sqrt(found * (1 - found) / draws)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import bootstrap_counts, check_resampling, percentile_interval
 from analysis.statistics.slopes import scaled
 
@@ -65,7 +66,7 @@ def leave_one_group_out(
     penalties: Sequence[float] | None = None,
     draws: int = 2000,
     level: float = 0.95,
-    generator: np.random.Generator,
+    generator: np.random.Generator | None = None,
 ) -> Prediction:
     """Predict y of each group from the others.
 
@@ -82,7 +83,7 @@ def leave_one_group_out(
         penalties: What to choose from; None for `PENALTIES` or `NEIGHBOURS`.
         draws: Bootstrap resamples for the interval of R²; 0 for none.
         level: Its coverage.
-        generator: Source of the resamples.
+        generator: Source of the resamples; None means a fresh one from seed 0.
 
     Raises:
         ValueError: If shapes differ, the model is unknown, or a penalty is not positive.
@@ -91,6 +92,7 @@ def leave_one_group_out(
         Hoerl and Kennard (1970), Technometrics 12(1); nested choice: Varma and Simon (2006), BMC Bioinformatics 7.
     """
     check_resampling(draws=draws, level=level)
+    generator = source_of(generator)
     if model not in MODELS:
         raise ValueError(f"`model` must be one of {MODELS}, got {model!r}.")
     if features.ndim != 2 or y.shape != features.shape[:1] or len(groups) != len(y):

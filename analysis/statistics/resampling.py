@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.stats import rankdata
 
+from analysis.statistics.randomness import source_of
+
 # Numbers in one (units, resamples) array of a blocked loop; 2^17 double-precision numbers are 1 MiB, a near cache.
 BLOCK = 1 << 17
 
@@ -54,7 +56,7 @@ def cluster_bootstrap(
     *,
     draws: int = 2000,
     level: float = 0.95,
-    generator: np.random.Generator,
+    generator: np.random.Generator | None = None,
 ) -> Interval:
     """Percentile interval of any statistic, resampling whole clusters of rows.
 
@@ -63,7 +65,7 @@ def cluster_bootstrap(
         clusters: Label of each of the n rows, for example its configuration.
         draws: Resamples, at least 1.
         level: Coverage aimed at, inside (0, 1).
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Returns:
         The statistic of all rows, and its interval.
@@ -77,6 +79,7 @@ def cluster_bootstrap(
     check_resampling(draws=draws, level=level)
     if draws < 1 or len(clusters) == 0:
         raise ValueError(f"`draws` and the number of rows must be at least 1, got {draws} and {len(clusters)}.")
+    generator = source_of(generator)
     _, label = np.unique(clusters, return_inverse=True)
     members = [np.flatnonzero(label == c) for c in range(label.max() + 1)]
     picks = generator.integers(len(members), size=(draws, len(members)))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.randomness import source_of
 
 MINIMUM = 10  # configurations, so that a half has five
 
@@ -41,7 +42,11 @@ class Selection:
 
 
 def split_selection(
-    x: Float[np.ndarray, "v n"], y: Float[np.ndarray, " n"], *, splits: int = 200, generator: np.random.Generator
+    x: Float[np.ndarray, "v n"],
+    y: Float[np.ndarray, " n"],
+    *,
+    splits: int = 200,
+    generator: np.random.Generator | None = None,
 ) -> Selection:
     """Choose among variants by |tau_b| on a random half of the configurations, report on the other half, many times.
 
@@ -49,7 +54,7 @@ def split_selection(
         x: Variants of one measure (its radii, say), a row each; configurations where any is not finite are left out.
         y: The target.
         splits: Random halves, at least 1.
-        generator: Their source.
+        generator: Their source; None means a fresh one from seed 0.
 
     Raises:
         ValueError: If shapes do not agree, there is no variant, or `splits` is below 1.
@@ -61,6 +66,7 @@ def split_selection(
         raise ValueError(f"`x` must hold a row of configurations for each variant, got {x.shape} for `y` {y.shape}.")
     if splits < 1:
         raise ValueError(f"`splits` must be at least 1, got {splits!r}.")
+    generator = source_of(generator)
     used = np.isfinite(x).all(axis=0) & np.isfinite(y)
     x, y, n = x[:, used], y[used], int(used.sum())
     nan, shares = math.nan, np.zeros(len(x))

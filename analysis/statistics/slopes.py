@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import t as student
 
+from analysis.statistics.randomness import source_of
+
 FEW_CLUSTERS = 20
 OUT_OF_RANGE = "out of the range of floating point in these units"
 
@@ -138,18 +140,17 @@ def fixed_effects(
         y: The target.
         groups: The group of each unit; groups are the clusters.
         draws: Resamples of the wild bootstrap and the permutation test; 0 for none.
-        generator: Their source.
+        generator: Their source; None means a fresh one from seed 0.
         orders: Orders of the units inside the groups (`inside_orders`), to be shared by many calls; None draws them.
             Only of use where every unit is finite.
 
     Raises:
-        ValueError: If the lengths differ, `orders` has another length, or draws are asked for without a generator.
+        ValueError: If the lengths differ, or `orders` has another length.
 
     Source:
         Liang and Zeger (1986), Biometrika 73(1); wild: Cameron, Gelbach and Miller (2008), REStat 90(3).
     """
-    if draws and generator is None:
-        raise ValueError("`generator` is needed for `draws`: give a numpy Generator.")
+    generator = source_of(generator)
     x, y, label, lost = _finite(x, y, groups)
     notes = [f"{lost} units that are not finite left out"] if lost else []
     nan = math.nan
@@ -179,7 +180,7 @@ def fixed_effects(
     elif clusters < FEW_CLUSTERS:
         notes.append(f"{clusters} clusters: robust errors are too small, use the wild bootstrap or the permutation")
     wild = permuted = nan
-    if draws and generator is not None:
+    if draws:
         score, shape = (np.bincount(label, v, len(means))[own] for v in (products, squares))
         wild = _wild(score, shape, draws, generator) if clusters > 1 else nan
         order = inside_orders(label.tolist(), draws=draws, generator=generator) if orders is None else orders

@@ -17,7 +17,8 @@ def _named(thing: Any) -> str:
         return f"the class {thing.__name__}"
     if isinstance(thing, bool | int | float | str | None):
         return repr(thing)
-    return f"{type(thing).__name__}"
+    name = type(thing).__name__
+    return f"a {type(thing).__module__.partition('.')[0]} Generator" if name == "Generator" else name
 
 
 def require_model(model: Any, loss: Any) -> None:
@@ -91,18 +92,18 @@ def require_perturbation(perturbation: Any) -> None:
     raise ValueError(f"`perturbation` must map (theta, gradient) to a displacement, got {_named(perturbation)}: {way}.")
 
 
-def require_generator(generator: Any) -> None:
-    """Check that it is a generator of torch.
+def require_generator(generator: Any, kind: type = torch.Generator) -> None:
+    """Check that it is a generator of torch, or of numpy where that is the `kind`.
 
     Raises:
         ValueError: If it is something else, such as a seed.
     """
-    if not isinstance(generator, torch.Generator):
-        seed = generator if isinstance(generator, int) and not isinstance(generator, bool) else 0
-        raise ValueError(
-            f"`generator` must be a torch.Generator, got {_named(generator)}: use "
-            f"torch.Generator().manual_seed({seed})."
-        )
+    if not isinstance(generator, kind):
+        seed = abs(int(generator)) if isinstance(generator, Integral) and not isinstance(generator, bool) else 0
+        name, way = "numpy.random.Generator", f"numpy.random.default_rng({seed})"
+        if kind is torch.Generator:
+            name, way = "torch.Generator", f"torch.Generator().manual_seed({seed})"
+        raise ValueError(f"`generator` must be a {name}, got {_named(generator)}: use {way}.")
 
 
 def require_whole(number: Any, argument: str) -> None:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from landscape.complexity.layers import Layer, Network
 from landscape.complexity.spectral import SpectralNorm, circular_spectral_norm, spectral_norm
+from landscape.randomness import source_of
 
 Spectrum = Literal["reshaped", "circular"]
 
@@ -45,7 +46,7 @@ def layer_norms(
     initial: Network | None = None,
     *,
     spectrum: Spectrum = "reshaped",
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> LayerNorms:
     """Squared Frobenius and spectral norms of every layer.
 
@@ -54,11 +55,13 @@ def layer_norms(
         initial: The same network at its start, folded too.
         spectrum: What ‖W_l‖₂ is of a convolution: "reshaped" takes the kernel as a matrix (out, rest); "circular" takes
             the convolution as a linear map of its inputs with circular boundary, before its stride.
-        generator: Source of the random starts of iterations, which large matrices need.
+        generator: Source of the random starts of iterations, which large matrices need; None means a fresh one from
+            seed 0.
 
     Raises:
         ValueError: If the two networks do not have the same layers.
     """
+    generator = source_of(generator)
     moved: list[Tensor] | None = None
     if initial is not None:
         if [(a.name, a.weight.shape) for a in network.layers] != [(b.name, b.weight.shape) for b in initial.layers]:

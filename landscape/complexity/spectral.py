@@ -11,6 +11,7 @@ from jaxtyping import Complex, Float
 from torch import Generator, Tensor
 
 from landscape.operators import SymmetricOperator
+from landscape.randomness import source_of
 from landscape.spectral import top_eigenpairs
 
 DENSE = 512  # rows or columns up to which all singular values are found at once
@@ -34,7 +35,9 @@ class SpectralNorm:
     converged: bool = True
 
 
-def spectral_norm(matrix: Float[Tensor, "n k"], *, tol: float = 1e-8, generator: Generator) -> SpectralNorm:
+def spectral_norm(
+    matrix: Float[Tensor, "n k"], *, tol: float = 1e-8, generator: Generator | None = None
+) -> SpectralNorm:
     """The largest singular value of a matrix.
 
     Up to 512 rows or columns from all eigenvalues of the smaller of WᵀW and WWᵀ, above by Lanczos iteration on it.
@@ -42,11 +45,12 @@ def spectral_norm(matrix: Float[Tensor, "n k"], *, tol: float = 1e-8, generator:
     Args:
         matrix: W, best in float64.
         tol: Residual that the iteration may leave on σ², relative to it.
-        generator: Source of the iteration's random start.
+        generator: Source of the iteration's random start; None means a fresh one from seed 0.
 
     Returns:
         The norm; NaN if an entry is not finite.
     """
+    generator = source_of(generator)
     if not bool(matrix.isfinite().all()):
         return SpectralNorm(math.nan, math.nan, converged=False)
     W = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -130,7 +134,7 @@ def padded_spectral_norm(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     tol: float = 1e-8,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> SpectralNorm:
     """The spectral norm of a convolution with zero padding, as networks apply it: Lanczos iteration on AᵀA.
 
@@ -144,7 +148,7 @@ def padded_spectral_norm(
         dilation: Distance of the kernel's taps.
         groups: Of channels.
         tol: Residual that the iteration may leave on σ², relative to it.
-        generator: Source of the random start.
+        generator: Source of the random start; None means a fresh one from seed 0.
 
     Raises:
         ValueError: If sizes or groups do not fit the kernel.
@@ -155,7 +159,7 @@ def padded_spectral_norm(
     gram = _ConvolutionGram(
         kernel, tuple(size), _each(padding, axes), _each(stride, axes), _each(dilation, axes), groups
     )
-    return _iterated(gram, tol, generator)
+    return _iterated(gram, tol, source_of(generator))
 
 
 class _Waves:

@@ -16,6 +16,7 @@ from landscape.operators.derivatives import Disagreement
 from landscape.operators.output_space import OutputMap, Outputs, OutputSpaceOperator
 from landscape.params import Params
 from landscape.per_example import example_gradients
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 
 Likelihood = Literal["auto", "categorical", "gaussian", "bernoulli"]
@@ -45,14 +46,15 @@ class Fisher(OutputSpaceOperator):
             binary_cross_entropy_with_logits are known. The class axis is 1 for torch's cross_entropy, else the one that
             fits the labels, or along which the loss's slopes sum to zero.
         samples: Labels drawn for each prediction; None is exact.
-        generator: Source of the labels; needed with `samples`. In several processes the draws are not those of one.
+        generator: Source of the labels, of use with `samples` alone; None means a fresh one from seed 0. In several
+            processes the draws are not those of one.
         path: See `theta`; the paths are those of `OutputSpaceOperator`.
         budget: See `theta`.
         micro_batch: See `theta`.
         probe: See `theta`.
 
     Raises:
-        ValueError: As `RiskOperator`; or if the likelihood is not known, or `samples` and `generator` do not fit.
+        ValueError: As `RiskOperator`; or if the likelihood is not known, or a `generator` comes without `samples`.
 
     Source:
         Amari (1998), Neural Comput. 10(2); Kunstner, Hennig and Balles (2019), NeurIPS, for the sampled form.
@@ -77,10 +79,10 @@ class Fisher(OutputSpaceOperator):
             raise ValueError(f"`likelihood` must be 'categorical', 'gaussian' or 'bernoulli', got {likelihood!r}.")
         if samples is not None and samples < 1:
             raise ValueError(f"`samples` must be at least 1, or None for the exact matrix, got {samples!r}.")
-        if (samples is None) != (generator is None):
-            raise ValueError("`samples` and `generator` go together: give both, or neither for the exact matrix.")
+        if samples is None and generator is not None:
+            raise ValueError("`generator` draws labels, and there are no `samples`: give both, or neither (exact).")
         self.samples = samples
-        self._seed = 0 if generator is None else _draw_seed(generator)
+        self._seed = 0 if samples is None else _draw_seed(source_of(generator))
         super().__init__(
             risk, theta, parameters=parameters, path=path, budget=budget, micro_batch=micro_batch, probe=probe
         )

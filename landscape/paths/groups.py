@@ -14,6 +14,7 @@ from landscape.paths.calls import KERNEL
 from landscape.paths.layout import Layout, Permutations, moved
 from landscape.paths.structure import Units, resolved, units
 from landscape.paths.tracing import INPUT, OUTPUT, trace
+from landscape.randomness import source_of
 
 EXAMPLES = 2  # of the pass that finds the groups
 ORDINARY = (INPUT, OUTPUT, KERNEL, "one entry", "an entry picked out")  # reasons to stay put that need no mention
@@ -116,8 +117,9 @@ class PermutationGroups:
         """Everything where it is."""
         return {name: torch.arange(n) for name, n in self.sizes.items()}
 
-    def random(self, generator: Generator) -> dict[str, Tensor]:
-        """Uniformly random permutations."""
+    def random(self, generator: Generator | None = None) -> dict[str, Tensor]:
+        """Uniformly random permutations; a generator of None means a fresh one from seed 0."""
+        generator = source_of(generator)
         return {
             name: torch.randperm(n, generator=generator, device=generator.device).cpu()
             for name, n in self.sizes.items()

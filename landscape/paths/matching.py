@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from landscape.params import Params
 from landscape.paths.groups import PermutationGroups
 from landscape.paths.layout import Layout, moved
+from landscape.randomness import source_of
 
 MOST_SHIFTS = 256  # tried for groups that must be matched together
 TINY = 1e-12  # relative gain below which a permutation counts as no better
@@ -62,17 +63,16 @@ def weight_matching(
         other: B, with the same names.
         restarts: Further descents from random permutations.
         passes: Most passes of one descent.
-        generator: Decides the order of groups within a pass, and the restarts; None means the order in which the
-            groups were found.
+        generator: Decides the order of groups within a pass, and the restarts. None keeps the order in which the
+            groups were found, and draws the restarts from seed 0.
 
     Raises:
-        ValueError: If names or shapes differ, tensors are not finite, or `restarts` comes without a generator.
+        ValueError: If names or shapes differ, tensors are not finite, or an argument is out of range.
 
     Source:
         Ainsworth, Hayase and Srinivasa (2023), "Git Re-Basin", ICLR, algorithm 1; the start "layers" is ours.
     """
-    if restarts and generator is None:
-        raise ValueError(f"`restarts` = {restarts} need a `generator`, the source of the random permutations.")
+    source = source_of(generator)
     if restarts < 0 or passes < 1:
         raise ValueError(f"`restarts` must be at least 0 and `passes` at least 1, got {restarts!r} and {passes!r}.")
     for name, t in reference.items():
@@ -82,8 +82,7 @@ def weight_matching(
             raise ValueError(f"`reference` and `other` must be finite, {name!r} is not: a diverged model has no match.")
     problem = _Problem(groups, reference, other)
     starts = [("layers", problem.by_layers()), ("identity", groups.identity())]
-    if generator is not None:
-        starts += [("random", groups.random(generator)) for _ in range(restarts)]
+    starts += [("random", groups.random(source)) for _ in range(restarts)]
     best: tuple[float, Matching] | None = None
     before = problem.distance(groups.identity())
     for name, start in starts:

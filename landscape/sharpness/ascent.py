@@ -11,6 +11,7 @@ from landscape.checks.repeatability import require_repeatable
 from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Perturbation, displaced
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, rises_together
 from landscape.sharpness.rise import Rise, Sharpness, evaluate, mean_rise
@@ -46,7 +47,8 @@ def ascent_sharpness(
         theta: The point θ; None means the risk's own.
         second_order: Add δᵀHδ/2 to `taylor`, at one Hessian product a chunk.
         known: L(θ) and ∇L(θ) where the caller has them already, for `m` = None.
-        generator: Draws the partition, and start vectors where a gradient vanishes. None keeps the order of the data.
+        generator: Draws the partition, and start vectors where a gradient vanishes. None keeps the order of the data,
+            and draws start vectors from seed 0.
 
     Returns:
         The rise, in units of the loss. Its standard error is 0 for m=None. For chunks it describes the spread of the
@@ -60,11 +62,11 @@ def ascent_sharpness(
         Foret et al. (2021), ICLR, for the step and m-sharpness; Kwon et al. (2021), ICML, for the metric; the
         second-order value is our definition.
     """
-    check_arguments(risk=risk, perturbation=perturbation, m=m, generator=generator)
+    check_arguments(risk=risk, perturbation=perturbation, m=m)
     if known is not None and m is not None:
         raise ValueError(f"`known` is the loss and gradient on all data, and so of no use with `m` = {m}.")
     point = risk.theta if theta is None else theta
-    start = torch.Generator().manual_seed(0) if generator is None else generator
+    start = source_of(generator)
     require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     found: list[Rise | None] = [None] * len(chunks)

@@ -10,6 +10,7 @@ from torch import Generator
 from landscape.checks.arguments import check_arguments
 from landscape.params import Params, norm
 from landscape.perturbation import Metric, check_radius, displaced, random_direction
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Sharpness, evaluate
 
@@ -22,7 +23,7 @@ def average_sharpness(
     metric: Metric | None = None,
     noise: Literal["gaussian", "uniform"] = "gaussian",
     theta: Params | None = None,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Sharpness:
     """Estimate E[L(θ + δ)] - L(θ) for random δ, from antithetic pairs ±δ.
 
@@ -37,7 +38,7 @@ def average_sharpness(
         metric: T, or None for T = I.
         noise: Distribution of the perturbation.
         theta: The point θ; None means the risk's own.
-        generator: Source of the noise.
+        generator: Source of the noise; None means a fresh one from seed 0.
 
     Returns:
         The mean over pairs of (L(θ + δ) + L(θ - δ)) / 2 - L(θ), in units of the loss, with its standard error over
@@ -49,7 +50,8 @@ def average_sharpness(
     Source:
         Andriushchenko et al. (2023), ICML, for the measure; the pairs are our choice.
     """
-    check_arguments(risk=risk, draws=draws, generator=generator)
+    check_arguments(risk=risk, draws=draws)
+    generator = source_of(generator)
     check_radius(rho)
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1 pair, got {draws}.")

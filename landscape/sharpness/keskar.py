@@ -11,6 +11,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, AbsWeight, check_radius
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball
 from landscape.sharpness.rise import Rise, Sharpness, evaluate_with_gradient, mean_rise
@@ -47,19 +48,20 @@ def keskar_sharpness(
         steps: Steps of APGD.
         tol: `converged` says whether `residual` is at most this part of the rise.
         theta: The point θ; None means the risk's own.
-        generator: Draws the subspaces; needed with `dimension`.
+        generator: Draws the subspaces, or the start where the gradient vanishes; None means a fresh one from seed 0.
 
     Returns:
         φ, in percent, with its standard error over subspaces (NaN for one; 0 for the full box). The other fields are
         those of the maximiser, in units of the loss and of θ.
 
     Raises:
-        ValueError: If an argument is out of range, or there is no `generator` for a `dimension`.
+        ValueError: If an argument is out of range.
 
     Source:
         Keskar et al. (2017), ICLR, metric 2.1, with APGD in place of L-BFGS-B; that A has unit columns is ours.
     """
-    check_arguments(risk=risk, dimension=dimension, draws=draws, steps=steps, tol=tol, generator=generator)
+    check_arguments(risk=risk, dimension=dimension, draws=draws, steps=steps, tol=tol)
+    generator = source_of(generator)
     check_radius(eps, "eps")
     if dimension is None:
         found = worst_case_sharpness(
@@ -72,8 +74,6 @@ def keskar_sharpness(
         raise ValueError(f"`dimension` must be between 1 and the number of parameters {p}, got {dimension!r}.")
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1 subspace, got {draws!r}.")
-    if generator is None:
-        raise ValueError("`generator` is needed to draw a subspace of `dimension` directions.")
     place = Place.of(risk, risk.theta if theta is None else theta, None)
     search, ball = Search("apgd", steps), Ball(eps, "linf")
     rises = []

@@ -12,6 +12,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.params import Params, unflatten
 from landscape.perturbation import AbsWeight, Metric, check_radius
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball
 from landscape.sharpness.rise import evaluate
@@ -51,7 +52,7 @@ def noise_radius(
     tol: float = 1e-2,
     start: float = 0.1,
     theta: Params | None = None,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Radius:
     """σ* = sup{s : E acc(θ) - acc(θ + n_s) ≤ drop}, with Gaussian noise n_s of standard deviation s for each weight.
 
@@ -70,7 +71,7 @@ def noise_radius(
         tol: Relative width of the bracket at which it stops, above 0.
         start: First s tried, above 0.
         theta: The point θ; None means the risk's own.
-        generator: Source of the noise.
+        generator: Source of the noise; None means a fresh one from seed 0.
 
     Returns:
         √(low · high), with a standard error by bootstrap over the draws (no further passes), NaN for one draw. 0 where
@@ -86,6 +87,7 @@ def noise_radius(
     _check(drop, eps, tol, start)
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, got {draws!r}.")
+    generator = source_of(generator)
     place, base = _begin(risk, theta)
     seeds = [int(torch.randint(SEEDS, (1,), generator=generator, device=generator.device)) for _ in range(draws)]
     device = generator.device
@@ -153,7 +155,7 @@ def worst_case_radius(
         tol: Relative width of the bracket at which it stops, above 0.
         start: First a tried, above 0.
         theta: The point θ; None means the risk's own.
-        generator: Draws the random starts, the same for every a; None draws from seed 0.
+        generator: Draws the random starts, the same for every a; None means a fresh one from seed 0.
 
     Returns:
         √(low · high); the standard error is 0: for the data and the search at hand there is no chance in it.
@@ -169,8 +171,8 @@ def worst_case_radius(
         raise ValueError(f"`steps` must be at least 1, got {steps!r}.")
     if restarts < 0:
         raise ValueError(f"`restarts` must be at least 0, got {restarts!r}.")
+    source = source_of(generator)
     origin, base = _begin(risk, theta)
-    source = torch.Generator().manual_seed(0) if generator is None else generator
     firsts = Ball(1.0, "linf").draw(restarts + 1, origin.origin, source)
     spent, seen = 0, dict[float, float]()
 

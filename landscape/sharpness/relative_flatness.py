@@ -15,6 +15,7 @@ from landscape.estimate import Estimate
 from landscape.functional import PureModel
 from landscape.operators import Hessian
 from landscape.params import Params
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 
 EXACT_PRODUCTS = 256  # up to so many Hessian products, "auto" takes the exact sum
@@ -54,7 +55,7 @@ def relative_flatness(
         standardise: See above; needs a model made by `EmpiricalRisk.from_model`.
         draws: Probes.
         theta: The point θ; None means the risk's own.
-        generator: Source of the probes; needed for them only.
+        generator: Source of the probes, which alone need it; None means a fresh one from seed 0.
 
     Returns:
         κ, in units of the loss; larger is sharper. Its standard error is 0 unless probes were used; `products` counts
@@ -71,6 +72,7 @@ def relative_flatness(
         raise ValueError(f"`kind` must be 'trace' or 'max', got {kind!r}.")
     if method not in ("auto", "output", "exact", "probes"):
         raise ValueError(f"`method` must be 'auto', 'output', 'exact' or 'probes', got {method!r}.")
+    generator = source_of(generator)
     point = risk.theta if theta is None else theta
     require_repeatable(risk, point)
     name = _weight_name(risk, layer)
@@ -100,8 +102,6 @@ def relative_flatness(
         return _exact_trace(H, W * scale, unit) if kind == "trace" else _exact_max(H, W * scale, unit)
     if kind == "max":
         raise ValueError("`method` = 'probes' is for `kind` = 'trace': take 'exact' for 'max'.")
-    if generator is None:
-        raise ValueError("`generator` is needed for probes.")
     if draws < 2:
         raise ValueError(f"`draws` must be at least 2, for the standard error, got {draws!r}.")
     return _probed(Hessian(risk, theta, parameters=name), W * scale, unit, draws, generator)

@@ -12,6 +12,7 @@ from landscape.checks.repeatability import require_repeatable
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball, Norm
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, gradients_together, groups, stacked
@@ -75,7 +76,7 @@ def worst_case_sharpness(
     Source:
         Andriushchenko et al. (2023), ICML, for APGD on weights and its settings; Foret et al. (2021), ICLR, for m.
     """
-    check_arguments(risk=risk, m=m, steps=steps, restarts=restarts, tol=tol, generator=generator)
+    check_arguments(risk=risk, m=m, steps=steps, restarts=restarts, tol=tol)
     ball = Ball(rho, norm)
     search = Search(method, steps, momentum)
     if restarts < 0:
@@ -83,7 +84,7 @@ def worst_case_sharpness(
     if not tol >= 0:
         raise ValueError(f"`tol` must be at least 0, got {tol!r}.")
     point = {name: (risk.theta if theta is None else theta)[name].detach() for name in risk.names}
-    source = torch.Generator().manual_seed(0) if generator is None else generator
+    source = source_of(generator)
     require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     place = Place.of(risk, point, metric)

@@ -16,6 +16,7 @@ from landscape.estimate import Estimate
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense
 from landscape.progress import Progress, watching
+from landscape.randomness import source_of
 from landscape.spectral.draws import signs
 from landscape.spectral.krylov import Krylov, working_dtype
 
@@ -183,7 +184,12 @@ class SpectralDensity:
 
 
 def spectral_density(
-    A: SymmetricOperator, *, runs: int = 10, steps: int = 80, progress: Progress = False, generator: Generator
+    A: SymmetricOperator,
+    *,
+    runs: int = 10,
+    steps: int = 80,
+    progress: Progress = False,
+    generator: Generator | None = None,
 ) -> SpectralDensity:
     """Estimate the density of A's eigenvalues from Lanczos runs with random start vectors.
 
@@ -198,7 +204,7 @@ def spectral_density(
         steps: Lanczos steps of a run, with full reorthogonalisation; memory is steps × p, used again by each run. A
             run ends earlier where its Krylov space closes, and its quadrature is exact then.
         progress: True shows a line on stderr, a function is called with each `Status`, after each run.
-        generator: Source of the start vectors.
+        generator: Source of the start vectors; None means a fresh one from seed 0.
 
     Returns:
         The density, in units of one over A's entries. If the work is interrupted from the keyboard it is that of the
@@ -211,7 +217,8 @@ def spectral_density(
     Source:
         Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38(4).
     """
-    check_arguments(A=A, runs=runs, steps=steps, generator=generator)
+    check_arguments(A=A, runs=runs, steps=steps)
+    generator = source_of(generator)
     p = A.shape[0]
     if runs < 1 or steps < 1:
         raise ValueError(f"`runs` and `steps` must be at least 1, got {runs} and {steps}.")

@@ -14,6 +14,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
+from landscape.randomness import source_of
 from landscape.spectral.draws import require_vectors, sign_images, unit_images
 from landscape.spectral.krylov import working_dtype
 from landscape.spectral.probes import DRAWS, Goal, Sample, check_draws, finish, probed
@@ -39,14 +40,16 @@ class Diagonal:
     converged: bool = True
 
 
-def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = False, generator: Generator) -> Diagonal:
+def diagonal(
+    A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = False, generator: Generator | None = None
+) -> Diagonal:
     """Estimate diag(A) as the mean of z * (A z) over Rademacher vectors z; exact, by unit vectors, if draws >= p.
 
     Args:
         A: Symmetric operator of shape (p, p).
         draws: Products with A; at least 2.
         progress: As in `trace`; the residual is the root mean square of the standard errors over that of the values.
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Returns:
         The estimate; entry i has variance Σ_{j≠i} a_ij² / draws. If the work is interrupted from the keyboard it is
@@ -58,7 +61,8 @@ def diagonal(A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = F
     Source:
         Bekas, Kokiopoulou and Saad (2007), Appl. Numer. Math. 57(11-12).
     """
-    check_arguments(A=A, draws=draws, generator=generator)
+    check_arguments(A=A, draws=draws)
+    generator = source_of(generator)
     p = A.shape[0]
     if draws >= p:
         with torch.no_grad():
@@ -102,7 +106,7 @@ def frobenius_squared(
     atol: float = 0.0,
     blocks: Blocks | None = None,
     progress: Progress = False,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Estimate:
     """Estimate ‖A‖²_F = tr(A²) as the mean of ‖A z‖² over Rademacher vectors z.
 
@@ -116,7 +120,7 @@ def frobenius_squared(
         atol: As in `trace`, in squared units of A's entries.
         blocks: As in `trace`: the squared norms of these rows of A, over all columns.
         progress: As in `trace`.
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Returns:
         The estimate, in squared units of A's entries; those of the blocks in `parts`. Otherwise as `trace`.
@@ -127,6 +131,8 @@ def frobenius_squared(
     Source:
         Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3), applied to A².
     """
+    check_arguments(A=A, draws=draws, tol=tol, atol=atol)
+    generator = source_of(generator)
     p = A.shape[0]
     goal = Goal.of(tol, atol, draws)
     draws = goal.draws

@@ -12,6 +12,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.memory import free_bytes, require
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress, watching
+from landscape.randomness import source_of
 from landscape.spectral.basis import loses_digits
 from landscape.spectral.extremes import Found, Goal, Which, find, interrupted
 from landscape.spectral.krylov import Krylov, images_kept, working_dtype
@@ -69,7 +70,7 @@ def top_eigenpairs(
     store: Store | None = None,
     start: Float[Tensor, " p"] | None = None,
     progress: Progress = False,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Eigenpairs:
     """Find k extreme eigenpairs of a symmetric operator.
 
@@ -115,7 +116,7 @@ def top_eigenpairs(
             the curvature of a risk its gradient, which lies mostly along the top eigenvectors of a trained network
             and saves a fifth to a third of the products. Without one the start is random.
         progress: True for a bar with the products and the relative residual, or a function of each `Status`.
-        generator: Source of the start vectors.
+        generator: Source of the start vectors; None means a fresh one from seed 0.
 
     Returns:
         The pairs. If they did not converge they are the best found, `converged` is False and there is a warning.
@@ -128,7 +129,8 @@ def top_eigenpairs(
         Golub and Underwood (1977), in Mathematical Software III, for blocks; Wu and Simon (2000), SIAM J. Matrix
         Anal. Appl. 22(2), for thick restarts; the check and the search of the complement are our definition.
     """
-    check_arguments(A=A, k=k, tol=tol, block=block, basis=basis, max_products=max_products, generator=generator)
+    check_arguments(A=A, k=k, tol=tol, block=block, basis=basis, max_products=max_products)
+    generator = source_of(generator)
     p = A.shape[0]
     need = 2 * k if which == "both" else k
     if which not in ("largest", "smallest", "magnitude", "both"):

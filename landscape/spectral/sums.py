@@ -19,7 +19,7 @@ def log_determinant(
     runs: int = 10,
     steps: int = 80,
     progress: Progress = False,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Estimate:
     """Estimate log det(A + shift · I) = Σ_i log(λ_i + shift).
 
@@ -29,7 +29,7 @@ def log_determinant(
         runs: As in `spectral_density`.
         steps: As in `spectral_density`.
         progress: As in `spectral_density`.
-        generator: Source of the start vectors.
+        generator: Source of the start vectors; None means a fresh one from seed 0.
 
     Returns:
         The estimate, exact for p <= 256. Its standard error is that of the start vectors; the error of the quadrature
@@ -61,7 +61,7 @@ def effective_dimension(
     runs: int = 10,
     steps: int = 80,
     progress: Progress = False,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Estimate:
     """Estimate the effective dimension Σ_i λ_i / (λ_i + z), the number of directions that data determine.
 
@@ -73,7 +73,7 @@ def effective_dimension(
         runs: As in `spectral_density`.
         steps: As in `spectral_density`.
         progress: As in `spectral_density`.
-        generator: Source of the start vectors.
+        generator: Source of the start vectors; None means a fresh one from seed 0.
 
     Returns:
         The estimate, between 0 and the rank; exact for p <= 256. For several z at the cost of one, take the `total`

@@ -12,6 +12,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
 from landscape.progress import Progress
+from landscape.randomness import source_of
 from landscape.spectral.deflation import deflated
 from landscape.spectral.draws import unit_images
 from landscape.spectral.probes import Goal, Sample, check_draws, finish, probed
@@ -32,7 +33,7 @@ def trace(
     atol: float = 0.0,
     blocks: Blocks | None = None,
     progress: Progress = False,
-    generator: Generator,
+    generator: Generator | None = None,
 ) -> Estimate:
     """Estimate tr(A) from products with random vectors.
 
@@ -60,7 +61,7 @@ def trace(
             blocks divide it.
         progress: True shows a line on stderr, a function is called with each `Status`; its residual is the relative
             standard error.
-        generator: Source of all randomness.
+        generator: Source of all randomness; None means a fresh one from seed 0.
 
     Returns:
         The estimate, in units of A's entries, its blocks in `parts`. If a tolerance was not reached, or the work was
@@ -82,7 +83,8 @@ def trace(
         Anal. Appl. 45(1), for XTrace and XNysTrace, with vectors on the sphere; "auto" is our definition, after Chen
         and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
     """
-    check_arguments(A=A, draws=draws, tol=tol, atol=atol, generator=generator)
+    check_arguments(A=A, draws=draws, tol=tol, atol=atol)
+    generator = source_of(generator)
     p = A.shape[0]
     if method not in ("auto", "hutchinson", "exact", *SKETCHES):
         raise ValueError(

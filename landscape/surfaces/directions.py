@@ -15,6 +15,7 @@ from landscape.objectives import obf_loss
 from landscape.operators.curvature import RiskOperator
 from landscape.params import Params, dot, length, select, unflatten
 from landscape.perturbation import AbsWeight, AscentStep, Perturbation, random_direction
+from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.spectral.eigenpairs import Eigenpairs, top_eigenpairs
 from landscape.spectral.extremes import Which
@@ -28,7 +29,7 @@ NEAR_TIE = 0.99  # entries this close to the largest count as largest, so that r
 
 def random_axes(
     theta: Params,
-    generator: Generator,
+    generator: Generator | None = None,
     *,
     count: int = 2,
     normalise: How = "filter",
@@ -45,7 +46,7 @@ def random_axes(
     Args:
         theta: The weights, by name.
         generator: Source of all randomness; drawn on its device, in the weights' dtype, tensor by tensor, all of the
-            first direction before the second.
+            first direction before the second. None means a fresh one from seed 0.
         count: How many, from 1 to 3.
         normalise: See `normalised`.
         one_dimensional: See `normalised`.
@@ -67,6 +68,7 @@ def random_axes(
     """
     if not 1 <= count <= MOST_AXES:
         raise ValueError(f"`count` must be from 1 to {MOST_AXES} directions, got {count}.")
+    generator = source_of(generator)
     chosen = {name: theta[name].detach() for name in select(list(theta), parameters)}
     again = Generator(generator.device).manual_seed(generator.initial_seed())
     source = {
@@ -159,7 +161,7 @@ def eigen_axes(
 def hessian_axes(
     operator: RiskOperator,
     *,
-    generator: Generator,
+    generator: Generator | None = None,
     which: Which = "largest",
     count: int = 2,
     scale: Scale = "length",
@@ -170,7 +172,7 @@ def hessian_axes(
 
     Args:
         operator: `Hessian`, or another operator of a risk; parameters that it does not differentiate by stand still.
-        generator: Source of the start vectors.
+        generator: Source of the start vectors; None means a fresh one from seed 0.
         which: "largest", "smallest" or "magnitude"; "both" gives one top and one bottom eigenvector for `count` = 2.
         count: How many; even for "both".
         scale: See `eigen_axes`.

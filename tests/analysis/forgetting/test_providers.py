@@ -157,7 +157,6 @@ def test_directions_leave_the_risk_alone():
     [
         (lambda: check_provider("sgd"), "`providers` has no 'sgd'; choose from sam, asam"),
         (lambda: OwnPerturbation("adam", AscentStep(0.1)), "`providers` has no 'adam'"),
-        (lambda: raw_direction("random", o1()), "`generator` must be a torch.Generator"),
         (lambda: raw_direction("obf", o1(), C=0.5), "`C` must be above 1"),
         (lambda: PROVIDERS["asam"].step(-1.0), "`rho` must be a finite radius >= 0, got -1.0"),
         (

@@ -122,7 +122,6 @@ def test_missing_values_are_one_level_and_repeats_are_no_pair():
     ("options", "message"),
     [
         ({"weights": "none"}, "`weights` must be one of"),
-        ({"permutations": 3}, "`generator` is needed for `permutations`"),
         ({"coordinates": {}}, "`coordinates` must hold one value a unit"),
         ({"coordinates": {"a": [1], "b": [1, 2]}}, "`coordinates` must hold one value a unit"),
         ({"coordinates": {"a": [1, 2]}}, "`x`, `y` and `coordinates` must agree"),

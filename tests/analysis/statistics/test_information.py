@@ -139,7 +139,6 @@ def test_any_table_gives_a_number_or_a_reason(values, data):
     ("options", "message"),
     [
         ({"sizes": (-1,)}, "`sizes` must be sizes of sets"),
-        ({"shuffles": 2}, "`generator` is needed for `shuffles`"),
         ({"coordinates": {"A": [1]}}, "`x`, `y` and `coordinates` must agree"),
     ],
 )

@@ -122,7 +122,6 @@ def test_any_data_gives_a_number_or_a_reason(rows):
     ("options", "message"),
     [
         ({"coefficient": "tau"}, "`coefficient` must be one of"),
-        ({"permutations": 9}, "`generator` is needed for `permutations`"),
         ({"level": 2}, "`level` must lie inside"),
         ({"controls": Z[0]}, "`controls` must be one row of values a control"),
     ],

@@ -167,7 +167,6 @@ def test_any_data_gives_numbers_or_a_reason(rows):
     ("function", "options", "message"),
     [
         (simpson, {"groups": ["a"]}, "`x`, `y` and `groups` must hold one value a unit"),
-        (fixed_effects, {"draws": 3}, "`generator` is needed for `draws`"),
         (fixed_effects, {"orders": np.zeros((2, 3), dtype=int)}, "`orders` must be orders of the 12 finite units"),
         (random_intercept, {"solver": "lme4"}, "`solver` must be one of"),
         (random_intercept, {"groups": ["a"]}, "`x`, `y` and `groups` must hold one value a unit"),

@@ -62,7 +62,6 @@ def test_all_directions_and_several_subspaces():
     [
         ({"eps": -1.0}, "`eps` must be a finite radius >= 0, got -1.0"),
         ({"dimension": 99, "generator": seeded()}, "`dimension` must be between 1 and the number of parameters 6"),
-        ({"dimension": 2}, "`generator` is needed to draw a subspace"),
         ({"dimension": 2, "draws": 0, "generator": seeded()}, "`draws` must be at least 1 subspace, got 0"),
     ],
 )

@@ -102,7 +102,6 @@ def test_refused_layers():
         (lambda: relative_flatness(o2(), "7"), "`layer` must be one of the linear layers .*, got '7'"),
         (lambda: relative_flatness(o5()), "`layer` is missing: the model has no linear layer"),
         (lambda: relative_flatness(o2(), "0", method="output"), "`method` = 'output' needs the layer that makes"),
-        (lambda: relative_flatness(o2(), "0", method="probes"), "`generator` is needed for probes"),
         (lambda: relative_flatness(o2(), "0", kind="max", method="probes"), "`method` = 'probes' is for `kind`"),
     ):
         with pytest.raises(ValueError, match=message):
