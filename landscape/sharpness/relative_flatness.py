@@ -15,12 +15,14 @@ from landscape.estimate import Estimate
 from landscape.functional import PureModel
 from landscape.operators import Hessian
 from landscape.params import Params
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 
 EXACT_PRODUCTS = 256  # up to so many Hessian products, "auto" takes the exact sum
 PRODUCTS_AT_ONCE = 32
 
 
+@in_own_precision
 def relative_flatness(
     risk: EmpiricalRisk,
     layer: str | None = None,

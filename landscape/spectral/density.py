@@ -15,6 +15,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense
+from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.spectral.draws import signs
 from landscape.spectral.krylov import Krylov, working_dtype
@@ -182,6 +183,7 @@ class SpectralDensity:
         return self.weights[:, None] * torch.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
 
 
+@in_own_precision
 def spectral_density(
     A: SymmetricOperator, *, runs: int = 10, steps: int = 80, progress: Progress = False, generator: Generator
 ) -> SpectralDensity:
@@ -241,7 +243,7 @@ def spectral_density(
             warnings.warn(
                 f"spectral_density was interrupted after {len(parts)} of {runs} runs: the density is theirs.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     done = len(parts)
     nodes, weights = (torch.cat(column) for column in zip(*parts, strict=True))
