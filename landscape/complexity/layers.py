@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from landscape.batches import map_tensors
 from landscape.calling import call
 from landscape.functional import BATCH_NORMS, PureModel
+from landscape.precision import in_own_precision
 
 LAYERS = (nn.Linear, _ConvNd, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase)
 FOLDING_ERROR = 1e-8  # of the largest output, in float64: what rounding leaves is about 1e-14 a layer
@@ -65,6 +66,7 @@ class Network:
         return torch.cat([layer.weight.reshape(-1) for layer in self.layers])
 
 
+@in_own_precision
 def fold(model: nn.Module, inputs: Any) -> Network:
     """Fold every BatchNorm layer of a model into the layer before it, and list the layers of weights.
 

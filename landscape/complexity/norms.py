@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from landscape.complexity.layers import Layer, Network
 from landscape.complexity.spectral import SpectralNorm, circular_spectral_norm, spectral_norm
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 
 Spectrum = Literal["reshaped", "circular"]
@@ -41,6 +42,7 @@ class LayerNorms:
         return len(self.fro)
 
 
+@in_own_precision
 def layer_norms(
     network: Network,
     initial: Network | None = None,

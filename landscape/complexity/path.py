@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from landscape.complexity.layers import Network
+from landscape.precision import in_own_precision
 
 # Operations that no sum over paths describes: those that saturate, curve, normalise or let activations gate each other.
 CURVED = (
@@ -21,6 +22,7 @@ HOMOGENEITY = 1e-9  # relative; rounding leaves about 1e-14
 FAR = 1e280  # by how much inputs and biases are scaled where squares leave the range of float64
 
 
+@in_own_precision
 def log_path_norm(network: Network, shape: Sequence[int]) -> float:
     """The logarithm of PN, where PN is the sum of the outputs on an input of ones with every parameter squared.
 

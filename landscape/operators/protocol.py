@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.precision import in_own_precision
+
 
 @runtime_checkable
 class SymmetricOperator(Protocol):
@@ -41,6 +43,7 @@ def beside_product(A: SymmetricOperator, count: int) -> int:
     return told
 
 
+@in_own_precision
 def dense(A: SymmetricOperator, *, limit: int = 4096) -> Float[Tensor, "p p"]:
     """Write an operator out as a matrix, by p products with unit vectors; for small p and for tests.
 

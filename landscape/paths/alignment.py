@@ -16,6 +16,7 @@ from landscape.paths.interpolation import interpolate
 from landscape.paths.matching import Matching, weight_matching
 from landscape.paths.profile import PathProfile
 from landscape.paths.states import ModelState, check_same
+from landscape.precision import in_own_precision
 
 TOLERANCE = {torch.float64: 1e-9}  # relative to the largest output
 SINGLE_TOLERANCE = 1e-3  # in float32 and below: another order of summation, through many layers
@@ -38,6 +39,7 @@ class Alignment:
     difference: float
 
 
+@in_own_precision
 def align(
     model: nn.Module,
     reference: nn.Module | ModelState,

@@ -14,6 +14,7 @@ from landscape.params import Params, dot, flatten, length, unflatten
 from landscape.paths.evaluation import example_metrics
 from landscape.paths.profile import PathProfile, checked_coordinates
 from landscape.perturbation import Perturbation, displaced
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 
 OWN = "own"
@@ -53,6 +54,7 @@ class AscentPath:
         return self.profile.coordinates
 
 
+@in_own_precision
 def ascent_path(
     risk: EmpiricalRisk,
     perturbation: Perturbation,

@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.estimate import Estimate
 from landscape.paths.evaluation import Evaluate
 from landscape.paths.profile import Path, PathProfile, profile, standard_error
+from landscape.precision import in_own_precision
 
 Definition = Literal["B_lin", "B_max"]
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -32,6 +33,7 @@ class Barrier(Estimate):
     evaluations: int = 0
 
 
+@in_own_precision
 def barrier(
     coordinates: Sequence[float] | Tensor, values: Tensor | Sequence[float], *, definition: Definition = "B_lin"
 ) -> Barrier:

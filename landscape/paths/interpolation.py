@@ -12,6 +12,7 @@ from landscape.params import length
 from landscape.paths.evaluation import StateEvaluator, Statistics
 from landscape.paths.profile import PathProfile, profile
 from landscape.paths.states import ModelState, check_same, combine
+from landscape.precision import in_own_precision
 from landscape.surfaces.axes import Axes, Axis
 
 
@@ -56,6 +57,7 @@ def line_coordinates(low: float = -0.5, high: float = 1.5, points: int = 41) -> 
     return torch.tensor(sorted(made | {0.0, 1.0}), dtype=torch.float64)
 
 
+@in_own_precision
 def interpolate(
     model: nn.Module,
     loss: Callable[[Any, Any], Tensor],
@@ -107,6 +109,7 @@ class Plane:
     coordinates: Float[Tensor, "3 2"]
 
 
+@in_own_precision
 def plane_through(
     first: nn.Module | ModelState, second: nn.Module | ModelState, third: nn.Module | ModelState
 ) -> Plane:

@@ -11,6 +11,7 @@ from landscape.checks.repeatability import require_repeatable
 from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Perturbation, displaced
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, rises_together
@@ -18,6 +19,7 @@ from landscape.sharpness.rise import Rise, Sharpness, evaluate, mean_rise
 from landscape.spectral.eigenpairs import top_eigenpairs
 
 
+@in_own_precision
 def ascent_sharpness(
     risk: EmpiricalRisk,
     perturbation: Perturbation,
@@ -90,7 +92,7 @@ def ascent_sharpness(
             f"the gradient vanishes on {flat} of {len(chunks)} chunks: where the norm is l2, their value is the "
             "second-order one, rho² max(lambda_max, 0) / 2; elsewhere it is 0.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return mean_rise(rises, [sum(chunk.weights) for chunk in chunks], "ascent")
 

@@ -10,11 +10,13 @@ from torch import Generator
 from landscape.checks.arguments import check_arguments
 from landscape.params import Params, norm
 from landscape.perturbation import Metric, check_radius, displaced, random_direction
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Sharpness, evaluate
 
 
+@in_own_precision
 def average_sharpness(
     risk: EmpiricalRisk,
     rho: float,

@@ -13,7 +13,7 @@ from landscape.labels import error_rate
 from landscape.params import Params
 from landscape.per_example import chunk_gradients
 from landscape.perturbation import TINY, AscentStep, Metric
-from landscape.precision import own_precision
+from landscape.precision import in_own_precision, own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 
@@ -21,6 +21,7 @@ BLOCK_BYTES = 12 * 2**20  # gradients of chunks held at once: more leaves the ca
 REFUSALS = (RuntimeError, NotImplementedError, ValueError, TypeError)  # of models that vmap does not take
 
 
+@in_own_precision
 def first_order_sharpness(
     risk: EmpiricalRisk,
     rho: float,

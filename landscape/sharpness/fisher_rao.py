@@ -8,9 +8,11 @@ import torch
 from landscape.labels import counted, ignored_label, labelled
 from landscape.operators import EmpiricalFisher, Fisher
 from landscape.params import Params, flatten
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 
 
+@in_own_precision
 def fisher_rao_norm(
     risk: EmpiricalRisk, *, kind: Literal["empirical", "true"] = "empirical", theta: Params | None = None
 ) -> float:

@@ -17,7 +17,7 @@ from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
 from landscape.per_example import example_gradient_parts
-from landscape.precision import own_precision
+from landscape.precision import in_own_precision, own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.layers import layer_moments
 
@@ -120,6 +120,7 @@ class GradientMoments:
         return trace, square, (total - self.squares - (n - 1) * rest) / (n - 2), rest
 
 
+@in_own_precision
 def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: Params | None = None) -> GradientMoments:
     """Go once through the gradients of single examples, after one pass for their mean.
 
@@ -198,6 +199,7 @@ def _scales(risk: EmpiricalRisk, batch: Batch) -> Tensor | None:
     return torch.tensor(weights, dtype=torch.float64) * (risk.n / math.fsum(risk.weights))
 
 
+@in_own_precision
 def two_batch_noise_scale(
     small: Float[Tensor, " k"] | Sequence[float], b: int, large: Float[Tensor, " l"] | Sequence[float], B: int
 ) -> Estimate:

@@ -11,6 +11,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, AbsWeight, check_radius
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball
@@ -23,6 +24,7 @@ COLUMNS = 16  # of a basis that is drawn again, at a time
 SEEDS = 2**62
 
 
+@in_own_precision
 def keskar_sharpness(
     risk: EmpiricalRisk,
     eps: float = 1e-3,

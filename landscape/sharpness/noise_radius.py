@@ -12,6 +12,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.params import Params, unflatten
 from landscape.perturbation import AbsWeight, Metric, check_radius
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball
@@ -42,6 +43,7 @@ class Radius(Estimate):
     drops: dict[float, float] = field(default_factory=dict, compare=False, repr=False)
 
 
+@in_own_precision
 def noise_radius(
     risk: EmpiricalRisk,
     *,
@@ -126,6 +128,7 @@ def noise_radius(
     )
 
 
+@in_own_precision
 def worst_case_radius(
     risk: EmpiricalRisk,
     *,

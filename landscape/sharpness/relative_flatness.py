@@ -15,6 +15,7 @@ from landscape.estimate import Estimate
 from landscape.functional import PureModel
 from landscape.operators import Hessian
 from landscape.params import Params
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 
@@ -22,6 +23,7 @@ EXACT_PRODUCTS = 256  # up to so many Hessian products, "auto" takes the exact s
 PRODUCTS_AT_ONCE = 32
 
 
+@in_own_precision
 def relative_flatness(
     risk: EmpiricalRisk,
     layer: str | None = None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from landscape.checks.arguments import check_arguments
 from landscape.params import Params
 from landscape.perturbation import AscentStep
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ascent import ascent_sharpness
 from landscape.sharpness.rise import Sharpness
@@ -25,6 +26,7 @@ class SurrogateGap:
     directional: float
 
 
+@in_own_precision
 def surrogate_gap(risk: EmpiricalRisk, rho: float, *, theta: Params | None = None) -> SurrogateGap:
     """Measure the surrogate gap at a radius, at the cost of one gradient and one forward pass.
 

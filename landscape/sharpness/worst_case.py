@@ -12,6 +12,7 @@ from landscape.checks.repeatability import require_repeatable
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball, Norm
@@ -22,6 +23,7 @@ from landscape.sharpness.search import Method, Momentum, Objective, Search, Visi
 SEARCH_BYTES = 8 * 2**20  # one vector of each chunk held at once; a search holds about ten
 
 
+@in_own_precision
 def worst_case_sharpness(
     risk: EmpiricalRisk,
     rho: float,
@@ -110,7 +112,7 @@ def worst_case_sharpness(
         warnings.warn(
             f"the gradient vanishes on {flat} of {len(chunks)} chunks: the search started at a random point there.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     found = mean_rise(rises, [sum(chunk.weights) for chunk in chunks], f"{method}-{norm}")
     delta = unflatten(place.scaled(best.at[0]), place.theta) if m is None and best is not None else None

@@ -15,6 +15,7 @@ from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, dense
+from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.randomness import source_of
 from landscape.spectral.draws import signs
@@ -183,6 +184,7 @@ class SpectralDensity:
         return self.weights[:, None] * torch.exp(-(z**2) / 2) / (width * math.sqrt(2 * math.pi))
 
 
+@in_own_precision
 def spectral_density(
     A: SymmetricOperator,
     *,
@@ -248,7 +250,7 @@ def spectral_density(
             warnings.warn(
                 f"spectral_density was interrupted after {len(parts)} of {runs} runs: the density is theirs.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     done = len(parts)
     nodes, weights = (torch.cat(column) for column in zip(*parts, strict=True))

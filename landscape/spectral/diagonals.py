@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
+from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.randomness import source_of
 from landscape.spectral.draws import require_vectors, sign_images, unit_images
@@ -40,6 +41,7 @@ class Diagonal:
     converged: bool = True
 
 
+@in_own_precision
 def diagonal(
     A: SymmetricOperator, *, draws: int = DRAWS, progress: Progress = False, generator: Generator | None = None
 ) -> Diagonal:
@@ -92,12 +94,13 @@ def diagonal(
             warnings.warn(
                 f"diagonal was interrupted after {count} products: the estimate is what they gave.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     stderr = squares.div_(count - 1).div_(count).sqrt_()
     return Diagonal(mean.to(A.dtype), stderr.to(A.dtype), count, count, count == draws)
 
 
+@in_own_precision
 def frobenius_squared(
     A: SymmetricOperator,
     *,

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from landscape.checks.arguments import check_arguments
 from landscape.memory import free_bytes, require
 from landscape.operators.protocol import SymmetricOperator
+from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.randomness import source_of
 from landscape.spectral.basis import loses_digits
@@ -57,6 +58,7 @@ class Eigenpairs:
         return "\n".join(lines + [f"  {value: .6g}  residual {residual:.1e}" for value, residual in pairs])
 
 
+@in_own_precision
 def top_eigenpairs(
     A: SymmetricOperator,
     k: int = 1,
@@ -249,14 +251,14 @@ def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs
             f"top_eigenpairs was interrupted after {products} products: these are the best {len(values)} of "
             f"{goal.count} pairs so far, with residuals up to {float(residuals.max()):.2g} by estimate.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     elif not converged:
         warnings.warn(
             f"top_eigenpairs did not reach a residual of {allowed:.2g} (largest: {float(residuals.max()):.2g}) in "
             f"{products} products: raise `max_products` or `basis`, or allow a larger `tol`.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     vectors = None if found.vectors is None else found.vectors.to(space.A.dtype).T
     return Eigenpairs(

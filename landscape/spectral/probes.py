@@ -139,7 +139,7 @@ def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, 
         warnings.warn(
             f"{work} was interrupted after {known.products} products: the estimate is what they gave.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     elif not reached:
         doubt = "" if known.settled else ", from terms that may miss a part"
@@ -147,7 +147,7 @@ def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, 
             f"{work} did not reach a standard error of {goal.target(known.value):.3g} with {known.products} products "
             f"(it is {known.stderr:.3g}{doubt}): raise `draws`, `tol` or `atol`.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return known.estimate(blocks, reached)
 

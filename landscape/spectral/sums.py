@@ -8,10 +8,12 @@ from torch import Generator
 from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
+from landscape.precision import in_own_precision
 from landscape.progress import Progress
 from landscape.spectral.density import spectral_density
 
 
+@in_own_precision
 def log_determinant(
     A: SymmetricOperator,
     shift: float,
@@ -54,6 +56,7 @@ def log_determinant(
     return found.total(lambda t: torch.log(t + shift))
 
 
+@in_own_precision
 def effective_dimension(
     A: SymmetricOperator,
     z: float,

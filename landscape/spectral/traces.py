@@ -11,6 +11,7 @@ from torch import Generator
 from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
 from landscape.operators.protocol import SymmetricOperator
+from landscape.precision import in_own_precision
 from landscape.progress import Progress
 from landscape.randomness import source_of
 from landscape.spectral.deflation import deflated
@@ -24,6 +25,7 @@ Method = Literal["auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"
 SKETCHES = {"hutch++": (hutch_plus_plus, 6), "xtrace": (xtrace, 4), "xnystrace": (xnystrace, 2)}  # and fewest draws
 
 
+@in_own_precision
 def trace(
     A: SymmetricOperator,
     *,

@@ -15,6 +15,7 @@ from landscape.objectives import obf_loss
 from landscape.operators.curvature import RiskOperator
 from landscape.params import Params, dot, length, select, unflatten
 from landscape.perturbation import AbsWeight, AscentStep, Perturbation, random_direction
+from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.spectral.eigenpairs import Eigenpairs, top_eigenpairs
@@ -27,6 +28,7 @@ Scale = Literal["length", "curvature"]
 NEAR_TIE = 0.99  # entries this close to the largest count as largest, so that rounding does not choose between them
 
 
+@in_own_precision
 def random_axes(
     theta: Params,
     generator: Generator | None = None,
@@ -158,6 +160,7 @@ def eigen_axes(
     return tuple(axes)
 
 
+@in_own_precision
 def hessian_axes(
     operator: RiskOperator,
     *,
@@ -190,6 +193,7 @@ def hessian_axes(
     return eigen_axes(pairs, operator.point.theta, indices=range(count), scale=scale, matrix=name)
 
 
+@in_own_precision
 def gradient_axis(risk: EmpiricalRisk, *, theta: Params | None = None) -> Axis:
     """∇L/‖∇L‖ at θ: the direction of steepest ascent, of length 1. Descent is towards negative coordinates.
 
@@ -210,6 +214,7 @@ def gradient_axis(risk: EmpiricalRisk, *, theta: Params | None = None) -> Axis:
     return Axis({name: g / size for name, g in gradient.items()}, "gradient", "weights", recipe)
 
 
+@in_own_precision
 def perturbation_axis(
     risk: EmpiricalRisk,
     perturbation: Perturbation,
@@ -268,6 +273,7 @@ def perturbation_axis(
     return Axis(dict(delta), label, f"‖ε‖ = {size:.3g}", recipe)
 
 
+@in_own_precision
 def difference_axis(
     start: Params,
     end: Params,
@@ -296,6 +302,7 @@ def difference_axis(
     return Axis(direction, name, f"distance {size:.3g}", recipe, moved)
 
 
+@in_own_precision
 def given_axis(
     vector: Float[Tensor, " p"] | Params,
     theta: Params,
@@ -400,4 +407,4 @@ def _method(perturbation: Perturbation, ascent: Callable[..., Tensor] | None, ra
 
 def _warn(made: Normalised) -> None:
     if made.warning:
-        warnings.warn(made.warning, RuntimeWarning, stacklevel=3)
+        warnings.warn(made.warning, RuntimeWarning, stacklevel=4)

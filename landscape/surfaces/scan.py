@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from torch import Tensor
 
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.grid import Grid
@@ -80,6 +81,7 @@ def assemble(
     )
 
 
+@in_own_precision
 def scan(
     risks: EmpiricalRisk | Mapping[str, EmpiricalRisk],
     axes: Axes,

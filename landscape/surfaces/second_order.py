@@ -13,6 +13,7 @@ from landscape.estimate import Estimate
 from landscape.operators.curvature import RiskOperator
 from landscape.operators.hessian import Hessian
 from landscape.params import flatten
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.grid import Grid
@@ -141,6 +142,7 @@ class SecondOrder:
         return CurvatureShown(largest, share, abs(share) * relative, against, abs(against) * relative)
 
 
+@in_own_precision
 def second_order(risk: EmpiricalRisk, axes: Axes, *, operator: RiskOperator | None = None) -> SecondOrder:
     """Expand the loss to second order around the origin of axes, by one gradient and k Hessian products.
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from landscape.params import Params, select
+from landscape.precision import in_own_precision
 from landscape.surfaces.axes import MOST_AXES, Axes, Axis
 from landscape.surfaces.directions import sign_of
 
@@ -92,6 +93,7 @@ class Trajectory:
         return float(self.null[: len(self.axes)].sum())
 
 
+@in_own_precision
 def trajectory_axes(
     points: Sequence[Params],
     *,

@@ -79,6 +79,24 @@ def test_gradients_from_before_the_step_are_dropped_with_one_warning():
         optimizer.step(closure)
 
 
+@pytest.mark.parametrize("clears", ["optimizer", "model"])
+def test_two_optimizers_over_one_graph_whose_closures_clear_are_not_warned(clears):
+    generator, critic = nn.Linear(4, 5), nn.Linear(5, 1)
+    optimizers = [make_optimizer("sam", m, torch.optim.SGD(m.parameters(), lr=0.1)) for m in (generator, critic)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            for optimizer, model in zip(optimizers, (generator, critic), strict=True):
+
+                def closure(to_clear=optimizer if clears == "optimizer" else model):
+                    to_clear.zero_grad()
+                    loss = critic(generator(torch.ones(3, 4))).square().mean()
+                    loss.backward()
+                    return loss
+
+                optimizer.step(closure)
+
+
 @pytest.mark.filterwarnings(DROPPED)
 def test_clearing_leaves_alone_what_the_base_optimizer_does_not_hold():
     model = network(norm=None)

@@ -7,9 +7,10 @@ chunk see the same random numbers.
 """
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,8 @@ class Passes:
         used: Names that have had a final gradient in some step.
         unchecked: Whether gradients are still to be looked at, for sparse ones.
     """
+
+    _last: "ClassVar[weakref.ref[Passes] | None]" = None  # whose step was the last, of all optimizers
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class Passes:
 
     def start(self) -> None:
         """Drop what was left in `.grad` from before the step, and warn once where no step has left it."""
-        if not self._warned:
+        if not self._warned and not self._took_turns():
             first: Any = next((g for p in self.named.values() if (g := p.grad) is not None), None)
             if first is not None and getattr(first, _MARK, None) != first._version and self._left_over():
                 self._warned = True
@@ -143,6 +146,14 @@ class Passes:
                 )
         self.clear()
 
+    def _took_turns(self) -> bool:
+        """Whether the last step was one of another optimizer over other parameters, whose backward passes reach ours.
+
+        As in adversarial training: what is there is most likely theirs.
+        """
+        last = Passes._last() if Passes._last is not None else None
+        return last is not None and last is not self and set(last.named.values()).isdisjoint(self.named.values())
+
     def _left_over(self) -> bool:
         """Whether some gradient is neither zero nor left by a step."""
         grads: list[Any] = [g for p in self.named.values() if (g := p.grad) is not None]
@@ -151,6 +162,7 @@ class Passes:
 
     def end(self) -> None:
         """Mark what the step leaves in `.grad`, where loggers look for it; the version tells if more is added."""
+        Passes._last = weakref.ref(self)
         if not self._warned:
             for p in self.named.values():
                 if (g := p.grad) is not None:
