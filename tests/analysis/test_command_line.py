@@ -149,6 +149,14 @@ def test_the_path_of_a_run_with_modules_of_its_own_is_drawn_with_trust(own):
     assert run("surface", folder, *shown) == 0
 
 
+@pytest.mark.parametrize(("old", "new"), [('"data_seed": 0', '"data_seed": 1'), ('"lr": 0.05', '"lr": 0.15')])
+def test_a_configuration_that_is_not_its_runs_any_more_is_named(old, new, study, capsys):
+    path = next(p for p in study.glob("runs/*/config.json") if old in p.read_text())
+    path.write_text(path.read_text().replace(old, new))
+    assert run("correlate", study) == 2
+    assert f"{path} is not the configuration of run {path.parent.name} any more" in one_line(capsys)
+
+
 # -- messages and exit codes -----------------------------------------------------------------------------------------
 
 
