@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -321,12 +322,26 @@ class TrainConfig(Strict):
     @property
     def run_id(self) -> str:
         """Twelve hexadecimal digits of a hash of what decides the result."""
-        values, fields = self.as_dict(), type(self).model_fields
-        for key in LATER:
-            if values[key] == fields[key].get_default(call_default_factory=True):
-                del values[key]
-        text = json.dumps({"schema": SCHEMA, **values}, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashed(self.as_dict())
+
+
+def hashed(values: Mapping[str, Any]) -> str:
+    """The run id of a resolved configuration, from its values as config.json holds them."""
+    fields = TrainConfig.model_fields
+    unchanged = {key for key in LATER if values.get(key) == fields[key].get_default(call_default_factory=True)}
+    kept = {key: value for key, value in values.items() if key not in unchanged}
+    text = json.dumps({"schema": SCHEMA, **kept}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fits(values: Mapping[str, Any], run_id: str) -> bool:
+    """Whether a configuration is the one of a run id; True for names that are no hash, and what cannot be validated."""
+    if not re.fullmatch("[0-9a-f]{12}", run_id):
+        return True
+    try:
+        return hashed(values) == run_id or train_config(values).run_id == run_id
+    except ValueError:
+        return True  # said where it is validated
 
 
 def train_config(values: Mapping[str, Any], *, where: str = "the configuration") -> TrainConfig:

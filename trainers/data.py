@@ -19,6 +19,8 @@ from trainers.spurious import patch_codes, stamp
 
 __all__ = ["DATASETS", "DataBundle", "DatasetEntry", "ShiftedSplits", "Split", "load_dataset", "noisy_labels"]
 
+USUAL = 500  # validation examples
+
 
 @dataclass(frozen=True)
 class DatasetEntry:
@@ -38,7 +40,7 @@ def load_dataset(
     name: str,
     *,
     train_size: int | None = None,
-    validation_size: int = 500,
+    validation_size: int | None = USUAL,
     test_size: int | None = None,
     label_noise: float = 0.0,
     spurious: float | None = None,
@@ -59,7 +61,8 @@ def load_dataset(
     Args:
         name: A name in `DATASETS`, or `module:function` (see `trainers.sources.from_function`); loading that runs code.
         train_size: Examples to train on; None means all that are left.
-        validation_size: Examples for validation, 0 included.
+        validation_size: Examples for validation, 0 included; None means 500, or none of a data set that has not so many
+            beside the test.
         test_size: Examples for the test; None means 697 for digits, else the whole official test set.
         label_noise: Probability with which a train label is replaced by a uniform draw over all classes; of these, one
             in `classes` is the true label again.
@@ -78,7 +81,7 @@ def load_dataset(
     """
     _check_arguments(train_size, validation_size, test_size, label_noise, spurious)
     check_seed(seed)
-    source = _source(name, train_size, validation_size, seed, trust)
+    source = _source(name, train_size, USUAL if validation_size is None else validation_size, seed, trust)
     if spurious is not None and not source.images:
         raise ValueError(
             f"`spurious` needs images or signals, and those of {name!r} have shape {tuple(source.x.shape[1:])}."
@@ -145,7 +148,7 @@ def _source(name: str, train_size: int | None, validation_size: int, seed: int, 
 
 
 def _cut(
-    source: Source, train_size: int | None, validation_size: int, test_size: int | None, seed: int
+    source: Source, train_size: int | None, validation_size: int | None, test_size: int | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of test, validation and train."""
     n, start = len(source.y), source.test_start
@@ -160,6 +163,8 @@ def _cut(
         raise ValueError(f"`test_size` must be between 1 and {len(order)}, the examples there are, got {wanted}.")
     test = order[:wanted]
     rest = pool[wanted:] if start is None else pool
+    if validation_size is None:
+        validation_size = USUAL if len(rest) > USUAL else 0
     if validation_size >= len(rest):
         raise ValueError(
             f"`validation_size` must leave some of the {len(rest)} examples that are not test to train on, "
@@ -175,11 +180,15 @@ def _cut(
 
 
 def _check_arguments(
-    train_size: int | None, validation_size: int, test_size: int | None, label_noise: float, spurious: float | None
+    train_size: int | None,
+    validation_size: int | None,
+    test_size: int | None,
+    label_noise: float,
+    spurious: float | None,
 ) -> None:
     sizes = (("train_size", train_size, 1), ("validation_size", validation_size, 0), ("test_size", test_size, 1))
     for key, size, least in sizes:
-        if size is None and key != "validation_size":
+        if size is None:
             continue
         if not isinstance(size, int) or isinstance(size, bool) or size < least:
             raise ValueError(f"`{key}` must be a whole number >= {least}, got {size!r}.")

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from trainers.checkpoint import META, WAY_OUT
-from trainers.config import TrainConfig, train_config
+from trainers.config import TrainConfig, fits, train_config
 from trainers.data import DataBundle, load_dataset
 from trainers.files import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.lock import LOCK
@@ -89,7 +89,13 @@ class Run:
                 f"{self.folder} holds a model of Hugging Face, no run of ours: give its file of weights, and with "
                 f"`--model module:function` the function that builds the model and returns logits."
             )
-        return read_json(path, ConfigFile, hint=AGAIN)
+        found = read_json(path, ConfigFile, hint=AGAIN)
+        run_id = found["run_id"]
+        if not fits({key: value for key, value in found.items() if key != "run_id"}, run_id):
+            raise ValueError(
+                f"{path} is not the configuration of run {run_id} any more, whose name is its hash: {WAY_OUT}."
+            )
+        return found
 
     def config(self) -> TrainConfig:
         """The configuration, validated.

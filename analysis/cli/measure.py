@@ -11,7 +11,7 @@ import tyro
 from analysis import table as tables
 from analysis.cli.output import show_table
 from analysis.measuring.budget import Budget, announcement, budget
-from analysis.measuring.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measuring.checkpoints import WeightsFile, data_options, measure_checkpoint, weight_files
 from analysis.measuring.collect import Call, Executor, tabulate, take, to_measure
 from analysis.measuring.plan import plan
 from analysis.path import find_own_modules
@@ -36,6 +36,7 @@ def measure(
     model_options: dict[str, Option] | None = None,
     dataset: str = "digits",
     train_size: int | None = None,
+    validation_size: int | None = None,
     label_noise: float = 0.0,
     data_seed: int = 0,
 ) -> int:
@@ -55,6 +56,7 @@ def measure(
         model_options: For files of weights: the model's sizes.
         dataset: For files of weights: the data's name or module:function.
         train_size: For files of weights: training examples.
+        validation_size: For files of weights: examples kept for validation; 500, or none of fewer, if left out.
         label_noise: For files of weights: label noise of the training data.
         data_seed: For files of weights: seed of the split and the noise.
     """
@@ -79,7 +81,7 @@ def measure(
         files = [path] if path.is_file() else weight_files(path)
         if model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
-        data = {"name": dataset, "train_size": train_size, "label_noise": label_noise, "seed": data_seed}
+        data = data_options(dataset, train_size, validation_size, label_noise, data_seed)
         chosen = plan(measures)
         places = [WeightsFile(file.absolute(), model, model_options or {}, data) for file in files]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from analysis.measuring.checkpoints import data_options
 from analysis.path import find_own_modules
 from analysis.progress import track
 from analysis.surfaces.crew import crew
@@ -48,6 +49,7 @@ def surface(
     model_options: dict[str, Option] | None = None,
     dataset: str = "digits",
     train_size: int | None = None,
+    validation_size: int | None = None,
     label_noise: float = 0.0,
     data_seed: int = 0,
 ) -> int:
@@ -88,6 +90,7 @@ def surface(
         model_options: For files of weights: the model's sizes.
         dataset: For files of weights: the data's name or module:function.
         train_size: For files of weights: training examples.
+        validation_size: For files of weights: examples kept for validation; 500, or none of fewer, if left out.
         label_noise: For files of weights: label noise of the training data.
         data_seed: For files of weights: seed of the split and the noise.
     """
@@ -101,7 +104,7 @@ def surface(
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,
         batch=batch, centred=centred, numbers=numbers, seed=seed,
     )  # fmt: skip
-    data = {"name": dataset, "train_size": train_size, "label_noise": label_noise, "seed": data_seed}
+    data = data_options(dataset, train_size, validation_size, label_noise, data_seed)
     places = [
         checkpoint_of(m, step=step, trust=trust, model=model, model_options=model_options, data=data) for m in models
     ]

@@ -147,7 +147,7 @@ def membership(
 ) -> Rows:
     """How well the loss tells training from held-out examples, and how much of that a perturbation undoes."""
     asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
-    held_out = pair(subject.data.validation)
+    held_out = pair(subject.held_out)
     return membership_forgetting(subject.risk, held_out, asked, generator=subject.generator("forgetting"))
 
 
@@ -168,7 +168,7 @@ def feature_forgetting(
     """Information of noisy features about the input within a class, and how much of it a perturbation takes away."""
     asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
     return forget_features(
-        subject.risk, pair(subject.data.validation), asked, noise=noise, draws=draws, leave_one_out=leave_one_out,
+        subject.risk, pair(subject.held_out), asked, noise=noise, draws=draws, leave_one_out=leave_one_out,
         layer=layer, generator=subject.generator("forgetting"),
     )  # fmt: skip
 
@@ -246,7 +246,7 @@ def _measure(
 ) -> Rows:
     asked = _asked(subject, **options)
     rows = measure_displacements(
-        subject.risk, pair(subject.data.validation), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
+        subject.risk, pair(subject.held_out), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
         correction=correction, resamples=resamples, generator=subject.generator("forgetting"),
     )  # fmt: skip
     # how far θ moved is said once, by the usual entry
@@ -255,7 +255,7 @@ def _measure(
 
 def output_bias(subject: Subject) -> Rows:
     """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
-    held_out = subject.data.validation
+    held_out = subject.held_out
     probs = subject.risk.on(pair(held_out)).outputs().double().softmax(-1).numpy()
     return bias_of(probs, held_out.y.numpy(), split="held_out")
 

@@ -99,6 +99,17 @@ class Subject:
         batches = list(zip(train.x.split(1024), train.y.split(1024), strict=True))
         return EmpiricalRisk.from_model(self.model, F.cross_entropy, batches)
 
+    @property
+    def held_out(self) -> Split:
+        """The validation examples, which training never saw.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not len(self.data.validation):
+            raise ValueError("there are no validation examples: keep some, by `validation_size`.")
+        return self.data.validation
+
     @cached_property
     def hessian(self) -> Hessian:
         """The Hessian of `risk`, shared by the measures that use it; rows carry its `note`."""

@@ -102,7 +102,8 @@ class WeightsFile:
         path: .safetensors, or a `state_dict` of torch (.pt, .pth, .bin).
         model: Name, or module:function.
         model_options: The model's sizes.
-        data: Options of `trainers.load_dataset`, with the dataset's name under "name".
+        data: Options of `trainers.load_dataset`, with the dataset's name under "name"; where they leave it out, small
+            data sets keep no examples for validation.
         step: Optimizer steps taken, where known.
     """
 
@@ -131,11 +132,19 @@ class WeightsFile:
     def load(self, seed: int) -> Subject:
         """The checkpoint, ready to be measured."""
         recipe = json.dumps(dict(self.data), sort_keys=True, default=str)
-        data = _data(recipe, lambda: load_dataset(**self.data))
+        data = _data(recipe, lambda: load_dataset(**{"validation_size": None, **self.data}))
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
         return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id)
+
+
+def data_options(
+    name: str, train_size: int | None, validation_size: int | None, label_noise: float, seed: int
+) -> dict[str, Any]:
+    """Options of `trainers.load_dataset` for a file of weights; a size left out is not part of what rows depend on."""
+    found: dict[str, Any] = {"name": name, "train_size": train_size, "label_noise": label_noise, "seed": seed}
+    return found if validation_size is None else {**found, "validation_size": validation_size}
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -115,7 +115,9 @@ def _scan(
                 announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
             subject = team.alike(lambda: checkpoint.load(recipe.seed))
             risk = next(iter(surface_risks(subject, recipe).values()))
-            drawing, trails = team.alike(lambda: single_threaded(_drawn, subject, risk, recipe, others, reach))
+            drawing, trails = team.alike(
+                lambda: single_threaded(_drawn, subject, risk, recipe, (checkpoint, *others), reach)
+            )
             journal = Journal(parts, {"file": path.name, "grid": list(drawing.grid.shape), "torch": torch.__version__})
 
             def begin() -> None:
@@ -153,17 +155,17 @@ def _claimed(lock: ExitStack, path: Path, there: Callable[[], bool], wait: float
 
 
 def _drawn(
-    subject: Subject, risk: EmpiricalRisk, recipe: Recipe, others: Sequence[Checkpoint], reach: Sequence[float] | None
+    subject: Subject, risk: EmpiricalRisk, recipe: Recipe, places: Sequence[Checkpoint], reach: Sequence[float] | None
 ) -> tuple[Drawing, list[Trail]]:
     """Axes and grid, and the trajectories over them."""
-    subjects = [subject, *(other.load(recipe.seed) for other in others)]
+    subjects = [subject, *(other.load(recipe.seed) for other in places[1:])]
     if recipe.between == "plane":
-        drawing, places = plane_drawing(subjects, recipe)
-        return replace(drawing, facts=drawing.facts | known_facts(risk, drawing.axes, subject, recipe)), places
+        drawing, trails = plane_drawing(subjects, recipe)
+        return replace(drawing, facts=drawing.facts | known_facts(risk, drawing.axes, subject, recipe)), trails
     drawing = draw(subject, risk, recipe, reach=reach)
     if drawing.trajectory is None:
         return drawing, []
-    trails = [trail(s, drawing.axes, recipe) for s in subjects]
+    trails = [trail(s, place, drawing.axes, recipe) for s, place in zip(subjects, places, strict=True)]
     grid = trajectory_grid(drawing.trajectory, recipe, [t.projected for t in trails])
     return replace(drawing, grid=grid), trails
 

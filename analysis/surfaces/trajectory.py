@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from analysis.measures.subject import Subject
-from analysis.measuring.checkpoints import RunCheckpoint
+from analysis.measuring.checkpoints import Checkpoint, RunCheckpoint
 from analysis.surfaces.drawing import loaded
 from analysis.surfaces.places import label, surface_risks
 from analysis.surfaces.recipe import Recipe
@@ -72,20 +72,26 @@ class Trail:
         return SurfacePath(self.name, pd.DataFrame(columns), self.look)
 
 
-def trail(subject: Subject, axes: Axes, recipe: Recipe, *, trust: bool = False) -> Trail:
+def trail(subject: Subject, place: Checkpoint, axes: Axes, recipe: Recipe) -> Trail:
     """Follow a run over some axes, one checkpoint in memory at a time.
+
+    Args:
+        subject: Its last checkpoint.
+        place: Where that is, and whether its modules are trusted.
+        axes: The axes.
+        recipe: Of the surface.
 
     Raises:
         ValueError: If it is no run, or of another architecture than the axes.
     """
-    if subject.run is None:
+    if subject.run is None or not isinstance(place, RunCheckpoint):
         raise ValueError(f"{subject.run_id} has no checkpoints along training: name runs for their trajectories.")
     steps = tuple(step for step in subject.run.checkpoints() if step <= subject.step)
     projected = project_path(axes, loaded(subject.run, steps, axes.origin))
     losses: list[tuple[float, float]] = []
     moved: list[Params] = []
     for step in steps:
-        there = RunCheckpoint(subject.run.folder, step, trust).load(recipe.seed)
+        there = replace(place, step=step).load(recipe.seed)
         risk = next(iter(surface_risks(there, recipe).values()))
         at = Scanner(risk, replace(axes, origin=dict(risk.theta)), metrics=["loss"], batch_points=1)
         losses.append(at.centre()["loss"])

@@ -22,6 +22,7 @@ from analysis.cli import main
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
+from trainers.checkpoint import read_weights
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -140,6 +141,22 @@ def test_a_run_that_names_modules_is_read_only_with_trust(own, capsys):
     assert run("measure", folder, "--measures", "norms", "--trust") == 0
 
 
+def test_the_path_of_a_run_with_modules_of_its_own_is_drawn_with_trust(own):
+    options = ["--validation-size", 10, "--epochs", 3, "--checkpoints", 1, 2, "--batch-size", 20]
+    assert run("train", "--dataset", "own_things:load", "--model", "own_things:make", *options, "--out", "r") == 0
+    (folder,) = Path("r").iterdir()
+    shown = ["--axes", "pca", "pca", "--points", 3, "--splits", "train", "--jobs", 1, "--no-numbers", "--trust"]
+    assert run("surface", folder, *shown) == 0
+
+
+@pytest.mark.parametrize(("old", "new"), [('"data_seed": 0', '"data_seed": 1'), ('"lr": 0.05', '"lr": 0.15')])
+def test_a_configuration_that_is_not_its_runs_any_more_is_named(old, new, study, capsys):
+    path = next(p for p in study.glob("runs/*/config.json") if old in p.read_text())
+    path.write_text(path.read_text().replace(old, new))
+    assert run("correlate", study) == 2
+    assert f"{path} is not the configuration of run {path.parent.name} any more" in one_line(capsys)
+
+
 # -- messages and exit codes -----------------------------------------------------------------------------------------
 
 
@@ -251,6 +268,22 @@ def test_measuring_ends_well_only_if_a_number_came_of_it(own):
     options = ["--model", "own_things:named_digits", "--train-size", 30]
     assert run("measure", "n.pt", *options, "--measures", "targets") == 1
     assert np.isnan(pd.read_parquet(own / "n.measures.parquet")["value"]).all()
+
+
+def test_weights_are_measured_on_data_of_fewer_examples_than_are_kept_for_validation(own, capsys):
+    torch.save(torch.nn.Linear(4, 3).state_dict(), "w.pt")
+    options = ["w.pt", "--model", "own_things:make", "--dataset", "own_things:load"]
+    assert run("measure", *options, "--measures", "targets", "output_bias", "--out", "all.parquet") == 0
+    assert "there are no validation examples: keep some, by `validation_size`" in capsys.readouterr().out
+    rows = pd.read_parquet("all.parquet").set_index("measure")["value"]
+    assert np.isfinite(rows["train_loss"])
+    assert "validation_loss" not in rows
+    model, data = torch.nn.Linear(4, 3), importlib.import_module("own_things").D(60)
+    model.load_state_dict(read_weights("w.pt"))
+    x, y = torch.stack([data[i][0] for i in range(60)]), torch.arange(60) % 3
+    assert rows["train_loss"] == pytest.approx(torch.nn.functional.cross_entropy(model(x), y).item(), rel=1e-5)
+    assert run("measure", *options, "--measures", "targets", "--validation-size", 20, "--out", "some.parquet") == 0
+    assert "validation_loss" in set(pd.read_parquet("some.parquet")["measure"])
 
 
 # -- before the first run --------------------------------------------------------------------------------------------

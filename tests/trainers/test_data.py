@@ -240,7 +240,6 @@ def test_bundles_move_to_another_device():
         ("digits", {"train_size": 0}, "`train_size` must be a whole number >= 1, got 0"),
         ("digits", {"train_size": 10.0}, "`train_size` must be a whole number >= 1, got 10.0"),
         ("digits", {"validation_size": -1}, "`validation_size` must be a whole number >= 0, got -1"),
-        ("digits", {"validation_size": None}, "`validation_size` must be a whole number >= 0, got None"),
         ("digits", {"validation_size": 1100}, "`validation_size` must leave some of the 1100 .* got 1100"),
         ("digits", {"test_size": 0}, "`test_size` must be a whole number >= 1, got 0"),
         ("digits", {"test_size": 1798}, "`test_size` must be between 1 and 1797, .* got 1798"),
