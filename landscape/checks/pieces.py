@@ -34,18 +34,22 @@ class Reading:
     tolerance: float
 
     def is_mean_of(self, parts: Sequence["Reading"], shares: Sequence[float]) -> bool:
-        """Whether this is Σ share · part, in value and slopes; a loss that is not finite says nothing."""
+        """Whether this is Σ share · part, in value and slopes; a loss that is not finite says nothing.
+
+        A part without a share counts for nothing: its own loss may be anything, such as 0/0 where all is ignored.
+        """
         if not math.isfinite(self.value):
             return True
-        if not all(math.isfinite(p.value) for p in parts):
+        if not all(math.isfinite(p.value) for p, share in zip(parts, shares, strict=True) if share):
             return False
         mean = mean_of(parts, shares)
-        scale = abs(self.value) + sum(s * abs(p.value) for s, p in zip(shares, parts, strict=True))
+        scale = abs(self.value) + sum(s * abs(p.value) for s, p in zip(shares, parts, strict=True) if s)
         if abs(mean - self.value) > self.tolerance * scale:
             return False
+        length = math.sqrt(math.fsum(float((s * s).sum()) for s in self.slopes))
         for whole, alone, share in self._beside(parts, shares):
-            far = float((whole - share * alone).norm())
-            if not far <= self.tolerance * max(float(whole.norm()), share * float(alone.norm())):
+            far = float((whole - share * alone if share else whole).norm())
+            if not far <= self.tolerance * (max(float(whole.norm()), share * float(alone.norm())) if share else length):
                 return False
         return True
 
@@ -242,5 +246,5 @@ def shares_of(weights: Iterable[float]) -> list[float]:
 
 
 def mean_of(parts: Sequence[Reading], shares: Sequence[float]) -> float:
-    """Σ share · loss."""
-    return math.fsum(s * p.value for s, p in zip(shares, parts, strict=True))
+    """Σ share · loss, over the parts that have a share."""
+    return math.fsum(s * p.value for s, p in zip(shares, parts, strict=True) if s)

@@ -141,6 +141,15 @@ def test_a_target_ignored_in_the_last_batch_is_found():
         risk.on(risk.batches).value()
 
 
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_part_that_counts_for_nothing_may_have_any_loss(size):
+    """Where all targets of a part are ignored, its own loss is 0/0; by its weight of zero it is left out."""
+    whole = rare(loss=ignoring)
+    risk = rare(loss=ignoring, weight=counted)
+    assert_close(Hessian(risk, micro_batch=size).dense(), Hessian(whole).dense())
+    assert_close(risk.in_parts(size).value(), whole.value())
+
+
 def test_losses_that_are_means_need_no_look_at_the_model():
     calls = []
 
