@@ -12,9 +12,9 @@ def own_precision() -> AbstractContextManager[object]:
 
     A model that is to be measured as autocast runs it has the autocast in its own `forward`.
     """
-    on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
-    if not on:
+    if not torch._C._is_any_autocast_enabled():
         return _NOTHING
+    on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
     stack = ExitStack()
     for kind in on:
         stack.enter_context(torch.autocast(kind, enabled=False))
