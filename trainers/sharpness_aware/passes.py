@@ -211,8 +211,8 @@ class Passes:
             perturbed = self._without_gradient(unit, i, lambda: closure.losses())  # type: ignore[attr-defined]
             with self._frozen(unit):
                 self._ready(unit, i)
-                sign, counts = self.trained.sign, getattr(closure, "weights", None)
-                self._backward_on(closure, select(sign * clean, sign * perturbed, counts))
+                before, after = (clean, perturbed) if self.trained.sign > 0 else (perturbed, clean)
+                self._backward_on(closure, select(before, after, getattr(closure, "weights", None)))
             return perturbed.mean()
 
         return self._over(unit, one)
