@@ -9,6 +9,7 @@ import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")
+KINDS = ("cpu", "cuda", "mps", "xpu")
 _NOTHING: AbstractContextManager[object] = nullcontext()
 
 
@@ -17,7 +18,7 @@ def own_precision() -> AbstractContextManager[object]:
 
     A model that is to be measured as autocast runs it has the autocast in its own `forward`.
     """
-    on = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+    on = [kind for kind in KINDS if torch.is_autocast_enabled(kind)]
     if not on:
         return _NOTHING
     stack = ExitStack()

@@ -68,8 +68,10 @@ class ExampleLosses:
         """What the examples count for, and the gain; where the loss was a plain mean before, it may be so again."""
         if _known(self.loss):
             with torch.no_grad():
-                mean, loss = losses.mean(), self.loss(outputs, targets)
-                if bool((mean - loss).abs() <= _tolerance(mean) * 0.01 * losses.abs().mean()):
+                mean, loss = float(losses.mean()), float(self.loss(outputs, targets))
+                allowed = _tolerance(losses) * 0.01
+                # the size of the mean is at most the mean of the sizes
+                if abs(mean - loss) <= allowed * abs(mean) or abs(mean - loss) <= allowed * float(losses.abs().mean()):
                     return None, None
         found = _trial(self.loss, outputs, targets)
         if found == (None, None):
@@ -135,6 +137,8 @@ def one_by_one(loss: Loss, outputs: Any, targets: Any) -> Tensor:
 
 def _at_once(loss: Loss, outputs: Any, targets: Any, copies: int) -> Tensor:
     def single(o: Any, t: Any) -> Tensor:
+        if copies == 1 and type(o) is Tensor and type(t) is Tensor:
+            return loss(o[None], t[None])
         return loss(*(_map(lambda v: v.expand(copies, *v.shape), tree) for tree in (o, t)))
 
     values: Tensor = torch.vmap(single, in_dims=(0, _dimensions(targets)))(outputs, targets)
@@ -151,7 +155,7 @@ def _in_turn(loss: Loss, outputs: Any, targets: Any, copies: int) -> Tensor:
 def _vector(values: Tensor, n: int) -> Tensor:
     if values.numel() != n:
         raise ValueError(f"`loss` must give one number, got shape {tuple(values.shape[1:])}.")
-    return values.reshape(n)
+    return values if values.ndim == 1 else values.reshape(n)
 
 
 # -- what each example counts for --------------------------------------------------------------------------------------
@@ -159,17 +163,22 @@ def _vector(values: Tensor, n: int) -> Tensor:
 
 def _label_counts(logits: Tensor, targets: Tensor, given: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
     """c, unless all are equal, and the gain, for torch's cross-entropy."""
-    weight, ignored, counts = given.get("weight"), None, None
+    weight, counts = given.get("weight"), None
     whole = given.get("reduction", "mean") == "sum"
     if not targets.is_floating_point():  # soft targets count the same, and none is ignored
-        ignored = targets == given.get("ignore_index", -100)
-        if weight is not None:
+        index = given.get("ignore_index", -100)
+        # below 0 torch's loss lets only what is ignored pass
+        may = weight is not None or index >= 0 or not targets.numel() or int(targets.min()) < 0
+        ignored = targets == index if may else None
+        if ignored is not None and weight is not None:
             counts = weight[targets.masked_fill(ignored, 0)].masked_fill(ignored, 0)
-        elif bool(ignored.any()):
+        elif ignored is not None and bool(ignored.any()):
             counts = (~ignored).to(logits.dtype)
+    if counts is None and not whole:
+        return None, None
     if counts is None:
         tokens = targets[0].numel() if not targets.is_floating_point() else targets[0, 0].numel()
-        return None, logits.new_full((), len(targets) * tokens) if whole else None
+        return None, logits.new_full((), len(targets) * tokens)
     if counts.ndim > 1:
         counts = counts.flatten(1).sum(1)
     return counts, counts.new_full((), len(counts)) if whole else len(counts) / counts.sum()

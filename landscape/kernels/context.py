@@ -19,6 +19,8 @@ _RECURRENT = [(torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_rel
 _NORMS = {"layer_norm": 2, "group_norm": 2, "batch_norm": 1, "instance_norm": 1}  # and where their weights stand
 _SDP_FLAGS = ("flash", "mem_efficient", "cudnn")
 
+_originals: dict[str, Callable[..., Tensor]] = {}  # torch's normalisations, and what stands for them in a block
+_apart: dict[str, Callable[..., Tensor]] = {}
 _lock = threading.Lock()
 _depth = {True: 0, False: 0}  # open blocks, by their `cudnn`
 _undo: dict[bool, list[Callable[[], None]]] = {True: [], False: []}
@@ -81,10 +83,7 @@ def _run(undo: list[Callable[[], None]]) -> None:
 
 
 def _install() -> list[Callable[[], None]]:
-    undo = [
-        _replace(*_ATTENTION, _twice_differentiable),
-        *(_replace(torch, name, _bias_apart(place)) for name, place in _NORMS.items()),
-    ]
+    undo = [_replace(*_ATTENTION, _twice_differentiable), _replace_norms()]
     # calls that hold the function itself end up in the plain kernel
     for name in _SDP_FLAGS:
         switch = getattr(torch.backends.cuda, f"enable_{name}_sdp")
@@ -129,6 +128,17 @@ def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], 
     original = getattr(owner, name)
     setattr(owner, name, wrap(original))
     return _later(setattr, owner, name, original) if own else _later(delattr, owner, name)
+
+
+def _replace_norms() -> Callable[[], None]:
+    """As `_replace` for all normalisations at once, with functions that are made once: a block is opened a product."""
+    held = vars(torch)
+    originals = {name: held[name] for name in _NORMS}
+    if originals != _originals:
+        _originals.update(originals)
+        _apart.update({name: _bias_apart(place)(originals[name]) for name, place in _NORMS.items()})
+    held.update(_apart)
+    return _later(held.update, originals)
 
 
 def _twice_differentiable(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

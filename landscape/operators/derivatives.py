@@ -151,6 +151,8 @@ class _Ladder:
         with torch.enable_grad():
             loss = self.point.loss(self.batch)
         here, slope = float(loss.detach()), 0.0
+        if not math.isfinite(here):  # nothing can be told
+            return False
         if loss.requires_grad:
             slope = float(row(torch.autograd.grad(loss, self.point.leaves, materialize_grads=True)) @ self.v)
         for h in (steps[0] * self.size, steps[1] * self.size):

@@ -1,5 +1,6 @@
 """A trial of a risk on a few examples: is the loss a loss, can it be differentiated twice, and what would that take."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -52,7 +53,9 @@ class Trial:
 
     @classmethod
     def _made(cls, point: Point, checks: bool) -> "Trial":
-        batch = point.batch(point.risk.batches[0])
+        risk = point.risk
+        counting = (b for b, share in zip(risk.batches, risk.shares, strict=True) if share)
+        batch = point.batch(next(counting, risk.batches[0]))
         few, fewer = _parts(point, batch)
         if checks:
             require_same(lambda: _value(point, few), point.dtype, cause(point.risk, probe=True))
@@ -88,16 +91,17 @@ def _parts(point: Point, batch: Batch) -> tuple[Batch, Batch | None]:
             value = point.risk.findings.without_graph(lambda: point.loss(few))
         except Exception:
             return batch, None
-        scalar(value)
+        if not math.isfinite(scalar(value)):  # all of their targets are ignored, say
+            few = batch
     k = batch_size(few)
     if k < 2 or not can_be_cut(few):
         return few, None
     fewer = slice_batch(few, 0, k // 2)
     try:
-        _value(point, fewer)
+        finite = math.isfinite(_value(point, fewer))
     except Exception:  # one example alone has no batch statistics
         return few, None
-    return few, fewer
+    return few, fewer if finite else None
 
 
 def _value(point: Point, batch: Batch) -> float:

@@ -123,7 +123,7 @@ def test_a_criterions_weights_keep_the_names_that_their_group_has():
 )
 def test_methods_that_cannot_see_a_criterions_weights_refuse_them(method, message):
     model, head = network(norm=nn.LayerNorm), nn.Linear(3, 3).double()
-    base = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
+    base = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.05)
     with pytest.raises(ValueError, match=message):
         make_optimizer(method, model, base, **options_of(method, model))
 

@@ -133,7 +133,7 @@ class Passes:
                 p.grad = g
 
     def start(self) -> None:
-        """Drop what was left in `.grad` from before the step, and warn once where no step has left it."""
+        """Warn once where no step has left what is in `.grad` from before this one; each pass drops it."""
         if not self._warned and not self._took_turns():
             first: Any = next((g for p in self.named.values() if (g := p.grad) is not None), None)
             if first is not None and getattr(first, _MARK, None) != first._version and self._left_over():
@@ -144,7 +144,6 @@ class Passes:
                     "before `step(closure)` out.",
                     stacklevel=6,
                 )
-        self.clear()
 
     def _took_turns(self) -> bool:
         """Whether the last step was one of another optimizer over other parameters, whose backward passes reach ours.
@@ -157,16 +156,21 @@ class Passes:
     def _left_over(self) -> bool:
         """Whether some gradient is neither zero nor left by a step."""
         grads: list[Any] = [g for p in self.named.values() if (g := p.grad) is not None]
-        fresh = [g.detach() for g in grads if getattr(g, _MARK, None) != g._version]
+        added = hasattr(grads[0], _MARK)  # to what a step has left
+        fresh = [g.detach() for g in grads if added or not hasattr(g, _MARK)]
         return any(g.layout == torch.strided and bool(g.count_nonzero()) for g in fresh)
 
     def end(self) -> None:
-        """Mark what the step leaves in `.grad`, where loggers look for it; the version tells if more is added."""
+        """Mark what the step leaves in `.grad`, where loggers look for it; a version tells if more is added."""
         Passes._last = weakref.ref(self)
         if not self._warned:
+            version: int | None = None
             for p in self.named.values():
-                if (g := p.grad) is not None:
-                    setattr(g, _MARK, g._version)
+                g: Any = p.grad
+                if g is not None:
+                    if version is None:
+                        version = g._version
+                    g._left_by_a_step = version  # `_MARK`
 
     @contextmanager
     def only(self, names: frozenset[str] | None) -> Iterator[None]:
@@ -219,8 +223,8 @@ class Passes:
             perturbed = self._without_gradient(unit, i, lambda: closure.losses())  # type: ignore[attr-defined]
             with self._frozen(unit):
                 self._ready(unit, i)
-                sign, counts = self.trained.sign, getattr(closure, "weights", None)
-                self._backward_on(closure, select(sign * clean, sign * perturbed, counts))
+                before, after = (clean, perturbed) if self.trained.sign > 0 else (perturbed, clean)
+                self._backward_on(closure, select(before, after, getattr(closure, "weights", None)))
             return perturbed.mean()
 
         return self._over(unit, one)
@@ -380,13 +384,16 @@ class Passes:
         if self.unchecked:
             check_dense(self.named)
             self.unchecked = False
-        grads = [g for p in self.named.values() if (g := p.grad) is not None]
         if self.ranks.several:
             self.seen.update(name for name, p in self.named.items() if p.grad is not None)
-        elif not grads and not self._sparing:
-            raise ValueError(NO_GRADIENT)
+        elif not self._sparing:
+            for p in self.named.values():
+                if p.grad is not None:
+                    break
+            else:
+                raise ValueError(NO_GRADIENT)
         if self.scale is not None:
-            self.scale.true_units(grads)
+            self.scale.true_units([g for p in self.named.values() if (g := p.grad) is not None])
         if self.trained.uphill and not ascending:
             self.turn()
 

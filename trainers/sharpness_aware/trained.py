@@ -1,7 +1,9 @@
 """Which parameters a step concerns: exactly those that the base optimizer trains, read anew each step."""
 
 import math
+from collections.abc import ValuesView
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainers.sharpness_aware.ranks import bare
+
+_requires_grad = attrgetter("requires_grad")
 
 
 class Trained:
@@ -45,7 +49,7 @@ class Trained:
         self.uphill: frozenset[str] = frozenset()
         self.radii: dict[str, float] = {}
         self.has_complex = False
-        self._contents: list[dict[str, Any]] = []
+        self._contents: list[ValuesView[Any]] = []  # of each module, its parts and parameters
         self._tree: list[int] = []
         self._groups: list[Any] = []
         self._names: dict[nn.Parameter, str] = {}  # what the groups hold and the model has, or had at the last look
@@ -71,23 +75,25 @@ class Trained:
         if tree == self._tree and groups == self._groups:
             return False
         self._read()
-        self._contents = [c for m in self.model.modules() for c in (m._modules, m._parameters)]
+        self._contents = [c.values() for m in self.model.modules() for c in (m._modules, m._parameters)]
         self._tree, self._groups = self._edges(), groups
         return True
 
     def _edges(self) -> list[int]:
         """What each module holds, as numbers that are quick to compare; the model's parts stay alive meanwhile."""
-        return [sum(map(len, self._contents)), *map(id, chain.from_iterable(c.values() for c in self._contents if c))]
+        return [*map(id, chain.from_iterable(self._contents))]
 
     def _state_of_groups(self) -> list[Any]:
         """All that matters of the groups, likewise."""
         groups = self.base.param_groups
-        held = [p for group in groups for p in group["params"]]
-        return [
-            [*map(id, held)],
-            [p.requires_grad for p in held],
-            [(len(g["params"]), g.get("maximize"), g.get("rho")) for g in groups],
-        ]
+        held: list[Any] = []
+        state: list[Any] = []
+        for g in groups:
+            held += g["params"]
+            state += len(g["params"]), g.get("maximize"), g.get("rho")
+        state += map(id, held)
+        state += map(_requires_grad, held)
+        return state
 
     def _read(self) -> None:
         groups = self.base.param_groups
