@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainers.files import check_digest, digest, write_atomically, write_json
+from trainers.files import DAMAGED, check_digest, digest, write_atomically, write_json
+from trainers.kept import sealed
 from trainers.models import build_model
 from trainers.naming import nearest
 from trainers.reading import Shape, check_shape, read_json
@@ -53,7 +54,7 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> Path:
-    """Write a model's parameters and buffers, then `meta.json` with their checksum; both aside and by rename.
+    """Write parameters and buffers, then `meta.json` with their checksum and its own; both aside and by rename.
 
     Args:
         folder: Of this checkpoint.
@@ -70,7 +71,7 @@ def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> 
     (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
     write_atomically(folder / PARAMS, write)
     names = [name for name, _ in model.named_parameters()]
-    write_json(folder / META, {"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]})
+    write_json(folder / META, sealed({"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]}), sort=False)
     return folder
 
 
@@ -79,7 +80,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none: the write was cut short, or this is no checkpoint.
-        ValueError: If it was written by a later version.
+        ValueError: If it was written by a later version, or is not what was written.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: give the folder of a checkpoint (RUN/checkpoints/STEP).")
@@ -88,6 +89,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
     meta = read_json(folder / META, hint=WAY_OUT)
     if isinstance(meta.get("schema"), int) and meta["schema"] > SCHEMA:
         raise ValueError(f"{folder} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
+    noted = meta.pop("checksum", None)
+    if noted is not None and sealed(meta)["checksum"] != noted:
+        raise ValueError(f"{folder / META} cannot be read ({DAMAGED}): {WAY_OUT}.")
     return meta
 
 

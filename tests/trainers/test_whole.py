@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 
@@ -48,6 +49,17 @@ def flip(path, place, bit=4):
 
 
 PLACES = (0.0, 0.3, 0.62, 0.9, 1.0)
+
+
+def test_what_a_checkpoint_says_of_itself_is_what_was_written(run):
+    """A flipped bit may leave valid JSON: another epoch, say, by which every row that is measured would be wrong."""
+    meta = run.checkpoint(max(run.checkpoints())) / "meta.json"
+    text = meta.read_text()
+    other = re.sub(r'"epoch": (\d)', lambda found: f'"epoch": {int(found[1]) ^ 1}', text)
+    assert other != text
+    meta.write_text(other)
+    with pytest.raises(ValueError, match=r"meta.json cannot be read .*checksum.* train it again"):
+        load_checkpoint(meta.parent)
 
 
 @pytest.mark.parametrize("place", PLACES)
