@@ -9,16 +9,18 @@ from torch import Generator, Tensor
 from landscape.memory import require
 from landscape.operators.protocol import SymmetricOperator, beside_product
 from landscape.spectral.krylov import working_dtype
-from landscape.spectral.regions import pieces
+from landscape.spectral.regions import WHOLE, pieces
 
 Again = Callable[[], Iterator[Tensor]]
 
 BLOCK = 16  # vectors multiplied at once, at most
-BLOCK_BYTES = 4 * 2**20  # what they may occupy, where one alone does not exceed it
+BLOCK_BYTES = 4 * 2**20  # what long ones may occupy, where one alone does not exceed it
 
 
 def width(A: SymmetricOperator) -> int:
     """How many vectors to multiply at once: long ones gain nothing from each other, and each has images and copies."""
+    if A.shape[0] <= WHOLE:
+        return BLOCK
     return max(1, min(BLOCK, BLOCK_BYTES // (A.shape[0] * working_dtype(A.dtype).itemsize)))
 
 

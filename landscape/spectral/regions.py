@@ -14,7 +14,7 @@ Region = slice | Tensor
 Blocks = Mapping[str, Region]
 """Names of blocks of parameters, each with its entries: a slice, or a tensor of indices."""
 
-WHOLE = 2**16  # entries that are worked on at once, and
+WHOLE = 2**17  # entries that are worked on at once, and
 PIECE = 2**14  # how many at a time where there are more
 
 
