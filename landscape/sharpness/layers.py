@@ -100,16 +100,24 @@ def _listening(modules: list[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[
 
 
 def _is_mean(point: Point, batch: Batch, parts: dict[str, tuple[Tensor, Tensor]]) -> bool:
-    """Whether an example has the slopes alone that it has among the others, n times over: a few of them."""
+    """Whether examples have the slopes alone that they have among the others, n times over: a few of them.
+
+    One of four may differ: rounding puts a unit to the other side of its kink there.
+    """
     n = batch_size(batch)
-    for i in sorted({0, n // 3, 2 * n // 3, n - 1}):
-        with own_precision(), torch.enable_grad():
-            loss = point.loss(slice_batch(batch, i, i + 1))
-        alone = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
-        for name, g in zip(point.theta, alone, strict=True):
-            a, b = parts[name.rpartition(".")[0]]
-            ours = torch.outer(b[i], a[i]) if name.endswith("weight") else b[i]
-            scale = torch.maximum(ours.abs().max(), g.abs().max())
-            if not bool((ours - g).abs().max() <= torch.finfo(g.dtype).eps ** 0.5 * scale.clamp_min(1e-12)):
-                return False
+    few = sorted({0, n // 3, 2 * n // 3, n - 1})
+    return sum(not _is_alone(point, batch, parts, i) for i in few) <= len(few) // 4
+
+
+def _is_alone(point: Point, batch: Batch, parts: dict[str, tuple[Tensor, Tensor]], i: int) -> bool:
+    """Whether example i has the slopes alone that it has among the others, n times over."""
+    with own_precision(), torch.enable_grad():
+        loss = point.loss(slice_batch(batch, i, i + 1))
+    alone = torch.autograd.grad(loss, point.leaves, materialize_grads=True)
+    for name, g in zip(point.theta, alone, strict=True):
+        a, b = parts[name.rpartition(".")[0]]
+        ours = torch.outer(b[i], a[i]) if name.endswith("weight") else b[i]
+        scale = torch.maximum(ours.abs().max(), g.abs().max())
+        if not bool((ours - g).abs().max() <= torch.finfo(g.dtype).eps ** 0.5 * scale.clamp_min(1e-12)):
+            return False
     return True

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from landscape import EmpiricalRisk, flatten
-from landscape.sharpness import gradient_moments, gradients, two_batch_noise_scale
+from landscape.operators.point import Point
+from landscape.sharpness import gradient_moments, gradients, layers, two_batch_noise_scale
 from landscape.sharpness.layers import layer_moments
 
 
@@ -72,6 +73,24 @@ def test_layers_are_used_where_they_hold(name, takes, monkeypatch):
     risk = RISKS[name]()
     gradient_moments(risk)
     assert (seen[0] is not None) == takes
+
+
+@pytest.mark.parametrize(("kinked", "takes"), [(1, True), (2, False)])
+def test_one_example_at_a_kink_is_no_reason_against_layers(kinked, takes, monkeypatch):
+    """Rounding may put a unit to the other side of its kink where an example is evaluated alone."""
+    asked, alone = [], layers._is_alone
+
+    def beside(point, batch, parts, i):
+        asked.append(i)
+        return len(asked) > kinked and alone(point, batch, parts, i)
+
+    monkeypatch.setattr(layers, "_is_alone", beside)
+    point = Point.of(RISKS["tanh"](), None, None)
+    aims = [(t.detach(), t.detach()) for t in point.theta.values()]
+    sums = [torch.zeros_like(t, dtype=torch.float64) for t in point.theta.values()]
+    found = layer_moments(point, point.risk.batches[0], aims, sums, [])
+    assert (found is not None) == takes
+    assert len(asked) == 4
 
 
 def test_sums_of_losses_are_refused():
