@@ -17,7 +17,7 @@ from landscape.estimate import Estimate
 from landscape.operators.point import Point
 from landscape.params import Params
 from landscape.per_example import example_gradient_parts
-from landscape.precision import in_own_precision, own_precision
+from landscape.precision import in_own_precision
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.layers import layer_moments
 
@@ -157,10 +157,9 @@ def gradient_moments(risk: EmpiricalRisk, *, elementwise: bool = False, theta: P
     sums = [torch.zeros_like(t, dtype=torch.float64) for t in point.leaves]
     seconds = [torch.zeros_like(s) for s in sums] if elementwise else []
     rows: list[Tensor] = []
-    with own_precision():
-        for batch in point.risk.batches:
-            found = layer_moments(point, point.batch(batch), aims, sums, seconds)
-            rows += [found] if found is not None else _pass(point, point.batch(batch), aims, sums, seconds)
+    for batch in point.risk.batches:
+        found = layer_moments(point, point.batch(batch), aims, sums, seconds)
+        rows += [found] if found is not None else _pass(point, point.batch(batch), aims, sums, seconds)
 
     def as_params(totals: list[Tensor]) -> Params:
         return {k: (s / risk.n).to(t.dtype) for (k, t), s in zip(point.theta.items(), totals, strict=True)}
