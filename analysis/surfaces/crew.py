@@ -115,10 +115,16 @@ def _heard() -> Iterator[None]:
 
 @contextmanager
 def crew() -> Iterator[Crew]:
-    """The processes that `torchrun` started, or this one alone; a group that is there already is used."""
+    """The processes that `torchrun` started, or this one alone; a group that is there already is used.
+
+    A group that is made here is gone at the end, and its threads with it: one that lives on can abort the process while
+    Python shuts down.
+    """
     if dist.is_available() and dist.is_initialized():
         yield Crew(dist.get_rank(), dist.get_world_size())
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
+        import torch.distributed.nn.functional  # noqa: F401 - imported later, its defaults would hold the group
+
         dist.init_process_group("gloo", timeout=LONGEST)
         try:
             yield Crew(dist.get_rank(), dist.get_world_size())
