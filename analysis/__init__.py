@@ -21,10 +21,10 @@ from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
 from analysis.forgetting.spurious import SpuriousData, spurious_forgetting
 from analysis.forgetting.tasks import task_forgetting
 from analysis.forgetting.trajectory import forgetting_curve, second_half
+from analysis.measures.catalogue.targets import TARGETS, fit_temperature, overlap, paired_error_difference, target_rows
+from analysis.measures.collect import collect, measure_run
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
-from analysis.measures.targets import TARGETS, fit_temperature, overlap, paired_error_difference, target_rows
-from analysis.measuring.collect import collect, measure_run
 
 if TYPE_CHECKING:
     from analysis.figures import FIGURES

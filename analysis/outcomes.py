@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import table
 from analysis.style import method_label
-from trainers.runs import Run, list_runs
+from trainers.runs.folder import Run, list_runs
 
 LAST = ("train_error", "validation_error", "test_error", "train_loss", "test_loss")
 STOPPED = ("validation_error_stopped", "test_error_stopped")

@@ -25,8 +25,8 @@ from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
-from trainers.reading import Shape, read_json, read_table
-from trainers.runs import Run, StatusFile
+from trainers.files.reading import Shape, read_json, read_table
+from trainers.runs.folder import Run, StatusFile
 
 HISTORY = (
     "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",

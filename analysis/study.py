@@ -18,24 +18,24 @@ import pandas as pd
 from pydantic import Field
 
 from analysis import table
+from analysis.measures.collect import Call, tabulate, take, to_measure
+from analysis.measures.plan import Choice, plan
 from analysis.measures.registry import expected_sign
-from analysis.measuring.collect import Call, tabulate, take, to_measure
-from analysis.measuring.plan import Choice, plan
 from analysis.statistics.correlation import Correlations, correlate
 from analysis.statistics.evidence import TABLES
 from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
-from trainers.cluster import import_ray
 from trainers.config import TrainConfig
-from trainers.files import write_json
-from trainers.lock import Lock, locked
-from trainers.parallel import cores
-from trainers.reading import Shape, read_json
+from trainers.files.lock import Lock, locked
+from trainers.files.reading import Shape, read_json
+from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
-from trainers.rehearsal import check_trust, rehearse
-from trainers.runs import Run, list_runs
-from trainers.sweep import Executor, part, train_all
+from trainers.runs.folder import Run, list_runs
+from trainers.sweep.cluster import import_ray
+from trainers.sweep.parallel import cores
+from trainers.sweep.rehearsal import check_trust, rehearse
+from trainers.sweep.running import Executor, part, train_all
 
 __all__ = [
     "Study",

@@ -8,18 +8,18 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from analysis.measures.catalogue.targets import TARGETS
+from analysis.measures.plan import plan
 from analysis.measures.registry import entry_of, names
-from analysis.measures.targets import TARGETS
-from analysis.measuring.plan import plan
 from analysis.style import method_label
 from analysis.surfaces.recipe import recipe
-from trainers.conditions import Condition
 from trainers.config import Strict, TrainConfig
+from trainers.files.reading import read_yaml
 from trainers.naming import nearest
-from trainers.reading import read_yaml
 from trainers.reference import is_reference, load_reference
-from trainers.search import RandomSearch
-from trainers.sweep import expand
+from trainers.sweep.conditions import Condition
+from trainers.sweep.running import expand
+from trainers.sweep.search import RandomSearch
 
 Options = dict[str, Any]
 

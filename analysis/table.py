@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.files import write_atomically
+from trainers.files.reading import read_table
+from trainers.files.writing import write_atomically
 from trainers.naming import nearest
-from trainers.reading import read_table
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # endings of files of weights from elsewhere
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
-from analysis.measuring.plan import plan
-from analysis.measuring.taking import measures_of
+from analysis.measures.taking import measures_of
 from benchmarks.pairing import quartiles
 from trainers import build_model, load_dataset
 

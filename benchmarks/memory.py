@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from analysis.measuring.collect import measure_run
-from analysis.measuring.plan import plan
+from analysis.measures.collect import measure_run
+from analysis.measures.plan import plan
 from trainers import fit
 
 CONFIG = {

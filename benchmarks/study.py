@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from analysis.measuring.checkpoints import RunCheckpoint
-from analysis.measuring.plan import plan
-from analysis.measuring.taking import measure_subject
+from analysis.measures.checkpoints import RunCheckpoint
+from analysis.measures.plan import plan
+from analysis.measures.taking import measure_subject
 from trainers import list_runs
 
 ROOT = Path(__file__).parents[1]

@@ -35,7 +35,7 @@ import analysis
 import landscape
 import trainers
 from analysis.figures import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
-from analysis.measuring.plan import plan
+from analysis.measures.plan import plan
 from analysis.style import rc
 
 torch.set_num_threads(1)

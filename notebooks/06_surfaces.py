@@ -34,7 +34,7 @@ import trainers
 from analysis.figures.surfaces import Along, ascent_path, contour, lines
 from analysis.figures.surfaces.line import Slice
 from analysis.style import rc
-from trainers.runs import load_data
+from trainers.runs.folder import load_data
 
 torch.set_num_threads(1)
 matplotlib.rcParams.update(rc("screen"))

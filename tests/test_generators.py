@@ -22,10 +22,10 @@ from analysis.statistics.power import simulated_power
 from analysis.statistics.resampling import cluster_bootstrap
 from landscape.complexity import fold, layer_norms, padded_spectral_norm, spectral_norm
 from landscape.paths import ModelState, PermutationGroups, weight_matching
-from trainers.connectivity import fit_curve
-from trainers.corruptions import corrupt
-from trainers.data import noisy_labels
-from trainers.spurious import patch_codes
+from trainers.data.corruptions import corrupt
+from trainers.data.loading import noisy_labels
+from trainers.data.spurious import patch_codes
+from trainers.runs.connectivity import fit_curve
 
 
 def public():

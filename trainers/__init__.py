@@ -1,19 +1,19 @@
 """Data, models and the SAM family: everything that turns a configuration into checkpoints."""
 
 from landscape.objectives import obf_loss
-from trainers.checkpoint import load_checkpoint, read_weights, save_checkpoint
 from trainers.config import TrainConfig
-from trainers.data import DATASETS, load_dataset
-from trainers.loop import fit
-from trainers.models import MODELS, build_model
-from trainers.runs import Run, list_runs
-from trainers.search import RandomSearch
+from trainers.data.loading import DATASETS, load_dataset
+from trainers.models.building import MODELS, build_model
+from trainers.runs.checkpoint import load_checkpoint, read_weights, save_checkpoint
+from trainers.runs.folder import Run, list_runs
+from trainers.runs.loop import fit
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.sharpness_aware.optimizers import make_optimizer
-from trainers.sweep import expand, part, train_all
+from trainers.sweep.running import expand, part, train_all
+from trainers.sweep.search import RandomSearch
 
 __all__ = [
     "DATASETS",

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import ConfigDict, Field
 
-from trainers.data import DATASETS
-from trainers.models import MODELS, model_options
+from trainers.data.loading import DATASETS
+from trainers.files.reading import explain
+from trainers.models.building import MODELS, model_options
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
-from trainers.reading import explain
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
 

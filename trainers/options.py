@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 import pydantic
 
+from trainers.files.reading import short
 from trainers.naming import nearest
-from trainers.reading import short
 
 
 def knobs(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

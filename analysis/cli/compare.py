@@ -5,7 +5,7 @@ from pathlib import Path
 import tyro
 
 from analysis.cli.output import show_table
-from trainers.files import write_bytes
+from trainers.files.writing import write_bytes
 
 
 def compare(

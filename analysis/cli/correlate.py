@@ -10,7 +10,7 @@ import tyro
 
 from analysis import table as tables
 from analysis.cli.output import show_table
-from trainers.runs import has_runs, list_runs
+from trainers.runs.folder import has_runs, list_runs
 
 
 def correlate(

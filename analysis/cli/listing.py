@@ -6,8 +6,8 @@ import tyro
 
 from analysis.cli.output import show_table
 from analysis.measures.registry import MEASURES
-from trainers.data import DATASETS
-from trainers.models import MODELS
+from trainers.data.loading import DATASETS
+from trainers.models.building import MODELS
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
 

@@ -10,15 +10,15 @@ import tyro
 
 from analysis import table as tables
 from analysis.cli.output import show_table
-from analysis.measuring.budget import Budget, announcement, budget
-from analysis.measuring.checkpoints import WeightsFile, data_options, measure_checkpoint, weight_files
-from analysis.measuring.collect import Call, Executor, tabulate, take, to_measure
-from analysis.measuring.plan import plan
+from analysis.measures.budget import Budget, announcement, budget
+from analysis.measures.checkpoints import WeightsFile, data_options, measure_checkpoint, weight_files
+from analysis.measures.collect import Call, Executor, tabulate, take, to_measure
+from analysis.measures.plan import plan
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
 from trainers.config import Option
-from trainers.parallel import cores
-from trainers.runs import has_runs, list_runs
+from trainers.runs.folder import has_runs, list_runs
+from trainers.sweep.parallel import cores
 
 
 def measure(

@@ -20,9 +20,9 @@ from analysis.cli.report import report
 from analysis.cli.study import study
 from analysis.cli.surface import surface
 from analysis.cli.train import train
-from trainers.files import FULL
-from trainers.lock import BusyError
-from trainers.parallel import SAFE_PATH, Stopped, WorkerDiedError
+from trainers.files.lock import BusyError
+from trainers.files.writing import FULL
+from trainers.sweep.parallel import SAFE_PATH, Stopped, WorkerDiedError
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "study": study,

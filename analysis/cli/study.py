@@ -8,7 +8,7 @@ import tyro
 
 from analysis.path import find_own_modules
 from analysis.progress import track
-from trainers.sweep import parse_shard
+from trainers.sweep.running import parse_shard
 
 
 def study(

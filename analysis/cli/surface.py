@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from analysis.measuring.checkpoints import data_options
+from analysis.measures.checkpoints import data_options
 from analysis.path import find_own_modules
 from analysis.progress import track
 from analysis.surfaces.crew import crew

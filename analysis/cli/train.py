@@ -10,9 +10,9 @@ from analysis.cli.output import show_table
 from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
-from trainers.loop import fit
-from trainers.runs import Run
-from trainers.tracking import TrackerName
+from trainers.runs.folder import Run
+from trainers.runs.loop import fit
+from trainers.runs.tracking import TrackerName
 
 TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
 
@@ -116,7 +116,7 @@ def train(
 
 def _search_radius(chosen: TrainConfig, **options: Any) -> int:
     """Search the radius and print the table and the suggestion."""
-    from trainers.radius_search import search_radius
+    from trainers.sweep.radius_search import search_radius
 
     found = search_radius(chosen, trust=True, **options)
     rows = [

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import table
-from trainers.runs import Run
+from trainers.runs.folder import Run
 
 ENOUGH = 5  # checkpoints for a curve
 
@@ -35,8 +35,8 @@ def forgetting_curve(
     Raises:
         ValueError: If the measure or an option is unknown.
     """
-    from analysis.measuring.collect import measure_run  # imports the registry, which imports what is beside this file
-    from analysis.measuring.plan import plan
+    from analysis.measures.collect import measure_run  # imports the registry, which imports what is beside this file
+    from analysis.measures.plan import plan
 
     folder = run.folder if isinstance(run, Run) else Path(run)
     chosen = plan({measure: options})

@@ -1,1 +1,1 @@
-"""The measures of a checkpoint, by name: each a function from a `Subject` to rows of the table."""
+"""Measures of a checkpoint: what there is to measure, taking it in many processes, and never twice."""

@@ -8,7 +8,7 @@ measure's own theory predicts.
 import math
 from collections.abc import Sequence
 
-from analysis.measures import complexity, curvature, forgetting, gradients, norms, sharpness, targets
+from analysis.measures.catalogue import complexity, curvature, forgetting, gradients, norms, sharpness, targets
 from analysis.measures.measure import Measure, Rows
 from analysis.table import Row
 

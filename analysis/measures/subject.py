@@ -18,15 +18,15 @@ from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
 from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
-from trainers.checkpoint import apply_weights, load_checkpoint, model_state, read_weights
 from trainers.config import TrainConfig
-from trainers.data import DataBundle, Split
-from trainers.parallel import cores
+from trainers.data.loading import DataBundle, Split
 from trainers.randomness import stream
-from trainers.runs import Run
+from trainers.runs.checkpoint import apply_weights, load_checkpoint, model_state, read_weights
+from trainers.runs.folder import Run
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
+from trainers.sweep.parallel import cores
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)

@@ -20,8 +20,8 @@ from analysis.reporting.markup import code, escape_markdown, marked_markdown
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
 from analysis.style import rc
-from trainers.files import write_bytes
-from trainers.parallel import cores, in_parallel
+from trainers.files.writing import write_bytes
+from trainers.sweep.parallel import cores, in_parallel
 
 DPI = 200
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from analysis.measures.targets import DESCRIPTIONS, TARGETS
+from analysis.measures.catalogue.targets import DESCRIPTIONS, TARGETS
 from analysis.statistics.ceiling import COEFFICIENTS, noise_ceiling
 from analysis.statistics.comparison import MINIMUM, NO_CLAIM, paired_difference
 from analysis.statistics.evidence import TABLES, Settings, evidence

@@ -34,8 +34,8 @@ from landscape.paths.summary import POINTS
 from landscape.surfaces import Axes, Axis, Grid, Surface
 from landscape.surfaces.scanner import Scanner
 from landscape.surfaces.trajectory import ProjectedPath
-from trainers.connectivity import fit_curve
 from trainers.randomness import stream
+from trainers.runs.connectivity import fit_curve
 
 EPOCHS, LR, BENDS = 30, 0.05, 1  # of a curve's fit
 MARGIN = 0.3  # of the extent of three models, left free around them

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from analysis.measuring.checkpoints import Checkpoint
+from analysis.measures.checkpoints import Checkpoint
 from analysis.surfaces.crew import Crew
 from analysis.surfaces.journal import Group, Journal
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
 from landscape.surfaces import Axes, Axis
 from landscape.surfaces.scanner import Scanner, Values
-from trainers.files import write_atomically
-from trainers.parallel import cores, in_parallel, single_threaded
+from trainers.files.writing import write_atomically
 from trainers.reference import is_reference, load_reference
+from trainers.sweep.parallel import cores, in_parallel, single_threaded
 
 BUNDLE_SECONDS = 1.0  # of work that a killed process may lose
 WORTH_TELLING = 3.0  # seconds of work below which progress is not shown

@@ -20,9 +20,9 @@ from landscape.surfaces.directions import eigen_axes, gradient_axis, perturbatio
 from landscape.surfaces.normalisation import filters_of
 from landscape.surfaces.second_order import SecondOrder, second_order
 from landscape.surfaces.trajectory import LoadedPoints, ProjectedPath, Trajectory, trajectory_axes
-from trainers.checkpoint import PARAMS, read_weights
 from trainers.randomness import stream
-from trainers.runs import Run
+from trainers.runs.checkpoint import PARAMS, read_weights
+from trainers.runs.folder import Run
 from trainers.sharpness_aware.methods import METHODS
 
 MARGIN = 0.25  # of a trajectory's extent, left free around it

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from analysis.surfaces.trajectory import SurfacePath
 from landscape.surfaces import Grid, Surface
-from trainers.files import write_atomically
-from trainers.reading import Shape, check_shape, read_arrays
+from trainers.files.reading import Shape, check_shape, read_arrays
+from trainers.files.writing import write_atomically
 
 SCHEMA = 1
 

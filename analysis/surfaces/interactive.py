@@ -18,7 +18,7 @@ from analysis.style import looks
 from analysis.surfaces.reading import ANSWERS, reading, reading_together, verdict
 from analysis.surfaces.trajectory import SurfacePath
 from landscape.surfaces import Surface
-from trainers.files import write_bytes
+from trainers.files.writing import write_bytes
 
 DIGITS = 7  # significant, of the numbers in the page
 COLOURS = 12  # of the map

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from trainers.files import FULL, write_json
-from trainers.reading import read_json
+from trainers.files.reading import read_json
+from trainers.files.writing import FULL, write_json
 
 PLAN = "plan.json"
 _HEAD = struct.Struct("<IqqI")  # magic, group, bytes, checksum of the bytes

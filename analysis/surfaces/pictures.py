@@ -25,7 +25,7 @@ from analysis.style import WIDTHS, Medium, rc
 from analysis.surfaces.context import prediction_of
 from analysis.surfaces.sheets import Sheet
 from landscape.surfaces import Surface
-from trainers.files import write_atomically
+from trainers.files.writing import write_atomically
 
 DPI = 200
 MODES = {"eval": "running statistics kept", "recalibrate": "running statistics anew", "batch": "batch statistics"}

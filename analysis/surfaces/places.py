@@ -7,14 +7,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from analysis.measures.checkpoints import WEIGHTS, Checkpoint, RunCheckpoint, WeightsFile
 from analysis.measures.subject import Subject
-from analysis.measuring.checkpoints import WEIGHTS, Checkpoint, RunCheckpoint, WeightsFile
 from analysis.style import method_label
 from analysis.surfaces.recipe import Recipe
 from landscape import EmpiricalRisk
-from trainers.data import Split
+from trainers.data.loading import Split
 from trainers.randomness import stream
-from trainers.runs import Run, has_runs, in_double
+from trainers.runs.folder import Run, has_runs, in_double
 
 
 def checkpoint_of(

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from analysis.measures.checkpoints import Checkpoint
 from analysis.measures.subject import Subject
-from analysis.measuring.checkpoints import Checkpoint
 from analysis.progress import quiet
 from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
 from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
@@ -25,9 +25,9 @@ from landscape import EmpiricalRisk
 from landscape.surfaces import Surface
 from landscape.surfaces.refinement import Refinement
 from landscape.surfaces.scan import assemble
-from trainers.files import digest, write_bytes
-from trainers.lock import locked
-from trainers.parallel import single_threaded
+from trainers.files.lock import locked
+from trainers.files.writing import digest, write_bytes
+from trainers.sweep.parallel import single_threaded
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from markupsafe import escape
 
-from analysis.measuring.checkpoints import Checkpoint
+from analysis.measures.checkpoints import Checkpoint
 from analysis.progress import quiet
 from analysis.style import Medium, rc
 from analysis.surfaces.between import Tell, silent
@@ -24,9 +24,9 @@ from analysis.surfaces.recipe import Recipe, recipe
 from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
 from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
-from trainers.checkpoint import read_weights
-from trainers.files import write_bytes
-from trainers.parallel import cores, single_threaded
+from trainers.files.writing import write_bytes
+from trainers.runs.checkpoint import read_weights
+from trainers.sweep.parallel import cores, single_threaded
 
 if TYPE_CHECKING:
     from analysis.surfaces.pictures import Picture

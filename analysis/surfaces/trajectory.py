@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import torch
 
+from analysis.measures.checkpoints import Checkpoint, RunCheckpoint
 from analysis.measures.subject import Subject
-from analysis.measuring.checkpoints import Checkpoint, RunCheckpoint
 from analysis.surfaces.drawing import loaded
 from analysis.surfaces.places import label, surface_risks
 from analysis.surfaces.recipe import Recipe

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from landscape.surfaces import Surface
-from trainers.files import write_bytes
+from trainers.files.writing import write_bytes
 
 BYTES = 8  # of a number
 

@@ -22,7 +22,7 @@ from analysis.cli import main
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
-from trainers.checkpoint import read_weights
+from trainers.runs.checkpoint import read_weights
 
 ROOT = Path(__file__).parents[2]
 SMALL = {

@@ -9,7 +9,7 @@ from analysis.cli import main
 from analysis.outcomes import outcomes
 from analysis.table import Row, to_frame
 from trainers import fit
-from trainers.runs import Run
+from trainers.runs.folder import Run
 
 TINY = {"train_size": 60, "validation_size": 60, "test_size": 60, "epochs": 3, "model_options": {"width": 4}}
 

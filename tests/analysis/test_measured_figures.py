@@ -11,10 +11,10 @@ from synthetic import make
 
 from analysis.figures import FIGURES, NothingToDraw, forgetting_histogram, reliability_diagram, sharpness_by_radius
 from analysis.figures.reliability import pool, wilson
-from analysis.measures.calibration import calibration_error, reliability
-from analysis.measures.forgetting import forgetting_counts
+from analysis.measures.catalogue.calibration import calibration_error, reliability
+from analysis.measures.catalogue.forgetting import forgetting_counts
+from analysis.measures.catalogue.targets import reliability_bins
 from analysis.measures.subject import Subject
-from analysis.measures.targets import reliability_bins
 from analysis.results import StudyResults
 from analysis.statistics.correlation import correlate
 from analysis.table import to_frame, with_variant

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import table
-from analysis.measuring import checkpoints
+from analysis.measures import checkpoints
 from analysis.statistics.correlation import correlate
 from analysis.table import Row, join_settings, read_settings, to_frame
 

@@ -11,15 +11,15 @@ import yaml
 
 from analysis import table
 from analysis.cli import main
+from analysis.measures.collect import measure_run
+from analysis.measures.plan import plan
 from analysis.measures.subject import Subject
-from analysis.measuring.collect import measure_run
-from analysis.measuring.plan import plan
-from analysis.measuring.taking import measure_subject
+from analysis.measures.taking import measure_subject
 from analysis.progress import quiet
 from analysis.statistics.evidence import TABLES
 from analysis.study import Study, read_study
 from trainers import Run, build_model, fit, load_dataset
-from trainers.files import write_json
+from trainers.files.writing import write_json
 
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 
@@ -259,7 +259,7 @@ def test_a_full_disk_says_so_and_nothing_half_is_left(tmp_path, capsys, monkeypa
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainers.checkpoint.save_file", full)
+    monkeypatch.setattr("trainers.runs.checkpoint.save_file", full)
     assert run("train", "--epochs", 1, "--train-size", 40, "--out", tmp_path) == 1
     assert "the disk is full: make room" in capsys.readouterr().err
     assert not list(tmp_path.rglob("meta.json"))

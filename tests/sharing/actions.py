@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from analysis import table
-from analysis.measuring.cache import Cache
+from analysis.measures.cache import Cache
 from analysis.table import Row
 
 TINY = {
@@ -91,7 +91,7 @@ def train(folder, seed, settings):
     """Train a run; one that another process trains is waited for."""
     begin(folder, seed)
     from trainers import fit
-    from trainers.lock import BusyError
+    from trainers.files.lock import BusyError
 
     while True:
         with suppress(BusyError):

@@ -65,8 +65,8 @@ def trained(tmp_path_factory):
     """A run that is copied, never changed, and what alone measures and scans it."""
     from actions import PLANE, TINY
 
-    from analysis.measuring.collect import measure_run
-    from analysis.measuring.plan import plan
+    from analysis.measures.collect import measure_run
+    from analysis.measures.plan import plan
     from analysis.surfaces.survey import surface
     from trainers import fit
 

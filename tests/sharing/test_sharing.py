@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 from delays import killed_at_random
 
-from analysis.measuring.cache import Cache
-from analysis.measuring.checkpoints import RunCheckpoint, kept_rows
-from analysis.measuring.plan import plan
+from analysis.measures.cache import Cache
+from analysis.measures.checkpoints import RunCheckpoint, kept_rows
+from analysis.measures.plan import plan
 from trainers import Run
-from trainers.files import SILENCE
-from trainers.lock import BusyError, locked
+from trainers.files.lock import BusyError, locked
+from trainers.files.writing import SILENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sharing")]
 

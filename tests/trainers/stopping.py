@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from trainers import read_weights
-from trainers.tree import equal
+from trainers.files.tree import equal
 
 SMALL = {
     "train_size": 60, "validation_size": 40, "test_size": 50, "label_noise": 0.2, "epochs": 3, "batch_size": 16,
@@ -28,7 +28,7 @@ def without_checksums(folder):
 
 def signal_after(monkeypatch, step, number=signal.SIGTERM):
     """Send this process a signal in the middle of a step, once; the handler sees it before the step has ended."""
-    from trainers.training import Training
+    from trainers.runs.training import Training
 
     take = Training.train_step
     sent = []
@@ -48,7 +48,7 @@ def with_clock(monkeypatch, *, step, snapshot=0.0, epoch_end=0.0, written=None):
     A checkpoint takes a third of a snapshot. Returns a list with the time now as its only entry; the steps of snapshots
     go into `written`.
     """
-    from trainers.training import Training
+    from trainers.runs.training import Training
 
     now = [0.0]
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.params import Params, length
+from trainers.files.tree import copied
 from trainers.sharpness_aware.arguments import check_base, check_model, closures_from
 from trainers.sharpness_aware.ascent import Means
 from trainers.sharpness_aware.chunks import Closure, Unit, units_of
@@ -38,7 +39,6 @@ from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.trained import Trained, bring_state
 from trainers.sharpness_aware.weights import Weights
-from trainers.tree import copied
 
 
 class SharpnessAware(Optimizer):

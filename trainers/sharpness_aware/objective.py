@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from trainers.example_losses import ExampleLosses
-from trainers.losses import Loss, each
 from trainers.sharpness_aware.arguments import one_number
+from trainers.sharpness_aware.example_losses import ExampleLosses
+from trainers.tasks.losses import Loss, each
 
 
 class Objective:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from analysis.forgetting.information import decision_information, output_information
 from analysis.forgetting.metrics import ALL_METRICS, BIAS_METRICS, BIAS_OF, METRICS, Outputs, forgetting_metrics
 from analysis.forgetting.output_bias import BIASES, bias_values, classwise_bias, output_bias
-from analysis.measures.targets import calibration_error
+from analysis.measures.catalogue.targets import calibration_error
 
 LABELS = np.array([0, 0, 1, 1])
 BEFORE = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])

@@ -9,8 +9,8 @@ import torch
 from folded_networks import Between, mlp, settled
 from torch import nn
 
-from analysis.measures import complexity
-from analysis.measures.complexity import MEASURES
+from analysis.measures.catalogue import complexity
+from analysis.measures.catalogue.complexity import MEASURES
 from analysis.measures.subject import Subject
 from landscape import Estimate
 from landscape.sharpness import noise_radius

@@ -17,13 +17,13 @@ from torch.autograd.function import once_differentiable
 
 from analysis import progress
 from analysis.cli import main
-from analysis.measures import curvature
-from analysis.measures.curvature import Stability
+from analysis.measures.catalogue import curvature
+from analysis.measures.catalogue.curvature import Stability
+from analysis.measures.collect import measure_run
+from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
-from analysis.measuring.collect import measure_run
-from analysis.measuring.plan import plan
-from analysis.measuring.taking import measure_subject
+from analysis.measures.taking import measure_subject
 from landscape import Estimate
 from landscape.progress import Status
 from trainers import Run, build_model, fit, load_dataset

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stopping import without_checksums
 
-from analysis.measures import forgetting as entries
+from analysis.measures.catalogue import forgetting as entries
 from analysis.measures.registry import MEASURES, SIGNS
 from analysis.measures.subject import Subject
 from analysis.table import to_frame, with_variant
 from trainers import build_model, fit, load_dataset
-from trainers.runs import Run
-from trainers.spurious import stamp
+from trainers.data.spurious import stamp
+from trainers.runs.folder import Run
 
 SMALL = {
     "dataset": "digits", "train_size": 80, "validation_size": 60, "test_size": 80, "model": "mlp", "epochs": 3,

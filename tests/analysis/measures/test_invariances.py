@@ -8,7 +8,7 @@ from sharpness_problems import examples, perceptron, transformed
 
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
-from trainers.splits import DataBundle, Split
+from trainers.data.splits import DataBundle, Split
 
 KINDS = ("T1", "T1n", "T3", "T4", "T5")
 ALL = 10**6  # every product there is: traces are exact

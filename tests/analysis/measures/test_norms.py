@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.measures.norms import MEASURES, norms
+from analysis.measures.catalogue.norms import MEASURES, norms
 from analysis.measures.subject import Subject
 from trainers import build_model, load_dataset
 

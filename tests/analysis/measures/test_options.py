@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from analysis.measures import checks
+from analysis.measures.catalogue import checks
+from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
-from analysis.measuring.plan import plan
-from analysis.measuring.taking import measure_subject
+from analysis.measures.taking import measure_subject
 from trainers import build_model, load_dataset
 
 CHEAP = {"draws": 2, "steps": 2, "blocks": 3, "batches": 2, "runs": 2, "examples": 20}

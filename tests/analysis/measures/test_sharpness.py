@@ -9,7 +9,7 @@ import torch
 from problems import F64, o5
 from torch import nn
 
-from analysis.measures import gradients, sharpness
+from analysis.measures.catalogue import gradients, sharpness
 from analysis.measures.subject import Subject
 from landscape import AbsWeight, AscentStep, ascent_sharpness, displaced
 from landscape.sharpness import first_order_sharpness, fisher_rao_norm, noise_radius, worst_case_sharpness

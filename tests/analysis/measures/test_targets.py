@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.measures.subject import Subject
-from analysis.measures.targets import (
+from analysis.measures.catalogue.targets import (
     DESCRIPTIONS,
     TARGETS,
     brier,
@@ -18,6 +17,7 @@ from analysis.measures.targets import (
     target_rows,
     targets,
 )
+from analysis.measures.subject import Subject
 from trainers import build_model, fit, load_dataset
 from trainers.config import train_config
 

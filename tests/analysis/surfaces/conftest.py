@@ -1,7 +1,7 @@
 import pytest
 
 from trainers.config import train_config
-from trainers.loop import fit
+from trainers.runs.loop import fit
 
 SMALL = {
     "train_size": 80, "validation_size": 40, "test_size": 60, "label_noise": 0.2, "epochs": 4, "batch_size": 16,
@@ -31,7 +31,7 @@ def copies(runs, tmp_path):
     """The same in a folder of the test's own."""
     import shutil
 
-    from trainers.runs import Run
+    from trainers.runs.folder import Run
 
     found = {}
     for name, run in runs.items():

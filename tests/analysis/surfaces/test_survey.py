@@ -22,9 +22,9 @@ from analysis.surfaces.places import checkpoint_of, chosen_examples
 from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet, file_of
 from analysis.surfaces.survey import read_survey, surface, survey, time_needed
-from trainers.checkpoint import load_checkpoint, save_checkpoint
-from trainers.lock import BusyError, Lock, _take, locked
-from trainers.runs import load_data
+from trainers.files.lock import BusyError, Lock, _take, locked
+from trainers.runs.checkpoint import load_checkpoint, save_checkpoint
+from trainers.runs.folder import load_data
 
 PLANE = {"points": 5, "examples": 40, "numbers": False}
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 from landscape.complexity import fold, layer_norms, norm_measures
-from trainers.models import build_model
+from trainers.models.building import build_model
 
 F64 = torch.float64
 

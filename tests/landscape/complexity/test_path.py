@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from landscape.complexity import fold, log_path_norm
-from trainers.models import build_model
+from trainers.models.building import build_model
 
 F64 = torch.float64
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.models import build_model
+from trainers.models.building import build_model
 
 F64 = torch.float64
 

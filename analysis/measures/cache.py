@@ -1,0 +1,94 @@
+"""Measured rows, kept beside the checkpoint and known by what decides them: its content, the measure, the options."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import table
+from analysis.measures.registry import MEASURES
+from trainers.files.kept import Kept
+from trainers.files.reading import read_table
+from trainers.files.writing import digest
+
+VERSION = 4  # part of the key: raise it when what all measures share comes to mean another number
+
+
+class Cache:
+    """Rows of one checkpoint, by hash of what decides them: FOLDER/<name>.{parquet,json} (`trainers.files.kept`).
+
+    Rows of weights that have changed since are forgotten. The content is hashed again only where the file's size or
+    time of change differ from those noted.
+
+    Args:
+        folder: Where it is kept.
+        name: Of the checkpoint.
+        weights: Its file of weights.
+        owner: Run id and step that its rows must have; rows of another one were copied in, and do not count.
+    """
+
+    def __init__(self, folder: Path, name: str, weights: Path, owner: tuple[str, int] | None = None) -> None:
+        self.index, self.weights, self.owner = folder / f"{name}.json", weights, owner
+        self._kept = Kept(self.index, ".parquet", way_out="delete it, and what is missing is measured again")
+
+    def load(self) -> dict[str, pd.DataFrame]:
+        """What is stored; nothing where a file is missing or damaged, or the weights are others now."""
+        try:
+            found = self._kept.read(lambda path: table.check(read_table(path)))
+            if found is None:
+                return {}
+            index, rows = found
+            counts = index["rows"]
+            if not self._same(index["weights"]) or len(rows) != sum(counts.values()):
+                return {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+        if self.owner is not None and not ((rows["run_id"] == self.owner[0]) & (rows["step"] == self.owner[1])).all():
+            return {}
+        frames, start = {}, 0
+        for key, count in counts.items():
+            frames[key] = rows.iloc[start : start + count].reset_index(drop=True)
+            start += count
+        return frames
+
+    def stamp(self) -> dict[str, Any]:
+        """What the weights are known by; taken before they are read, rows never count for weights that came later."""
+        found = self.weights.stat()
+        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digest(self.weights)}
+
+    def store(self, new: Mapping[str, pd.DataFrame], stamp: Mapping[str, Any]) -> None:
+        """Add rows to those that are there, of whichever process.
+
+        Args:
+            new: Rows by the hash of what decides them.
+            stamp: Of the weights that they were taken from, by `stamp`.
+        """
+        with self._kept.locked():
+            if not self._same(stamp):
+                return  # other weights took their place meanwhile
+            ordered = dict(sorted({**self.load(), **new}.items()))
+            rows = pd.concat(ordered.values(), ignore_index=True)
+            known = {"weights": dict(stamp), "rows": {key: len(frame) for key, frame in ordered.items()}}
+            self._kept.write(known, lambda aside: rows.to_parquet(aside, index=False))
+
+    def _same(self, noted: Mapping[str, Any]) -> bool:
+        now = self.weights.stat()
+        if (noted["bytes"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
+            return True
+        return bool(noted["sha256"] == digest(self.weights))
+
+
+def option_hash(key: str, options: Mapping[str, Any], seed: int, context: Mapping[str, Any] | None = None) -> str:
+    """What the cache knows a measurement by, beside the weights.
+
+    Args:
+        key: The measure.
+        options: All of its options.
+        seed: Of its random choices.
+        context: What else decides it, such as the data's recipe.
+    """
+    text = json.dumps([VERSION, MEASURES[key].version, key, options, seed, context], sort_keys=True, default=str)
+    return f"{key}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

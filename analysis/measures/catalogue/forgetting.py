@@ -1,0 +1,409 @@
+"""What a checkpoint has forgotten, what a perturbation makes it forget, and the bias of its outputs."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.forgetting.displacements import Displacements
+from analysis.forgetting.examples import example_forgetting as count_forgetting
+from analysis.forgetting.features import feature_forgetting as forget_features
+from analysis.forgetting.information import Correction
+from analysis.forgetting.membership import membership_forgetting
+from analysis.forgetting.metrics import BIAS_METRICS, DISTANCES, METRICS
+from analysis.forgetting.output_bias import output_bias as bias_of
+from analysis.forgetting.perturbed import GAPS, measure_displacements
+from analysis.forgetting.spurious import DROPS, VALUES, SpuriousData
+from analysis.forgetting.spurious import spurious_forgetting as forget_shortcut
+from analysis.measures.catalogue.checks import check_some
+from analysis.measures.measure import Measure, Rows
+from analysis.measures.subject import Subject, pair
+from analysis.table import Row
+from landscape import Params
+from trainers.data.spurious import stamp
+from trainers.runs.checkpoint import read_weights
+
+Providers = tuple[str, ...]
+Radii = tuple[Literal["own", "relative", "iso-loss"], ...]
+
+DISTANCE_GAPS = ("cw", "cw_correct", "F_mi", "JS")
+
+
+def example_forgetting(
+    subject: Subject, *, protocols: tuple[Literal["presentation", "sweep"], ...] = ("presentation", "sweep")
+) -> Rows:
+    """Example forgetting (Toneva et al. 2019): mean events, shares of unforgettable and never learned examples."""
+    check_some("protocols", protocols)
+    return [row for p in protocols for row in count_forgetting(subject.correctness(p)).rows(protocol=p)]
+
+
+def forgetting_counts(
+    subject: Subject, *, protocols: tuple[Literal["presentation", "sweep"], ...] = ("presentation",)
+) -> Rows:
+    """Share of the training examples by the number of times they were forgotten; never learned is apart."""
+    check_some("protocols", protocols)
+    rows: Rows = []
+    for protocol in protocols:
+        counted = count_forgetting(subject.correctness(protocol))
+        n = len(counted.events)
+        by_events: dict[int | str, int] = {
+            int(k): int(c)
+            for k, c in zip(*np.unique(counted.events[~counted.never_learned], return_counts=True), strict=True)
+        }
+        by_events["never"] = int(counted.never_learned.sum())
+        rows += [
+            Row(
+                "share_forgotten",
+                c / n,
+                math.sqrt(c / n * (1 - c / n) / n),
+                n,
+                options={"protocol": protocol, "events": k},
+            )
+            for k, c in by_events.items()
+        ]
+    return rows
+
+
+def perturbed_forgetting(
+    subject: Subject,
+    *,
+    providers: Providers = ("sam", "asam", "obf", "random", "zero"),
+    radii: Radii = ("own", "iso-loss"),
+    m: int | tuple[int | None, ...] | None = 64,
+    batches: int | None = None,
+    iso_loss: float = 0.1,
+    relative: float = 0.05,
+    C: float | None = None,
+    gamma: float = 1.0,
+    eta: float = 0.0,
+    scope: Literal["all", "weights"] = "all",
+    outputs: Literal["softmax", "sigmoid"] = "softmax",
+    correction: Literal["plug-in", "first-order", "jackknife"] = "first-order",
+    resamples: int = 0,
+) -> Rows:
+    """Information, loss and decisions before and after a perturbation, see `analysis.forgetting.perturbed`.
+
+    Several sizes m of the perturbation batch may be given; each has rows of its own.
+    """
+    options: dict[str, Any] = {
+        "providers": providers, "radii": radii, "batches": batches, "iso_loss": iso_loss, "relative": relative, "C": C,
+        "gamma": gamma, "eta": eta, "scope": scope, "outputs": outputs,
+    }  # fmt: skip
+    sizes = m if isinstance(m, tuple) else (m,)
+    check_some("m", sizes)
+    found = [
+        _measure(subject, METRICS, GAPS, ("held_out",), correction, resamples, m=size, **options) for size in sizes
+    ]
+    return [row for rows in found for row in rows]
+
+
+def forgetting_distances(
+    subject: Subject,
+    *,
+    providers: Providers = ("sam", "obf"),
+    radii: Radii = ("own", "iso-loss"),
+    m: int | None = 64,
+    batches: int | None = None,
+    iso_loss: float = 0.1,
+    relative: float = 0.05,
+    resamples: int = 0,
+) -> Rows:
+    """How far outputs and decisions moved: F_rel, divergences, decisions; exposed against other training data too."""
+    return _measure(
+        subject, DISTANCES, DISTANCE_GAPS, ("other_train",), "first-order", resamples, providers=providers,
+        radii=radii, m=m, batches=batches, iso_loss=iso_loss, relative=relative,
+    )  # fmt: skip
+
+
+def forgetting_of_bias(
+    subject: Subject,
+    *,
+    providers: Providers = ("sam", "obf"),
+    radii: Radii = ("own", "iso-loss"),
+    m: int | None = 64,
+    batches: int | None = None,
+    iso_loss: float = 0.1,
+    relative: float = 0.05,
+    resamples: int = 0,
+) -> Rows:
+    """How much of each output bias a perturbation takes away; positive means that the bias is reduced."""
+    return _measure(
+        subject, BIAS_METRICS, (), (), "first-order", resamples, providers=providers, radii=radii, m=m,
+        batches=batches, iso_loss=iso_loss, relative=relative,
+    )  # fmt: skip
+
+
+def membership(
+    subject: Subject,
+    *,
+    providers: Providers = ("sam", "obf"),
+    radii: Radii = ("own", "iso-loss"),
+    m: int | None = 64,
+    batches: int | None = None,
+    iso_loss: float = 0.1,
+    relative: float = 0.05,
+) -> Rows:
+    """How well the loss tells training from held-out examples, and how much of that a perturbation undoes."""
+    asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
+    held_out = pair(subject.held_out)
+    return membership_forgetting(subject.risk, held_out, asked, generator=subject.generator("forgetting"))
+
+
+def feature_forgetting(
+    subject: Subject,
+    *,
+    providers: Providers = ("sam", "obf"),
+    radii: Radii = ("own", "iso-loss"),
+    m: int | None = 64,
+    batches: int | None = None,
+    iso_loss: float = 0.1,
+    relative: float = 0.05,
+    noise: float = 0.1,
+    draws: int = 1,
+    leave_one_out: bool = False,
+    layer: str | None = None,
+) -> Rows:
+    """Information of noisy features about the input within a class, and how much of it a perturbation takes away."""
+    asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
+    return forget_features(
+        subject.risk, pair(subject.held_out), asked, noise=noise, draws=draws, leave_one_out=leave_one_out,
+        layer=layer, generator=subject.generator("forgetting"),
+    )  # fmt: skip
+
+
+def spurious_forgetting(
+    subject: Subject,
+    *,
+    providers: Providers = ("sam", "obf", "random"),
+    radii: Radii = ("own", "iso-loss"),
+    m: int | None = 64,
+    batches: int | None = None,
+    iso_loss: float = 0.1,
+    relative: float = 0.05,
+) -> Rows:
+    """What a perturbation forgets of a planted shortcut, and what of the class; needs data with a patch."""
+    if "spurious" not in subject.data.ood:
+        why = "the data have no planted shortcut: train with `spurious`"
+        return [Row(name, math.nan, math.nan, 0, split="ood", warnings=why) for name in (*VALUES, *DROPS)]
+    shifted, classes = subject.data.ood["spurious"], subject.data.classes
+    codes, low, high = read_patch(shifted.x, classes=classes)
+    dark = stamp(shifted.x, torch.full_like(codes, -1), classes=classes, low=low, high=high)
+    data = SpuriousData(shifted.x, shifted.y, codes, kept=subject.data.test.x, removed=dark)
+    asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
+    return forget_shortcut(subject.risk, data, asked, generator=subject.generator("forgetting"))
+
+
+def read_patch(x: Tensor, *, classes: int) -> tuple[Tensor, float, float]:
+    """The class that each patch of `trainers.data.spurious.stamp` names, and the values of its dark and lit cells.
+
+    The cells must show both values somewhere in x, as they do where patches name random classes.
+    """
+    bits = classes.bit_length()
+    side = math.isqrt(bits - 1) + 1
+    cells = [x[:, 0, -1 - b // side, b % side] if x.ndim == 4 else x[:, 0, b] for b in range(bits)]
+    shown = torch.stack(cells, 1)
+    low, high = float(shown.min()), float(shown.max())
+    lit = (shown > (low + high) / 2).long()
+    return (lit << torch.arange(bits, device=x.device)).sum(1) - 1, low, high
+
+
+def last_update(subject: Subject) -> Params | None:
+    """θ minus the weights one step before, where the run kept a checkpoint of that step; else None."""
+    if subject.run is None or subject.step < 1:
+        return None
+    folder = subject.run.checkpoints().get(subject.step - 1)
+    if folder is None:
+        return None
+    before = read_weights(folder / "params.safetensors")
+    return {name: t - before[name].to(t) for name, t in subject.risk.theta.items()}
+
+
+def _asked(
+    subject: Subject, providers: Providers, radii: Radii, m: int | None, batches: int | None, **options: Any
+) -> Displacements:
+    return Displacements(
+        providers=providers,
+        radii=radii,
+        own=subject.own,
+        m=None if m is None else min(m, len(subject.data.train)),
+        batches=batches,
+        initial=subject.initial,
+        last_update=last_update(subject) if "last_update" in providers else None,
+        **options,
+    )
+
+
+def _measure(
+    subject: Subject,
+    metrics: tuple[str, ...],
+    gaps: tuple[str, ...],
+    contrasts: tuple[Literal["held_out", "other_train"], ...],
+    correction: Correction,
+    resamples: int,
+    **options: Any,
+) -> Rows:
+    asked = _asked(subject, **options)
+    rows = measure_displacements(
+        subject.risk, pair(subject.held_out), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
+        correction=correction, resamples=resamples, generator=subject.generator("forgetting"),
+    )  # fmt: skip
+    # how far θ moved is said once, by the usual entry
+    return rows if metrics == METRICS else [row for row in rows if row.measure not in SIZES]
+
+
+def output_bias(subject: Subject) -> Rows:
+    """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
+    held_out = subject.held_out
+    probs = subject.risk.on(pair(held_out)).outputs().double().softmax(-1).numpy()
+    return bias_of(probs, held_out.y.numpy(), split="held_out")
+
+
+SIZES = ("eps_norm", "eps_rho")
+FORGETTING_ROWS = (*METRICS, *(f"M_gap_{name}" for name in GAPS), *SIZES)
+DISTANCE_ROWS = (*DISTANCES, *(f"M_gap_tr_{name}" for name in DISTANCE_GAPS))
+INHERITS = "function, inherits the perturbation's"
+
+MEASURES = {
+    "example_forgetting": Measure(
+        example_forgetting,
+        ("forgetting_events", "fraction_unforgettable", "fraction_never_learned"),
+        "examples that went from right to wrong during training",
+        "forgetting",
+        "forgets more",
+        +1,
+        "function",
+        "0",
+    ),
+    "forgetting_counts": Measure(
+        forgetting_counts,
+        ("share_forgotten",),
+        "share of the training examples by how often they were forgotten, those never learned apart",
+        "forgetting",
+        "more examples",
+        0,
+        "function",
+        "0",
+        usual=False,
+    ),
+    "perturbed_forgetting": Measure(
+        perturbed_forgetting,
+        FORGETTING_ROWS,
+        "what a perturbation of the weights makes the model forget",
+        "forgetting",
+        "forgets more",
+        -1,
+        INHERITS,
+        "about 150",
+        gradients=90,
+    ),
+    "output_bias": Measure(
+        output_bias,
+        (
+            "b_marg",
+            "b_tv",
+            "b_prior",
+            "b_marg_count",
+            "b_tv_count",
+            "b_prior_count",
+            "mean_confidence",
+            "overconfidence",
+            "mean_entropy",
+            "classwise_bias",
+        ),
+        "bias and confidence of the outputs on held-out data",
+        "bias",
+        "more biased",
+        +1,
+        "T1 T2 T3 T5",
+        "1/3",
+        gradients=0.2,
+    ),
+    "forgetting_distances": Measure(
+        forgetting_distances,
+        DISTANCE_ROWS,
+        "how far a perturbation moves outputs and decisions",
+        "forgetting",
+        "forgets more",
+        0,
+        INHERITS,
+        "about 60",
+        usual=False,
+        gradients=90,
+    ),
+    "forgetting_of_bias": Measure(
+        forgetting_of_bias,
+        BIAS_METRICS,
+        "how much of each output bias a perturbation takes away",
+        "forgetting",
+        "forgets more",
+        -1,
+        INHERITS,
+        "about 60",
+        usual=False,
+        gradients=90,
+    ),
+    "membership": Measure(
+        membership,
+        ("membership_auc", "F_mem"),
+        "how well the loss tells training from held-out data, and what a perturbation undoes of it",
+        "forgetting",
+        "forgets more",
+        -1,
+        INHERITS,
+        "about 60",
+        usual=False,
+        gradients=60,
+    ),
+    "feature_forgetting": Measure(
+        feature_forgetting,
+        ("feature_information", "F_z"),
+        "what a perturbation makes noisy features forget",
+        "forgetting",
+        "forgets more",
+        -1,
+        INHERITS,
+        "about 60, and n² a class",
+        usual=False,
+        gradients=60,
+    ),
+    "spurious_forgetting": Measure(
+        spurious_forgetting,
+        (*VALUES, *DROPS),
+        "what a perturbation forgets of a planted shortcut, and what of the class",
+        "forgetting",
+        "forgets more",
+        -1,
+        INHERITS,
+        "about 200",
+        usual=False,
+        gradients=200,
+    ),
+}
+
+# Rows whose expected sign is not that of their registry entry; 0 where theory predicts none.
+SIGNS = {
+    "fraction_unforgettable": -1,
+    "F_use": 0,
+    "KL": 0,
+    "dCE": 0,
+    "dH": 0,
+    "cw": 0,
+    "wc": 0,
+    "F_bias": -1,
+    "eps_norm": -1,
+    "eps_rho": 0,
+    "mean_entropy": 0,
+    "cw_correct": 0,
+    "wc_wrong": 0,
+    "membership_auc": +1,
+    "feature_information": +1,
+    "spurious_information": 0,
+    "real_information": 0,
+    "shortcut_followed": 0,
+    "truth_followed": 0,
+    "F_real": 0,
+    "F_truth": 0,
+    "F_without": 0,
+}

@@ -1,0 +1,352 @@
+"""What measures are to explain: error, loss, gaps between training and test, error under shift, calibration."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from analysis.measures.catalogue.calibration import (
+    PairedDifference,
+    brier,
+    calibration_error,
+    error,
+    fit_temperature,
+    nll,
+    paired_error_difference,
+    reliability,
+)
+from analysis.measures.catalogue.checks import check_count
+from analysis.measures.measure import Measure, Rows
+from analysis.measures.subject import Subject, pair
+from analysis.table import Row
+from landscape import Estimate
+
+__all__ = [
+    "DESCRIPTIONS",
+    "MEASURES",
+    "TARGETS",
+    "PairedDifference",
+    "brier",
+    "calibration_error",
+    "error",
+    "fit_temperature",
+    "nll",
+    "overlap",
+    "paired_error_difference",
+    "target_rows",
+    "targets",
+]
+
+Array = np.ndarray
+Pair = tuple[Tensor, Tensor]
+
+TARGETS = ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error")
+CALIBRATION = ("ece", "ece_adaptive", "brier")
+SCALED = ("temperature", "test_loss_scaled", *(f"{name}_scaled" for name in CALIBRATION))
+# All other rows: they describe the targets or the training data, and are no measures that might explain them.
+DESCRIPTIONS = (
+    "train_error", "train_loss", "train_loss_final", "train_clean_error", "validation_error", "validation_loss",
+    "test_loss", "ood_error_severity", "ood_error_worst", "ood_gap", *CALIBRATION, *SCALED,
+)  # fmt: skip
+CHUNK = 4096  # examples a forward pass
+
+
+def target_rows(
+    predict: Callable[[Tensor], Tensor],
+    splits: Mapping[str, Any],
+    *,
+    train_clean_labels: Int[Tensor, " n"] | None = None,
+    bins: int = 15,
+    paired: bool = False,
+) -> list[Row]:
+    """Evaluate a classifier on its splits, as rows of the measures table.
+
+    For "train", "test" and "validation": `<split>_error` and `<split>_loss`. With "train" and "test": `gap_error` and
+    `gap_loss`, test minus train, the two sets taken as independent. With "test": `ece`, `ece_adaptive`, `brier`; with
+    "validation" besides, `temperature`, fitted there, and `test_loss_scaled`, `ece_scaled`, `ece_adaptive_scaled`,
+    `brier_scaled`, with the test's logits divided by it; their standard errors take it as given. With "ood":
+    `ood_error_severity` for each set, `ood_error` of a corruption (mean over its severities), `ood_error_mean` (mean
+    over corruptions), `ood_error_worst` (the largest of all sets, biased upwards by the choice), and `ood_gap`, the
+    mean minus the test error.
+
+    Standard errors of means over shifted sets and of `ood_gap` are over examples where the sets are `paired`. Where
+    not, that of a mean is the mean of the standard errors, an upper bound, and that of `ood_gap` takes its two sets as
+    independent.
+
+    Args:
+        predict: Maps inputs to logits of shape (n, c), in evaluation mode; called without gradient on up to 4096
+            examples at a time.
+        splits: Any of "train", "test", "validation", each a pair (inputs, labels), and "ood", a mapping from
+            "corruption:severity" with an integer severity to such a pair. Training labels are those trained on.
+        train_clean_labels: Labels of the training inputs without their noise, for `train_clean_error`.
+        bins: Number of bins of the calibration errors.
+        paired: Whether every shifted set holds the test examples, each shifted, in their order.
+
+    Returns:
+        The rows; a value whose logits are not all finite is NaN, and says so in `warnings`. Rows of the test set and of
+        gaps say how many test inputs are training inputs too, bit for bit, where there are any.
+
+    Raises:
+        ValueError: If a split is unknown, a name of a shifted set is not "corruption:severity", shapes do not match, or
+            sets that are `paired` differ in size.
+    """
+    known = ("train", "test", "validation", "ood")
+    for name in splits:
+        if name not in known:
+            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {known}.")
+    rows: list[Row] = []
+    values: dict[str, _Value] = {}
+    logits: dict[str, tuple[Tensor, Tensor]] = {}
+    for split in ("train", "validation", "test"):
+        if split not in splits:
+            continue
+        x, y = splits[split]
+        z, y = logits[split] = _evaluate(predict, x), y.cpu()
+        note = _not_finite(z)
+        values[f"{split}_error"] = _Value(error(z, y), note, z.argmax(1) != y)
+        values[f"{split}_loss"] = _Value(nll(z, y), note)
+        rows += [values[f"{split}_{kind}"].row(f"{split}_{kind}", split) for kind in ("error", "loss")]
+        if split == "train" and train_clean_labels is not None:
+            clean = _Value(error(z, train_clean_labels.cpu()), note)
+            rows.append(clean.row("train_clean_error", "train"))
+        if split == "test":
+            rows += _calibration_rows(z, y, bins)
+    if "validation" in logits and "test" in logits:
+        rows += _scaled_rows(*logits["validation"], *logits["test"], bins)
+    if "train" in splits and "test" in splits:
+        for kind in ("error", "loss"):
+            rows.append((values[f"test_{kind}"] - values[f"train_{kind}"]).row(f"gap_{kind}", "test"))
+        both = overlap(splits["train"][0], splits["test"][0])
+        if both:
+            said = f"{both} of {len(splits['test'][0])} test examples are in the training data too"
+            rows = [replace(r, warnings=_joined(r.warnings, said)) if r.split == "test" else r for r in rows]
+    if splits.get("ood"):
+        rows += _ood_rows(predict, splits["ood"], values.get("test_error"), paired)
+    return rows
+
+
+def overlap(train: Tensor, test: Tensor) -> int:
+    """How many test inputs are also training inputs, bit for bit, compared by 128-bit hashes of their bytes."""
+    if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+        return 0
+    seen = set(_hashes(train))
+    return sum(h in seen for h in _hashes(test))
+
+
+def _joined(*said: str) -> str:
+    return "; ".join(filter(None, said))
+
+
+def _hashes(x: Tensor) -> list[bytes]:
+    rows = x.detach().cpu().contiguous().reshape(len(x), -1).view(torch.uint8).numpy()
+    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
+
+
+class _Value:
+    """An estimate with what is to be said about it; NaN if there is something. Errors keep which examples are wrong."""
+
+    def __init__(self, estimate: Estimate, note: str, wrong: Tensor | None = None) -> None:
+        self.note = note
+        self.estimate = Estimate(math.nan, math.nan, draws=estimate.draws) if note else estimate
+        self.wrong = None if wrong is None else wrong.double()
+
+    def __sub__(self, other: "_Value") -> "_Value":
+        a, b = self.estimate, other.estimate
+        both = Estimate(a.value - b.value, math.hypot(a.stderr, b.stderr), draws=min(a.draws, b.draws))
+        return _Value(both, self.note or other.note)
+
+    def minus_paired(self, other: "_Value") -> "_Value":
+        """The difference of means over the same examples."""
+        assert self.wrong is not None
+        assert other.wrong is not None
+        return _of_examples(self.wrong - other.wrong, self.note or other.note)
+
+    @staticmethod
+    def mean(parts: "list[_Value]", paired: bool) -> "_Value":
+        """The mean of values on several sets; if they are not known to be paired, errors are not averaged away."""
+        note = next((p.note for p in parts if p.note), "")
+        if paired:
+            return _of_examples(torch.stack([p.wrong for p in parts if p.wrong is not None]).mean(0), note)
+        k = len(parts)
+        value = math.fsum(p.estimate.value for p in parts) / k
+        stderr = math.fsum(p.estimate.stderr for p in parts) / k
+        return _Value(Estimate(value, stderr, draws=min(p.estimate.draws for p in parts)), note)
+
+    def row(self, measure: str, split: str, **options: Any) -> Row:
+        e = self.estimate
+        return Row(
+            measure, e.value, e.stderr, draws=e.draws, split=split, options=options, converged=e.converged,
+            warnings=self.note,
+        )  # fmt: skip
+
+
+def _of_examples(each: Tensor, note: str) -> _Value:
+    n = len(each)
+    stderr = float(each.std(correction=0)) / math.sqrt(n)  # over n, as sqrt(e (1 - e) / n) is
+    value = _Value(Estimate(float(each.mean()), stderr, draws=n), note)
+    value.wrong = each
+    return value
+
+
+def _calibration_rows(
+    logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int, note: str = "", suffix: str = ""
+) -> list[Row]:
+    note = note or _not_finite(logits)
+    options: tuple[dict[str, Any], ...] = ({"bins": bins}, {"bins": bins}, {})
+    if note:
+        nothing = _Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
+        return [nothing.row(name + suffix, "test", **o) for name, o in zip(CALIBRATION, options, strict=True)]
+    top = logits.double().softmax(1).max(1)
+    confidence, correct = top.values.clamp(max=1.0).numpy(), (top.indices == labels).numpy()
+    found = (
+        calibration_error(confidence, correct, bins=bins),
+        calibration_error(confidence, correct, bins=bins, binning="adaptive"),
+        brier(logits, labels),
+    )
+    return [
+        _Value(e, "").row(name + suffix, "test", **o) for name, e, o in zip(CALIBRATION, found, options, strict=True)
+    ]
+
+
+def _scaled_rows(validation: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, bins: int) -> list[Row]:
+    """The fitted temperature, and what the test says with the logits divided by it."""
+    note = _not_finite(validation)
+    if note or not len(labels):
+        note = f"on validation, {note}" if note else "there is no validation data to fit a temperature on"
+        nothing = _Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
+        fitted, scaled = nothing.row("temperature", "validation"), test
+    else:
+        found = fit_temperature(validation, labels)
+        end = "" if found.converged else "no minimum: the validation data are all right, or the logits say nothing"
+        fitted = replace(_Value(found, "").row("temperature", "validation"), warnings=end)
+        scaled = test.double() / found.value
+    loss = _Value(nll(scaled, test_labels), note or _not_finite(test)).row("test_loss_scaled", "test")
+    rows = [loss, *_calibration_rows(scaled, test_labels, bins, note, "_scaled")]
+    said = fitted.warnings if not note else ""
+    return [fitted, *(replace(r, converged=fitted.converged, warnings=r.warnings or said) for r in rows)]
+
+
+def _ood_rows(
+    predict: Callable[[Tensor], Tensor], sets: Mapping[str, Pair], test: _Value | None, paired: bool
+) -> list[Row]:
+    rows: list[Row] = []
+    by_corruption: dict[str, list[_Value]] = {}
+    values: dict[str, _Value] = {}
+    for name in sets:
+        corruption, colon, severity = name.partition(":")
+        if not corruption or (colon and not severity.isdecimal()):
+            raise ValueError(
+                f"`splits['ood']` has {name!r}; name a set 'corruption:severity', like 'noise:3', or by one word."
+            )
+        x, y = sets[name]
+        logits = _evaluate(predict, x)
+        value = values[name] = _Value(error(logits, y.cpu()), _not_finite(logits), logits.argmax(1) != y.cpu())
+        by_corruption.setdefault(corruption, []).append(value)
+        if colon:
+            rows.append(value.row("ood_error_severity", "ood", corruption=corruption, severity=int(severity)))
+    sizes = {len(v.wrong) for v in [*values.values(), *([test] if test else [])] if v.wrong is not None}
+    if paired and len(sizes) > 1:
+        raise ValueError(f"`paired` sets must hold the same examples, got sets of {sorted(sizes)}; give paired=False.")
+    means = {corruption: _Value.mean(parts, paired) for corruption, parts in by_corruption.items()}
+    rows += [value.row("ood_error", "ood", corruption=corruption) for corruption, value in means.items()]
+    overall = _Value.mean(list(means.values()), paired)
+    rows.append(overall.row("ood_error_mean", "ood"))
+    # a set that could not be evaluated could be the worst
+    worst = max(values, key=lambda name: math.inf if values[name].note else values[name].estimate.value)
+    rows.append(values[worst].row("ood_error_worst", "ood", set=worst))
+    if test is not None:
+        gap = overall.minus_paired(test) if paired else overall - test
+        rows.append(gap.row("ood_gap", "ood"))
+    return rows
+
+
+def _evaluate(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([predict(part).cpu() for part in x.split(CHUNK)])
+
+
+def _not_finite(logits: Tensor) -> str:
+    bad = int((~logits.isfinite()).any(1).sum())
+    return f"logits are not finite on {bad} of {len(logits)} examples" if bad else ""
+
+
+def targets(subject: Subject, *, bins: int = 15) -> Rows:
+    """What is to be explained: errors, losses and gaps on train, test and shifted data, and calibration.
+
+    `train_loss_final` is the training loss in the last row of the run's history, a control: how far training went is
+    another question than what it led to. Without a history it is the loss at the weights given.
+    """
+    data = subject.data
+    ood = {name: data.ood[name] for name in data.ood}
+    paired = all(torch.equal(split.index, data.test.index) for split in ood.values())
+
+    def predict(x: Tensor) -> Tensor:
+        return torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)])
+
+    splits = {"train": pair(data.train), "test": pair(data.test), "ood": {k: pair(split) for k, split in ood.items()}}
+    if len(data.validation):
+        splits["validation"] = pair(data.validation)
+    rows = target_rows(predict, splits, train_clean_labels=data.train.clean, bins=bins, paired=paired)
+    return [*rows, _final_loss(subject, next(r for r in rows if r.measure == "train_loss"))]
+
+
+def _final_loss(subject: Subject, here: Row) -> Row:
+    if subject.run is not None and subject.config is not None:
+        ends = subject.run.history()["train_loss"].dropna()
+        if len(ends):
+            options = {"from": "history", "loss": subject.config.resolved().loss}
+            return Row("train_loss_final", float(ends.iloc[-1]), math.nan, len(subject.data.train), options=options)
+    return replace(here, measure="train_loss_final", options={"from": "weights"})
+
+
+def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
+    """Accuracy on the test set in each bin of confidence, for a reliability diagram; empty bins have no row.
+
+    `confidence` in the options is the mean confidence in the bin, `draws` the number of its predictions.
+    """
+    check_count("bins", bins)
+    x, y = pair(subject.data.test)
+    z = torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)])
+    if note := _not_finite(z):
+        return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
+    top = z.double().softmax(1).max(1)
+    found = reliability(top.values.numpy().clip(0, 1), (top.indices == y).numpy(), bins=bins)
+    columns = (found[name].tolist() for name in ("bin", "n", "confidence", "accuracy"))
+    return [
+        Row("bin_accuracy", right, math.sqrt(right * (1 - right) / n), n, split="test",
+            options={"bin": place, "bins": bins, "confidence": sure})
+        for place, n, sure, right in zip(*columns, strict=True)
+    ]  # fmt: skip
+
+
+MEASURES = {
+    "reliability": Measure(
+        reliability_bins,
+        ("bin_accuracy",),
+        "accuracy on the test set in each bin of confidence, for the reliability diagram",
+        "target",
+        "more often right",
+        0,
+        "T1 T2 T3 T5",
+        "1/3",
+        usual=False,
+        gradients=0.3,
+    ),
+    "targets": Measure(
+        targets,
+        (*TARGETS, *DESCRIPTIONS),
+        "errors, losses, gaps and calibration on train, test and shifted data",
+        "target",
+        "worse",
+        0,
+        "T1 T2 T3 T5",
+        "1/3 per data set",
+        gradients=2.5,
+    ),
+}

@@ -1,0 +1,215 @@
+"""From checkpoints to the measures table: measured in parallel, kept as they come, marked where they fail."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from analysis import table
+from analysis.measures.catalogue.targets import TARGETS
+from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
+from analysis.measures.plan import Choice, Plan, plan
+from analysis.measures.taking import Begin, silent
+from analysis.table import Row
+from landscape.progress import Progress
+from trainers.config import TrainConfig
+from trainers.files.lock import PATIENCE, locked
+from trainers.runs.folder import Run
+from trainers.sweep.parallel import in_parallel
+
+Executor = Literal["processes", "ray"]
+Call = tuple[Checkpoint, Plan, int]
+
+
+def measure_run(
+    folder: str | Path,
+    chosen: Plan,
+    along: Plan | None = None,
+    *,
+    trust: bool = False,
+    seed: int = 0,
+    begin: Begin = silent,
+    progress: Progress = False,
+) -> pd.DataFrame:
+    """Measure a run: `chosen` at its last checkpoint, `along` at those before it (not at the initial weights).
+
+    What was measured before with the same weights, options, seed and version is read back from RUN/measures. What is
+    measured is kept there as it comes, so that little is lost where this is interrupted.
+
+    Args:
+        folder: The run's.
+        chosen: Measures of the last checkpoint, see `plan`.
+        along: Measures of the others.
+        trust: Import a model or dataset that the run names as module:function.
+        seed: Of the measures' random choices.
+        begin: Called with the name of each measure before it is taken.
+        progress: Told of the products of long measures.
+
+    Returns:
+        Rows of the table. A run that diverged or failed gives rows of the targets that say so.
+    """
+    run = Run(Path(folder))
+    marked = unfit(run)
+    if marked is not None:
+        return marked
+    calls = calls_of(run, chosen, along, trust=trust, seed=seed)
+    return pd.concat([measure_checkpoint(*call, begin=begin, progress=progress) for call in calls], ignore_index=True)
+
+
+def unfit(run: Run) -> pd.DataFrame | None:
+    """Rows that say why a run cannot be measured; None for one that can."""
+    status = run.status()
+    if status["status"] in ("diverged", "failed"):
+        reason, epoch = f"{status['status']}: {status['reason']}", int(status["epochs"])
+    elif missing := run.missing():
+        reason, epoch = missing, int(status["epochs"])
+    elif not run.checkpoints() or status["status"] == "interrupted":
+        reason, epoch = "no checkpoint: the run was interrupted; run the same command again to continue it", 0
+    else:
+        return None
+    rows = [Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason) for name in TARGETS]
+    return table.to_frame(rows, run_id=run.run_id, step=0, epoch=epoch)
+
+
+def calls_of(run: Run, chosen: Plan, along: Plan | None, *, trust: bool, seed: int) -> list[Call]:
+    """What is to be measured of a run: its last checkpoint, and those before it but the initial weights."""
+    steps = list(run.checkpoints())
+    plans = {step: chosen if step == steps[-1] else along if step > 0 else None for step in steps}
+    return [(RunCheckpoint(run.folder.absolute(), step, trust), p, seed) for step, p in plans.items() if p]
+
+
+def collect(
+    runs: Sequence[Run],
+    *,
+    measures: Choice | None = None,
+    along: Choice = (),
+    along_runs: Callable[[TrainConfig], bool] | None = None,
+    jobs: int | None = None,
+    trust: bool = False,
+    seed: int = 0,
+    executor: Executor = "processes",
+    address: str | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Measure many runs in parallel, checkpoint by checkpoint; yields rows as they come.
+
+    Args:
+        runs: What to measure.
+        measures: For the last checkpoint of each run, see `plan`; None is the usual ones.
+        along: For the checkpoints before it.
+        along_runs: Which runs to measure along training; None is all.
+        jobs: Processes; None is one a core, with Ray one a core of the cluster.
+        trust: Import a model or dataset that a run names as module:function.
+        seed: Of the measures' random choices.
+        executor: "processes" on this machine, or "ray" on a cluster that shares the runs' folders.
+        address: Of the Ray cluster.
+    """
+    calls, marked = to_measure(
+        runs, plan(measures), plan(along) if along else None, along_runs=along_runs, trust=trust, seed=seed
+    )
+    yield from marked
+    yield from take(calls, jobs=jobs, executor=executor, address=address)
+
+
+def to_measure(
+    runs: Sequence[Run],
+    chosen: Plan,
+    along: Plan | None = None,
+    *,
+    along_runs: Callable[[TrainConfig], bool] | None = None,
+    trust: bool = False,
+    seed: int = 0,
+) -> tuple[list[Call], list[pd.DataFrame]]:
+    """The checkpoints of runs that are to be measured, and rows for the runs that cannot be; arguments as `collect`."""
+    calls: list[Call] = []
+    marked = []
+    for run in runs:
+        rows = unfit(run)
+        if rows is None:
+            follow = along if along and (along_runs is None or along_runs(run.config())) else None
+            calls += calls_of(run, chosen, follow, trust=trust, seed=seed)
+        else:
+            marked.append(rows)
+    return calls, marked
+
+
+def take(
+    calls: Sequence[Call], *, jobs: int | None = None, executor: Executor = "processes", address: str | None = None
+) -> Iterator[pd.DataFrame]:
+    """Measure checkpoints in parallel; yields the rows of each as they come.
+
+    One whose process dies gives rows that say so. What is kept already is only read.
+
+    Args:
+        calls: Checkpoints, each with its plan and seed.
+        jobs: Processes; None is one a core.
+        executor: "processes" on this machine, or "ray" on a cluster that shares the checkpoints' folders.
+        address: Of the Ray cluster.
+
+    Raises:
+        ValueError: For a bad `jobs` or `executor`.
+        ImportError: For "ray" where it is not installed.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"`jobs` must be at least 1, got {jobs!r}; leave it out for one a core.")
+    if executor not in ("processes", "ray"):
+        raise ValueError(f"`executor` must be 'processes' or 'ray', got {executor!r}.")
+    todo = []
+    for call in calls:
+        rows = kept_rows(*call)
+        if rows is not None:
+            yield rows
+        else:
+            todo.append(call)
+    if executor == "ray" and todo:
+        from trainers.sweep.cluster import on_ray  # an extra
+
+        folder = todo[0][0].cache.index.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        yield from on_ray(measure_checkpoint, todo, jobs=jobs, lost=_lost, address=address, folder=folder)
+    else:
+        yield from in_parallel(measure_checkpoint, todo, jobs=jobs, lost=_lost)
+
+
+def tabulate(
+    path: Path,
+    wanted: Callable[[], tuple[list[Call], list[pd.DataFrame]]],
+    measure: Callable[[list[Call]], Iterable[pd.DataFrame]],
+) -> pd.DataFrame:
+    """Measure what is wanted and write the table, of the runs as they are when it is written.
+
+    Runs that ended meanwhile, trained by another process, are measured too before the table is written under a lock: of
+    several commands at once the last leaves the whole table, whichever that is.
+
+    Args:
+        path: Of the table.
+        wanted: Lists checkpoints to measure, and rows for runs that have none, as `to_measure`.
+        measure: Gives the rows of checkpoints, as `take`.
+
+    Returns:
+        The table.
+    """
+    calls, _ = wanted()
+    while True:
+        measured = list(measure(calls))
+        with locked(path.parent, f"{path.name}.lock", wait=PATIENCE):
+            again, marked = wanted()
+            if again == calls:
+                found = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
+                table.write(found, path)
+                return found
+        calls = again
+
+
+def _lost(call: Call, reason: str) -> pd.DataFrame:
+    """The rows of a checkpoint whose process died."""
+    checkpoint, wanted, _ = call
+    why = f"its process died ({reason}); the same command tries again. Out of memory? Use fewer jobs."
+    return pd.concat(failure(checkpoint, wanted, why).values(), ignore_index=True)
+
+
+def sort_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in an order that does not depend on which process was first."""
+    keys = ["run_id", "step", "measure", "split", "options"]
+    return frame.sort_values(keys, kind="stable").reset_index(drop=True)

@@ -1,1 +1,0 @@
-"""Taking measures: of one checkpoint, of many in parallel, and never twice."""

@@ -1,0 +1,212 @@
+"""Data sets in memory: train, validation, test and shifted copies of the test set, decided by a seed."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor
+
+from landscape.randomness import source_of
+from trainers.data.corruptions import CORRUPTIONS, corrupt
+from trainers.data.sources import Source, digits, from_function, mnist1d
+from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
+from trainers.data.spurious import patch_codes, stamp
+from trainers.naming import nearest
+from trainers.randomness import check_seed, stream
+from trainers.reference import is_reference, load_reference
+
+__all__ = ["DATASETS", "DataBundle", "DatasetEntry", "ShiftedSplits", "Split", "load_dataset", "noisy_labels"]
+
+USUAL = 500  # validation examples
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A data set that is built in: the function that reads it, and one line of help."""
+
+    read: Callable[[], Source]
+    help: str
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "digits": DatasetEntry(digits, "1,797 handwritten digits of 8 x 8 pixels, 10 classes; comes with scikit-learn."),
+    "mnist1d": DatasetEntry(mnist1d, "5,000 generated signals of 40 points, 10 classes; needs landscape[mnist1d]."),
+}
+
+
+def load_dataset(
+    name: str,
+    *,
+    train_size: int | None = None,
+    validation_size: int | None = USUAL,
+    test_size: int | None = None,
+    label_noise: float = 0.0,
+    spurious: float | None = None,
+    seed: int = 0,
+    trust: bool = True,
+) -> DataBundle:
+    """Read a data set and split it, without overlap.
+
+    One random order of the source, decided by `seed` and stratified (any stretch of it has every class nearly in
+    proportion), is cut into test, validation and train, in this order. So test and validation do not depend on
+    `train_size`, and a larger train set begins with the smaller. Where the source has a test set of its own, test is
+    taken from it, and the rest from the other examples.
+
+    Each purpose has its own random stream, indexed by the source: label noise leaves the split as it is, an example's
+    noisy label does not depend on `train_size`, and what is wrong at one noise rate is wrong, in the same way, at every
+    higher one.
+
+    Args:
+        name: A name in `DATASETS`, or `module:function` (`trainers.data.sources.from_function`), which runs code.
+        train_size: Examples to train on; None means all that are left.
+        validation_size: Examples for validation, 0 included; None means 500, or none of a data set that has not so many
+            beside the test.
+        test_size: Examples for the test; None means 697 for digits, else the whole official test set.
+        label_noise: Probability with which a train label is replaced by a uniform draw over all classes; of these, one
+            in `classes` is the true label again.
+        spurious: Probability q that a patch in the corner names the label (in train, the label given to training), see
+            `trainers.data.spurious`; None for no patch. In `ood["spurious"]` the patch names a random class.
+        seed: Decides everything that is random here.
+        trust: False refuses references, for names that come out of a file.
+
+    Returns:
+        The splits, on the CPU. Corrupted copies of the test set are in `ood` where inputs are images or signals.
+
+    Raises:
+        ValueError: If the name is unknown or an argument out of range.
+        ImportError: If a package for the data set is missing.
+        PermissionError: If the name is a reference and `trust` is False.
+    """
+    _check_arguments(train_size, validation_size, test_size, label_noise, spurious)
+    check_seed(seed)
+    source = _source(name, train_size, USUAL if validation_size is None else validation_size, seed, trust)
+    if spurious is not None and not source.images:
+        raise ValueError(
+            f"`spurious` needs images or signals, and those of {name!r} have shape {tuple(source.x.shape[1:])}."
+        )
+    test_index, validation_index, train_index = _cut(source, train_size, validation_size, test_size, seed)
+
+    given = source.y.clone()
+    given[train_index] = noisy_labels(
+        source.y, label_noise, classes=source.classes, generator=stream(seed, "label noise")
+    )[train_index]
+
+    x = source.x
+    if spurious is not None:
+        codes = patch_codes(given, spurious, classes=source.classes, generator=stream(seed, "patch"))
+        x = _stamped(source, codes)
+
+    def split(index: Tensor) -> Split:
+        return Split(x[index], given[index], source.y[index], index)
+
+    test = split(test_index)
+    makers: dict[str, Callable[[], Split]] = {}
+    if source.images:
+        for kind in CORRUPTIONS:
+            for severity in (1, 2, 3):
+                makers[f"{kind}:{severity}"] = functools.partial(_corrupted, test, source, kind, severity, seed)
+    if spurious is not None:
+        makers["spurious"] = functools.partial(_random_patches, test, source, seed)
+    return DataBundle(
+        name=name,
+        train=split(train_index),
+        validation=split(validation_index),
+        test=test,
+        ood=ShiftedSplits(makers),
+        classes=source.classes,
+        shape=tuple(source.x.shape[1:]),
+    )
+
+
+def noisy_labels(
+    labels: Int[Tensor, " n"], rate: float, *, classes: int, generator: Generator | None = None
+) -> Int[Tensor, " n"]:
+    """Replace each label, with probability `rate`, by a uniform draw over all classes, its own included.
+
+    The expected share of wrong labels is rate · (1 - 1 / classes). From one state of the generator, the labels
+    replaced at one rate are replaced by the same at every higher rate. A generator of None means a fresh one from
+    seed 0.
+    """
+    generator = source_of(generator)
+    hit = torch.rand(len(labels), generator=generator, dtype=torch.float64) < rate
+    return torch.where(hit, torch.randint(classes, (len(labels),), generator=generator), labels)
+
+
+def _source(name: str, train_size: int | None, validation_size: int, seed: int, trust: bool) -> Source:
+    if is_reference(name):
+        return from_function(
+            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed
+        )
+    if name not in DATASETS:
+        raise ValueError(
+            f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, or your own as `module:function`."
+            + nearest(name, DATASETS)
+        )
+    return DATASETS[name].read()
+
+
+def _cut(
+    source: Source, train_size: int | None, validation_size: int | None, test_size: int | None, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of test, validation and train."""
+    n, start = len(source.y), source.test_start
+    generator = stream(seed, "split")
+    if start is None:
+        order = pool = stratified_order(source.y, generator)
+    else:
+        pool = stratified_order(source.y[:start], generator)
+        order = start + stratified_order(source.y[start:], generator)
+    wanted = test_size or source.test_size or len(order)
+    if wanted > len(order):
+        raise ValueError(f"`test_size` must be between 1 and {len(order)}, the examples there are, got {wanted}.")
+    test = order[:wanted]
+    rest = pool[wanted:] if start is None else pool
+    if validation_size is None:
+        validation_size = USUAL if len(rest) > USUAL else 0
+    if validation_size >= len(rest):
+        raise ValueError(
+            f"`validation_size` must leave some of the {len(rest)} examples that are not test to train on, "
+            f"got {validation_size}; make it smaller."
+        )
+    left = len(rest) - validation_size
+    if train_size is not None and train_size > left:
+        raise ValueError(
+            f"`train_size` must be between 1 and {left} (of {n} examples, {wanted} are for test, {validation_size} "
+            f"for validation), got {train_size}."
+        )
+    return test, rest[:validation_size], rest[validation_size:][:train_size]
+
+
+def _check_arguments(
+    train_size: int | None,
+    validation_size: int | None,
+    test_size: int | None,
+    label_noise: float,
+    spurious: float | None,
+) -> None:
+    sizes = (("train_size", train_size, 1), ("validation_size", validation_size, 0), ("test_size", test_size, 1))
+    for key, size, least in sizes:
+        if size is None:
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or size < least:
+            raise ValueError(f"`{key}` must be a whole number >= {least}, got {size!r}.")
+    if not 0 <= label_noise <= 1:
+        raise ValueError(f"`label_noise` must be a probability in [0, 1], got {label_noise!r}.")
+    if spurious is not None and not 0 <= spurious <= 1:
+        raise ValueError(f"`spurious` must be a probability in [0, 1], or None for no patch, got {spurious!r}.")
+
+
+def _stamped(source: Source, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    return stamp(source.x if x is None else x, codes, classes=source.classes, low=source.low, high=source.high)
+
+
+def _corrupted(test: Split, source: Source, kind: str, severity: int, seed: int) -> Split:
+    generator = stream(seed, f"corruption {kind}")
+    return replace(test, x=corrupt(test.x, kind, severity, generator=generator, fill=source.fill, scale=source.scale))
+
+
+def _random_patches(test: Split, source: Source, seed: int) -> Split:
+    codes = torch.randint(source.classes, (len(test),), generator=stream(seed, "random patch"))
+    return replace(test, x=_stamped(source, codes, test.x))

@@ -1,0 +1,203 @@
+"""Models by name: built-in ones sized by options, or a user's own by reference."""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainers.models.resnet import resnet20
+from trainers.models.vit import vit
+from trainers.naming import nearest
+from trainers.options import checked
+from trainers.randomness import check_seed, seeded
+from trainers.reference import call, is_reference, load_reference
+
+
+def mlp(
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    width: Annotated[int, Field(ge=1)] = 256,
+    depth: Annotated[int, Field(ge=0)] = 2,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> nn.Module:
+    """Fully connected network on the flattened input; on digits 64-256-256-10 by default.
+
+    Args:
+        shape: Shape of one input.
+        classes: Number of logits.
+        width: Units of a hidden layer.
+        depth: Number of hidden layers, each followed by ReLU; 0 is softmax regression.
+        dropout: Probability of dropping a hidden unit, after ReLU.
+    """
+    sizes = [math.prod(shape), *[width] * depth]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+
+def cnn(shape: tuple[int, ...], classes: int, *, width: Annotated[int, Field(ge=1)] = 16) -> nn.Module:
+    """Three convolutions with ReLU and a linear layer, without normalisation, for images or signals.
+
+    Channels are `width`, twice and four times that; the second and third convolution halve each side. Kernels are
+    3 x 3 on images and of 5 points on signals. The linear layer sees every position (no pooling).
+
+    Args:
+        shape: (c, h, w) of one image, or (c, length) of one signal.
+        classes: Number of logits.
+        width: Channels of the first convolution.
+
+    Raises:
+        ValueError: If inputs are neither images nor signals.
+    """
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"`shape` must be (c, h, w) for images or (c, length) for signals with model 'cnn', got {shape}; try 'mlp'."
+        )
+    convolution, kernel = (nn.Conv2d, 3) if len(shape) == 3 else (nn.Conv1d, 5)
+    channels = [shape[0], width, 2 * width, 4 * width]
+    layers: list[nn.Module] = []
+    for (inputs, outputs), stride in zip(itertools.pairwise(channels), (1, 2, 2), strict=True):
+        layers += [convolution(inputs, outputs, kernel, stride, kernel // 2), nn.ReLU()]
+    positions = math.prod(-(-side // 4) for side in shape[1:])
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * positions, classes))
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that is built in.
+
+    Attributes:
+        build: Called as build(shape, classes, **options); its keyword-only parameters are the options.
+        help: One line on what it is.
+    """
+
+    build: Callable[..., nn.Module]
+    help: str
+
+
+MODELS: dict[str, ModelEntry] = {
+    "mlp": ModelEntry(mlp, "Fully connected, ReLU; options width, depth, dropout."),
+    "cnn": ModelEntry(cnn, "Three convolutions, no normalisation; images or signals; option width."),
+    "resnet20": ModelEntry(resnet20, "Residual network with BatchNorm, for images; options width, blocks."),
+    "vit": ModelEntry(vit, "Vision transformer (attention, LayerNorm); options patch, dim, depth, heads, dropout."),
+}
+
+
+def model_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a built-in model: those given, checked, and the defaults of the others.
+
+    Raises:
+        ValueError: If the model or an option is unknown, or a value has the wrong type or range.
+    """
+    return checked(_entry(name).build, options, owner=f"model {name!r}")
+
+
+def build_model(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    generator_seed: int,
+    options: Mapping[str, Any] | None = None,
+    trust: bool = True,
+) -> nn.Module:
+    """Build a model, on the CPU and in train mode, with an initialisation that the seed alone decides.
+
+    The global random state of torch is as it was afterwards.
+
+    Args:
+        name: A name in `MODELS`, or `module:function`: a function that is called by keyword with `options` and with
+            those of `shape` and `classes` that it accepts, and returns a module.
+        shape: Shape of one input, without the batch axis.
+        classes: Number of logits.
+        generator_seed: Seed of the initialisation.
+        options: Options of the model; those left out have their defaults.
+        trust: False refuses references, for names that come out of a file.
+
+    Raises:
+        ValueError: If the model or an option is unknown, a value has the wrong type or range, sizes do not fit, or a
+            user's function returns something other than a module.
+        PermissionError: If the name is a reference and `trust` is False.
+    """
+    check_seed(generator_seed, "generator_seed")
+    shape = tuple(shape)
+    if not shape or any(side < 1 for side in shape):
+        raise ValueError(f"`shape` must be the sizes of one input, without the batch axis, got {shape}.")
+    if classes < 1:
+        raise ValueError(f"`classes` must be at least 1, got {classes!r}.")
+    if is_reference(name):
+        function = load_reference(name, trust=trust)
+        arguments = _accepted(function, {"shape": shape, "classes": classes}) | dict(options or {})
+        try:
+            inspect.signature(function).bind(**arguments)
+        except TypeError as error:
+            raise ValueError(f"`options` of model {name!r} do not fit its function: {error}.") from error
+        with seeded(generator_seed):
+            model = call(f"`model` {name!r}", function, **arguments)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"`model` {name!r} must return a torch.nn.Module, got {type(model).__name__}.")
+        return model
+    resolved = model_options(name, options or {})
+    with seeded(generator_seed):
+        return _entry(name).build(shape, classes, **resolved)
+
+
+def check_outputs(model: nn.Module, x: Tensor, *, classes: int, name: str) -> None:
+    """Check, on a few examples in evaluation mode, that a user's model gives logits; it stays as it was.
+
+    Args:
+        model: To be checked.
+        x: A few inputs, on its device.
+        classes: Number of classes of the data.
+        name: Of the model, for messages.
+
+    Raises:
+        ValueError: If it fails, gives something else than logits (n, k), or fewer than there are classes.
+    """
+    training = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    try:
+        with torch.no_grad(), seeded(0):
+            outputs = call(f"`model` {name!r}, called on {len(x)} examples,", model.eval(), x)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers.items():
+                buffer.copy_(before)
+    wanted = f"`model` {name!r} must return logits, a tensor of shape (n, {classes})"
+    if not isinstance(outputs, Tensor):
+        names = f" with {sorted(map(str, outputs))[:5]}" if isinstance(outputs, Mapping) else ""
+        raise ValueError(f"{wanted}, got {type(outputs).__name__}{names}: return the tensor alone.")
+    if outputs.ndim != 2 or len(outputs) != len(x) or not outputs.is_floating_point():
+        raise ValueError(f"{wanted}, got {outputs.dtype} of shape {tuple(outputs.shape)} for {len(x)} examples.")
+    if outputs.shape[1] < classes:
+        raise ValueError(
+            f"`model` {name!r} gives {outputs.shape[1]} logits, and the data have labels up to {classes - 1}: make it "
+            f"{classes}; a function that takes `classes` is told how many."
+        )
+
+
+def _entry(name: str) -> ModelEntry:
+    if name not in MODELS:
+        raise ValueError(
+            f"`model` {name!r} is unknown; there are {', '.join(MODELS)}, or your own as `module:function`."
+            + nearest(name, MODELS)
+        )
+    return MODELS[name]
+
+
+def _accepted(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {key: value for key, value in arguments.items() if key in parameters or everything}

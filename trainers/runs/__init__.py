@@ -1,0 +1,1 @@
+"""One run: the loop, its state, and the folder that it leaves."""

@@ -1,0 +1,202 @@
+"""Checkpoints: a folder of safetensors and JSON that is whole as soon as its meta.json is there. Nothing is pickled."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trainers.files.kept import sealed
+from trainers.files.reading import Shape, check_shape, read_json
+from trainers.files.writing import DAMAGED, check_digest, digest, write_atomically, write_json
+from trainers.models.building import build_model
+from trainers.naming import nearest
+
+SCHEMA = 1
+PARAMS, META = "params.safetensors", "meta.json"
+WAY_OUT = "take it from a copy, or delete the run's folder and train it again"
+LIGHTNING = ".ckpt"
+OF_LIGHTNING = (
+    "checkpoints of Lightning (.ckpt) hold more than weights: write those of the model inside with "
+    "torch.save(YourModule.load_from_checkpoint(path).model.state_dict(), 'weights.pt') and give that file."
+)
+
+
+class Settings(Shape):
+    """What of a run's configuration its model is built from."""
+
+    model: str
+    model_options: dict[str, Any]
+    seed: int
+
+
+class MetaFile(Shape):
+    """meta.json."""
+
+    names: list[str]
+    run_id: str
+    step: int
+    epoch: int
+    config: Settings
+    shape: list[int]
+    classes: int
+    sha256: str | None = None
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, tied tensors once."""
+    kept = set(model.state_dict())
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: t.detach() for name, t in named if name in kept}
+
+
+def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> Path:
+    """Write parameters and buffers, then `meta.json` with their checksum and its own; both aside and by rename.
+
+    Args:
+        folder: Of this checkpoint.
+        model: Its `named_parameters()` order is kept in the meta, since safetensors keeps an order of its own.
+        meta: At least run_id, step, epoch, config, shape and classes.
+    """
+    state = {name: t.contiguous().cpu().clone() for name, t in model_state(model).items()}
+    checksum: list[str] = []
+
+    def write(aside: Path) -> None:
+        save_file(state, aside)
+        checksum.append(digest(aside))
+
+    (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
+    write_atomically(folder / PARAMS, write)
+    names = [name for name, _ in model.named_parameters()]
+    write_json(folder / META, sealed({"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]}), sort=False)
+    return folder
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The meta of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: If there is none: the write was cut short, or this is no checkpoint.
+        ValueError: If it was written by a later version, or is not what was written.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: give the folder of a checkpoint (RUN/checkpoints/STEP).")
+    if not (folder / META).exists():
+        raise FileNotFoundError(f"{folder} has no {META}: the write was cut short; delete it and train again.")
+    meta = read_json(folder / META, hint=WAY_OUT)
+    if isinstance(meta.get("schema"), int) and meta["schema"] > SCHEMA:
+        raise ValueError(f"{folder} has schema {meta['schema']}, this version reads up to {SCHEMA}: update landscape.")
+    noted = meta.pop("checksum", None)
+    if noted is not None and sealed(meta)["checksum"] != noted:
+        raise ValueError(f"{folder / META} cannot be read ({DAMAGED}): {WAY_OUT}.")
+    return meta
+
+
+def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the model of a checkpoint, in evaluation mode.
+
+    Args:
+        folder: RUN/checkpoints/STEP.
+        trust: Import a model that the file names as module:function. Reading a file never runs code otherwise.
+
+    Returns:
+        The model and the checkpoint's meta.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        PermissionError: If the model is a module:function and `trust` is False.
+        ValueError: If a file is damaged or truncated, or does not fit the model.
+    """
+    folder = Path(folder)
+    meta = read_meta(folder)
+    check_shape(meta, MetaFile, folder / META, hint=WAY_OUT)
+    config = meta["config"]
+    model = build_model(
+        config["model"],
+        shape=tuple(meta["shape"]),
+        classes=meta["classes"],
+        generator_seed=config["seed"],
+        options=config["model_options"],
+        trust=trust,
+    )
+    if config.get("precision") == "float64":
+        model.double()
+    apply_weights(model, read_weights(folder / PARAMS))
+    return model.eval(), meta
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read .safetensors, or a `state_dict` saved by torch (.pt, .pth, .bin), without running its code.
+
+    A `state_dict` under the key "state_dict" or "model" is found, and a "module." prefix (data parallel) taken off.
+    Weights in a checkpoint's folder are compared with the checksum in its `meta.json`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or truncated, holds something else than tensors, or has another extension.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a file of weights.")
+    if path.name == PARAMS and (path.parent / META).exists():
+        check_digest(path, read_meta(path.parent).get("sha256"), WAY_OUT)
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} cannot be read ({error}): it is truncated or no safetensors file.") from None
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give a file of weights in it.")
+    if path.suffix == LIGHTNING:
+        raise ValueError(f"{path}: {OF_LIGHTNING}")
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin, not {path.suffix!r}.")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place, without code
+    except Exception as error:  # torch raises many kinds here
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read without running its code or is truncated ({first.split('.')[0][:120]}): save the "
+            f"weights alone, with torch.save(model.state_dict(), path)."
+        ) from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ValueError(f"{path} holds no `state_dict`: save it with torch.save(model.state_dict(), path).")
+    return {str(name).removeprefix("module."): t for name, t in found.items()}
+
+
+def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into a model, in place; everything must fit.
+
+    Raises:
+        ValueError: Naming what is missing, unexpected or of another shape.
+    """
+    own, every = model_state(model), model.state_dict()
+    for name in weights:
+        if name not in every:
+            hint = nearest(name, own) or _prefixed(weights, own)
+            raise ValueError(f"the weights hold `{name}`, which the model lacks.{hint}")
+    for name, tensor in own.items():
+        if name not in weights:
+            raise ValueError(f"the weights lack `{name}`, which the model has: is it another model or size?")
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"`{name}` has shape {tuple(weights[name].shape)} in the file and {tuple(tensor.shape)} in the model."
+            )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
+def _prefixed(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """A hint where all names would fit without their first part, as of a module that holds the model."""
+    heads = {name.partition(".")[0] for name in weights}
+    if len(heads) != 1 or not {name.partition(".")[2] for name in weights} & set(own):
+        return ""
+    return f" All names begin with `{heads.pop()}.`: save the weights of that part alone."

@@ -1,0 +1,142 @@
+"""From a batch to the closures of one optimizer step: chunks, accumulation, precision, the reference set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.objectives import obf_loss
+from trainers.config import TrainConfig
+from trainers.data.splits import Split
+from trainers.randomness import stream
+from trainers.sharpness_aware.engine import SharpnessAware
+from trainers.sharpness_aware.objective import AscentObjective, Objective
+from trainers.tasks.losses import Loss, make_loss
+
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+SQUARES = (
+    128  # reference examples, one a pass, for masks from squared gradients, unless `reference_size` says otherwise
+)
+
+
+@dataclass
+class Closures:
+    """What `SharpnessAware.step` is called with.
+
+    Attributes:
+        descents: One closure a chunk.
+        sizes: Examples of each.
+        ascents: Closures of the ascent objective, where it is not the loss.
+    """
+
+    descents: list[Objective]
+    sizes: list[int]
+    ascents: list[AscentObjective] | None
+
+    def hits(self) -> Tensor:
+        """Whether each example was right in the first pass, at the clean weights where the method evaluates them there.
+
+        An example that no pass saw counts as wrong.
+        """
+        found = []
+        for i, descent in enumerate(self.descents):
+            first = self.ascents[i].first_logits if self.ascents else None
+            logits = descent.first_logits if first is None else first
+            y = descent.y
+            found.append(torch.zeros_like(y, dtype=torch.bool) if logits is None else logits.argmax(-1) == y)
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+@dataclass
+class Feeder:
+    """Makes closures of batches for one run.
+
+    Args:
+        config: Resolved.
+        model: The model to train.
+        train: The training data, on the model's device.
+        scaler: Loss scaling, for float16.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    train: Split
+    scaler: torch.amp.GradScaler | None = None
+    ascends: str = "loss"
+    loss: Loss = field(init=False)
+    ascent: Loss = field(init=False)
+    parameters: list[nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.loss = make_loss(config.loss, smoothing=config.label_smoothing, convention=config.smoothing_convention)
+        self.ascent = partial(obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=config.obf_link or "softmax")
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+    def batch(self, index: Tensor) -> Closures:
+        """The closures of a batch, given by the positions of its examples in the training data."""
+        return self.closures(self.train.x[index], self.train.y[index], self.config.chunk)
+
+    def closures(self, x: Tensor, y: Tensor, chunk: int) -> Closures:
+        """The closures of examples, so many a forward and backward pass."""
+        extra: dict[str, Any] = {}
+        if self.config.precision in HALF:
+            extra["autocast"] = HALF[self.config.precision]
+        if self.scaler is not None:
+            extra["grad_scaler"] = self.scaler
+        chunks = list(zip(x.split(chunk), y.split(chunk), strict=True))
+        descents = [Objective(self.model, self.loss, *c, parameters=self.parameters, **extra) for c in chunks]
+        ascents = None
+        if self.ascends == "obf":
+            ascents = [
+                AscentObjective(self.model, self.loss, *c, parameters=self.parameters, ascent=self.ascent, **extra)
+                for c in chunks
+            ]
+        return Closures(descents, [len(c[0]) for c in chunks], ascents)
+
+    def reference(self, needs: str, step: Callable[[], int]) -> Callable[[], tuple[list[Objective], list[int]]]:
+        """What an optimizer that needs a reference set calls: closures over `reference_size` training examples.
+
+        For a "gradient" they are the same examples throughout, a batch a closure; for "squares" one example a closure,
+        drawn anew for each step, from the step's number alone, so that a resumed run draws what it would have drawn.
+        """
+
+        def closures() -> tuple[list[Objective], list[int]]:
+            n = len(self.train)
+            many = self.config.reference_size or (SQUARES if needs == "squares" else n)
+            purpose = f"reference {step()}" if needs == "squares" else "reference"
+            index = (
+                torch.arange(n) if many >= n else torch.randperm(n, generator=stream(self.config.seed, purpose))[:many]
+            )
+            one = 1 if needs == "squares" else self.config.batch_size
+            found = self.closures(self.train.x[index], self.train.y[index], one)
+            return list(found.ascents or found.descents), found.sizes
+
+        return closures
+
+
+def attach_reference(optimizer: SharpnessAware, feeder: Feeder, step: Callable[[], int]) -> None:
+    """Give an optimizer its reference set, if its method needs one."""
+    if optimizer.needs_reference:
+        optimizer.reference = feeder.reference(optimizer.needs_reference, step)
+
+
+def shares(config: TrainConfig, examples: int, *, world: int = 1) -> tuple[int | None, int | None]:
+    """m, the number of examples that share one perturbation: those on one process, and over all that share it.
+
+    Args:
+        config: Resolved.
+        examples: Training examples.
+        world: Processes that train together.
+
+    Returns:
+        Both numbers; None for a method without a perturbation.
+    """
+    if config.rho is None:
+        return None, None
+    m = min(config.m or config.batch_size, examples)
+    groups = {"group": config.group_size or 1, "global": world}
+    return m, m * groups.get(config.shared_by, 1)

@@ -1,0 +1,141 @@
+"""The log of single steps: a table in parts while the run goes on, `steps.parquet` when it has ended."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trainers.files.reading import read_table
+from trainers.files.writing import remove_asides, write_atomically
+from trainers.sharpness_aware.record import StepRecord
+
+STEPS = (
+    "step", "epoch", "lr", "rho", "mode", "clean_loss", "perturbed_loss", "gap", "length", "cosine", "grad_norm",
+    "overflow", "seconds",
+)  # fmt: skip
+
+
+def step_row(last: StepRecord, *, step: int, epoch: int, lr: float, seconds: float) -> dict[str, Any]:
+    """What a step did, as a row of the log.
+
+    Args:
+        last: The optimizer's own record.
+        step: Steps taken, this one included.
+        epoch: The epoch it belongs to, from 1.
+        lr: Learning rate of the step.
+        seconds: Time spent in training up to here.
+    """
+    row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": lr, "seconds": seconds, "mode": str(last.mode)}
+    return {key: row[key] if key in row else getattr(last, key) for key in STEPS}
+
+
+class StepLog:
+    """Rows of steps: kept in memory between snapshots, in `steps/<first step>.parquet` after each.
+
+    Every snapshot lists the parts that belong to it, so that what a killed process wrote after its last snapshot is
+    taken back, and a continued log is that of an uninterrupted run.
+
+    Args:
+        folder: Of the run.
+        every: Steps between rows; None adds none, and keeps those of earlier calls.
+    """
+
+    def __init__(self, folder: Path, every: int | None) -> None:
+        if every is not None and every < 1:
+            raise ValueError(f"`log_steps` must be at least 1, got {every}; leave it out to log none.")
+        self.place, self.every = folder / "steps", every
+        self.whole = folder / "steps.parquet"
+        self.parts: list[str] = []
+        self.rows: list[dict[str, Any]] = []
+
+    def due(self, step: int) -> bool:
+        """Whether a step is logged."""
+        return self.every is not None and step % self.every == 0
+
+    def flush(self) -> list[str]:
+        """Write the rows since the last part; returns the names of all parts."""
+        if self.rows:
+            name = f"{self.rows[0]['step']}.parquet"
+            _write(self.place / name, pd.DataFrame(self.rows, columns=list(STEPS)))
+            self.parts.append(name)
+            self.rows = []
+        return list(self.parts)
+
+    def take_over(self, parts: list[str]) -> None:
+        """Go on after these parts; others are of steps that will be taken again."""
+        self.parts, self.rows = list(parts), []
+        remove_asides(self.place)
+        for path in self.place.glob("*.parquet"):
+            if path.name not in parts:
+                path.unlink()
+
+    def finish(self) -> None:
+        """Join the parts into `steps.parquet`; they are removed once the run's status says that it ended."""
+        if self.flush():
+            _write(self.whole, read_parts(self.place, self.parts))
+
+
+def read_parts(place: Path, names: list[str] | None = None) -> pd.DataFrame:
+    """The parts as one table, in order of steps."""
+    found = [place / n for n in names] if names is not None else list(place.glob("[0-9]*.parquet"))
+    hint = "delete the run's folder and train it again"
+    frames = [read_table(p, STEPS, hint=hint) for p in sorted(found, key=lambda p: int(p.stem))]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(STEPS))
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    write_atomically(path, lambda aside: frame.to_parquet(aside, index=False))
+
+
+class Tally:
+    """Sums over the steps of one epoch that its row of the history needs; saved in the middle of the epoch too."""
+
+    def __init__(self) -> None:
+        self.steps = self.perturbed = self.reused = self.skipped = self.gaps = self.examples = 0
+        self.squared_length = self.gap = self.lr = self.rho = 0.0
+        self._unread: list[StepRecord] = []
+
+    def add(self, last: StepRecord, *, examples: int, lr: float) -> None:
+        """Count a step; its losses are read later, so that a GPU is not waited for."""
+        self.steps += 1
+        self.lr, self.rho = lr, last.rho
+        if last.overflow:
+            self.skipped += 1
+            return
+        self.examples += examples
+        self.perturbed += last.mode == "perturbed"
+        self.reused += last.mode == "reuse"
+        self.squared_length += last.length**2
+        if last.mode == "perturbed":
+            self._unread.append(last)
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the history that are about the steps; averages are over the steps that were not skipped."""
+        self._read()
+        taken = (self.steps - self.skipped) or math.nan
+        return {
+            "lr": self.lr,
+            "rho": self.rho,
+            "perturbation_norm": math.sqrt(self.squared_length / taken),
+            "perturbed_share": self.perturbed / taken,
+            "reused_share": self.reused / taken,
+            "skipped": self.skipped,
+            "mean_gap": self.gap / self.gaps if self.gaps else math.nan,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All sums."""
+        self._read()
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        vars(self).update(state)
+
+    def _read(self) -> None:
+        for last in self._unread:
+            if math.isfinite(last.gap):
+                self.gap += last.gap
+                self.gaps += 1
+        self._unread = []

@@ -1,0 +1,344 @@
+"""One run in the making: its state, a step, the end of an epoch, and the files it leaves."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainers.config import TrainConfig
+from trainers.data.splits import DataBundle
+from trainers.files.writing import write_json
+from trainers.models.building import build_model, check_outputs
+from trainers.randomness import derive, stream
+from trainers.reference import is_reference
+from trainers.runs.checkpoint import apply_weights, model_state, save_checkpoint
+from trainers.runs.feeding import Feeder, attach_reference, shares
+from trainers.runs.folder import Run, load_data
+from trainers.runs.records import StepLog, Tally
+from trainers.runs.schedules import LearningRate
+from trainers.runs.snapshots import read_snapshot, write_snapshot
+from trainers.runtime import device_of
+from trainers.sharpness_aware.engine import SharpnessAware
+from trainers.sharpness_aware.optimizers import make_optimizer
+from trainers.tasks.evaluation import evaluate
+
+NAMED = 5  # skipped steps that the status names
+HOPELESS = 100  # steps skipped in a row that count as divergence
+
+
+class Training:
+    """The state of one run, and what is done to it.
+
+    Args:
+        config: Resolved.
+        run: Its folder; nothing is written before `begin`.
+        device: Where to train.
+        trust: As for `fit`.
+        diagnose: Have the optimizer work out the cosine between clean and perturbed gradient.
+        data: That of the configuration, where it is loaded already.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        *,
+        device: str = "cpu",
+        trust: bool = False,
+        diagnose: bool = False,
+        data: DataBundle | None = None,
+    ) -> None:
+        self.config, self.run, self.device = config, run, device_of(device)
+        self.data = load_data(config, trust=trust) if data is None else data
+        self.train = self.data.train.to(self.device)
+        model = self.build(config.model_options, trust=trust)
+        self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
+        if is_reference(config.model):
+            check_outputs(self.model, self.train.x[:2], classes=self.data.classes, name=config.model)
+        self.batches = math.ceil(len(self.train) / config.batch_size)
+        scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
+        shapes = None
+        if config.base_model_options:
+            narrow = self.build({**config.model_options, **config.base_model_options}, trust=trust)
+            shapes = {name: tuple(p.shape) for name, p in narrow.named_parameters()}
+        self.optimizer = optimizer_of(
+            config,
+            self.model,
+            base_shapes=shapes,
+            steps_per_epoch=self.batches,
+            examples=len(self.train),
+            grad_scaler=scaler,
+            diagnose=diagnose,
+        )
+        self.feeder = Feeder(config, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
+        attach_reference(self.optimizer, self.feeder, lambda: self.step)
+        self.rate = LearningRate(
+            kind=config.lr_schedule,
+            peak=config.lr,
+            total=config.epochs * self.batches,
+            warmup=round(config.warmup_epochs * self.batches),
+            floor=config.lr_min,
+            milestones=config.lr_milestones,
+            factor=config.lr_factor,
+        )
+        self.generator = stream(config.seed, "order")
+        self.order = self.next_order()
+        self.epoch = self.step = self.position = 0
+        self.tally = Tally()
+        self.losses: list[Tensor] = []
+        self.hits: list[Tensor] = []
+        self.previous = torch.empty(0, dtype=torch.int64)
+        self.skipped: list[str] = []
+        self.skips = self.skips_in_a_row = 0
+        self.history: list[dict[str, Any]] = []
+        self.correct: dict[str, list[np.ndarray]] = {"presentation": [], "sweep": []}
+        self.earlier, self.started = 0.0, time.monotonic()
+        self.longest: dict[str, float] = {}
+
+    def took(self, work: str, seconds: float) -> None:
+        """Remember how long a kind of work takes at its slowest, over all calls."""
+        self.longest[work] = max(seconds, self.longest.get(work, 0.0))
+
+    def build(self, options: Mapping[str, Any], *, trust: bool) -> nn.Module:
+        """The configured model with these sizes, at its first weights."""
+        return build_model(
+            self.config.model,
+            shape=self.data.shape,
+            classes=self.data.classes,
+            generator_seed=self.config.seed,
+            options=options,
+            trust=trust,
+        )
+
+    def clock(self) -> float:
+        """Seconds of training so far, over all calls."""
+        return self.earlier + time.monotonic() - self.started
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def next_order(self) -> Tensor:
+        """The order of the next epoch."""
+        return torch.randperm(len(self.train), generator=self.generator).to(self.device)
+
+    def train_step(self) -> None:
+        """Take one optimizer step, on the next batch of the epoch."""
+        lr = self.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        size = self.config.batch_size
+        index = self.order[self.position * size : (self.position + 1) * size]
+        closures = self.feeder.batch(index)
+        loss = self.optimizer.step(closures.descents, sizes=closures.sizes, ascent=closures.ascents)
+        assert loss is not None  # only a step without closures has none
+        self.step += 1
+        self.position += 1
+        if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
+            self.previous = index
+        self.hits.append(closures.hits())
+        self.tally.add(self.optimizer.last, examples=len(index), lr=lr)
+        overflow = self.optimizer.last.overflow
+        if overflow:
+            self.skips += 1
+            self.skips_in_a_row += 1
+            if len(self.skipped) < NAMED:
+                self.skipped.append(f"step {self.step} ({overflow})")
+        else:
+            self.skips_in_a_row = 0
+            self.losses.append(loss * len(index))
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Evaluate, append the epoch's row to the history, and make ready for the next epoch."""
+        self.epoch += 1
+        right = torch.empty(len(self.order), dtype=torch.bool)
+        right[self.order.cpu()] = torch.cat(self.hits).cpu()
+        self.correct["presentation"].append(right.numpy())
+        due = self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs
+        evaluation, right = evaluate(self.model, self.feeder.loss, self.train, self.data, held_out=due)
+        self.correct["sweep"].append(right.cpu().numpy())
+        rank, everywhere = shares(self.config, len(self.train))
+        row = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": float(torch.stack(self.losses).sum()) / self.tally.examples if self.losses else math.nan,
+            **self.tally.row(),
+            **evaluation,
+            "m": rank,
+            "m_global": everywhere,
+            "seconds": self.clock(),
+        }
+        self.history.append(row)
+        self.model.train()
+        self.order, self.position, self.tally = self.next_order(), 0, Tally()
+        self.losses, self.hits = [], []
+        return row
+
+    def problem(self) -> str:
+        """Why the run has diverged; empty where it has not."""
+        row = self.history[-1]
+        if self.skips_in_a_row >= HOPELESS:
+            return f"{self.skips_in_a_row} steps in a row overflowed {self.config.precision} up to epoch {self.epoch}"
+        if not math.isfinite(row["loss"]) and row["skipped"] < self.batches:
+            return f"the training loss was {row['loss']} in epoch {self.epoch}"
+        for name, tensor in model_state(self.model).items():
+            if not bool(torch.isfinite(tensor).all()):
+                return f"`{name}` was no longer finite after epoch {self.epoch}"
+        return ""
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def begin(self, log: StepLog) -> None:
+        """Write the configuration, and continue from the last snapshot or keep the first weights."""
+        self.run.tidy()
+        (self.run.folder / "status.json").unlink(missing_ok=True)
+        write_json(self.run.folder / "config.json", {**self.config.as_dict(), "run_id": self.config.run_id})
+        if not self.resume(log):
+            log.take_over([])
+            self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Keep the model as it is now."""
+        start = time.monotonic()
+        rank, everywhere = shares(self.config, len(self.train))
+        meta = {
+            "run_id": self.config.run_id,
+            "step": self.step,
+            "epoch": self.epoch,
+            "config": self.config.as_dict(),
+            "shape": list(self.data.shape),
+            "classes": self.data.classes,
+            "m": rank,
+            "m_global": everywhere,
+        }
+        save_checkpoint(self.run.checkpoint(self.step), self.model, meta)
+        self.took("checkpoint", time.monotonic() - start)
+
+    def snapshot(self, log: StepLog) -> None:
+        """Write everything that the rest of the run depends on, so that a killed run continues bit for bit."""
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "position": self.position,
+            "order": self.order,
+            "tally": self.tally.state_dict(),
+            "losses": torch.stack(self.losses) if self.losses else None,
+            "hits": torch.cat(self.hits) if self.hits else None,
+            "previous": self.previous,
+            "skipped": self.skipped,
+            "skips": self.skips,
+            "skips_in_a_row": self.skips_in_a_row,
+            "seconds": self.clock(),
+            "longest": self.longest,
+            "history": self.history,
+            "correct": {k: torch.from_numpy(np.array(v)) for k, v in self.correct.items()},
+            "model": model_state(self.model),
+            "buffers": self.passing_buffers(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "steps": log.flush(),
+        }
+        write_snapshot(self.run.folder / "resume", self.step, state)
+        self.run.write_history(self.history)
+
+    def resume(self, log: StepLog) -> bool:
+        """Take over the last snapshot; False where there is none."""
+        state = read_snapshot(self.run.folder / "resume")
+        if state is None:
+            return False
+        apply_weights(self.model, state["model"])
+        with torch.no_grad():
+            for name, tensor in self.passing_buffers().items():
+                tensor.copy_(state["buffers"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
+        self.order, self.previous = state["order"].to(self.device), state["previous"].to(self.device)
+        self.tally.load_state_dict(state["tally"])
+        self.losses = [] if state["losses"] is None else list(state["losses"].to(self.device).unbind())
+        self.hits = [] if state["hits"] is None else [state["hits"].to(self.device)]
+        self.skipped, self.skips, self.skips_in_a_row = state["skipped"], state["skips"], state["skips_in_a_row"]
+        self.earlier, self.started, self.history = state["seconds"], time.monotonic(), state["history"]
+        self.longest = state["longest"]
+        self.correct = {k: list(v.numpy()) for k, v in state["correct"].items()}
+        if len(self.previous) and self.optimizer.needs_previous:
+            last = self.feeder.batch(self.previous)
+            self.optimizer.remember(last.descents, sizes=last.sizes, ascent=last.ascents)
+        log.take_over(state["steps"])
+        return True
+
+    def passing_buffers(self) -> dict[str, Tensor]:
+        """Buffers that checkpoints leave out but a continued run needs."""
+        kept = self.model.state_dict()
+        return {name: t.detach() for name, t in self.model.named_buffers() if name not in kept}
+
+    def write_status(self, status: Literal["finished", "diverged", "interrupted"], reason: str = "") -> None:
+        """Record how this call ended."""
+        more: dict[str, Any] = {"steps": self.step}
+        if self.skips:
+            more |= {"skipped_steps": self.skips, "first_skipped": self.skipped}
+        self.run.write_status(status, reason=reason, epochs=self.epoch, seconds=self.clock(), **more)
+
+    def finish(self, status: Literal["finished", "diverged"], log: StepLog, reason: str = "") -> None:
+        """Write the records, then the status, which makes the run whole; what was for resuming is no longer needed."""
+        self.run.write_history(self.history)
+        self.run.write_examples(
+            index=self.train.index.cpu().numpy(),
+            noisy=(self.train.y != self.train.clean).cpu().numpy(),
+            **{name: np.array(rows) for name, rows in self.correct.items()},
+        )
+        log.finish()
+        self.write_status(status, reason)
+        self.run.tidy()
+
+
+def optimizer_of(config: TrainConfig, model: nn.Module, **more: Any) -> SharpnessAware:
+    """The optimizer of a resolved configuration.
+
+    Args:
+        config: Fractions and epochs in it become steps.
+        model: The model to train.
+        **more: `steps_per_epoch` and further arguments of `make_optimizer`.
+    """
+    per_epoch = int(more["steps_per_epoch"])
+    total = config.epochs * per_epoch
+    window = None
+    if (config.perturb_from, config.perturb_until) != (0, 1):
+        end = None if config.perturb_until == 1 else round(config.perturb_until * total)
+        window = (round(config.perturb_from * total), end)
+    knobs: dict[str, Any] = dict(config.method_options)
+    return make_optimizer(
+        config.method,
+        model,
+        config.base,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        decay_all=config.decay_all,
+        rho=config.rho,
+        rho_schedule=config.rho_schedule,
+        rho_min=config.rho_min,
+        rho_steps=round(config.rho_warmup_epochs * per_epoch),
+        lr_min=config.lr_min,
+        ascent=config.ascent,
+        gate=config.gate,
+        gate_options=config.gate_options,
+        window=window,
+        sharing=config.shared_by,
+        group_size=config.group_size,
+        same_rng=config.same_rng,
+        shrink_perturb=config.shrink_perturb,
+        grad_clip=config.grad_clip,
+        total_steps=total,
+        seed=derive(config.seed, "method"),
+        **more,
+        **knobs,
+    )

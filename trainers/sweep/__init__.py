@@ -1,0 +1,1 @@
+"""Many runs: which there are, and the processes that train them."""

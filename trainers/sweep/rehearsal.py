@@ -1,0 +1,55 @@
+"""A look ahead: everything that a sweep needs is loaded and built once before its first run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainers.config import TrainConfig
+from trainers.randomness import seeded
+from trainers.reference import is_reference, load_reference
+from trainers.runs.folder import Run, load_data
+from trainers.runs.training import Training
+
+DATA = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision")
+
+
+def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False) -> None:
+    """Load the data, and build model and optimizer, of every configuration of a sweep, for one seed.
+
+    Args:
+        configs: All runs of the sweep.
+        trust: As for `fit`.
+
+    Raises:
+        ValueError: If something does not fit, naming the configuration.
+        PermissionError: For a module:function without `trust`.
+        ImportError: If a package for the data is missing.
+    """
+    check_trust(configs, trust=trust)
+    groups: dict[str, dict[str, TrainConfig]] = {}
+    for config in configs:
+        values = {key: value for key, value in config.as_dict().items() if key not in ("seed", "data_seed")}
+        group = groups.setdefault(repr([values[key] for key in DATA]), {})
+        group.setdefault(repr(values), config)
+    varied = [key for key in TrainConfig.model_fields if len({repr(getattr(c, key)) for c in configs}) > 1]
+    for group in groups.values():
+        data = None
+        for config in group.values():
+            try:
+                data = load_data(config, trust=trust) if data is None else data
+                with seeded(0):
+                    Training(config.resolved(), Run(Path()), trust=trust, data=data)
+            except ValueError as error:
+                cell = ", ".join(f"{key}={getattr(config, key)}" for key in varied)
+                raise ValueError(f"{error} This is the run {cell}." if cell else str(error)) from error
+
+
+def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
+    """Import the modules of the user's own that configurations name.
+
+    Raises:
+        PermissionError: If there is one, and `trust` is False.
+        ValueError: If there is no such module or function.
+    """
+    for name in dict.fromkeys(name for config in configs for name in (config.dataset, config.model)):
+        if is_reference(name):
+            load_reference(name, trust=trust)

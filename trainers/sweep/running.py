@@ -1,0 +1,256 @@
+"""Many runs: which there are, which part of them is ours, and training them so that none can stop the others."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from trainers.config import TrainConfig
+from trainers.files.lock import PATIENCE, BusyError, locked
+from trainers.files.writing import write_json
+from trainers.runs.folder import Run
+from trainers.runs.loop import fit
+from trainers.runs.signals import seconds_of
+from trainers.sweep.cluster import on_ray
+from trainers.sweep.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
+from trainers.sweep.search import RandomSearch, combinations
+
+Executor = Literal["processes", "ray"]
+
+INTERRUPTED = 128 + signal.SIGINT  # exit code
+OUT_OF_TIME = 75  # exit code EX_TEMPFAIL: try again
+
+
+def expand(
+    base: Mapping[str, Any],
+    grid: Mapping[str, Any],
+    variants: Sequence[Mapping[str, Any]] = ({},),
+    *,
+    random: RandomSearch | Mapping[str, Any] | None = None,
+) -> list[TrainConfig]:
+    """All runs of a sweep: a grid, and random draws if wanted, for each variant, on top of a base configuration.
+
+    Keys are those of a configuration; a key with a dot is one option, such as `model_options.width`. A condition sets
+    a key only in the runs where others have given values: {values: [0.05, 0.1], when: {method: [sam, gsam]}}. It may
+    name several keys, all of which must hold, or what a key must not be, {not: sgd}; `takes_rho: true` means every
+    method with a radius. What is not given counts with its default.
+
+    Args:
+        base: Keys and values common to all runs.
+        grid: Key to list of values; crossed with everything.
+        variants: Further keys, such as a method with its radii; a list as value is crossed within the variant, and a
+            distribution, such as {log_uniform: [0.01, 1.0]}, is drawn from.
+        random: `draws`, `seed` and `space`, which gives keys their distributions: {uniform: [low, high]}, also
+            log_uniform, integers, log_integers (bounds included) and {choice: [...]}. Every combination of the grid and
+            every variant gets the same draws, as many different ones as `draws` says.
+
+    Returns:
+        The configurations without repetition, in order. More draws, or another order of keys, change none of those
+        that were there.
+
+    Raises:
+        ValueError: For an empty list, an unknown key or distribution, a condition that no run meets, more draws than
+            there are, or a configuration that is not valid.
+    """
+    if random is not None and not isinstance(random, RandomSearch):
+        parsed = RandomSearch.parse(random, where="`random`")
+        assert isinstance(parsed, RandomSearch)
+        random = parsed
+    return combinations(base, grid, variants, random)
+
+
+def part(configs: Sequence[TrainConfig], shard: tuple[int, int]) -> list[TrainConfig]:
+    """One of n parts of a sweep, for array jobs: no run is in two, and together they are all.
+
+    The runs are dealt out in the order of their hashes, so that the parts differ by at most one run, each has its share
+    of slow and fast ones, and the order in which a grid is written changes nothing.
+
+    Args:
+        configs: The whole sweep.
+        shard: (i, n): part i of n, counted from 0.
+
+    Raises:
+        ValueError: Unless 0 <= i < n.
+    """
+    i, n = shard
+    if not 0 <= i < n:
+        raise ValueError(
+            f"`shard` must be (i, n) with 0 <= i < n, got {shard!r}: parts are counted from 0, as in --array=0-{n - 1}."
+        )
+    ids = [config.run_id for config in configs]
+    ours = set(sorted(set(ids))[i::n])
+    return [config for config, run_id in zip(configs, ids, strict=True) if run_id in ours]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) from "i/n", as a command line has it.
+
+    Raises:
+        ValueError: If it is not two whole numbers; `part` checks their range.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if not found:
+        raise ValueError(f"`shard` must be i/n, such as 0/8 for the first of 8 parts, got {text!r}.")
+    return int(found.group(1)), int(found.group(2))
+
+
+def train_all(
+    configs: Sequence[TrainConfig],
+    *,
+    out: str | Path,
+    jobs: int | None = None,
+    trust: bool = False,
+    executor: Executor = "processes",
+    address: str | None = None,
+    shard: tuple[int, int] | None = None,
+    time_limit: float | str | None = None,
+) -> Iterator[Run]:
+    """Train runs in parallel, one process and one thread each; yields each as it ends.
+
+    Finished runs are skipped, interrupted ones continued, failed ones tried again. A run that fails does not stop the
+    others, even if its process dies: its status says why. A run that another process is training is left to it. Every
+    executor gives the same results on processors of the same kind.
+
+    Args:
+        configs: What to train.
+        out: Folder of runs; with Ray on a file system that all its machines share.
+        jobs: Runs at a time; None is one a core, with Ray one a core of the cluster. 1 trains in this process, where a
+            debugger works but a crash ends everything.
+        trust: As for `fit`.
+        executor: "processes" on this machine, or "ray" on a cluster.
+        address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
+            runs on this machine.
+        shard: (i, n) trains only part i of n, see `part`.
+        time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
+
+    Raises:
+        ValueError: For a bad `jobs`, `executor`, `address`, `shard` or `time_limit`.
+        ImportError: For "ray" where it is not installed.
+        Stopped: After Ctrl-C, SIGTERM or SIGUSR1, or when the time is over; what was done is kept, and the same call
+            goes on from there. It is a `KeyboardInterrupt`.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"`jobs` must be at least 1, got {jobs!r}; leave it out for one a core.")
+    if executor not in ("processes", "ray"):
+        raise ValueError(f"`executor` must be 'processes' or 'ray', got {executor!r}.")
+    if address is not None and executor != "ray":
+        raise ValueError(f"`address` is a Ray cluster's, got {address!r} with executor {executor!r}: use 'ray'.")
+    end = None if time_limit is None else time.time() + seconds_of(time_limit)
+    named = {config.run_id: config for config in (configs if shard is None else part(configs, shard))}
+    return _train(named, Path(out), jobs, trust, executor, address, end)
+
+
+def _train(
+    configs: Mapping[str, TrainConfig],
+    out: Path,
+    jobs: int | None,
+    trust: bool,
+    executor: Executor,
+    address: str | None,
+    end: float | None,
+) -> Iterator[Run]:
+    todo: dict[str, TrainConfig] = {}
+    for run_id, config in configs.items():
+        run = Run(out / run_id)
+        if run.finished:
+            yield run
+        else:
+            todo[run_id] = config
+    calls = [(config, str(out.absolute()), trust, end) for config in todo.values()]
+    if not calls:
+        return
+    if executor == "ray":
+        results = on_ray(train_apart, calls, jobs=jobs, lost=worker_died, address=address, folder=out, moved=patiently)
+    elif jobs == 1:
+        results = _here(calls)
+    else:
+        results = in_parallel(train_apart, calls, jobs=jobs, lost=worker_died, isolate=True)
+    out_of_time = 0
+    try:
+        for run_id in results:
+            run = Run(out / run_id)
+            if end is not None and run.status()["status"] == "interrupted":
+                out_of_time += 1
+            else:
+                del todo[run_id]
+                yield run
+        if out_of_time:
+            raise Stopped("stopped by the time limit", OUT_OF_TIME)
+    except KeyboardInterrupt as stop:
+        raise Stopped(
+            f"{str(stop) or 'stopped'}: {len(configs) - len(todo)} of {len(configs)} runs are done and kept; the same "
+            f"command goes on from there.",
+            getattr(stop, "code", INTERRUPTED),
+        ) from None
+
+
+def _here(calls: Sequence[tuple[Any, ...]]) -> Iterator[str]:
+    """Train in this process; a signal that a run saw ends the sweep."""
+    with stopped_by_signals():
+        for call in calls:
+            try:
+                yield single_threaded(train_one, *call)
+            except SystemExit as stop:  # as `fit` ends after a signal, its snapshot written
+                code = stop.code if isinstance(stop.code, int) else INTERRUPTED
+                raise Stopped(f"stopped by exit code {code}", code) from None
+
+
+def train_one(config: TrainConfig, out: str, trust: bool, end: float | None = None, patience: float = 0.0) -> str:
+    """Train one run of a sweep and return its id; an exception becomes its status.
+
+    Args:
+        config: The run.
+        out: Folder of runs.
+        trust: As for `fit`.
+        end: `time.time()` at which the sweep's time is over.
+        patience: Seconds to wait for another process to let go of the run.
+    """
+    begun = time.monotonic()
+    while True:
+        limit: dict[str, Any] = {}
+        if end is not None:
+            limit["time_limit"] = end - time.time()
+            if limit["time_limit"] <= 0:
+                break
+        try:
+            fit(config, out=out, trust=trust, **limit)
+        except BusyError:  # another process trains it, and will give it its status
+            if time.monotonic() - begun < patience:
+                time.sleep(min(5.0, patience))
+                continue
+        except Exception as error:  # the sweep goes on, and says which run failed
+            fail(config, out, f"{type(error).__name__}: {error}")
+        break
+    return config.run_id
+
+
+def train_apart(config: TrainConfig, out: str, trust: bool, end: float | None = None, patience: float = 0.0) -> str:
+    """`train_one` in a process of a sweep, which stops when it is told and leaves the rest to the one that told it."""
+    with suppress(KeyboardInterrupt, SystemExit):
+        train_one(config, out, trust, end, patience)
+    return config.run_id
+
+
+def patiently(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The call for a run whose machine went away: its lock counts for a while, as nobody can ask that machine."""
+    return (*call[:4], PATIENCE)
+
+
+def worker_died(call: tuple[Any, ...], reason: str) -> str:
+    """Record a run whose process died; what it had finished stands."""
+    config, out = call[:2]
+    fail(config, out, f"its process died ({reason}); the same command continues it. Out of memory? Use fewer jobs.")
+    run_id: str = config.run_id
+    return run_id
+
+
+def fail(config: TrainConfig, out: str, reason: str) -> None:
+    """Give a run the status "failed", unless another process has taken it on since, or finished it."""
+    run = Run(Path(out) / config.run_id)
+    with suppress(BusyError), locked(run.folder):
+        if not run.finished:
+            write_json(run.folder / "config.json", {**config.as_dict(), "run_id": config.run_id})
+            run.write_status("failed", reason=reason)

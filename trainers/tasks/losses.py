@@ -1,0 +1,84 @@
+"""Training losses: mean over the batch, hard labels in, optional smoothing."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from trainers.sharpness_aware.example_losses import CrossEntropy, ExampleLosses
+from trainers.sharpness_aware.example_losses import Loss as Loss
+
+Convention = Literal["uniform", "others"]
+
+
+def smoothed_targets(
+    targets: Int[Tensor, " n"], classes: int, smoothing: float, *, convention: Convention = "uniform"
+) -> Float[Tensor, "n k"]:
+    """Soft targets.
+
+    "uniform": (1 - s) e_y + s / K, as in torch's own cross-entropy. "others": 1 - s on the label, s / (K - 1) on each
+    other class; with s this equals "uniform" with s K / (K - 1).
+    """
+    onehot = F.one_hot(targets, classes).to(torch.get_default_dtype())
+    if convention == "uniform":
+        return (1 - smoothing) * onehot + smoothing / classes
+    return (1 - smoothing) * onehot + smoothing / (classes - 1) * (1 - onehot)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "n k"],
+    targets: Int[Tensor, " n"],
+    *,
+    smoothing: float = 0.0,
+    convention: Convention = "uniform",
+) -> Float[Tensor, ""]:
+    """Softmax cross-entropy, mean over the batch, in nats."""
+    return F.cross_entropy(logits, targets, label_smoothing=_torch_smoothing(logits, smoothing, convention))
+
+
+def bce(
+    logits: Float[Tensor, "n k"],
+    targets: Int[Tensor, " n"],
+    *,
+    smoothing: float = 0.0,
+    convention: Convention = "uniform",
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy with logits: sum over classes, mean over the batch."""
+    soft = smoothed_targets(targets, logits.shape[-1], smoothing, convention=convention).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(-1).mean()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "bce": bce}
+
+
+def make_loss(name: str, *, smoothing: float = 0.0, convention: Convention = "uniform") -> Loss:
+    """The training loss by name; plain cross-entropy is torch's own function."""
+    if name == "cross_entropy" and smoothing == 0:
+        return F.cross_entropy
+    return partial(LOSSES[name], smoothing=smoothing, convention=convention)
+
+
+def each(loss: Loss) -> ExampleLosses:
+    """The loss of every example, shape (n,), with the loss as their mean."""
+    known = isinstance(loss, partial) and not loss.args
+    function: Any = loss.func if isinstance(loss, partial) and known else loss
+    given = loss.keywords if isinstance(loss, partial) and known else {}
+    settings: CrossEntropy | None = None
+    if type(loss) is nn.CrossEntropyLoss:
+        names = ("weight", "ignore_index", "label_smoothing", "reduction")
+        settings = lambda _: {name: getattr(loss, name) for name in names}  # noqa: E731
+    elif function is F.cross_entropy and not given.keys() & {"size_average", "reduce"}:
+        settings = lambda _: given  # noqa: E731
+    elif function is cross_entropy:
+        settings = lambda logits: {"label_smoothing": _torch_smoothing(logits, **given)}  # noqa: E731
+    return ExampleLosses(loss, cross_entropy=settings, plain=function is bce)
+
+
+def _torch_smoothing(logits: Tensor, smoothing: float = 0.0, convention: Convention = "uniform") -> float:
+    """The smoothing, in torch's convention."""
+    others = smoothing and convention == "others"
+    return smoothing * logits.shape[-1] / (logits.shape[-1] - 1) if others else smoothing
