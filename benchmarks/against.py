@@ -82,7 +82,7 @@ def work(name: str) -> Work:
     if what in ("value", "gradient"):
         return getattr(risk, what)
     if what == "ascent sharpness":
-        return lambda: landscape.ascent_sharpness(risk, landscape.Perturbation(0.05))
+        return lambda: landscape.ascent_sharpness(risk, landscape.AscentStep(0.05))
     if what == "making H":
         return lambda: landscape.Hessian(risk)
     H = landscape.Hessian(risk, path="afresh") if what == "H v afresh" else landscape.Hessian(risk)
