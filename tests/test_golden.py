@@ -25,13 +25,15 @@ OTHER_MEASURES = {
     "selectivity": Tolerance(1e-5, 1e-4),  # ratios of small differences
     "top_eigenvalue": Tolerance(1e-5, 1e-5),  # `stderr` is the residual
 }
-OTHER_STATISTICS = Tolerance(1e-3, 1e-4)  # ridge and mixed models amplify; ranks stay as they are
+# Ranks stay as they are; slopes and ridge amplify by up to 1e-3; one draw in 199 falls on the other side.
+OTHER_STATISTICS = Tolerance(1e-2, 1e-3)
+OTHER_COLUMNS = {"p_wild": Tolerance(1e-2, 0.02), "p_bh": Tolerance(0, 1)}  # p_bh: of all measures, noise among them
 
 
 def on_another_processor(table):
     """The tolerances for a table."""
     if table.startswith("statistics/"):
-        return lambda _measure, column: Tolerance(np.inf) if column == "p_bh" else OTHER_STATISTICS
+        return lambda _measure, column: OTHER_COLUMNS.get(column, OTHER_STATISTICS)
     return lambda measure, _column: OTHER_MEASURES.get(measure, OTHER)
 
 
