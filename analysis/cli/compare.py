@@ -38,8 +38,8 @@ def compare(
     if level is None:
         level = Study.open(path).config.statistics.level if (path / "study.json").exists() else 0.95
     runs = outcomes(path, [name for name in dict.fromkeys((target, choose)) if name not in ERRORS])
-    found = compare_methods(runs, baseline=baseline, group=group, by=by, target=target, choose=choose, level=level)
-    shown = method_comparison(found, runs, group=group, by=by, target=target, choose=choose, level=level)
+    comparison = compare_methods(runs, baseline=baseline, group=group, by=by, target=target, choose=choose, level=level)
+    shown = method_comparison(comparison, runs, group=group, by=by, target=target, choose=choose, level=level)
     write_bytes(path / "comparison.csv", to_csv(shown).encode())
     write_bytes(path / "comparison.md", to_markdown(shown).encode())
     columns = [str(name) for name in shown.shown.columns]
@@ -47,4 +47,4 @@ def compare(
     show_table(columns, shown.shown.itertuples(index=False, name=None), right=right)
     print(shown.note)
     print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
-    return 0 if found["mean"].notna().any() else 1
+    return 0 if comparison["mean"].notna().any() else 1

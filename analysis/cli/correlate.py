@@ -62,7 +62,7 @@ def correlate(
     if unmeasured:
         print(f"note: {len(unmeasured)} of {len(runs)} runs have no row in the table, such as {unmeasured[0]}: measure "
               "them with `landscape measure`.", file=sys.stderr)  # fmt: skip
-    told = {
+    options = {
         "targets": targets,
         "measures": measures,
         "draws": draws,
@@ -78,7 +78,7 @@ def correlate(
         work = Study.open(path)
         lead = work.config.statistics.lead
         pairs = work.config.statistics.compare
-        found = work.correlate(**told)
+        correlations = work.correlate(**options)
         if lost := [pair for pair in pairs if pair not in present(pairs, measured)]:
             print(f"note: {len(lost)} of {len(pairs)} pairs of `statistics.compare` were not measured, such as "
                   f"{', '.join(lost[0])}.", file=sys.stderr)  # fmt: skip
@@ -86,14 +86,14 @@ def correlate(
         if settings is not None:
             runs |= tables.read_settings(settings, key=settings_key)
         joined = tables.join_config(measured, runs) if settings is None else tables.join_settings(measured, runs)
-        given = {key: value for key, value in told.items() if value is not None}
-        found = write_statistics(joined, path / "statistics", **given)
-    for warning in found.warnings:
+        given = {key: value for key, value in options.items() if value is not None}
+        correlations = write_statistics(joined, path / "statistics", **given)
+    for warning in correlations.warnings:
         print(f"note: {warning}", file=sys.stderr)
-    if not np.isfinite(found.table["value"].to_numpy(dtype=float)).any():
+    if not np.isfinite(correlations.table["value"].to_numpy(dtype=float)).any():
         print("landscape: no measure has a correlation with any target; the table says why.", file=sys.stderr)
         return 1
-    show_correlations(found.table.sort_values("target", key=lambda t: t != lead, kind="stable"), top)
+    show_correlations(correlations.table.sort_values("target", key=lambda t: t != lead, kind="stable"), top)
     print(f"statistics: {path / 'statistics'}")
     return 0
 

@@ -130,11 +130,11 @@ def show_measures(frame: pd.DataFrame) -> None:
         print(f"  {count} x {reason}")
 
 
-def show_budget(found: Budget, jobs: int) -> None:
+def show_budget(budget: Budget, jobs: int) -> None:
     """Print what measuring would cost, by measure."""
     rows = [
-        (key, f"{gradients:.0f}", f"{gradients * found.seconds_a_gradient:.1f}")
-        for key, gradients in sorted(found.gradients.items(), key=lambda item: -item[1])
+        (key, f"{gradients:.0f}", f"{gradients * budget.seconds_a_gradient:.1f}")
+        for key, gradients in sorted(budget.gradients.items(), key=lambda item: -item[1])
     ]
     show_table(("measure", "gradients", "seconds"), rows, right=("gradients", "seconds"))
-    print(announcement(found, jobs))
+    print(announcement(budget, jobs))

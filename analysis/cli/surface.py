@@ -117,15 +117,15 @@ def surface(
 
     command = "landscape surface " + " ".join(str(m) for m in models)
     with crew() as team:
-        found = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
-        return show_survey(found, vtk=vtk) if team.leads else 0
+        drawn = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
+        return show_survey(drawn, vtk=vtk) if team.leads else 0
 
 
-def show_survey(found: "Survey", *, vtk: bool) -> int:
+def show_survey(survey: "Survey", *, vtk: bool) -> int:
     """Write a survey's figures, and print how to read them and where they are."""
-    page, *_ = found.write(vtk=vtk)
-    print(found.notes())
-    for sheet in found.sheets:
+    page, *_ = survey.write(vtk=vtk)
+    print(survey.notes())
+    for sheet in survey.sheets:
         print(f"surface: {sheet.file}")
-    print(f"figures: {found.folder.resolve()}\npage: {page.resolve()}")
+    print(f"figures: {survey.folder.resolve()}\npage: {page.resolve()}")
     return 0

@@ -19,13 +19,13 @@ TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
 
 def _arguments() -> type:
     """The fields of `TrainConfig` as command-line options; `train_config` then checks them, with its own messages."""
-    found = []
+    fields = []
     for name, info in TrainConfig.model_fields.items():
         annotation = Annotated[info.annotation, tyro.conf.arg(help=info.description)]  # type: ignore[name-defined]
         default = info.get_default(call_default_factory=True)
         given = field(default_factory=dict) if isinstance(default, dict) else field(default=default)
-        found.append((name, annotation, given))
-    return make_dataclass("Configuration", found, frozen=True)
+        fields.append((name, annotation, given))
+    return make_dataclass("Configuration", fields, frozen=True)
 
 
 if TYPE_CHECKING:
@@ -118,22 +118,22 @@ def _search_radius(chosen: TrainConfig, **options: Any) -> int:
     """Search the radius and print the table and the suggestion."""
     from trainers.sweep.radius_search import search_radius
 
-    found = search_radius(chosen, trust=True, **options)
+    search = search_radius(chosen, trust=True, **options)
     rows = [
         (
             f"{row.rho:g}",
             f"{row.validation_error:.4f}",
             "" if row.seeds == 1 else f"{row.deviation:.4f}",
             f"{row.train_error:.4f}",
-            "; ".join(t for t in ("best" * (row.rho == found.best), str(row.status)) if t),
+            "; ".join(t for t in ("best" * (row.rho == search.best), str(row.status)) if t),
         )
-        for row in found.table.itertuples()
+        for row in search.table.itertuples()
     ]
     show_table(("rho", "validation error", "± deviation", "train error", "note"), rows)
-    for note in found.notes:
+    for note in search.notes:
         print(f"note: {note}")
-    print(f"runs: {found.folder}")
-    if found.best is None:
+    print(f"runs: {search.folder}")
+    if search.best is None:
         return 1
-    print(f"suggestion: --rho {found.best:g}")
+    print(f"suggestion: --rho {search.best:g}")
     return 0

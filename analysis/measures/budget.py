@@ -63,11 +63,11 @@ def budget(calls: Sequence[Call]) -> Budget:
     return Budget(left, gradients, pace)
 
 
-def announcement(found: Budget, jobs: int) -> str:
+def announcement(budget: Budget, jobs: int) -> str:
     """One line for those who wait."""
-    total = sum(found.gradients.values())
-    text = f"{found.checkpoints} checkpoints to measure, about {total / max(1, found.checkpoints):.0f} gradients each"
-    seconds = found.seconds(jobs)
+    total = sum(budget.gradients.values())
+    text = f"{budget.checkpoints} checkpoints to measure, about {total / max(1, budget.checkpoints):.0f} gradients each"
+    seconds = budget.seconds(jobs)
     if not math.isfinite(seconds):
         return text
     took = (
@@ -77,7 +77,7 @@ def announcement(found: Budget, jobs: int) -> str:
         if seconds < 5400
         else f"{seconds / 3600:.1f} h"
     )
-    return f"{text}: some {took} on {min(jobs, found.checkpoints)} processes"
+    return f"{text}: some {took} on {min(jobs, budget.checkpoints)} processes"
 
 
 def seconds_a_gradient(subject: Subject) -> float:

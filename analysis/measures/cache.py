@@ -37,10 +37,10 @@ class Cache:
     def load(self) -> dict[str, pd.DataFrame]:
         """What is stored; nothing where a file is missing or damaged, or the weights are others now."""
         try:
-            found = self._kept.read(lambda path: table.check(read_table(path)))
-            if found is None:
+            kept = self._kept.read(lambda path: table.check(read_table(path)))
+            if kept is None:
                 return {}
-            index, rows = found
+            index, rows = kept
             counts = index["rows"]
             if not self._same(index["weights"]) or len(rows) != sum(counts.values()):
                 return {}
@@ -56,8 +56,8 @@ class Cache:
 
     def stamp(self) -> dict[str, Any]:
         """What the weights are known by; taken before they are read, rows never count for weights that came later."""
-        found = self.weights.stat()
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digest(self.weights)}
+        status = self.weights.stat()
+        return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest(self.weights)}
 
     def store(self, new: Mapping[str, pd.DataFrame], stamp: Mapping[str, Any]) -> None:
         """Add rows to those that are there, of whichever process.
@@ -71,8 +71,8 @@ class Cache:
                 return  # other weights took their place meanwhile
             ordered = dict(sorted({**self.load(), **new}.items()))
             rows = pd.concat(ordered.values(), ignore_index=True)
-            known = {"weights": dict(stamp), "rows": {key: len(frame) for key, frame in ordered.items()}}
-            self._kept.write(known, lambda aside: rows.to_parquet(aside, index=False))
+            index = {"weights": dict(stamp), "rows": {key: len(frame) for key, frame in ordered.items()}}
+            self._kept.write(index, lambda aside: rows.to_parquet(aside, index=False))
 
     def _same(self, noted: Mapping[str, Any]) -> bool:
         now = self.weights.stat()

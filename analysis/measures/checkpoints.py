@@ -143,8 +143,8 @@ def data_options(
     name: str, train_size: int | None, validation_size: int | None, label_noise: float, seed: int
 ) -> dict[str, Any]:
     """Options of `trainers.load_dataset` for a file of weights; a size left out is not part of what rows depend on."""
-    found: dict[str, Any] = {"name": name, "train_size": train_size, "label_noise": label_noise, "seed": seed}
-    return found if validation_size is None else {**found, "validation_size": validation_size}
+    options: dict[str, Any] = {"name": name, "train_size": train_size, "label_noise": label_noise, "seed": seed}
+    return options if validation_size is None else {**options, "validation_size": validation_size}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -154,12 +154,12 @@ def weight_files(folder: Path) -> list[Path]:
         FileNotFoundError: If there is none.
     """
     files = [path for path in folder.iterdir() if path.is_file()]
-    found = sorted(path for path in files if path.suffix in WEIGHTS)
-    if not found and any(path.suffix == LIGHTNING for path in files):
+    paths = sorted(path for path in files if path.suffix in WEIGHTS)
+    if not paths and any(path.suffix == LIGHTNING for path in files):
         raise FileNotFoundError(f"{folder} holds no run and no file of weights; {OF_LIGHTNING}")
-    if not found:
+    if not paths:
         raise FileNotFoundError(f"{folder} holds no run and no file of weights ({', '.join(WEIGHTS)}).")
-    return found
+    return paths
 
 
 def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:

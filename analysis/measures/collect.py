@@ -196,9 +196,9 @@ def tabulate(
         with locked(path.parent, f"{path.name}.lock", wait=PATIENCE):
             again, marked = wanted()
             if again == calls:
-                found = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
-                table.write(found, path)
-                return found
+                rows = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
+                table.write(rows, path)
+                return rows
         calls = again
 
 

@@ -79,8 +79,8 @@ class Subject:
             stored = read_weights(first / "params.safetensors")
             initial = {name: stored.pop(name) for name in meta["names"]}
             buffers = stored
-        found = cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
-        return replace(found, initial_buffers=buffers)
+        subject = cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
+        return replace(subject, initial_buffers=buffers)
 
     @classmethod
     def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":

@@ -20,7 +20,7 @@ def escape_markdown(text: Any) -> str:
     """Text that Markdown shows as it is, in one line; also inside a cell of a pipe table."""
     line = " ".join(str(text).split())
     for pattern in (_ALWAYS, _HTML, _EDGE, _LINK):
-        line = pattern.sub(lambda found: "".join(f"\\{c}" for c in found[0]), line)
+        line = pattern.sub(lambda match: "".join(f"\\{c}" for c in match[0]), line)
     return _BLOCK.sub(r"\1\\\2", line)
 
 

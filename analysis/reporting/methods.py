@@ -14,7 +14,7 @@ PERCENT = ("error",)  # what ends so is shown in percent
 
 
 def method_comparison(
-    found: pd.DataFrame,
+    comparison: pd.DataFrame,
     runs: pd.DataFrame,
     *,
     group: str = "method",
@@ -26,7 +26,7 @@ def method_comparison(
     """The rows of `compare_methods` for a reader: mean ± deviation, difference with its interval, p-values.
 
     Args:
-        found: What `compare_methods` gave.
+        comparison: What `compare_methods` gave.
         runs: What it was given; tells what the chosen configuration is.
         group: As there.
         by: As there.
@@ -37,21 +37,21 @@ def method_comparison(
     percent = any(target.endswith(word) or f"{word}_" in target for word in PERCENT)
     scale, unit = (100.0, " (%)") if percent else (1.0, "")
     digits = 2 if percent else 3
-    baseline = str(found.loc[found["difference"].isna() & found["warnings"].eq(""), "group"].iloc[0])
-    records = found.to_dict("records")
+    baseline = str(comparison.loc[comparison["difference"].isna() & comparison["warnings"].eq(""), "group"].iloc[0])
+    records = comparison.to_dict("records")
     shown = pd.DataFrame(
         {
-            **{key: found[key].map(plain) for key in by},
-            group: found["group"].map(str),
+            **{key: comparison[key].map(plain) for key in by},
+            group: comparison["group"].map(str),
             "chosen": [_settings(runs, row, group, by) for row in records],
             f"{target}{unit}": [
-                _plus_minus(row["mean"], row["deviation"], scale, digits) for row in found.to_dict("records")
+                _plus_minus(row["mean"], row["deviation"], scale, digits) for row in comparison.to_dict("records")
             ],
-            "seeds": found["seeds"].astype(str),
+            "seeds": comparison["seeds"].astype(str),
             f"difference to {baseline}": [_difference(row, scale, digits) for row in records],
-            "p": [_p(p) for p in found["p"]],
-            "p (Holm)": [_p(p) for p in found["p_holm"]],
-            "p (flips)": [_p(p) for p in found["p_flip"]],
+            "p": [_p(p) for p in comparison["p"]],
+            "p (Holm)": [_p(p) for p in comparison["p_holm"]],
+            "p (flips)": [_p(p) for p in comparison["p_flip"]],
             "remarks": ["; ".join(filter(None, [row["warnings"], *_edges(runs, row, group)])) for row in records],
         }
     )
@@ -66,7 +66,7 @@ def method_comparison(
         f"Each row is the configuration of its {group} with the lowest mean {choose.replace('_', ' ')}."
     )
     text = (*by, group, "chosen", "remarks")
-    return Table("comparison_of_methods", "Comparison of training methods", note, found, shown, text)
+    return Table("comparison_of_methods", "Comparison of training methods", note, comparison, shown, text)
 
 
 def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[str]) -> str:

@@ -45,11 +45,11 @@ class Kept:
         """The right to write; waits for the process that has it."""
         return locked(self.index.parent, f"{self.index.stem}.lock", wait=PATIENCE)
 
-    def write(self, known: dict[str, Any], write: Callable[[Path], Any], *, stem: str | None = None) -> Path:
+    def write(self, content: dict[str, Any], write: Callable[[Path], Any], *, stem: str | None = None) -> Path:
         """Write data and index, and remove the data before; returns the place of the data.
 
         Args:
-            known: What the index says beside, in JSON.
+            content: What the index says beside, in JSON.
             write: Writes the data to the path it is given.
             stem: Beginning of the data file's name; the index's if left out.
 
@@ -69,7 +69,7 @@ class Kept:
 
         write_atomically(place, write_and_note)
         number = {} if self.schema is None else {"schema": self.schema}
-        write_json(self.index, sealed({**number, **known, self.key: place.name, "sha256": checksum[0]}), sort=False)
+        write_json(self.index, sealed({**number, **content, self.key: place.name, "sha256": checksum[0]}), sort=False)
         ours = re.compile(rf"{re.escape(stem)}(\.\d+)?{re.escape(self.suffix)}")
         for old in folder.iterdir():
             if old != place and ours.fullmatch(old.name):
@@ -95,13 +95,13 @@ class Kept:
                 index = self._parsed(text)
                 place = self.index.parent / str(index.get(self.key, f"{self.index.stem}{self.suffix}"))
                 check_digest(place, index.get("sha256"), self.way_out)
-                found = index, read(place)
+                kept = index, read(place)
             except (OSError, ValueError):
                 if self._unchanged(text):
                     raise
             else:
                 if self._unchanged(text):
-                    return found
+                    return kept
 
     def _parsed(self, text: bytes) -> dict[str, Any]:
         index = parse_json(text, self.index, self.way_out)

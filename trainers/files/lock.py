@@ -209,10 +209,10 @@ def _same(path: Path, handle: int) -> bool:
 def _content(handle: int) -> dict[str, Any]:
     """What the holder wrote; empty where it was cut short or let go."""
     try:
-        found = json.loads(os.pread(handle, 4096, 0))
+        content = json.loads(os.pread(handle, 4096, 0))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _content_of(path: Path) -> dict[str, Any]:

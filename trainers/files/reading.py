@@ -47,12 +47,12 @@ def read_json(path: Path, shape: type[Shape] | None = None, *, hint: str = AGAIN
         ValueError: If it is no UTF-8 text, no JSON, no object, or of another shape.
     """
     _there(path, hint)
-    found = parse_json(path.read_bytes(), path, hint)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {_kind(found)}, not an object: {hint}.")
+    content = parse_json(path.read_bytes(), path, hint)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {_kind(content)}, not an object: {hint}.")
     if shape is not None:
-        check_shape(found, shape, path, hint=hint)
-    return found
+        check_shape(content, shape, path, hint=hint)
+    return content
 
 
 def parse_json(raw: bytes, path: Path, hint: str) -> Any:
@@ -64,10 +64,10 @@ def parse_json(raw: bytes, path: Path, hint: str) -> Any:
         raise ValueError(f"{path} is not whole JSON ({_first(error)}): {hint}.") from None
 
 
-def check_shape(found: Any, shape: type[Shape], path: Path, *, hint: str = AGAIN) -> None:
+def check_shape(content: Any, shape: type[Shape], path: Path, *, hint: str = AGAIN) -> None:
     """Raise a ValueError that names the file where an object lacks a key, or one holds something else."""
     try:
-        shape.model_validate(found)
+        shape.model_validate(content)
     except pydantic.ValidationError as error:
         wrong = "; ".join(explain(error, shape.model_fields)).rstrip(".")
         raise ValueError(f"{path} holds something else than it should ({wrong}): {hint}.") from None
@@ -117,13 +117,13 @@ def read_table(path: Path, columns: Iterable[str] = (), *, hint: str = AGAIN) ->
     """
     _there(path, hint)
     try:
-        found = pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except (pa.ArrowException, ValueError, OSError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a Parquet table ({_first(error)}): {hint}.") from None
-    missing = [name for name in columns if name not in found.columns]
+    missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}: {hint}.")
-    return found
+    return table
 
 
 def read_arrays(path: Path, names: Iterable[str] = (), *, hint: str = AGAIN) -> dict[str, np.ndarray]:
@@ -143,25 +143,25 @@ def read_arrays(path: Path, names: Iterable[str] = (), *, hint: str = AGAIN) -> 
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise ValueError("it is one array, not several")
-            found = {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
     except (
         OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, OverflowError,
         SyntaxError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         raise ValueError(f"{path} is not a whole .npz file ({_first(error)}): {hint}.") from None
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise ValueError(f"{path} lacks the arrays {missing}: {hint}.")
-    return found
+    return arrays
 
 
-def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[str]:
+def explain(error: pydantic.ValidationError, keys: Iterable[str]) -> list[str]:
     """One line for each problem of a validation error, in the words of this project."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str"))
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}`.{nearest(key, known) or f' Known keys: {sorted(known)}.'}")
+            lines.append(f"unknown key `{key}`.{nearest(key, keys) or f' Known keys: {sorted(keys)}.'}")
         elif problem["type"] == "missing":
             lines.append(f"`{key}` is required.")
         elif problem["type"] == "value_error":

@@ -93,8 +93,8 @@ def aside_of(path: Path) -> Path:
 def sweep(folder: Path) -> None:
     """Remove what processes that are gone left aside in a folder that several may write to."""
     with os.scandir(folder) as entries:
-        found = [entry.name for entry in entries if entry.name.startswith(".")]
-    for name in found:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in names:
         writer = ASIDE.fullmatch(name)
         if writer and not _writes(folder / name, *writer.groups()):
             (folder / name).unlink(missing_ok=True)

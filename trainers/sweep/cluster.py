@@ -156,13 +156,13 @@ def import_ray() -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
-    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    result = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for name in ("landscape", "torch", "numpy"):
         try:
-            found[name] = importlib.metadata.version(name)
+            result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "from source"
-    return found
+            result[name] = "from source"
+    return result
 
 
 def _checked_call(shared: Shared, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -194,9 +194,9 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
 
 def _knock(address: str) -> None:
     """Raise an OSError where nothing listens; Ray itself tries for minutes."""
-    found = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
-    if found:
-        socket.create_connection((found.group(1).strip("[]"), int(found.group(2))), timeout=KNOCK).close()
+    match = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
+    if match:
+        socket.create_connection((match.group(1).strip("[]"), int(match.group(2))), timeout=KNOCK).close()
 
 
 @contextmanager

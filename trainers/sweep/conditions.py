@@ -33,9 +33,9 @@ def check_key(key: str, *, also: Iterable[str] = ()) -> None:
     if not isinstance(key, str):
         raise ValueError(f"unknown key `{key}`: keys are names of settings, such as lr.")
     head, dot, rest = key.partition(".")
-    known = [*TrainConfig.model_fields, *also]
-    if head not in known:
-        raise ValueError(f"unknown key `{key}`.{nearest(head, known) or f' Known keys: {sorted(known)}.'}")
+    keys = [*TrainConfig.model_fields, *also]
+    if head not in keys:
+        raise ValueError(f"unknown key `{key}`.{nearest(head, keys) or f' Known keys: {sorted(keys)}.'}")
     if dot and (head not in containers() or not rest):
         raise ValueError(
             f"unknown key `{key}`: only {', '.join(containers())} have options, written as model_options.width."
@@ -121,9 +121,9 @@ class Condition:
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether it holds in a configuration, with defaults for what is not given."""
-        found = {key: _plain(key, lookup(values, key)) for key in (*self.wanted, *self.unwanted)}
-        return all(any(_same(found[k], one) for one in some) for k, some in self.wanted.items()) and not any(
-            _same(found[k], one) for k, some in self.unwanted.items() for one in some
+        actual = {key: _plain(key, lookup(values, key)) for key in (*self.wanted, *self.unwanted)}
+        return all(any(_same(actual[k], one) for one in some) for k, some in self.wanted.items()) and not any(
+            _same(actual[k], one) for k, some in self.unwanted.items() for one in some
         )
 
     def __str__(self) -> str:

@@ -112,7 +112,7 @@ def in_parallel(
                     yield result
         finally:
             busy = {future: worker for future, (worker, _) in running.items()}
-            _wind_down(busy, told=received() not in (None, signal.SIGINT))
+            _wind_down(busy, notified=received() not in (None, signal.SIGINT))
             for worker in hired:
                 if worker in idle:
                     _free.append(worker)
@@ -197,13 +197,13 @@ def _begin(parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="orphan watch").start()
 
 
-def _wind_down(running: "dict[Future[Any], Worker]", *, told: bool) -> None:
+def _wind_down(running: "dict[Future[Any], Worker]", *, notified: bool) -> None:
     """End processes at work: ask, wait, and kill those that do not answer; a second signal kills at once."""
     if not running:
         return
     log.warning("stopping: %d still at work, which write what they need to go on later", len(running))
     try:
-        busy = wait(running, timeout=HEARD).not_done if told else set(running)
+        busy = wait(running, timeout=HEARD).not_done if notified else set(running)
         for future in busy:
             running[future].tell()
         wait(busy, timeout=GRACE)
@@ -250,8 +250,8 @@ def _by(number: int) -> str:
 
 def why(error: BaseException) -> str:
     """How a process died, in a few words, from loky's message."""
-    found = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
-    return found.group(1) if found else str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    match = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
+    return match.group(1) if match else str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
 
 
 def single_threaded(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -82,17 +82,17 @@ def search_radius(
         raise ValueError("`validation_size` must be above 0 to search a radius: it compares validation errors, got 0.")
     folder = Path(out) / "rho-search" / config.run_id
     trials = {rho: [_trial(config, rho, share, config.seed + k) for k in range(seeds)] for rho in grid}
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     every = {trial.run_id: trial for group in trials.values() for trial in group}
     ended: Iterable[Run] = (fit(trial, out=folder, device=device, trust=trust) for trial in every.values())
     if device == "cpu":
         ended = train_all(list(every.values()), out=folder, jobs=jobs, trust=trust)
     for run in ended:
-        found[run.folder.name] = run
+        runs[run.folder.name] = run
         if progress is not None:
             progress(run)
     table = pd.DataFrame(
-        [_row(rho, [found[t.run_id] for t in group]) for rho, group in trials.items()], columns=list(COLUMNS)
+        [_row(rho, [runs[t.run_id] for t in group]) for rho, group in trials.items()], columns=list(COLUMNS)
     )
     write_atomically(folder / "table.parquet", lambda aside: table.to_parquet(aside, index=False))
     whole = table.dropna(subset="validation_error").sort_values(["validation_error", "rho"])
@@ -125,12 +125,12 @@ def _row(rho: float, runs: Sequence[Run]) -> tuple[Any, ...]:
     bad = [s for s in states if s["status"] != "finished"]
     last = [run.history().iloc[-1] for run, s in zip(runs, states, strict=True) if s["status"] == "finished"]
     errors = pd.Series([row["validation_error"] for row in last], dtype=float)
-    known = not bad and bool(errors.notna().all())
+    complete = not bad and bool(errors.notna().all())
     return (
         rho,
-        float(errors.mean()) if known else math.nan,
-        float(errors.std()) if known else math.nan,
-        float(pd.Series([row["train_error"] for row in last], dtype=float).mean()) if known else math.nan,
+        float(errors.mean()) if complete else math.nan,
+        float(errors.std()) if complete else math.nan,
+        float(pd.Series([row["train_error"] for row in last], dtype=float).mean()) if complete else math.nan,
         len(runs),
         f"{len(bad)} {bad[0]['status']}: {bad[0]['reason']}" if bad else "",
         [run.folder.name for run in runs],

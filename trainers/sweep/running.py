@@ -91,10 +91,10 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         ValueError: If it is not two whole numbers; `part` checks their range.
     """
-    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if not match:
         raise ValueError(f"`shard` must be i/n, such as 0/8 for the first of 8 parts, got {text!r}.")
-    return int(found.group(1)), int(found.group(2))
+    return int(match.group(1)), int(match.group(2))
 
 
 def train_all(

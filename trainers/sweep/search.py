@@ -134,16 +134,16 @@ class _Sweep:
                 f"`{drawn[0].key}` is to be drawn, but `random` does not say how often: add random: {{draws: 20}}."
             )
         self.searched = True
-        found: dict[str, TrainConfig] = {}
+        configs: dict[str, TrainConfig] = {}
         count = fruitless = 0
         for draw in draws(drawn, self.random.seed):
-            new = {c.run_id: c for c in self.crossed(axes, draw) if c.run_id not in found}
-            found |= new
+            new = {c.run_id: c for c in self.crossed(axes, draw) if c.run_id not in configs}
+            configs |= new
             count, fruitless = (count + 1, 0) if new else (count, fruitless + 1)
             if count == self.random.draws or fruitless == FRUITLESS:
                 break
         self.most = max(self.most, count)
-        self.configs |= {run_id: c for run_id, c in found.items() if run_id not in self.configs}
+        self.configs |= {run_id: c for run_id, c in configs.items() if run_id not in self.configs}
 
     def crossed(self, axes: Sequence[Axis], draw: Mapping[str, Any]) -> Iterator[TrainConfig]:
         """The configurations of a grid for one draw, the last axis running fastest."""

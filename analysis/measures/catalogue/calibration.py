@@ -132,10 +132,10 @@ def reliability(
     """
     confidence, right, bin_of = _binned(confidence, correct, bins, binning)
     frame = pd.DataFrame({"bin": bin_of, "n": 1, "confidence": confidence, "accuracy": right})
-    found: pd.DataFrame = frame.groupby("bin").agg(
+    bands: pd.DataFrame = frame.groupby("bin").agg(
         n=("n", "sum"), confidence=("confidence", "mean"), accuracy=("accuracy", "mean")
     )
-    return found.reset_index()
+    return bands.reset_index()
 
 
 def fit_temperature(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:

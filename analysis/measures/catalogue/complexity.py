@@ -59,10 +59,10 @@ def weight_norms(subject: Subject, *, form: Form = "adjusted") -> Rows:
         network = subject.network
     except ValueError as error:
         return _undefined(subject, NORM_ROWS, form, error)
-    found = _norms(subject, "reshaped")
+    norms = _norms(subject, "reshaped")
     p = sum(t.numel() for t in subject.model.parameters())
     count = Complexity("vc_count", vc_count(p, len(network.layers)), subject.risk.n)
-    return _rows(subject, {**found, "vc_count": count}, NORM_ROWS, form)
+    return _rows(subject, {**norms, "vc_count": count}, NORM_ROWS, form)
 
 
 def spectral_norms_fft(subject: Subject, *, form: Form = "adjusted") -> Rows:
@@ -71,10 +71,10 @@ def spectral_norms_fft(subject: Subject, *, form: Form = "adjusted") -> Rows:
     The convolution before its stride is meant. For networks without convolutions they equal those of `weight_norms`.
     """
     try:
-        found = {f"{name}_fft": value for name, value in _norms(subject, "circular").items()}
+        norms = {f"{name}_fft": value for name, value in _norms(subject, "circular").items()}
     except ValueError as error:
         return _undefined(subject, FFT_ROWS, form, error)
-    return _rows(subject, found, FFT_ROWS, form, spectrum="circular")
+    return _rows(subject, norms, FFT_ROWS, form, spectrum="circular")
 
 
 def path_norm(subject: Subject, *, form: Form = "adjusted") -> Rows:
@@ -195,13 +195,13 @@ def _norms(subject: Subject, spectrum: Literal["reshaped", "circular"]) -> dict[
     norms = layer_norms(
         subject.network, subject.initial_network, spectrum=spectrum, generator=subject.generator("norms")
     )
-    found = norm_measures(norms, m=subject.risk.n, margin=_margin(subject))
+    values = norm_measures(norms, m=subject.risk.n, margin=_margin(subject))
     if norms.converged:
-        return found
+        return values
     reason = "the iteration for a spectral norm did not converge"
     return {
         name: replace(value, raw=math.nan, reason=value.reason or reason) if "spec" in name else value
-        for name, value in found.items()
+        for name, value in values.items()
     }
 
 
@@ -210,8 +210,8 @@ def _margin(subject: Subject) -> float:
     return low_margin(values) if bool(values.isfinite().all()) else math.nan
 
 
-def _rows(subject: Subject, found: dict[str, Complexity], names: Iterable[str], form: Form, **options: Any) -> Rows:
-    network: Network | None = None if "inverse_margin" in found else subject.network
+def _rows(subject: Subject, values: dict[str, Complexity], names: Iterable[str], form: Form, **options: Any) -> Rows:
+    network: Network | None = None if "inverse_margin" in values else subject.network
     about = {"form": form, "n": subject.risk.n, **options}
     note = ""
     if network is not None:
@@ -220,7 +220,7 @@ def _rows(subject: Subject, found: dict[str, Complexity], names: Iterable[str], 
             note = f"not among the layers: {', '.join(network.left_out)}"
     rows = []
     for name in names:
-        value = found[name]
+        value = values[name]
         more = {"margin": _margin(subject)} if "margin" in name and not value.reason else {}
         number = value.value(form)
         why = value.reason or ("" if math.isfinite(number) else f"the {form} value is beyond the range of numbers")
@@ -251,14 +251,14 @@ def _bound_rows(
     **options: Any,
 ) -> Rows:
     """Rows of bounds at two noise levels, with the levels' standard errors carried through to first order."""
-    found = formulas(plain.value, scaled.value)
-    rows = _rows(subject, found, found, form, **options)
+    bounds = formulas(plain.value, scaled.value)
+    rows = _rows(subject, bounds, bounds, form, **options)
     high, low = (formulas(*(max(e.value + sign * _error(e), 0.0) for e in (plain, scaled))) for sign in (1, -1))
     ready = []
     for row in rows:
         level = scaled if "_mag_" in row.measure else plain
-        there, here, back = (t[row.measure].value(form) for t in (high, found, low))
-        spread = abs(there - back) / 2 if math.isfinite(back) else abs(there - here)
+        upper, value, lower = (t[row.measure].value(form) for t in (high, bounds, low))
+        spread = abs(upper - lower) / 2 if math.isfinite(lower) else abs(upper - value)
         stderr = math.nan if math.isnan(level.stderr) else spread
         ready.append(
             replace(

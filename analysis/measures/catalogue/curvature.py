@@ -28,7 +28,7 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: in
     """Both ends of the Hessian's spectrum from one Krylov space, and what follows from them.
 
     `lambda_ratio` is |λ_min|/λ_max. `stability_ratio` is λ_max over the largest curvature at which the run's optimizer
-    is stable (see `Stability`); it stands only where that is known: for runs of SGD on the plain cross-entropy.
+    is stable (see `Stability`); it is given only where that is known: for runs of SGD on the plain cross-entropy.
     """
     check_tolerance("tol", tol)
     stability = Stability.of(subject)
@@ -60,8 +60,8 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: in
         rows.append(replace(row("lambda_ratio", math.nan, math.nan), warnings=reason))
     if stability is not None:
         ratio = (top + stability.decay) / stability.threshold
-        known = {"lr": stability.lr, "threshold": stability.threshold, "full_batch": stability.full_batch}
-        rows.append(row("stability_ratio", ratio, errors[0] / stability.threshold, **known))
+        limits = {"lr": stability.lr, "threshold": stability.threshold, "full_batch": stability.full_batch}
+        rows.append(row("stability_ratio", ratio, errors[0] / stability.threshold, **limits))
     return rows
 
 
@@ -72,15 +72,15 @@ def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
     The errors of the parts depend on each other, so its standard error is the sum of theirs, an upper bound.
     """
     H = subject.hessian
-    found = trace(H, draws=draws, blocks=H.blocks, progress=subject.progress, generator=subject.generator("trace"))
+    total = trace(H, draws=draws, blocks=H.blocks, progress=subject.progress, generator=subject.generator("trace"))
     sizes = {name: float(t.double().square().sum()) for name, t in subject.risk.theta.items()}
     layerwise = replace(
-        found,
-        value=math.fsum(sizes[name] * part.value for name, part in found.parts.items()),
-        stderr=math.fsum(sizes[name] * part.stderr for name, part in found.parts.items()),
+        total,
+        value=math.fsum(sizes[name] * part.value for name, part in total.parts.items()),
+        stderr=math.fsum(sizes[name] * part.stderr for name, part in total.parts.items()),
     )
     return [
-        _estimate(subject, name, e, H.note) for name, e in (("hessian_trace", found), ("layerwise_trace", layerwise))
+        _estimate(subject, name, e, H.note) for name, e in (("hessian_trace", total), ("layerwise_trace", layerwise))
     ]
 
 
@@ -108,7 +108,7 @@ def gradient_moment(subject: Subject) -> Rows:
 def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, steps: int = 40) -> Rows:
     """Effective dimension Σ_i λ_i / (λ_i + z) of the Gauss-Newton matrix; z = None is 1/n."""
     G = subject.gauss_newton
-    found = effective_dimension(
+    dimension = effective_dimension(
         G,
         1 / subject.risk.n if z is None else z,
         runs=runs,
@@ -116,7 +116,7 @@ def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, 
         progress=subject.progress,
         generator=subject.generator("dimension"),
     )
-    row = _estimate(subject, "effective_dimension", found, G.note)
+    row = _estimate(subject, "effective_dimension", dimension, G.note)
     return [replace(row, options={**row.options, "z": "1/n" if z is None else z, "steps": steps})]
 
 
@@ -130,13 +130,13 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
     """
     check_share("level", level)
     H = subject.hessian
-    found = spectral_density(
+    density = spectral_density(
         H, runs=runs, steps=steps, progress=subject.progress, generator=subject.generator("density")
     )
     values = {
-        "negative_mass": found.negative_mass(level * float(found.nodes.abs().max())),
-        "bulk_width": found.bulk_width(),
-        "spectral_entropy": found.entropy(),
+        "negative_mass": density.negative_mass(level * float(density.nodes.abs().max())),
+        "bulk_width": density.bulk_width(),
+        "spectral_entropy": density.entropy(),
     }
     rows = [_estimate(subject, name, e, H.note) for name, e in values.items()]
     return [replace(row, options={**row.options, "steps": steps, "level": level}) for row in rows]
@@ -208,8 +208,8 @@ def _top_and_trace(
         converged=pairs.converged,
         warnings=note,
     )
-    found = trace(A, draws=draws, progress=subject.progress, generator=subject.generator("trace"))
-    return [top, _estimate(subject, f"{name}_trace", found, note)]
+    total = trace(A, draws=draws, progress=subject.progress, generator=subject.generator("trace"))
+    return [top, _estimate(subject, f"{name}_trace", total, note)]
 
 
 def _estimate(subject: Subject, name: str, e: Estimate, note: str) -> Row:

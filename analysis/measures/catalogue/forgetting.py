@@ -93,10 +93,10 @@ def perturbed_forgetting(
     }  # fmt: skip
     sizes = m if isinstance(m, tuple) else (m,)
     check_some("m", sizes)
-    found = [
+    measured = [
         _measure(subject, METRICS, GAPS, ("held_out",), correction, resamples, m=size, **options) for size in sizes
     ]
-    return [row for rows in found for row in rows]
+    return [row for rows in measured for row in rows]
 
 
 def forgetting_distances(

@@ -90,13 +90,13 @@ def surrogate_gap(subject: Subject, *, rho: tuple[float, ...] = (0.05,)) -> Rows
     check_some("rho", rho)
     rows = []
     for r in rho:
-        found = gap_of(subject.risk, r)
+        curvature = gap_of(subject.risk, r)
         options = {**context(subject), "rho": r, "norm": "l2", "steps": 1}
-        part = r * found.gap.gradient_norm / found.gap.value if found.gap.value > 0 else math.inf
+        part = r * curvature.gap.gradient_norm / curvature.gap.value if curvature.gap.value > 0 else math.inf
         note = "" if part < 0.1 else f"rho ‖g‖ is {part:.0%} of the gap: this is no curvature"
         rows += [
-            Row("surrogate_gap_curvature", found.curvature, options=options, warnings=note),
-            Row("surrogate_gap_directional", found.directional, options=options),
+            Row("surrogate_gap_curvature", curvature.curvature, options=options, warnings=note),
+            Row("surrogate_gap_directional", curvature.directional, options=options),
         ]
     return rows
 
@@ -120,10 +120,10 @@ def m_sharpness(
             rows.append(_ascent_row(subject, "m_sharpness", step, m="all"))
             continue
         risk, kept = partitioned(subject, size, blocks)
-        found = ascent_sharpness(risk, step, size)
+        sharpness = ascent_sharpness(risk, step, size)
         more = {**kept, "m": size}
-        rows.append(_row(subject, "m_sharpness", found, rho=rho, norm="l2", steps=1, **more))
-        excess = replace(found, value=found.value - ascent_sharpness(risk, step).value)
+        rows.append(_row(subject, "m_sharpness", sharpness, rho=rho, norm="l2", steps=1, **more))
+        excess = replace(sharpness, value=sharpness.value - ascent_sharpness(risk, step).value)
         rows.append(_row(subject, "m_sharpness_excess", excess, rho=rho, norm="l2", steps=1, **more))
     return rows
 
@@ -141,12 +141,12 @@ def first_order_sharpness(
         if size == 1 and norm == "l2":
             norms = rho * torch.from_numpy(subject.gradient_moments.squares).sqrt()
             error = float(norms.std()) / math.sqrt(len(norms)) if len(norms) > 1 else math.nan
-            found: Estimate = Estimate(float(norms.mean()), error, len(norms))
-            rows.append(_row(subject, "first_order_sharpness", found, m=1, **given))
+            sharpness: Estimate = Estimate(float(norms.mean()), error, len(norms))
+            rows.append(_row(subject, "first_order_sharpness", sharpness, m=1, **given))
             continue
         risk, kept = (subject.risk, {}) if size is None else partitioned(subject, size, None)
-        found = first_order(risk, rho, size, p=2.0 if norm == "l2" else math.inf)
-        rows.append(_row(subject, "first_order_sharpness", found, m=size or "all", **given, **kept))
+        sharpness = first_order(risk, rho, size, p=2.0 if norm == "l2" else math.inf)
+        rows.append(_row(subject, "first_order_sharpness", sharpness, m=size or "all", **given, **kept))
     return rows
 
 
@@ -298,7 +298,7 @@ def _worst(
     rows: Rows = []
     offered: list[Params] = []
     for r in sorted(rho):
-        found = worst_in_ball(
+        worst = worst_in_ball(
             risk,
             r,
             None if whole else m,
@@ -310,10 +310,10 @@ def _worst(
             candidates=offered,
             generator=subject.generator("restarts") if whole else None,
         )
-        offered = [found.displacement] if found.displacement is not None else []
+        offered = [worst.displacement] if worst.displacement is not None else []
         if whole:
-            found = replace(found, stderr=found.residual)
-        rows.append(_row(subject, name, found, rho=r, **({} if m is None else {"m": m}), **options))
+            worst = replace(worst, stderr=worst.residual)
+        rows.append(_row(subject, name, worst, rho=r, **({} if m is None else {"m": m}), **options))
     return rows
 
 
@@ -335,11 +335,11 @@ def keskar(
     for e in eps:
         source = subject.generator("subspace")
         count = 1 if dimension is None else draws
-        found = keskar_sharpness(subject.risk, e, dimension=dimension, draws=count, steps=steps, generator=source)
+        sharpness = keskar_sharpness(subject.risk, e, dimension=dimension, draws=count, steps=steps, generator=source)
         if dimension is None:
-            found = replace(found, stderr=100 * found.residual / (1 + found.base))
+            sharpness = replace(sharpness, stderr=100 * sharpness.residual / (1 + sharpness.base))
         name = "keskar_sharpness" if dimension is None else "keskar_subspace_sharpness"
-        rows.append(_row(subject, name, found, rho=e, norm="linf", steps=steps, dimension=dimension))
+        rows.append(_row(subject, name, sharpness, rho=e, norm="linf", steps=steps, dimension=dimension))
     return rows
 
 
@@ -388,14 +388,14 @@ def noise_radius(subject: Subject, *, drop: float = 0.1, draws: int = 32, eps: f
     rows = []
     for name, magnitude in (("inverse_noise_radius", False), ("inverse_magnitude_noise_radius", True)):
         if usual:
-            found = subject.magnitude_noise_radius if magnitude else subject.noise_radius
+            radius = subject.magnitude_noise_radius if magnitude else subject.noise_radius
         else:
             source = subject.generator("noise radius")
-            found = radius_of_noise(
+            radius = radius_of_noise(
                 subject.risk, magnitude=magnitude, drop=drop, draws=draws, eps=eps, tol=tol, generator=source
             )
         given = {"drop": drop, "tol": tol, **({"eps": eps} if magnitude else {})}
-        rows.append(_inverse_square(subject, name, found, given))
+        rows.append(_inverse_square(subject, name, radius, given))
     return rows
 
 
@@ -406,7 +406,7 @@ def worst_case_radius(
     rows = []
     for name, magnitude in (("inverse_worst_case_radius", False), ("inverse_magnitude_worst_case_radius", True)):
         source = subject.generator("restarts")
-        found = radius_of_box(
+        radius = radius_of_box(
             subject.risk,
             magnitude=magnitude,
             drop=drop,
@@ -417,7 +417,7 @@ def worst_case_radius(
             generator=source,
         )
         given = {"drop": drop, "tol": tol, "steps": steps, "norm": "linf", **({"eps": eps} if magnitude else {})}
-        rows.append(_inverse_square(subject, name, found, given))
+        rows.append(_inverse_square(subject, name, radius, given))
     return rows
 
 
@@ -427,31 +427,33 @@ def worst_case_radius(
 def relative_flatness(subject: Subject, *, layer: str | None = None, standardise: bool = True, draws: int = 32) -> Rows:
     """Σ ⟨w_s, w_s'⟩ tr H_ss' over the rows of one linear layer, the last one for layer = None."""
     check_count("draws", draws)
-    found = flatness_of_layer(
+    flatness = flatness_of_layer(
         subject.risk, layer, standardise=standardise, draws=draws, generator=subject.generator("trace")
     )
-    return [_row(subject, "relative_flatness", found, layer=layer, standardise=standardise, method=found.method)]
+    return [_row(subject, "relative_flatness", flatness, layer=layer, standardise=standardise, method=flatness.method)]
 
 
 def relative_flatness_max(subject: Subject, *, layer: str | None = None, standardise: bool = True) -> Rows:
     """Σ_s ‖w_s‖² λ_max(H_ss) over the rows of one linear layer, the last one for layer = None."""
-    found = flatness_of_layer(subject.risk, layer, kind="max", standardise=standardise)
-    return [_row(subject, "relative_flatness_max", found, layer=layer, standardise=standardise, method=found.method)]
+    flatness = flatness_of_layer(subject.risk, layer, kind="max", standardise=standardise)
+    return [
+        _row(subject, "relative_flatness_max", flatness, layer=layer, standardise=standardise, method=flatness.method)
+    ]
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
 
 
-def _row(subject: Subject, name: str, found: Estimate, **options: Any) -> Row:
+def _row(subject: Subject, name: str, estimate: Estimate, **options: Any) -> Row:
     given = {**context(subject), **{k: v for k, v in options.items() if v is not None}}
-    return Row(name, found.value, found.stderr, found.draws, options=given, converged=found.converged)
+    return Row(name, estimate.value, estimate.stderr, estimate.draws, options=given, converged=estimate.converged)
 
 
 def _ascent_row(subject: Subject, name: str, step: AscentStep, **options: Any) -> Row:
     """One-step sharpness on all data, from the gradient that is there."""
-    found: Sharpness = ascent_sharpness(subject.risk, step, known=subject.loss_and_gradient)
+    sharpness: Sharpness = ascent_sharpness(subject.risk, step, known=subject.loss_and_gradient)
     norm = "linf" if math.isinf(step.p) else "l2"
-    return _row(subject, name, found, rho=step.rho, norm=norm, steps=1, **options)
+    return _row(subject, name, sharpness, rho=step.rho, norm=norm, steps=1, **options)
 
 
 def _average_row(
@@ -465,19 +467,19 @@ def _average_row(
 ) -> Row:
     metric = None if eta is None else AbsWeight(eta)
     source = subject.generator("noise")
-    found = average_over_noise(subject.risk, rho, draws=draws, metric=metric, noise=noise, generator=source)
-    return _row(subject, name, found, rho=rho, noise=noise, eta=eta)
+    average = average_over_noise(subject.risk, rho, draws=draws, metric=metric, noise=noise, generator=source)
+    return _row(subject, name, average, rho=rho, noise=noise, eta=eta)
 
 
-def _inverse_square(subject: Subject, name: str, found: Radius, options: dict[str, Any]) -> Row:
+def _inverse_square(subject: Subject, name: str, radius: Radius, options: dict[str, Any]) -> Row:
     """1/r² with the error that r's gives it; not defined where r is 0, and unknown where r is infinite."""
-    given = {**context(subject), **options, "radius_low": found.low, "train_error": found.base}
-    r = found.value
+    given = {**context(subject), **options, "radius_low": radius.low, "train_error": radius.base}
+    r = radius.value
     if not 0 < r < math.inf:
-        reason = "the floor of the noise costs too much" if r == 0 else f"no radius up to {found.low:.3g} costs enough"
-        note = f"{reason} accuracy, at a training error of {found.base:.3g}"
-        return Row(name, math.nan, math.nan, found.draws, options=given, converged=False, warnings=note)
-    return Row(name, r**-2, 2 * found.stderr * r**-3, found.draws, options=given, converged=found.converged)
+        reason = "the floor of the noise costs too much" if r == 0 else f"no radius up to {radius.low:.3g} costs enough"
+        note = f"{reason} accuracy, at a training error of {radius.base:.3g}"
+        return Row(name, math.nan, math.nan, radius.draws, options=given, converged=False, warnings=note)
+    return Row(name, r**-2, 2 * radius.stderr * r**-3, radius.draws, options=given, converged=radius.converged)
 
 
 def _entry(

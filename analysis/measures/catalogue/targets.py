@@ -96,10 +96,10 @@ def target_rows(
         ValueError: If a split is unknown, a name of a shifted set is not "corruption:severity", shapes do not match, or
             sets that are `paired` differ in size.
     """
-    known = ("train", "test", "validation", "ood")
+    choices = ("train", "test", "validation", "ood")
     for name in splits:
-        if name not in known:
-            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {known}.")
+        if name not in choices:
+            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {choices}.")
     rows: list[Row] = []
     values: dict[str, _Value] = {}
     logits: dict[str, tuple[Tensor, Tensor]] = {}
@@ -204,13 +204,14 @@ def _calibration_rows(
         return [nothing.row(name + suffix, "test", **o) for name, o in zip(CALIBRATION, options, strict=True)]
     top = logits.double().softmax(1).max(1)
     confidence, correct = top.values.clamp(max=1.0).numpy(), (top.indices == labels).numpy()
-    found = (
+    estimates = (
         calibration_error(confidence, correct, bins=bins),
         calibration_error(confidence, correct, bins=bins, binning="adaptive"),
         brier(logits, labels),
     )
     return [
-        _Value(e, "").row(name + suffix, "test", **o) for name, e, o in zip(CALIBRATION, found, options, strict=True)
+        _Value(e, "").row(name + suffix, "test", **o)
+        for name, e, o in zip(CALIBRATION, estimates, options, strict=True)
     ]
 
 
@@ -222,10 +223,12 @@ def _scaled_rows(validation: Tensor, labels: Tensor, test: Tensor, test_labels: 
         nothing = _Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
         fitted, scaled = nothing.row("temperature", "validation"), test
     else:
-        found = fit_temperature(validation, labels)
-        end = "" if found.converged else "no minimum: the validation data are all right, or the logits say nothing"
-        fitted = replace(_Value(found, "").row("temperature", "validation"), warnings=end)
-        scaled = test.double() / found.value
+        temperature = fit_temperature(validation, labels)
+        end = (
+            "" if temperature.converged else "no minimum: the validation data are all right, or the logits say nothing"
+        )
+        fitted = replace(_Value(temperature, "").row("temperature", "validation"), warnings=end)
+        scaled = test.double() / temperature.value
     loss = _Value(nll(scaled, test_labels), note or _not_finite(test)).row("test_loss_scaled", "test")
     rows = [loss, *_calibration_rows(scaled, test_labels, bins, note, "_scaled")]
     said = fitted.warnings if not note else ""
@@ -316,8 +319,8 @@ def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
     if note := _not_finite(z):
         return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
     top = z.double().softmax(1).max(1)
-    found = reliability(top.values.numpy().clip(0, 1), (top.indices == y).numpy(), bins=bins)
-    columns = (found[name].tolist() for name in ("bin", "n", "confidence", "accuracy"))
+    bands = reliability(top.values.numpy().clip(0, 1), (top.indices == y).numpy(), bins=bins)
+    columns = (bands[name].tolist() for name in ("bin", "n", "confidence", "accuracy"))
     return [
         Row("bin_accuracy", right, math.sqrt(right * (1 - right) / n), n, split="test",
             options={"bin": place, "bins": bins, "confidence": sure})
