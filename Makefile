@@ -7,6 +7,8 @@ STRESS ?= 20
 # One process a core with one thread each beats many threads in one process for small models.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# where it is set, every process would compile the packages again, and pytest every test file
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup study test stress notebooks bench lint clean
 

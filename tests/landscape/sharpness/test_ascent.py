@@ -76,16 +76,6 @@ def test_quadratic(step, value):
     assert math.isnan(found.error)
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "uniform"])
-@pytest.mark.parametrize("metric", [None, ADAPTIVE])
-def test_average_over_the_quadratic(generator, noise, metric):
-    value = {None: 0.025, ADAPTIVE: 0.07}[metric] / (1 if noise == "gaussian" else 3)
-    found = average_sharpness(o5(), 0.1, draws=500, metric=metric, noise=noise, generator=generator)
-    assert abs(found.value - value) < 4 * found.stderr
-    assert found.stderr < 0.08 * value
-    assert found.draws == 500
-
-
 def test_antithetic_pairs_cancel_a_linear_loss(generator):
     found = average_sharpness(linear_losses(), 3.0, generator=generator)
     assert abs(found.value) < 1e-14

@@ -45,14 +45,14 @@ def test_brackets_without_an_end():
 @pytest.mark.parametrize("magnitude", [False, True])
 def test_noise_that_flips_a_tenth_of_the_signs(magnitude):
     risk = sign_classifier(2.0 if magnitude else 1.0)
-    found = noise_radius(risk, magnitude=magnitude, draws=400, generator=seeded())
+    found = noise_radius(risk, magnitude=magnitude, draws=100, generator=seeded())
     assert abs(found.value - PHI_ROOT) < 4 * found.stderr
-    expected = 0.3 / math.sqrt(400) / (normal.pdf(1 / PHI_ROOT) / PHI_ROOT**2)  # of the drop, over its slope
+    expected = 0.3 / math.sqrt(100) / (normal.pdf(1 / PHI_ROOT) / PHI_ROOT**2)  # of the drop, over its slope
     assert found.stderr == pytest.approx(expected, rel=0.35)
     assert found.high <= found.low * 1.01
     assert found.converged
-    assert found.draws == 400
-    assert found.products == 400 * len(found.drops)
+    assert found.draws == 100
+    assert found.products == 100 * len(found.drops)
     assert found.drops[found.low] <= 0.1 < found.drops[found.high]
 
 

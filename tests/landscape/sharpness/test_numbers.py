@@ -50,25 +50,31 @@ def test_worst_cases_of_blocks_grow_as_the_blocks_shrink(m):
 
 @pytest.mark.parametrize(
     ("noise", "metric", "value"),
-    [("gaussian", None, 0.025), ("uniform", None, 0.0083333333), ("gaussian", AbsWeight(), 0.07)],
+    [
+        ("gaussian", None, 0.025),
+        ("uniform", None, 0.025 / 3),
+        ("gaussian", AbsWeight(), 0.07),
+        ("uniform", AbsWeight(), 0.07 / 3),
+    ],
 )
 def test_average_over_a_quadratic_is_the_trace_of_the_draws(noise, metric, value):
     """A pair's rise is exactly δᵀHδ/2, so that its mean tends to ρ² tr(THT)/2 (over 3 for the box)."""
     risk, source = o5(), seeded(1)
-    found = average_sharpness(risk, 0.1, draws=600, noise=noise, metric=metric, generator=source)
+    found = average_sharpness(risk, 0.1, draws=100, noise=noise, metric=metric, generator=source)
     assert abs(found.value - value) < 3.5 * found.stderr
-    assert found.stderr < 0.06 * value
+    assert found.stderr < 0.15 * value
+    assert found.draws == 100
     shapes = seeded(1)
     H, scale = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=F64), 1.0 if metric is None else risk.theta["w"].abs()
     total = 0.0
-    for _ in range(600):
+    for _ in range(100):
         if noise == "gaussian":
             u = torch.randn(2, generator=shapes, dtype=F64)
         else:
             u = torch.rand(2, generator=shapes, dtype=F64) * 2 - 1
         delta = 0.1 * scale * u
         total += float(delta @ H @ delta) / 2
-    assert found.value == pytest.approx(total / 600, rel=1e-10)
+    assert found.value == pytest.approx(total / 100, rel=1e-10)
 
 
 @pytest.mark.parametrize(("rho", "value", "second"), [(0.05, 0.00157639, 0.00157724), (0.1, 0.0062823, 0.00630895)])
