@@ -62,7 +62,6 @@ RUNS = ("run_id", "status", "reason", "seconds", "epochs")
 ENTRIES = (
     *("measure", "rows", "family", "higher_means", "sign", "invariant", "cost", "gradients", "seconds", "checkpoints"),
 )
-STATUSES = ("finished", "diverged", "failed", "interrupted", "missing")
 
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
@@ -117,7 +116,7 @@ class StudyResults:
     Attributes:
         folder: The study's folder.
         study: The resolved study: name, command, created, seconds, environment, ...
-        runs: One row a run: run_id, status (one of `STATUSES`), reason, seconds, epochs, and `hp.*`.
+        runs: One row a run: run_id, status ("missing" where there is no folder), reason, seconds, epochs, and `hp.*`.
         history: One row an epoch of a run, the columns of `HISTORY`, and `hp.*`.
         measures: The long table of `analysis.table`, with `hp.*`; also `seconds` where it was recorded.
         correlations: One row a (measure, target, coefficient), the columns of `CORRELATIONS`.

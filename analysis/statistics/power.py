@@ -7,12 +7,9 @@ of one configuration count by their design effect.
 
 import math
 
-import numpy as np
-from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 from analysis.statistics.ceiling import COEFFICIENTS
-from analysis.statistics.randomness import source_of
 
 VARIANCE = {"pearson": (1.0, 3), "spearman": (1.06, 3), "kendall": (0.437, 4)}
 
@@ -76,43 +73,6 @@ def smallest_effect(n: float, *, coefficient: str = "kendall", power: float = 0.
     if n <= d:
         return math.nan
     return math.tanh(float(ndtri(1 - alpha / 2) + ndtri(power)) * math.sqrt(c / (n - d)))
-
-
-def simulated_power(
-    effect: float, n: int, *, alpha: float = 0.05, draws: int = 2000, generator: np.random.Generator | None = None
-) -> tuple[float, float]:
-    """Power of Kendall's test for bivariate normal data with this tau, by simulation, and its standard error.
-
-    The test is the normal limit of the permutation distribution without ties, var tau = 2(2n+5)/(9n(n-1)).
-
-    Args:
-        effect: The true tau, inside (-1, 1).
-        n: Models, at least 4.
-        alpha: Level of the test.
-        draws: Simulated studies.
-        generator: Source of all randomness; None means a fresh one from seed 0.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    _check(effect, "kendall", alpha)
-    if n < 4 or draws < 1:
-        raise ValueError(f"`n` must be at least 4 and `draws` at least 1, got {n!r} and {draws!r}.")
-    tau = simulated_tau(effect, n, draws=draws, generator=source_of(generator))
-    critical = float(ndtri(1 - alpha / 2)) * math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
-    found = float((np.abs(tau) > critical).mean())
-    return found, math.sqrt(found * (1 - found) / draws)
-
-
-def simulated_tau(effect: float, n: int, *, draws: int, generator: np.random.Generator) -> Float[np.ndarray, " d"]:
-    """Values of tau in samples of n from a bivariate normal distribution with tau `effect`: r = sin(π tau/2)."""
-    r = math.sin(math.pi * effect / 2)
-    x = generator.standard_normal((draws, n))
-    y = r * x + math.sqrt(1 - r * r) * generator.standard_normal((draws, n))
-    tau = np.zeros(draws)
-    for lag in range(1, n):
-        tau += (np.sign(x[:, lag:] - x[:, :-lag]) * np.sign(y[:, lag:] - y[:, :-lag])).sum(axis=1)
-    return tau / (n * (n - 1) / 2)
 
 
 def design_effect(icc: float, seeds: float) -> float:
