@@ -10,7 +10,11 @@ import math
 from scipy.special import ndtr, ndtri
 
 from analysis.statistics.ceiling import COEFFICIENTS
+from analysis.statistics.evidence import Evidence, Rows, joined
+from analysis.statistics.mixed import intraclass_correlation
+from analysis.statistics.statistic import Statistic, number, whole
 
+PLAN = "at the observed value, which is itself uncertain: plan with the end of the interval nearer to 0"
 VARIANCE = {"pearson": (1.0, 3), "spearman": (1.06, 3), "kendall": (0.437, 4)}
 
 
@@ -101,3 +105,43 @@ def _check(effect: float, coefficient: str, alpha: float) -> tuple[float, int]:
     if not 0 < alpha < 1:
         raise ValueError(f"`alpha` must lie inside (0, 1), for example 0.05, got {alpha!r}.")
     return VARIANCE[coefficient]
+
+
+def table(evidence: Evidence) -> Rows:
+    """For each tau_b: what these configurations can show, and how many the observed value would need."""
+    data, rows = evidence.data, []
+    kendall = evidence.correlations[evidence.correlations["coefficient"] == "kendall"]
+    groups = data.configuration.tolist()
+    icc = {t: intraclass_correlation(data.values[t].to_numpy(), groups) for t in kendall["target"].unique()}
+    columns = ("measure", "target", "value", "n_configurations", "n_runs", "warnings")
+    for measure, target, value, n, runs, warned in zip(*(kendall[c].tolist() for c in columns), strict=True):
+        known = math.isfinite(value) and 1e-6 < abs(value) < 1 - 1e-9
+        needed = required_models(value) if known else math.nan
+        shown = power(value, n) if math.isfinite(value) and abs(value) < 1 - 1e-9 else math.nan
+        effect = design_effect(icc[target], runs / n) if n and math.isfinite(icc[target]) else math.nan
+        rows.append((measure, target, value, n, smallest_effect(n), shown, needed, icc[target], effect,
+                     needed * effect, joined(str(warned), PLAN if known else "")))  # fmt: skip
+    return rows
+
+
+STATISTIC = Statistic(
+    name="power",
+    columns=(
+        "measure target value n_configurations smallest_effect power required_configurations icc design_effect "
+        "required_runs warnings"
+    ),
+    table=table,
+    title="How many models a claim needs",
+    note=(
+        "For `{target}`: the smallest |τ_b| that so many configurations show with power 0.8 in a two-sided test at "
+        "0.05; the power at the τ_b observed, and the configurations it would need, both as uncertain as that τ_b."
+    ),
+    shown={
+        "τ_b": number("value"),
+        "n": whole("n_configurations"),
+        "Smallest shown": number("smallest_effect"),
+        "Power": number("power"),
+        "n needed": whole("required_configurations"),
+        "Design effect": number("design_effect"),
+    },
+)

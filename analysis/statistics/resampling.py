@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
+MINIMUM = 5  # configurations below which nothing is claimed
+NO_CLAIM = f"fewer than {MINIMUM} configurations: no claim"
+
 # Numbers in one (units, resamples) array of a blocked loop; 2^17 double-precision numbers are 1 MiB, a near cache.
 BLOCK = 1 << 17
 
