@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from analysis.statistics.catalogue import STATISTICS
 from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, join_config, last_step, read, with_variant
@@ -43,26 +44,10 @@ COMPARISONS = (
 CEILINGS = (
     "target", "coefficient", "split_half", "spearman_brown", "oracle_with_noise", "n_configurations", "warnings",
 )  # fmt: skip
-FURTHER: dict[str, tuple[str, ...]] = {  # tables that may be absent, with the columns that the report reads
-    "granulated": ("measure", "target", "axis", "psi", "p", "eligible_cells", "total_cells", "warnings"),
-    "information": ("measure", "target", "k", "subset", "sign_of_psi", "baseline", "excess", "warnings"),
-    "sign_errors": ("measure", "target", "axis", "weighting", "mean", "median", "p90", "max", "kept", "warnings"),
-    "partial": ("measure", "target", "control", "value", "low", "high", "p", "n_configurations", "warnings"),
-    "multilevel": (
-        "measure", "target", "level", "pooled", "within", "between", "reversal", "se", "p_permutation", "clusters",
-        "random_slope", "warnings",
-    ),
-    "selection": ("measure", "target", "variants", "best", "naive", "held_out", "chosen_share", "warnings"),
-    "prediction": ("target", "features", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
-                   "n_configurations", "methods", "warnings"),
-    "power": ("measure", "target", "value", "n_configurations", "smallest_effect", "power", "required_configurations",
-              "design_effect", "warnings"),
-}  # fmt: skip
 RUNS = ("run_id", "status", "reason", "seconds", "epochs")
 ENTRIES = (
     *("measure", "rows", "family", "higher_means", "sign", "invariant", "cost", "gradients", "seconds", "checkpoints"),
 )
-STATUSES = ("finished", "diverged", "failed", "interrupted", "missing")
 
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
@@ -117,13 +102,13 @@ class StudyResults:
     Attributes:
         folder: The study's folder.
         study: The resolved study: name, command, created, seconds, environment, ...
-        runs: One row a run: run_id, status (one of `STATUSES`), reason, seconds, epochs, and `hp.*`.
+        runs: One row a run: run_id, status ("missing" where there is no folder), reason, seconds, epochs, and `hp.*`.
         history: One row an epoch of a run, the columns of `HISTORY`, and `hp.*`.
         measures: The long table of `analysis.table`, with `hp.*`; also `seconds` where it was recorded.
         correlations: One row a (measure, target, coefficient), the columns of `CORRELATIONS`.
         comparisons: One row a (forgetting, sharpness, target), the columns of `COMPARISONS`.
         ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
-        further: Further tables of statistics by name, of `FURTHER`; those that were not made are not in it.
+        further: Further tables of statistics by name, of `STATISTICS`; those that were not made are not in it.
         surfaces: Loss surfaces by method, where the study asked for them.
         statistics: The settings that the statistics were made with, where they are known.
 
@@ -152,11 +137,13 @@ class StudyResults:
             "comparisons": COMPARISONS,
             "ceilings": CEILINGS,
         }
-        if unknown := [name for name in self.further if name not in FURTHER]:
-            raise ValueError(f"`further` holds {unknown}, which are no tables of statistics; known: {list(FURTHER)}.")
+        if unknown := [name for name in self.further if name not in STATISTICS]:
+            raise ValueError(
+                f"`further` holds {unknown}, which are no tables of statistics; known: {list(STATISTICS)}."
+            )
         tables = {name: getattr(self, name) for name in needed} | dict(self.further)
         for name, table in tables.items():
-            columns = needed.get(name) or FURTHER[name]
+            columns = needed.get(name) or STATISTICS[name].needed
             missing = [c for c in columns if c not in table.columns]
             if missing:
                 raise ValueError(f"`{name}` lacks the columns {missing}; it needs {list(columns)}.")
@@ -190,8 +177,8 @@ class StudyResults:
             if column not in statistics["correlations"].columns:
                 statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
         further = {
-            name: read_table(path, columns, hint=again)
-            for name, columns in FURTHER.items()
+            name: read_table(path, statistic.needed, hint=again)
+            for name, statistic in STATISTICS.items()
             if (path := folder / "statistics" / f"{name}.parquet").exists()
         }
         # A run that left measures but whose folder is gone is still named.

@@ -21,8 +21,8 @@ from analysis import table
 from analysis.measures.collect import Call, tabulate, take, to_measure
 from analysis.measures.plan import Choice, plan
 from analysis.measures.registry import expected_sign
+from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import Correlations, correlate
-from analysis.statistics.evidence import TABLES
 from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
@@ -322,7 +322,7 @@ def _write_tables(found: Correlations, folder: Path) -> None:
     table.write(found.table.assign(expected_sign=signs), folder / "correlations.parquet")
     table.write(found.comparisons, folder / "comparisons.parquet")
     table.write(found.ceilings, folder / "ceilings.parquet")
-    for name in TABLES:
+    for name in STATISTICS:
         more: pd.DataFrame = getattr(found, name)
         path = folder / f"{name}.parquet"
         if len(more.columns):

@@ -263,3 +263,20 @@ def interval(value: Any, low: Any, high: Any, digits: int = 2) -> str:
     if not (math.isfinite(float(low)) and math.isfinite(float(high))):
         return fixed(value, digits)
     return f"{fixed(value, digits)} [{fixed(low, digits)}, {fixed(high, digits)}]"
+
+
+def p_value(p: float) -> str:
+    """A p-value for a reader: three digits, and no more certainty than that."""
+    if p < 0.001:
+        return "< 0.001"
+    return "1" if p >= 0.9995 else fixed(p, 3)
+
+
+def count(n: Any) -> str:
+    """A whole number for a reader, a dash where it is unknown."""
+    return "–" if missing(n) or not math.isfinite(n) else str(int(n))
+
+
+def missing(value: Any) -> bool:
+    """Whether a value is None or NaN."""
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -18,8 +18,6 @@ import landscape as ls
 from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.providers import raw_direction
 from analysis.statistics.ceiling import noise_ceiling
-from analysis.statistics.power import simulated_power
-from analysis.statistics.resampling import cluster_bootstrap
 from landscape.complexity import fold, layer_norms, padded_spectral_norm, spectral_norm
 from landscape.paths import ModelState, PermutationGroups, weight_matching
 from trainers.data.corruptions import corrupt
@@ -137,8 +135,6 @@ NUMPY = {
     "selection": lambda g: analysis.split_selection(np.stack([X, X**2]), Y, splits=5, generator=g),
     "slopes": lambda g: analysis.fixed_effects(X, Y, GRID["a"], draws=30, generator=g),
     "ceiling": lambda g: noise_ceiling(np.stack([X, X + Y, Y], 1), splits=5, generator=g),
-    "power": lambda g: simulated_power(0.2, 8, draws=50, generator=g),
-    "clusters": lambda g: cluster_bootstrap(lambda i: X[i].mean(), np.arange(24), draws=20, generator=g),
 }
 ALIKE = {"layer norms", "restarts", "restarts of matching"}  # small layers need no draws; climbs may end in one place
 

@@ -1,6 +1,7 @@
 """Correlations of measures with targets: forest plot, heat map, and paired comparisons of two measures."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -8,9 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis.statistics.resampling import MINIMUM
 from analysis.style import ALERT, FAMILIES, FAMILY_MARKERS, INK, MUTED, family, fixed, ink, interval, measure_name
 
-FEW = 5  # configurations below which a coefficient says nothing
+if TYPE_CHECKING:
+    from analysis.results import StudyResults
+
 VARIANTS = 3  # of one measure in a figure, as long as there are others
 SYMBOLS = {"kendall": "Kendall τ$_b$", "spearman": "Spearman ρ", "pearson": "Pearson r"}
 
@@ -38,7 +42,7 @@ def strongest(
         raise ValueError(f"`top` must be at least 1, got {top!r}; leave it out to keep every measure.")
     rows = correlations[(correlations["target"] == target) & (correlations["coefficient"] == coefficient)]
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    few = rows["n_configurations"] < FEW  # two configurations always agree, or always disagree
+    few = rows["n_configurations"] < MINIMUM  # two configurations always agree, or always disagree
     order: pd.DataFrame = rows.assign(few=few, strength=rows["value"].abs()).sort_values(
         ["few", "strength", "measure"], ascending=[True, False, True]
     )
@@ -46,6 +50,12 @@ def strongest(
     if top is None:
         return kept
     return kept.iloc[_chosen(kept["measure"], top)]
+
+
+def leading(results: "StudyResults") -> tuple[str, pd.DataFrame]:
+    """The target the report leads with and its correlations, strongest first; "" and no row where there is none."""
+    found = ((t, rows) for t in results.targets if len(rows := strongest(results.correlations, target=t)))
+    return next(found, ("", results.correlations.iloc[:0]))
 
 
 def _chosen(measures: pd.Series, top: int) -> np.ndarray:
@@ -145,7 +155,7 @@ def _ceiling(ceilings: pd.DataFrame | None, target: str, coefficient: str) -> tu
 
 def matrix_rows(rows: pd.DataFrame, *, top: int) -> list[str]:
     """The measures that a matrix of these rows (of one coefficient) shows: the strongest over all targets."""
-    strength = rows["value"].abs() - 2.0 * (rows["n_configurations"] < FEW)
+    strength = rows["value"].abs() - 2.0 * (rows["n_configurations"] < MINIMUM)
     peak = rows.assign(peak=strength).groupby("measure")["peak"].max()
     peak = peak[np.isfinite(peak)].sort_values(ascending=False, kind="stable")
     return [str(m) for m in peak.index[_chosen(peak.index.to_series(), top)]]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures import strongest
-from analysis.reporting.tables import methods, p_value
+from analysis.figures.correlations import leading
+from analysis.reporting.tables import methods
 from analysis.results import StudyResults
-from analysis.style import family, fixed, interval, looks
+from analysis.statistics.resampling import MINIMUM
+from analysis.style import family, fixed, interval, looks, p_value
 
-LEAST = 5  # configurations below which nothing is claimed
 ALPHA = 0.05
 
 
@@ -51,7 +51,7 @@ def key_numbers(results: StudyResults) -> list[tuple[str, str]]:
         (f"{finished} of {len(runs)}", "runs finished"),
         (f"{configurations['configuration'].nunique()}", f"configurations of {_many(len(results.methods), 'method')}"),
     ]
-    target, rows = _leading(results)
+    target, rows = leading(results)
     usable = _usable(rows)
     for kind in ("sharpness", "forgetting"):
         of_kind = usable[usable["measure"].map(family) == kind]
@@ -67,18 +67,10 @@ def key_numbers(results: StudyResults) -> list[tuple[str, str]]:
     return out
 
 
-def _leading(results: StudyResults) -> tuple[str, pd.DataFrame]:
-    for target in results.targets:
-        rows = strongest(results.correlations, target=target)
-        if len(rows):
-            return target, rows
-    return "", results.correlations.iloc[:0]
-
-
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows that could carry a claim: enough configurations, and an interval."""
     finite = np.isfinite(rows[["low", "high"]].to_numpy(dtype=float)).all(axis=1)
-    enough = rows["n_configurations"].to_numpy(dtype=float) >= LEAST
+    enough = rows["n_configurations"].to_numpy(dtype=float) >= MINIMUM
     usable: pd.DataFrame = rows.loc[finite & enough]
     return usable
 
@@ -88,7 +80,7 @@ def _clear(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlations(results: StudyResults) -> list[Finding]:
-    target, rows = _leading(results)
+    target, rows = leading(results)
     topic = "Correlation"
     if rows.empty:
         return [
@@ -100,7 +92,7 @@ def _correlations(results: StudyResults) -> list[Finding]:
         return [
             Finding(
                 topic,
-                f"At most {_many(most, 'configuration')} had a value: too few for an interval (at least {LEAST} are "
+                f"At most {_many(most, 'configuration')} had a value: too few for an interval (at least {MINIMUM} are "
                 "needed), so no correlation is claimed.",
             )
         ]
@@ -189,7 +181,7 @@ def _comparisons(results: StudyResults) -> list[Finding]:
 
 
 def _reversals(results: StudyResults) -> list[Finding]:
-    target, rows = _leading(results)
+    target, rows = leading(results)
     clear = _clear(_usable(rows))
     turned = clear[clear["reversal"].astype(bool)]
     if clear.empty:
@@ -208,7 +200,7 @@ def _reversals(results: StudyResults) -> list[Finding]:
 
 
 def _ceiling(results: StudyResults) -> list[Finding]:
-    target, rows = _leading(results)
+    target, rows = leading(results)
     if rows.empty:
         return []
     here = results.ceilings[(results.ceilings["target"] == target) & (results.ceilings["coefficient"] == "kendall")]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reporting.table import Table, p_value, plain
-from analysis.style import fixed
+from analysis.reporting.table import Table, plain
+from analysis.style import fixed, p_value
 from trainers.config import TrainConfig
 
 PERCENT = ("error",)  # what ends so is shown in percent

@@ -14,11 +14,11 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from analysis.figures import FIGURES, NothingToDraw
-from analysis.reporting.evidence import EVIDENCE
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.markup import code, escape_markdown, marked_markdown
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
+from analysis.statistics.catalogue import STATISTICS
 from analysis.style import rc
 from trainers.files.writing import write_bytes
 from trainers.sweep.parallel import cores, in_parallel
@@ -39,7 +39,7 @@ SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("table", "ceilings"),
         ),
     ),
-    ("Does it hold up", tuple(("table", name) for name in EVIDENCE)),
+    ("Does it hold up", tuple(("table", name) for name in STATISTICS)),
     (
         "Methods",
         (

@@ -4,7 +4,7 @@ A table has two faces: `data`, raw numbers in full precision, which goes into th
 for a reader, which goes into the page and the LaTeX file.
 """
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.reporting.markup import escape_markdown, plain_cells
-from analysis.style import fixed
+from analysis.statistics.statistic import Cell
 
 SHOWN_ROWS = 25  # on the page; the CSV file holds every row
 
@@ -98,27 +98,9 @@ def escape_latex(text: str) -> str:
     return r"$\tau_b$".join("".join(_LATEX.get(c, c) for c in part) for part in text.split("τ_b"))
 
 
-def intervals(rows: pd.DataFrame) -> list[str]:
-    """`[low, high]` of each row, a dash where there is none."""
-    pairs = zip(rows["low"], rows["high"], strict=True)
-    return [f"[{fixed(a)}, {fixed(b)}]" if np.isfinite(a) and np.isfinite(b) else "–" for a, b in pairs]
-
-
-def p_value(p: float) -> str:
-    """A p-value for a reader: three digits, and no more certainty than that."""
-    if p < 0.001:
-        return "< 0.001"
-    return "1" if p >= 0.9995 else fixed(p, 3)
-
-
-def count(n: Any) -> str:
-    """A whole number for a reader, a dash where it is unknown."""
-    return "–" if missing(n) or not math.isfinite(n) else str(int(n))
-
-
-def missing(value: Any) -> bool:
-    """Whether a value is None or NaN."""
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+def written(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
+    """Rows as a reader sees them, a column a heading."""
+    return pd.DataFrame({heading: cell.texts(rows) for heading, cell in cells.items()}, index=rows.index)
 
 
 def plain(value: Any) -> str:

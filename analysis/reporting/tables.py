@@ -1,31 +1,30 @@
 """The report's tables: what each holds of a study."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.correlations import strongest
-from analysis.reporting.evidence import EVIDENCE
+from analysis.figures.correlations import leading, strongest
 from analysis.reporting.table import (
     SHOWN_ROWS,
     Table,
-    count,
     escape_latex,
-    intervals,
-    missing,
     natural,
-    p_value,
     plain,
     remarks,
     to_csv,
     to_latex,
     to_markdown,
+    written,
 )
 from analysis.results import StudyResults
-from analysis.style import fixed, looks, ordered
+from analysis.statistics.catalogue import STATISTICS
+from analysis.statistics.statistic import INTERVAL, SHOWN, WITHIN, Cell, Statistic, chance, number, whole, words
+from analysis.style import count, fixed, looks, missing, ordered, p_value
 
 __all__ = ["SHOWN_ROWS", "TABLES", "Table", "escape_latex", "methods", "p_value", "to_csv", "to_latex", "to_markdown"]
 
@@ -87,29 +86,40 @@ def _plus_minus(data: pd.DataFrame, name: str) -> list[str]:
     return [f"{fixed(m)} ± {fixed(s)}" if np.isfinite(s) else fixed(m) for m, s in pairs]
 
 
+def _of_statistics(
+    name: str,
+    title: str,
+    note: str,
+    data: pd.DataFrame,
+    rows: pd.DataFrame,
+    cells: Mapping[str, Cell],
+    flush_left: tuple[str, ...],
+    results: StudyResults,
+    **more: Any,
+) -> Table:
+    """A table whose rows carry remarks, which are told below it."""
+    level = results.facts()["level"]
+    headings = {heading.format(level=level): cell for heading, cell in cells.items()}
+    shown, note = remarks(written(rows, {**headings, "Remark": words("warnings")}), note)
+    return Table(name, title, note, data, shown, tuple(c for c in (*flush_left, "Remark") if c in shown), **more)
+
+
 def correlations(results: StudyResults) -> Table:
     """Rank correlations of every measure with every target; shown for the leading target."""
-    target = next((t for t in results.targets if len(strongest(results.correlations, target=t))), "")
+    target, every = leading(results)
     facts = results.facts()
-    level = facts["level"]
-    every = strongest(results.correlations, target=target)
     rows = strongest(results.correlations, target=target, top=SHOWN_ROWS)
-    shown = pd.DataFrame(
-        {
-            "Measure": rows["measure"],
-            "τ_b": rows["value"].map(fixed),
-            f"{level} interval": intervals(rows),
-            "p": rows["p"].map(p_value),
-            "p (Holm)": rows["p_holm"].map(p_value),
-            "Within methods": [
-                fixed(w) + (" ⇄" if r else "") for w, r in zip(rows["within"], rows["reversal"], strict=True)
-            ],
-            "Expected": rows["expected_sign"].map(lambda s: SIGNS.get(int(s), "?")),
-            "n": rows["n_configurations"].map(count),
-            "Left out": rows["dropped"].map(count),
-            "Remark": rows["warnings"].fillna("").astype(str),
-        }
-    )
+    cells = {
+        "Measure": words("measure"),
+        "τ_b": number("value"),
+        **INTERVAL,
+        "p": chance("p"),
+        "p (Holm)": chance("p_holm"),
+        "Within methods": WITHIN["Within"],
+        "Expected": Cell(("expected_sign",), lambda s: SIGNS.get(int(s), "?")),
+        "n": whole("n_configurations"),
+        "Left out": whole("dropped"),
+    }
     note = (
         f"Kendall's τ_b with `{target}`, strongest first, {len(rows)} of {len(every)} measures, at "
         f"most {math.ceil(0.4 * SHOWN_ROWS)} of one family while others have any. n: configurations, "
@@ -119,62 +129,68 @@ def correlations(results: StudyResults) -> Table:
         "correlation with the gap that the measure's theory predicts. Measures on held_out see validation "
         "labels, never the test set. The CSV file holds every measure and target, with Spearman and Pearson."
     )
-    shown, note = remarks(shown, note)
     empty = "No correlation: too few finished configurations, or nothing was measured."
-    return Table("correlations", "Correlations", note, results.correlations, shown, ("Measure", "Remark"), empty)
+    return _of_statistics(
+        "correlations", "Correlations", note, results.correlations, rows, cells, ("Measure",), results, empty=empty
+    )
 
 
 def comparisons(results: StudyResults) -> Table:
     """Paired differences between a forgetting and a sharpness measure."""
-    level = results.facts()["level"]
     place = {target: i for i, target in enumerate(results.targets)}
     rows = results.comparisons.sort_values("target", key=lambda t: t.map(place), kind="stable").head(SHOWN_ROWS)
-    shown = pd.DataFrame(
-        {
-            "Forgetting": rows["forgetting"],
-            "Sharpness": rows["sharpness"],
-            "Target": rows["target"],
-            "τ_b forgetting": rows["tau_forgetting"].map(fixed),
-            "τ_b sharpness": rows["tau_sharpness"].map(fixed),
-            "|τ| difference": rows["difference"].map(fixed),
-            f"{level} interval": intervals(rows),
-            "n": rows["n_configurations"].map(count),
-            "Remark": rows["warnings"].fillna("").astype(str),
-        }
-    )
+    cells = {
+        "Forgetting": words("forgetting"),
+        "Sharpness": words("sharpness"),
+        "Target": words("target"),
+        "τ_b forgetting": number("tau_forgetting"),
+        "τ_b sharpness": number("tau_sharpness"),
+        "|τ| difference": number("difference"),
+        **INTERVAL,
+        "n": whole("n_configurations"),
+    }
     note = (
         "Difference |τ_b(forgetting)| − |τ_b(sharpness)| on the same n configurations; positive: forgetting is the "
         "stronger correlate. Intervals resample configurations and take both coefficients on the same sample."
     )
-    shown, note = remarks(shown, note)
+    title, left = "Forgetting against sharpness, pair by pair", ("Forgetting", "Sharpness", "Target")
     empty = "No forgetting measure was compared with a sharpness measure."
-    words = ("Forgetting", "Sharpness", "Target", "Remark")
-    return Table(
-        "comparisons", "Forgetting against sharpness, pair by pair", note, results.comparisons, shown, words, empty
-    )
+    return _of_statistics("comparisons", title, note, results.comparisons, rows, cells, left, results, empty=empty)
 
 
 def ceilings(results: StudyResults) -> Table:
     """How strong a correlation the noise between seeds allows."""
     rows = results.ceilings[results.ceilings["coefficient"] == "kendall"]
-    shown = pd.DataFrame(
-        {
-            "Target": rows["target"],
-            "Split half": rows["split_half"].map(fixed),
-            "Spearman–Brown": rows["spearman_brown"].map(fixed),
-            "Oracle with noise": rows["oracle_with_noise"].map(fixed),
-            "n": rows["n_configurations"].map(count),
-            "Remark": rows["warnings"].fillna("").astype(str),
-        }
-    )
+    cells = {
+        "Target": words("target"),
+        "Split half": number("split_half"),
+        "Spearman–Brown": number("spearman_brown"),
+        "Oracle with noise": number("oracle_with_noise"),
+        "n": whole("n_configurations"),
+    }
     note = (
         "Kendall's τ_b of a target with itself: between two halves of the seeds; the same corrected to all seeds "
         "(Spearman–Brown); and between the target and the target plus noise of its own standard error. No measure "
         "can be expected to do better."
     )
-    shown, note = remarks(shown, note)
     empty = "No noise ceiling: it needs at least two seeds a configuration."
-    return Table("ceilings", "Noise ceiling", note, results.ceilings, shown, ("Target", "Remark"), empty)
+    return _of_statistics(
+        "ceilings", "Noise ceiling", note, results.ceilings, rows, cells, ("Target",), results, empty=empty
+    )
+
+
+def further(statistic: Statistic, results: StudyResults) -> Table:
+    """Another statistic, for the leading target and the measures that lead there; the CSV file holds every row."""
+    target = leading(results)[0]
+    measures = strongest(results.correlations, target=target, top=SHOWN)["measure"].tolist()
+    data = results.further.get(statistic.name, pd.DataFrame(columns=statistic.columns.split()))
+    rows = statistic.chosen(data[data["target"] == target], measures)
+    own = {"Measure": words("measure")} if "measure" in rows.columns else {}
+    return _of_statistics(
+        statistic.name, statistic.title, statistic.note.format(target=target), data, rows,
+        {**own, **statistic.shown, **statistic.spread(rows)}, (*own, *statistic.words), results,
+        empty="No measure has a value in this table.", optional=True,
+    )  # fmt: skip
 
 
 def problems(results: StudyResults) -> Table:
@@ -291,5 +307,5 @@ TABLES: dict[str, Callable[[StudyResults], Table]] = {
     "measures": measures,
     "doubts": measured,
     "environment": environment,
-    **EVIDENCE,
+    **{name: partial(further, statistic) for name, statistic in STATISTICS.items()},
 }

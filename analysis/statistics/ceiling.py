@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from analysis.statistics.kendall import BLOCK
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import mid_ranks, significant
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, mid_ranks, significant
 
 COEFFICIENTS = ("kendall", "spearman", "pearson")
 
@@ -99,7 +99,7 @@ def noise_ceiling(
     noisy = mean + generator.standard_normal((splits, n)) * np.sqrt(pooled / k)
     oracle = _mean(_rowwise(coefficient, noisy, np.broadcast_to(mean, noisy.shape)))
 
-    warnings = ["fewer than 5 configurations: no claim"] if n < 5 else []
+    warnings = [NO_CLAIM] if n < MINIMUM else []
     step = float(k.mean() / h.mean())
     brown = step * split_half / (1 + (step - 1) * split_half) if split_half > 0 else 0.0
     if math.isnan(split_half):

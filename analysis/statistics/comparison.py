@@ -13,10 +13,7 @@ from jaxtyping import Float, Int
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.partial import partial_of
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import bootstrap_counts, check_resampling, percentile_interval
-
-MINIMUM = 5
-NO_CLAIM = f"fewer than {MINIMUM} configurations: no claim"
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, check_resampling, percentile_interval
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,21 @@ The unit is the configuration, averaged over its seeds. For each measure and tar
 which both are finite; a configuration without such a run is left out and counted, never filled in.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.measures.catalogue.targets import DESCRIPTIONS, TARGETS
+from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.ceiling import COEFFICIENTS, noise_ceiling
-from analysis.statistics.comparison import MINIMUM, NO_CLAIM, paired_difference
-from analysis.statistics.evidence import TABLES, Settings, evidence
+from analysis.statistics.comparison import paired_difference
+from analysis.statistics.evidence import Evidence, Settings, joined
 from analysis.statistics.intervals import (
     PERFECT,
+    RESAMPLED,
     bca_interval,
     check_interval,
     freedom_of,
@@ -24,16 +26,16 @@ from analysis.statistics.intervals import (
     leave_one_out,
     stabilised_interval,
 )
-from analysis.statistics.kendall import kendall_pvalues, weighted_kendall
+from analysis.statistics.kendall import kendall_pvalues
 from analysis.statistics.resampling import (
+    MINIMUM,
+    NO_CLAIM,
     benjamini_hochberg,
     check_resampling,
     correlation_pvalues,
     holm,
     mid_ranks,
     percentile_interval,
-    weighted_pearson,
-    weighted_spearman,
 )
 from analysis.statistics.units import Units, single, units, variants
 
@@ -46,11 +48,6 @@ SIZES = ("hp.model", "hp.model_options")  # what decides the shape of a model
 MOST_SAID = 3  # remarks on a target that are repeated
 GROUP_MINIMUM = 3  # a method with fewer configurations has no correlation of its own
 
-_RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "kendall": weighted_kendall,
-    "spearman": weighted_spearman,
-    "pearson": weighted_pearson,
-}
 COLUMNS = (
     *("measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs"),
     *("dropped", "within", "within_low", "within_high", "groups", "reversal", "warnings"),
@@ -74,29 +71,20 @@ class Correlations:
         comparisons: One row a (forgetting, sharpness, target): `difference` of |tau_b| with its interval.
         ceilings: One row a (target, coefficient): what noise over seeds lets any measure reach.
         warnings: What holds for the whole analysis.
-        granulated: One row a (measure, target, axis), axis "all" for Psi: models that differ in one hyper-parameter.
-        information: One row a (measure, target): K, the conditional mutual information given up to two
-            hyper-parameters.
-        sign_errors: One row a (measure, target, axis, weighting): sign errors over environments.
-        partial: One row a (measure, target, control): tau_b with one control held fixed.
-        multilevel: One row a (measure, target, level): pooled, within and between slopes; fixed and random effects.
-        selection: One row a (measure, target) with several variants: the best of them on the other half.
-        prediction: One row a (target, features, model): the target of methods left out.
-        power: One row a (measure, target): how many configurations the claim would need.
+        further: The tables of `STATISTICS` that were asked for, by name; each is an attribute too, empty where it was
+            not.
     """
 
     table: pd.DataFrame
     comparisons: pd.DataFrame
     ceilings: pd.DataFrame
     warnings: list[str]
-    granulated: pd.DataFrame = field(default_factory=pd.DataFrame)
-    information: pd.DataFrame = field(default_factory=pd.DataFrame)
-    sign_errors: pd.DataFrame = field(default_factory=pd.DataFrame)
-    partial: pd.DataFrame = field(default_factory=pd.DataFrame)
-    multilevel: pd.DataFrame = field(default_factory=pd.DataFrame)
-    selection: pd.DataFrame = field(default_factory=pd.DataFrame)
-    prediction: pd.DataFrame = field(default_factory=pd.DataFrame)
-    power: pd.DataFrame = field(default_factory=pd.DataFrame)
+    further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        if name not in STATISTICS:
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        return self.further.get(name, pd.DataFrame())
 
 
 def correlate(
@@ -138,7 +126,7 @@ def correlate(
         seed: Fixes all randomness.
         interval: "stabilised", "bca" or "percentile"; the last two resample configurations `draws` times. With "bca"
             the interval of `within` is a percentile interval.
-        tables: Which further tables to make, of `TABLES`; None for all, () for none.
+        tables: Which further tables to make, of `STATISTICS`; None for all, () for none.
         controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`; None for the final
             train loss, the usual hyper-parameters where they vary, and for a measure of forgetting the rise of the loss
             and the information before, under the same perturbation.
@@ -157,8 +145,8 @@ def correlate(
     if permutations < 0:
         raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
     check_interval(interval)
-    if unknown := [t for t in tables or () if t not in TABLES]:
-        raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(TABLES)}.")
+    if unknown := [t for t in tables or () if t not in STATISTICS]:
+        raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(STATISTICS)}.")
     data = units(table, group=group, seed_column=seed_column)
     known = list(data.values.columns)
     wanted = TARGETS if targets is None else targets
@@ -174,44 +162,39 @@ def correlate(
         raise ValueError(f"`table` has no measure besides the targets {chosen_targets}: name some in `measures`.")
     pairs = [(single("compare", a, data), single("compare", b, data)) for a, b in compare]
     settings = Settings(draws, permutations, level, seed, interval)
-    whole = _table(data, chosen, chosen_targets, settings)
-    asked = TABLES if tables is None else tables
-    further = evidence(data, chosen, chosen_targets, whole, settings, tables=asked, controls=controls)
+    evidence = Evidence(data, chosen, chosen_targets, settings, controls=controls)
+    evidence = replace(evidence, correlations=_table(evidence))
     return Correlations(
-        whole,
+        evidence.correlations,
         _comparisons(data, pairs, chosen_targets, settings),
         _ceilings(data, chosen_targets, settings),
         _overall(data, chosen_targets),
-        **further,
+        {name: s.made(evidence) for name, s in STATISTICS.items() if tables is None or name in tables},
     )
 
 
-def _table(data: Units, measures: list[str], targets: list[str], settings: Settings) -> pd.DataFrame:
+def _table(evidence: Evidence) -> pd.DataFrame:
     """All rows: measures and targets that are finite in the same runs go through in one block."""
     frames = []
-    for xs, ys, runs in data.blocks(measures, targets):
-        x, y = data.average(xs, runs), data.average(ys, runs)
-        used = np.isfinite(x[0]) & np.isfinite(y[0])
-        methods = [m for m, keep in zip(data.methods, used, strict=True) if keep]
-        numbers = _block(x[:, used], y[:, used], methods, settings)
-        shape = (len(COEFFICIENTS), len(xs), len(ys))
-        index = pd.MultiIndex.from_product([COEFFICIENTS, xs, ys], names=["coefficient", "measure", "target"])
+    data, settings = evidence.data, evidence.settings
+    for block in evidence.blocks():
+        methods = [m for m, keep in zip(data.methods, block.used, strict=True) if keep]
+        numbers = _block(block.x, block.y, methods, settings)
+        index = pd.MultiIndex.from_product(
+            [COEFFICIENTS, block.measures, block.targets], names=["coefficient", "measure", "target"]
+        )
+        shape = (len(COEFFICIENTS), *block.shape)
         frame = pd.DataFrame({k: np.broadcast_to(v, shape).ravel() for k, v in numbers.items()}, index=index)
-        n = int(used.sum())
-        frame["n_configurations"], frame["n_runs"], frame["dropped"] = n, int(runs.sum()), len(used) - n
-        still_x, still_y = _constant(x[:, used]).tolist(), _constant(y[:, used]).tolist()
-        loose = [_loose(data, name, runs) for name in xs]
-        remarks = [
-            "; ".join(filter(None, (_remarks(n, a, b), told)))
-            for a, told in zip(still_x, loose, strict=True)
-            for b in still_y
-        ] * len(COEFFICIENTS)
+        frame["n_configurations"], frame["n_runs"] = block.n, int(block.runs.sum())
+        frame["dropped"] = len(block.used) - block.n
+        loose = [_loose(data, name, block.runs) for name in block.measures]
+        remarks = [joined(*block.remarks(i, j), loose[i]) for i, j in np.ndindex(block.shape)] * len(COEFFICIENTS)
         perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
-        frame["warnings"] = [f"{r}; {PERFECT}".lstrip("; ") if p else r for r, p in zip(remarks, perfect, strict=True)]
+        frame["warnings"] = [joined(r, PERFECT * p) for r, p in zip(remarks, perfect.tolist(), strict=True)]
         frames.append(frame.reset_index())
     whole = pd.concat(frames, ignore_index=True)
     whole = whole[whole["measure"] != whole["target"]]
-    places = {"measure": measures, "target": targets, "coefficient": list(COEFFICIENTS)}
+    places = {"measure": evidence.measures, "target": evidence.targets, "coefficient": list(COEFFICIENTS)}
     for name, order in places.items():
         whole[f"at_{name}"] = whole[name].map({v: k for k, v in enumerate(order)})
     whole = whole.sort_values(["at_target", "at_coefficient", "at_measure"], ignore_index=True)
@@ -226,21 +209,10 @@ def _table(data: Units, measures: list[str], targets: list[str], settings: Setti
     return whole[list(COLUMNS)]
 
 
-def _remarks(n: int, still_measure: bool, still_target: bool) -> str:
-    if n == 0:
-        return f"no run in which both are finite; {NO_CLAIM}"
-    parts = ["constant measure"] * still_measure + ["constant target"] * still_target + [NO_CLAIM] * (n < MINIMUM)
-    return "; ".join(parts)
-
-
 def _loose(data: Units, name: str, runs: Bool[np.ndarray, " r"]) -> str:
     """How many of a measure's values did not converge; the iteration was cut short, whatever the correlation says."""
     count = int((data.loose[name] & runs).sum()) if name in data.loose else 0
     return f"{count} of {int(runs.sum())} values did not converge" if count else ""
-
-
-def _constant(x: Float[np.ndarray, "v n"]) -> Bool[np.ndarray, " v"]:
-    return (x == x[:, :1]).all(axis=1) if x.shape[1] else np.ones(len(x), dtype=bool)
 
 
 def _block(
@@ -260,7 +232,7 @@ def _block(
     rank_x, rank_y = mid_ranks(x), mid_ranks(y)
     for k, name in enumerate(COEFFICIENTS):
         once = [np.ones((1, len(g)), dtype=np.int64) for g in groups]
-        out["value"][k] = _RESAMPLED[name](x, y, np.ones((1, n), dtype=np.int64))[:, :, 0]
+        out["value"][k] = RESAMPLED[name](x, y, np.ones((1, n), dtype=np.int64))[:, :, 0]
         mean, number = _within(name, x, y, groups, once)
         out["within"][k], out["groups"][k] = mean[:, :, 0], number[:, :, 0]
     if claim and settings.permutations:
@@ -304,7 +276,7 @@ def _add_intervals(
                 error, freedom = _within_error(name, x[rows], y, groups)
                 ends_within = stabilised_interval(within, error, level=level, freedom=freedom)
             else:
-                drawn = _RESAMPLED[name](x[rows], y, counts)
+                drawn = RESAMPLED[name](x[rows], y, counts)
                 ends = (
                     percentile_interval(drawn, level=level)
                     if left_out is None
@@ -321,9 +293,7 @@ def _within_error(
     """Standard error of the mean over groups, √Σs_g²/number, and its degrees of freedom."""
     squares, number = np.zeros((len(x), len(y))), np.zeros((len(x), len(y)))
     for rows in groups:
-        defined = np.isfinite(
-            _RESAMPLED[name](x[:, rows], y[:, rows], np.ones((1, len(rows)), dtype=np.int64))[:, :, 0]
-        )
+        defined = np.isfinite(RESAMPLED[name](x[:, rows], y[:, rows], np.ones((1, len(rows)), dtype=np.int64))[:, :, 0])
         error = jackknife_error(leave_one_out(name, x[:, rows], y[:, rows]))
         np.add(squares, error**2, out=squares, where=defined)
         number += defined
@@ -343,7 +313,7 @@ def _within(
     shape = (len(x), len(y), len(counts[0]) if counts else 1)
     total, number = np.zeros(shape), np.zeros(shape)
     for rows, drawn in zip(groups, counts, strict=True):
-        part = _RESAMPLED[name](x[:, rows], y[:, rows], drawn)
+        part = RESAMPLED[name](x[:, rows], y[:, rows], drawn)
         defined = np.isfinite(part)
         np.add(total, part, out=total, where=defined)
         number += defined
@@ -360,8 +330,7 @@ def _comparisons(data: Units, pairs: list[tuple[str, str]], targets: list[str], 
             found = paired_difference(
                 a, b, y, draws=settings.draws, level=settings.level, generator=settings.generator(1, n, 0)
             )
-            rows.append((first, second, target, found.tau_first, found.tau_second, found.difference, found.low,
-                         found.high, found.n_configurations, found.warnings))  # fmt: skip
+            rows.append((first, second, target, *vars(found).values()))
     columns = "forgetting sharpness target tau_forgetting tau_sharpness difference low high n_configurations warnings"
     return pd.DataFrame(rows, columns=columns.split())
 
@@ -374,8 +343,7 @@ def _ceilings(data: Units, targets: list[str], settings: Settings) -> pd.DataFra
         seeds[data.configuration, place] = data.values[target]
         for name in COEFFICIENTS:
             found = noise_ceiling(seeds, coefficient=name, generator=settings.generator(3))
-            rows.append((target, name, found.split_half, found.spearman_brown, found.oracle_with_noise,
-                         found.n_configurations, found.warnings))  # fmt: skip
+            rows.append((target, name, *vars(found).values()))
     columns = "target coefficient split_half spearman_brown oracle_with_noise n_configurations warnings"
     return pd.DataFrame(rows, columns=columns.split())
 

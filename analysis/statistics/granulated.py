@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
+from analysis.statistics.evidence import ALL, NO_GRID, SLOW_PERMUTATIONS, Evidence, Rows
 from analysis.statistics.grid import AxisPairs, axis_pairs, levels
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import permutation_pvalue
+from analysis.statistics.resampling import MINIMUM, permutation_pvalue
+from analysis.statistics.statistic import Statistic, chance, number, of_leading
+
+AXIS = "along "  # what columns of axes begin with
 
 _BLOCK = 1 << 22  # signs held at once
 _SLACK = 1e-5  # of sums in single precision: equality is read towards the larger p
@@ -122,6 +127,13 @@ def axis_kendall(
     return out
 
 
+def mean_of(psi: Float[np.ndarray, "a m t"], axes: Sequence[AxisPairs]) -> Float[np.ndarray, "m t"]:
+    """The mean over the axes that have a pair; NaN without any."""
+    defined = [k for k, a in enumerate(axes) if len(a.first)]
+    mean: Float[np.ndarray, "m t"] = psi[defined].mean(axis=0) if defined else np.full(psi.shape[1:], math.nan)
+    return mean
+
+
 def granulated_pvalues(
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, "t n"],
@@ -177,3 +189,55 @@ def _null(sign_x: np.ndarray, y: np.ndarray, axis: AxisPairs, order: np.ndarray)
             sign_y = np.sign(moved[:, axis.first] - moved[:, axis.second]).astype(np.float32)
             out[:, k, s : s + step] = sign_x @ sign_y.T
     return out
+
+
+def table(evidence: Evidence) -> Rows:
+    """Psi ("all") and its axes, with permutation p-values."""
+    names, codes, note = evidence.grid()
+    rows: Rows = []
+    permutations = min(evidence.settings.permutations, SLOW_PERMUTATIONS)
+    for block in evidence.blocks():
+        axes = axis_pairs(names, codes[:, block.used])
+        psi = axis_kendall(block.x, block.y, axes)
+        p, overall_p = np.full(psi.shape, math.nan), np.full(block.shape, math.nan)
+        if permutations and axes and block.n >= MINIMUM:
+            generator = evidence.settings.generator(4, block.n)
+            p, overall_p = granulated_pvalues(block.x, block.y, axes, permutations=permutations, generator=generator)
+        p[:, block.still] = overall_p[block.still] = math.nan
+        counts = [(a.eligible, a.total, len(a.first)) for a in axes]
+        empty = [a.name for a, (*_, pairs) in zip(axes, counts, strict=True) if not pairs]
+        lacking = NO_GRID if len(empty) == len(axes) else f"no pair: {', '.join(empty)}" if empty else ""
+        every = [sum(v) for v in zip(*counts, strict=True)] or [0, 0, 0]
+        rows += block.rows(ALL, mean_of(psi, axes), overall_p, *every, remarks=(lacking, note))
+        for k, axis in enumerate(axes):
+            rows += block.rows(axis.name, psi[k], p[k], *counts[k], remarks=["no pair" * (not len(axis.first))])
+    return rows
+
+
+def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
+    """A row a measure, with its axes beside."""
+    rows = of_leading(rows, leading)
+    every = rows[rows["axis"] == ALL].reset_index(drop=True)
+    for axis in rows["axis"].unique():
+        own = rows[rows["axis"] == axis].drop_duplicates("measure").set_index("measure")["psi"]
+        every[AXIS + axis] = every["measure"].map(own)
+    return every
+
+
+STATISTIC = Statistic(
+    name="granulated",
+    columns="measure target axis psi p eligible_cells total_cells pairs warnings",
+    table=table,
+    title="Models that differ in one hyper-parameter",
+    note=(
+        "Does a measure order models that differ in one hyper-parameter alone? Mean of τ over such groups for "
+        "`{target}`: along each hyper-parameter, and Ψ, the mean over hyper-parameters (Jiang et al. 2020). A high "
+        "τ_b with a Ψ near 0 speaks about the hyper-parameters, not about the models. p: permutations."
+    ),
+    shown={"Ψ": number("psi"), "p": chance("p")},
+    chosen=_shown,
+    reads="axis",
+    spread=lambda rows: {
+        name.removeprefix(AXIS): number(name) for name in rows.columns if name.startswith(AXIS) and name != AXIS + ALL
+    },
+)

@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.statistics.grid import joint, levels
+from analysis.statistics.evidence import Evidence, Rows
+from analysis.statistics.granulated import axis_kendall, mean_of
+from analysis.statistics.grid import axis_pairs, joint, levels
 from analysis.statistics.kendall import dense_ranks
 from analysis.statistics.randomness import source_of
+from analysis.statistics.statistic import Cell, Statistic, number, words
 
 TIES = ("drop", "minus", "three-valued")
 CELLS = ("counts", "uniform")
+SHUFFLES = 10  # for the baseline
 
 _BLOCK = 1 << 22  # comparisons of one block
 _TABLES = 1 << 20  # numbers in the tables gathered before their information is taken
@@ -303,3 +307,72 @@ def _entropy(counts: Float[np.ndarray, "c v m t"], total: Float[np.ndarray, "c m
     p = counts / np.maximum(total, 1.0)[:, None]
     h: Float[np.ndarray, "c m t"] = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
     return h
+
+
+def table(evidence: Evidence) -> Rows:
+    """K with the set that attains it, its baseline, and the sign of Psi, as K has none."""
+    names, codes, note = evidence.grid()
+    rows: Rows = []
+    chosen = list(subsets(len(names)))
+    rule = Rule()
+    for block in evidence.blocks():
+        n, shape, some = block.n, block.shape, codes[:, block.used]
+        best, fewest = np.full(shape, np.inf), np.zeros(shape)
+        at, plain = np.full(shape, -1), np.full(shape, math.nan)
+        for k, subset in enumerate(chosen if n > 1 else []):
+            information, entropy, pairs = conditional_ratio(block.x, block.y, joint(some[list(subset)]), rule=rule)
+            ratio = ratio_of(information, entropy)
+            better = ratio < best  # NaN is not
+            best, at, fewest = (np.where(better, new, old) for new, old in ((ratio, best), (k, at), (pairs, fewest)))
+            if not subset:
+                plain = ratio
+        base, error = np.full(shape, math.nan), np.full(shape, math.nan)
+        for k in np.unique(at[at >= 0]) if evidence.settings.permutations and n > 1 else []:
+            code = joint(some[list(chosen[k])])
+            for i in np.flatnonzero((at == k).any(axis=1)).tolist():
+                here = np.flatnonzero(at[i] == k).tolist()
+                generator = evidence.settings.generator(5, n, int(k))
+                moved = shuffled(block.x[i], code, count=SHUFFLES, generator=generator)
+                null = ratio_of(*conditional_ratio(moved, block.y[here], code, rule=rule)[:2])
+                for c, j in enumerate(here):
+                    base[i, j], error[i, j] = mean_and_error(null[:, c])
+        axes = axis_pairs(names, some) if names else []
+        sign = np.sign(mean_of(axis_kendall(block.x, block.y, axes), axes))
+        found = at >= 0
+        value = np.where(found, best, math.nan)
+        sets = ["+".join(names[a] for a in subset) or "none" for subset in chosen]
+        subset_names = np.array([*sets, ""], dtype=object)[at]
+        rows += block.rows(
+            value, subset_names, sign, plain, base, error, value - base, fewest.astype(int), len(chosen),
+            remarks=(
+                np.where(found & (fewest < FEW_PAIRS), np.vectorize(few, otypes=[object])(fewest.astype(int)), ""),
+                np.where(found & (base >= value), "no more than chance gives", ""),
+                "" if names else "no hyper-parameter varies: nothing to condition on",
+                note,
+            ),
+        )  # fmt: skip
+    return rows
+
+
+STATISTIC = Statistic(
+    name="information",
+    columns=(
+        "measure target k subset sign_of_psi unconditional baseline baseline_stderr excess fewest_pairs subsets "
+        "warnings"
+    ),
+    table=table,
+    title="Information beyond hyper-parameters",
+    note=(
+        "K: information that the order by the measure holds about the order by `{target}`, given up to two "
+        "hyper-parameters, the pair under which it is least; 0 is none, 1 all (Jiang et al. 2020). By chance: the same "
+        "with the measure shuffled inside the conditions."
+    ),
+    shown={
+        "K": number("k"),
+        "Given": words("subset"),
+        "Sign of Ψ": Cell(("sign_of_psi",), lambda s: {1: "+", -1: "−", 0: "0"}.get(s, "–")),
+        "By chance": number("baseline"),
+        "Above chance": number("excess"),
+    },
+    words=("Given",),
+)

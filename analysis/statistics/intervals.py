@@ -20,7 +20,7 @@ INTERVALS = ("stabilised", "bca", "percentile")
 PERFECT = "perfect order: the interval has no width"
 
 _BLOCK = 1 << 22  # single-precision numbers of one block of signs
-_RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "kendall": weighted_kendall,
     "spearman": weighted_spearman,
     "pearson": weighted_pearson,
@@ -49,7 +49,7 @@ def leave_one_out(
     """
     n = x.shape[1]
     if coefficient != "kendall":
-        return _RESAMPLED[coefficient](x, y, np.ones((n, n), dtype=np.int64) - np.eye(n, dtype=np.int64))
+        return RESAMPLED[coefficient](x, y, np.ones((n, n), dtype=np.int64) - np.eye(n, dtype=np.int64))
     score, untied_x, untied_y = _row_sums(x, y)
     score = score.sum(axis=2, keepdims=True) / 2 - score
     untied_x = untied_x.sum(axis=1, keepdims=True) / 2 - untied_x

@@ -1,7 +1,6 @@
 """The mixed model: target on measure, with a random intercept for each configuration or method."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,6 @@ from jaxtyping import Float
 from scipy.special import ndtri
 
 from analysis.statistics.slopes import labels, scaled
-
-SOLVERS = ("profile", "statsmodels")
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,6 @@ def random_intercept(
     groups: Sequence[Any],
     *,
     reml: bool = True,
-    solver: str = "profile",
 ) -> RandomIntercept:
     """Fit a linear model with a random intercept a group.
 
@@ -61,19 +57,16 @@ def random_intercept(
         y: The target.
         groups: The group of each unit: its configuration, where units are runs; its method, where configurations.
         reml: Restricted likelihood; False is maximum likelihood.
-        solver: "profile" maximises over the one variance ratio, all else in closed form, and gives the standard error
-            of generalised least squares; "statsmodels" fits its MixedLM (statsmodels must be installed), whose error is
-            that of the observed information, and puts its warnings into the result.
+
+    Returns:
+        The maximum over the one variance ratio, all else in closed form; the error is of generalised least squares.
 
     Raises:
-        ValueError: If lengths differ or the solver is unknown.
-        ModuleNotFoundError: If statsmodels is asked for and not installed.
+        ValueError: If lengths differ.
 
     Source:
         Laird and Ware (1982), Biometrics 38(4).
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"`solver` must be one of {SOLVERS}, got {solver!r}.")
     if not (x.ndim == 1 and x.shape == y.shape and len(groups) == len(x)):
         raise ValueError(f"`x`, `y` and `groups` must hold one value a unit, got {x.shape}, {y.shape}, {len(groups)}.")
     used = np.isfinite(x) & np.isfinite(y)
@@ -93,8 +86,7 @@ def random_intercept(
     (x, power_x), (y, power_y) = scaled(x), scaled(y)
     scale_x, scale_y = float(np.abs(x - x.mean()).max()), float(np.abs(y - y.mean()).max())
     unit_x, unit_y = (x - x.mean()) / scale_x, (y - y.mean()) / scale_y
-    fit = _profile if solver == "profile" else _statsmodels
-    slope, se, group, rest, converged, said = fit(unit_x, unit_y, label, reml)
+    slope, se, group, rest, converged, said = _profile(unit_x, unit_y, label, reml)
     icc = group / (group + rest) if group + rest > 0 else math.nan
     with np.errstate(over="ignore", under="ignore"):
         slope, se = (float(np.ldexp(v * scale_y / scale_x, power_y - power_x)) for v in (slope, se))
@@ -110,10 +102,9 @@ def random_intercept(
     )
 
 
-Fit = tuple[float, float, float, float, bool, list[str]]
-
-
-def _profile(x: np.ndarray, y: np.ndarray, label: np.ndarray, reml: bool) -> Fit:
+def _profile(
+    x: np.ndarray, y: np.ndarray, label: np.ndarray, reml: bool
+) -> tuple[float, float, float, float, bool, list[str]]:
     """Maximise the profiled likelihood over s = λ/(1+λ), λ = σ_u²/σ_e²; (I + λ11')⁻¹ = I - λ/(1+mλ) 11' a group.
 
     The other parameters have a closed form, so many s are tried at once: a coarse look, as there may be two maxima, one
@@ -153,20 +144,6 @@ def _profile(x: np.ndarray, y: np.ndarray, label: np.ndarray, reml: bool) -> Fit
     if bound:
         said.append("nearly no variance within groups: the fit is at its bound")
     return slope, math.sqrt(spread * variance), spread * (1 - rest) / rest, spread, not bound, said
-
-
-def _statsmodels(x: np.ndarray, y: np.ndarray, label: np.ndarray, reml: bool) -> Fit:
-    from statsmodels.regression.mixed_linear_model import MixedLM
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            fit = MixedLM(y, np.column_stack([np.ones(len(x)), x]), groups=label).fit(reml=reml)
-            slope, se = float(fit.fe_params[1]), float(fit.bse_fe[1])
-            group, rest, converged = float(fit.cov_re[0, 0]), float(fit.scale), bool(fit.converged)
-        except (np.linalg.LinAlgError, ValueError) as error:
-            return math.nan, math.nan, math.nan, math.nan, False, [f"statsmodels: {error}"]
-    return slope, se, group, rest, converged, list(dict.fromkeys(" ".join(str(w.message).split()) for w in caught))
 
 
 def intraclass_correlation(y: Float[np.ndarray, " n"], groups: Sequence[Any]) -> float:

@@ -1,14 +1,18 @@
 """Partial correlation: what is left of the correlation of measure and target when a third thing is held fixed."""
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy.special import ndtr
 from scipy.stats import t as student
 
 from analysis.statistics.ceiling import COEFFICIENTS
+from analysis.statistics.evidence import Evidence, Rows, constant
 from analysis.statistics.intervals import (
     PERFECT,
     freedom_of,
@@ -18,9 +22,14 @@ from analysis.statistics.intervals import (
 )
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import check_resampling, mid_ranks, weighted_pearson
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks, weighted_pearson
+from analysis.statistics.statistic import INTERVAL, Statistic, chance, number, of_leading, whole, words
+from analysis.statistics.units import nearest, variants
 
-MINIMUM = 5
+HYPER_CONTROLS = ("lr", "batch_size", "weight_decay", "model_options", "width", "epochs")
+MEASURE_CONTROLS = ("train_loss",)  # what training reached
+MATCHED = ("dCE", "base_information")  # of the same perturbation as the measure of forgetting
+FORGETTING = ("F_", "selectivity", "dH", "KL", "cw", "wc", "M_gap")
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def partial_correlation(
     value = float(_from_matrix(_matrix(stack, coefficient)))
     if math.isnan(value):
         return Partial(value, math.nan, math.nan, math.nan, n, "the controls determine the measure or the target")
-    notes = ["fewer than 5 configurations: no claim"] if n < MINIMUM else []
+    notes = [NO_CLAIM] if n < MINIMUM else []
     low = high = p = math.nan
     if n >= MINIMUM:
         left_out = _from_matrix(np.moveaxis(leave_one_out(coefficient, stack, stack), 2, 0))
@@ -195,3 +204,89 @@ def _null(stack: np.ndarray, coefficient: str, permutations: int, generator: np.
     r[:, 0, 1:] = r[:, 1:, 0] = with_x
     r[:, 0, 0] = 1.0
     return _from_matrix(r)
+
+
+def table(evidence: Evidence) -> Rows:
+    """tau_b of measure and target with one control held fixed, p from the jackknife."""
+    data, settings = evidence.data, evidence.settings
+    rows: Rows = []
+    for control, measures, hyper in _controls(evidence):
+        finite = np.isfinite(data.values[control].to_numpy()) if hyper is None else np.True_
+        for block in evidence.blocks(measures, [t for t in evidence.targets if t != control]):
+            runs = block.runs & finite
+            z = data.average([control], runs)[0] if hyper is None else hyper.to_numpy(dtype=np.float64)
+            block = evidence.block(block.measures, block.targets, runs, np.isfinite(z))
+            z, n = z[block.used], block.n
+            still = n > 0 and constant(z)
+            value, low, high, p = (np.full(block.shape, math.nan) for _ in range(4))
+            if n > 3 and not still:
+                value, low, high, p = partial_table(block.x, block.y, z, coefficient="kendall", level=settings.level)
+            claim = n >= MINIMUM and settings.draws > 0
+            ordered = np.isnan(value) & ~block.still & (n >= MINIMUM and not still)
+            remarks = (
+                "constant control" * still,
+                "too few configurations for a control" * (0 < n <= 3),
+                np.where(ordered, "the control orders the measure or the target by itself", ""),
+                np.where((np.abs(value) > 1 - 1e-12) & claim, PERFECT, ""),
+            )
+            ends = (low, high, p) if claim else (math.nan,) * 3
+            rows += block.rows(control, "kendall", value, *ends, n, remarks=remarks)
+    return rows
+
+
+def _controls(evidence: Evidence) -> Iterator[tuple[str, list[str], pd.Series | None]]:
+    """Each control with the measures that it is held fixed for, and its values if it is a hyper-parameter."""
+    data, measures = evidence.data, evidence.measures
+    hyper = {c.removeprefix("hp."): pd.to_numeric(data.hyper[c], errors="coerce") for c in data.hyper.columns}
+    matched: dict[str, list[str]] = {}
+    if evidence.controls is None:
+        fixed = [m for m in MEASURE_CONTROLS for m in variants("controls", [m], data, strict=False)]
+        varied = [h for h in HYPER_CONTROLS if h in hyper and hyper[h].nunique() > 1]
+        for kind, measure in product(MATCHED, measures):
+            name = data.measure[measure]
+            control = kind + measure[len(name) :]
+            if name.startswith(FORGETTING) and control in data.values.columns and control != measure:
+                matched.setdefault(control, []).append(measure)
+    else:
+        fixed, varied = [], []
+        for name in evidence.controls:
+            bare = name.removeprefix("hp.")
+            meant = variants("controls", [name], data, strict=False) or [name] * (name in data.values.columns)
+            if not (bare in hyper or meant):
+                raise ValueError(
+                    f"`controls` names {name!r}, which is not in the table{nearest(name, [*hyper, *data.values])}"
+                )
+            fixed += meant
+            varied += [] if meant else [bare]
+    yield from ((control, [m for m in measures if m != control], None) for control in fixed)
+    yield from ((control, some, None) for control, some in matched.items())
+    yield from ((name, measures, hyper[name]) for name in varied)
+
+
+def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
+    """At most four controls of a measure."""
+    rows = of_leading(rows, leading)
+    known = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    return known.groupby("measure", sort=False).head(4).head(3 * len(leading))
+
+
+STATISTIC = Statistic(
+    name="partial",
+    columns="measure target control coefficient value low high p n_configurations warnings",
+    table=table,
+    title="With one thing held fixed",
+    note=(
+        "Kendall's partial τ with `{target}`, one control held fixed; at most four controls a measure. Intervals and "
+        "p from the jackknife. It is no correlation of residuals: it may differ from 0 where nothing but the control "
+        "links the two."
+    ),
+    shown={
+        "Held fixed": words("control"),
+        "Partial τ": number("value"),
+        **INTERVAL,
+        "p": chance("p"),
+        "n": whole("n_configurations"),
+    },
+    words=("Held fixed",),
+    chosen=_shown,
+)

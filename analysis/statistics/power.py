@@ -7,13 +7,14 @@ of one configuration count by their design effect.
 
 import math
 
-import numpy as np
-from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 from analysis.statistics.ceiling import COEFFICIENTS
-from analysis.statistics.randomness import source_of
+from analysis.statistics.evidence import Evidence, Rows, joined
+from analysis.statistics.mixed import intraclass_correlation
+from analysis.statistics.statistic import Statistic, number, whole
 
+PLAN = "at the observed value, which is itself uncertain: plan with the end of the interval nearer to 0"
 VARIANCE = {"pearson": (1.0, 3), "spearman": (1.06, 3), "kendall": (0.437, 4)}
 
 
@@ -78,43 +79,6 @@ def smallest_effect(n: float, *, coefficient: str = "kendall", power: float = 0.
     return math.tanh(float(ndtri(1 - alpha / 2) + ndtri(power)) * math.sqrt(c / (n - d)))
 
 
-def simulated_power(
-    effect: float, n: int, *, alpha: float = 0.05, draws: int = 2000, generator: np.random.Generator | None = None
-) -> tuple[float, float]:
-    """Power of Kendall's test for bivariate normal data with this tau, by simulation, and its standard error.
-
-    The test is the normal limit of the permutation distribution without ties, var tau = 2(2n+5)/(9n(n-1)).
-
-    Args:
-        effect: The true tau, inside (-1, 1).
-        n: Models, at least 4.
-        alpha: Level of the test.
-        draws: Simulated studies.
-        generator: Source of all randomness; None means a fresh one from seed 0.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    _check(effect, "kendall", alpha)
-    if n < 4 or draws < 1:
-        raise ValueError(f"`n` must be at least 4 and `draws` at least 1, got {n!r} and {draws!r}.")
-    tau = simulated_tau(effect, n, draws=draws, generator=source_of(generator))
-    critical = float(ndtri(1 - alpha / 2)) * math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
-    found = float((np.abs(tau) > critical).mean())
-    return found, math.sqrt(found * (1 - found) / draws)
-
-
-def simulated_tau(effect: float, n: int, *, draws: int, generator: np.random.Generator) -> Float[np.ndarray, " d"]:
-    """Values of tau in samples of n from a bivariate normal distribution with tau `effect`: r = sin(π tau/2)."""
-    r = math.sin(math.pi * effect / 2)
-    x = generator.standard_normal((draws, n))
-    y = r * x + math.sqrt(1 - r * r) * generator.standard_normal((draws, n))
-    tau = np.zeros(draws)
-    for lag in range(1, n):
-        tau += (np.sign(x[:, lag:] - x[:, :-lag]) * np.sign(y[:, lag:] - y[:, :-lag])).sum(axis=1)
-    return tau / (n * (n - 1) / 2)
-
-
 def design_effect(icc: float, seeds: float) -> float:
     """1 + (seeds - 1) ICC: how many runs are worth one independent one, when runs of a configuration are alike.
 
@@ -141,3 +105,43 @@ def _check(effect: float, coefficient: str, alpha: float) -> tuple[float, int]:
     if not 0 < alpha < 1:
         raise ValueError(f"`alpha` must lie inside (0, 1), for example 0.05, got {alpha!r}.")
     return VARIANCE[coefficient]
+
+
+def table(evidence: Evidence) -> Rows:
+    """For each tau_b: what these configurations can show, and how many the observed value would need."""
+    data, rows = evidence.data, []
+    kendall = evidence.correlations[evidence.correlations["coefficient"] == "kendall"]
+    groups = data.configuration.tolist()
+    icc = {t: intraclass_correlation(data.values[t].to_numpy(), groups) for t in kendall["target"].unique()}
+    columns = ("measure", "target", "value", "n_configurations", "n_runs", "warnings")
+    for measure, target, value, n, runs, warned in zip(*(kendall[c].tolist() for c in columns), strict=True):
+        known = math.isfinite(value) and 1e-6 < abs(value) < 1 - 1e-9
+        needed = required_models(value) if known else math.nan
+        shown = power(value, n) if math.isfinite(value) and abs(value) < 1 - 1e-9 else math.nan
+        effect = design_effect(icc[target], runs / n) if n and math.isfinite(icc[target]) else math.nan
+        rows.append((measure, target, value, n, smallest_effect(n), shown, needed, icc[target], effect,
+                     needed * effect, joined(str(warned), PLAN if known else "")))  # fmt: skip
+    return rows
+
+
+STATISTIC = Statistic(
+    name="power",
+    columns=(
+        "measure target value n_configurations smallest_effect power required_configurations icc design_effect "
+        "required_runs warnings"
+    ),
+    table=table,
+    title="How many models a claim needs",
+    note=(
+        "For `{target}`: the smallest |τ_b| that so many configurations show with power 0.8 in a two-sided test at "
+        "0.05; the power at the τ_b observed, and the configurations it would need, both as uncertain as that τ_b."
+    ),
+    shown={
+        "τ_b": number("value"),
+        "n": whole("n_configurations"),
+        "Smallest shown": number("smallest_effect"),
+        "Power": number("power"),
+        "n needed": whole("required_configurations"),
+        "Design effect": number("design_effect"),
+    },
+)

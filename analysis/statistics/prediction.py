@@ -7,20 +7,24 @@ beside ridge regression on hyper-parameters alone. Means, scales and penalties a
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import pandas as pd
+from jaxtyping import Bool, Float, Int
 
+from analysis.statistics.evidence import Evidence, Rows, constant, joined
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import bootstrap_counts, check_resampling, percentile_interval
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, check_resampling, percentile_interval
 from analysis.statistics.slopes import scaled
+from analysis.statistics.statistic import INTERVAL, Statistic, number, whole, words
+from analysis.statistics.units import MAXIMUM_LEVELS
 
 MODELS = ("ridge", "neighbours")
 PENALTIES = tuple(float(v) for v in np.logspace(-2, 4, 13))
 NEIGHBOURS = (1, 3, 5, 9, 15)
-MINIMUM = 5
 FAR = 10.0  # standard deviations of the training groups; a model further out counts as this far
 
 Fitted = Callable[[Float[np.ndarray, "n f"]], Float[np.ndarray, "n k"]]
@@ -111,7 +115,7 @@ def leave_one_group_out(
     notes = [f"{lost} configurations that are not finite left out"] if lost else []
     reason = ""
     if n < MINIMUM or g < 2:
-        reason = f"fewer than {MINIMUM} configurations: no claim" if n < MINIMUM else "one method: none to leave out"
+        reason = NO_CLAIM if n < MINIMUM else "one method: none to leave out"
     elif not x.shape[1]:
         reason = "no feature"
     elif (t == t[0]).all():
@@ -212,3 +216,87 @@ def _neighbours(x: np.ndarray, y: np.ndarray, choices: Sequence[float]) -> Fitte
         return np.stack([total[:, k - 1] / k for k in counts], axis=1)
 
     return predict
+
+
+def table(evidence: Evidence) -> Rows:
+    """The target of methods left out, predicted from measures, from hyper-parameters alone, and from both."""
+    data, rows = evidence.data, []
+    for target in evidence.targets:
+        runs = data.values[target].notna().to_numpy()
+        y = data.average([target], runs)[0]
+        x = np.full((len(evidence.measures), len(y)), np.nan)
+        for k, name in enumerate(evidence.measures):  # runs without one measure still have the others
+            x[k] = data.average([name], runs & data.values[name].notna().to_numpy())[0]
+        features, notes = _measure_features(x[:, np.isfinite(y)], np.isfinite(y))
+        hyper = _hyper_features(data.hyper)
+        sets = {"measures": (features, notes), "hyper-parameters": (hyper, ""),
+                "both": (np.concatenate([features, hyper], axis=1), notes)}  # fmt: skip
+        for (name, (columns, note)), model in product(sets.items(), MODELS):
+            found = leave_one_group_out(
+                columns, y, data.methods, model=model, draws=evidence.settings.draws, level=evidence.settings.level,
+                generator=evidence.settings.generator(8),
+            )  # fmt: skip
+            rows.append((
+                target, name, model, columns.shape[1], found.r2, found.r2_low, found.r2_high, found.tau, found.mae,
+                found.mae_baseline, found.n, found.groups, joined(found.warnings, note),
+            ))  # fmt: skip
+    return rows
+
+
+def _measure_features(
+    x: Float[np.ndarray, "m n"], used: Bool[np.ndarray, " c"]
+) -> tuple[Float[np.ndarray, "c f"], str]:
+    """Measures known for nearly all configurations; positive ones that span a factor of ten on a log scale."""
+    share = np.isfinite(x).mean(axis=1) if x.shape[1] else np.zeros(len(x))
+    kept = x[share >= 0.9]
+    low, high = (np.nan_to_num(f(kept, axis=1)) if kept.size else np.zeros(len(kept)) for f in (np.nanmin, np.nanmax))
+    wide = (low > 0) & (high > 10 * low)
+    kept[wide] = np.log(kept[wide])
+    out = np.full((len(used), len(kept)), np.nan)
+    out[used] = kept.T
+    lost = len(x) - len(kept)
+    return out, joined(
+        f"{lost} measures missing in more than a tenth are left out" if lost else "",
+        f"{int(wide.sum())} measures on a log scale" if wide.any() else "",
+    )
+
+
+def _hyper_features(hyper: pd.DataFrame) -> Float[np.ndarray, "c f"]:
+    """Hyper-parameters that vary: numbers as they are, missing ones 0 with an indicator, names as indicators."""
+    found: list[np.ndarray] = []
+    for name in hyper.columns:
+        number_of = pd.to_numeric(hyper[name], errors="coerce").to_numpy(dtype=np.float64)
+        missing, known = hyper[name].isna().to_numpy(), np.isfinite(number_of)
+        if known.any() and (known | missing).all():
+            found += [np.where(known, number_of, 0.0), missing.astype(np.float64)]
+        else:
+            codes, labels = pd.factorize(hyper[name].map(str))
+            found += [(codes == k).astype(np.float64) for k in range(min(len(labels), MAXIMUM_LEVELS))]
+    kept = [f for f in found if not constant(f)]
+    return np.stack(kept, axis=1) if kept else np.zeros((len(hyper), 0))
+
+
+STATISTIC = Statistic(
+    name="prediction",
+    columns="target features model number r2 low high tau mae mae_of_mean n_configurations methods warnings",
+    table=table,
+    title="Predicting methods left out",
+    note=(
+        "`{target}` of each method in turn, predicted by models fitted on the other methods: from measures, "
+        "from hyper-parameters alone, and from both. R² is against the mean of the training methods and may be far "
+        "below 0. Mean error: mean absolute error, beside that of the mean."
+    ),
+    shown={
+        "From": words("features"),
+        "Features": whole("number"),
+        "Model": words("model"),
+        "R²": number("r2"),
+        **INTERVAL,
+        "τ within": number("tau"),
+        "Mean error": number("mae", 4),
+        "of the mean": number("mae_of_mean", 4),
+        "Methods": whole("methods"),
+    },
+    words=("From", "Model"),
+    chosen=lambda rows, _: rows,
+)

@@ -8,33 +8,16 @@ runs of one configuration are alike, and resampling them one by one gives interv
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
-from analysis.statistics.randomness import source_of
+MINIMUM = 5  # configurations below which nothing is claimed
+NO_CLAIM = f"fewer than {MINIMUM} configurations: no claim"
 
 # Numbers in one (units, resamples) array of a blocked loop; 2^17 double-precision numbers are 1 MiB, a near cache.
 BLOCK = 1 << 17
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A statistic with its bootstrap percentile interval.
-
-    Attributes:
-        value: The statistic of the data as they are.
-        low: Lower end; NaN where fewer than half of the resamples have a value.
-        high: Upper end, likewise.
-        draws: Resamples that gave a finite statistic.
-    """
-
-    value: float
-    low: float
-    high: float
-    draws: int
 
 
 def bootstrap_counts(n: int, *, draws: int, generator: np.random.Generator) -> Int[np.ndarray, "draws n"]:
@@ -48,46 +31,6 @@ def significant(x: Float[np.ndarray, "*shape"], *, digits: int = 12) -> Float[np
     fraction, exponent = np.frexp(x)
     rounded: Float[np.ndarray, "*shape"] = np.ldexp(np.round(fraction, digits), exponent)
     return rounded
-
-
-def cluster_bootstrap(
-    statistic: Callable[[Int[np.ndarray, " k"]], float],
-    clusters: Shaped[np.ndarray, " n"],
-    *,
-    draws: int = 2000,
-    level: float = 0.95,
-    generator: np.random.Generator | None = None,
-) -> Interval:
-    """Percentile interval of any statistic, resampling whole clusters of rows.
-
-    Args:
-        statistic: Function of row indices (with repeats) to a number; NaN where it is undefined.
-        clusters: Label of each of the n rows, for example its configuration.
-        draws: Resamples, at least 1.
-        level: Coverage aimed at, inside (0, 1).
-        generator: Source of all randomness; None means a fresh one from seed 0.
-
-    Returns:
-        The statistic of all rows, and its interval.
-
-    Raises:
-        ValueError: If `draws` or `level` is out of range or there are no rows.
-
-    Source:
-        Efron (1979), Ann. Statist. 7(1); clusters: Davison and Hinkley (1997), section 3.8.
-    """
-    check_resampling(draws=draws, level=level)
-    if draws < 1 or len(clusters) == 0:
-        raise ValueError(f"`draws` and the number of rows must be at least 1, got {draws} and {len(clusters)}.")
-    generator = source_of(generator)
-    _, label = np.unique(clusters, return_inverse=True)
-    members = [np.flatnonzero(label == c) for c in range(label.max() + 1)]
-    picks = generator.integers(len(members), size=(draws, len(members)))
-    values = np.array([statistic(np.concatenate([members[c] for c in pick])) for pick in picks], dtype=np.float64)
-    low, high = percentile_interval(values, level=level)
-    return Interval(
-        float(statistic(np.arange(len(clusters)))), float(low), float(high), int(np.count_nonzero(np.isfinite(values)))
-    )
 
 
 def percentile_interval(
@@ -152,32 +95,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     Source:
         Benjamini and Hochberg (1995), J. R. Stat. Soc. B 57(1).
     """
-    return _adjust(p, _step_up)
-
-
-def yekutieli_factor(k: int) -> float:
-    """Σ_{i ≤ k} 1/i: Benjamini-Hochberg p-values times this hold whatever the dependence of the k tests.
-
-    Raises:
-        ValueError: If k is below 1.
-
-    Source:
-        Benjamini and Yekutieli (2001), Ann. Statist. 29(4).
-    """
-    if k < 1:
-        raise ValueError(f"`k` must be a number of tests >= 1, got {k!r}.")
-    return float((1.0 / np.arange(1, k + 1)).sum())
-
-
-def benjamini_yekutieli(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """Benjamini and Yekutieli's adjusted p-values: the false discovery rate under any dependence. NaN stays NaN."""
-    tests = max(int(np.isfinite(np.asarray(p, dtype=np.float64)).sum()), 1)
-    adjusted: Float[np.ndarray, " k"] = np.minimum(yekutieli_factor(tests) * _adjust(p, _step_up), 1.0)
-    return adjusted
-
-
-def _step_up(q: np.ndarray) -> np.ndarray:
-    return np.minimum.accumulate((q * len(q) / np.arange(1, len(q) + 1))[::-1])[::-1]
+    return _adjust(p, lambda q: np.minimum.accumulate((q * len(q) / np.arange(1, len(q) + 1))[::-1])[::-1])
 
 
 def _adjust(p: Float[np.ndarray, " k"], rule: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, " k"]:

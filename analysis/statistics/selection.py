@@ -4,15 +4,22 @@ The largest of many |tau| is too large by the choice itself. Here the half that 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
+from analysis.statistics.evidence import Evidence, Rows
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.randomness import source_of
+from analysis.statistics.statistic import SHOWN, Cell, Statistic, number, whole, words
+from analysis.style import fixed
 
 MINIMUM = 10  # configurations, so that a half has five
+SPLITS = 100  # of the table
 
 
 @dataclass(frozen=True)
@@ -102,3 +109,53 @@ def split_selection(
     return Selection(
         chosen, float(whole[chosen]), float(told.mean()), float(low), float(high), shares, n, "; ".join(notes)
     )
+
+
+def table(evidence: Evidence) -> Rows:
+    """For each measure with several variants, the best of them on configurations that did not choose it."""
+    data = evidence.data
+    families: dict[str, list[str]] = {}
+    for name in evidence.measures:
+        families.setdefault(data.measure[name], []).append(name)
+    rows: Rows = []
+    for (family, names), target in product(families.items(), evidence.targets):
+        used = [m for m in names if m != target and data.values[m].notna().any()]
+        if len(used) < 2:
+            continue
+        runs = data.values[[*used, target]].notna().all(axis=1).to_numpy()
+        *x, y = data.average([*used, target], runs)
+        generator = evidence.settings.generator(7, len(y))
+        found = split_selection(np.stack(x), y, splits=SPLITS, generator=generator)
+        best, share = "", math.nan
+        if found.chosen >= 0:
+            best, share = used[found.chosen], float(found.shares[found.chosen])
+        rows.append((family, target, len(used), best, found.naive, found.held_out, found.low, found.high, share,
+                     found.n, found.warnings))  # fmt: skip
+    return rows
+
+
+def _shown(rows: pd.DataFrame, _: Sequence[str]) -> pd.DataFrame:
+    """The measures whose best variant holds best, whether they lead or not."""
+    rows = rows[np.isfinite(rows["held_out"].to_numpy(dtype=float))]
+    return rows.reindex(rows["held_out"].abs().sort_values(ascending=False, kind="stable").index).head(SHOWN)
+
+
+STATISTIC = Statistic(
+    name="selection",
+    columns="measure target variants best naive held_out split_low split_high chosen_share n_configurations warnings",
+    table=table,
+    title="Choosing among variants",
+    note=(
+        "The best of a measure's variants for `{target}`, chosen on one half of the configurations and judged on the "
+        "other, over random halves. The drop from the first to the second τ_b is what choosing flatters."
+    ),
+    shown={
+        "Variants": whole("variants"),
+        "Best": words("best"),
+        "τ_b where chosen": number("naive"),
+        "τ_b elsewhere": number("held_out"),
+        "Chosen in": Cell(("chosen_share",), lambda share: f"{fixed(100 * share, 0)} %"),
+    },
+    words=("Best",),
+    chosen=_shown,
+)

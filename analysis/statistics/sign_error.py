@@ -7,12 +7,16 @@ is good on average may fail in every environment of one kind; the maximum shows 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
+from analysis.statistics.evidence import ALL, NO_GRID, Evidence, Rows, joined
 from analysis.statistics.grid import axis_pairs, joint, levels
+from analysis.statistics.statistic import Statistic, number, of_leading, whole
 
 ESS = 12.0  # environments with a smaller effective number of seed pairs are left out of the weighted error
 _BLOCK = 1 << 22
@@ -188,3 +192,61 @@ def robust_sign_error(
     axis = np.array(places.axis, dtype=object)
     found = {name: summary(error[axis == name], size[axis == name], minimum_ess=least) for name in names}
     return {**found, "all": summary(error, size, minimum_ess=least)}
+
+
+def table(evidence: Evidence) -> Rows:
+    """Sign errors for each axis and over all, pairs of seeds all alike ("equal") or by their certainty ("weighted")."""
+    data, targets = evidence.data, evidence.targets
+    names, codes, note = evidence.grid()
+    rows: Rows = []
+    places = environments(names, codes[:, data.configuration])
+    axis = np.array(places.axis, dtype=object)
+    y = data.values[targets].to_numpy().T
+    # Hoeffding's bound is for rates in [0, 1], so only errors are weighted.
+    sizes = [data.draws[t] if "error" in data.measure[t] and data.draws[t] > 1 else None for t in targets]
+    rules = {
+        "equal": (1.0, "no pair of runs in which both are finite"),
+        "weighted": (ESS, f"no environment has {ESS:g} effective pairs of seeds: at least 4 seeds are needed"),
+    }
+    for s in range(0, len(evidence.measures), 16):
+        some = evidence.measures[s : s + 16]
+        x = data.values[some].to_numpy().T
+        for weighting, (least, none_kept) in rules.items():
+            use = [None] * len(targets) if weighting == "equal" else sizes
+            error, ess = environment_errors(x, y, places, test_size=use)
+            for (i, measure), (j, target) in product(enumerate(some), enumerate(targets)):
+                if measure == target or (weighting == "weighted" and sizes[j] is None):
+                    continue
+                for name in (ALL, *names):
+                    here = slice(None) if name == ALL else axis == name
+                    found = summary(error[i, j, here], ess[i, j, here], minimum_ess=least)
+                    no_pair = NO_GRID if name == ALL else "no pair"
+                    remark = no_pair if not found.environments else none_kept if not found.kept else ""
+                    rows.append((measure, target, name, weighting, *vars(found).values(), joined(remark, note)))
+    return rows
+
+
+def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
+    return of_leading(rows[(rows["axis"] == ALL) & (rows["weighting"] == "equal")], leading)
+
+
+STATISTIC = Statistic(
+    name="sign_errors",
+    columns="measure target axis weighting mean median p90 max kept environments warnings",
+    table=table,
+    title="Sign errors over environments",
+    note=(
+        "How often the measure orders two runs the wrong way round for `{target}`, over environments: pairs of "
+        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). 0.5 is a coin; `Worst` is the "
+        "robust error. Errors weighted by their certainty, and each hyper-parameter, are in the CSV file."
+    ),
+    shown={
+        "Mean": number("mean"),
+        "Median": number("median"),
+        "90 %": number("p90"),
+        "Worst": number("max"),
+        "Environments": whole("kept"),
+    },
+    chosen=_shown,
+    reads="axis weighting",
+)

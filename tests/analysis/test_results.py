@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from synthetic import configs, make, write
 
-from analysis.results import FURTHER, StudyResults
+from analysis.results import StudyResults
+from analysis.statistics.catalogue import STATISTICS
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def test_what_was_written_is_what_is_read(folder):
     assert read.study == given.study
     for name in ("correlations", "comparisons", "ceilings"):
         pd.testing.assert_frame_equal(getattr(read, name), getattr(given, name), check_dtype=False)
-    assert set(read.further) == set(FURTHER)
+    assert set(read.further) == set(STATISTICS)
     for name, table in given.further.items():
         pd.testing.assert_frame_equal(read.further[name], table, check_dtype=False)
     pd.testing.assert_frame_equal(
@@ -168,7 +169,7 @@ def test_facts_are_those_of_the_study():
 
 
 def test_further_statistics_may_be_absent(folder):
-    for name in FURTHER:
+    for name in STATISTICS:
         if name != "power":
             (folder / "statistics" / f"{name}.parquet").unlink()
     assert set(StudyResults.load(folder).further) == {"power"}

@@ -16,7 +16,7 @@ from analysis.measures.plan import plan
 from analysis.measures.subject import Subject
 from analysis.measures.taking import measure_subject
 from analysis.progress import quiet
-from analysis.statistics.evidence import TABLES
+from analysis.statistics.catalogue import STATISTICS
 from analysis.study import Study, read_study
 from trainers import Run, build_model, fit, load_dataset
 from trainers.files.writing import write_json
@@ -40,7 +40,12 @@ def values():
 def test_every_arrow_is_a_file(smoke):
     for name in ("study.json", "measures.parquet", "report/report.html", "report/report.md"):
         assert (smoke / name).is_file(), name
-    assert {p.stem for p in (smoke / "statistics").iterdir()} == {"correlations", "comparisons", "ceilings", *TABLES}
+    assert {p.stem for p in (smoke / "statistics").iterdir()} == {
+        "correlations",
+        "comparisons",
+        "ceilings",
+        *STATISTICS,
+    }
     measured = table.read(smoke / "measures.parquet")
     assert measured["run_id"].nunique() == 20
     failed = measured[measured["value"].isna() & ~measured["warnings"].str.contains("own|forgotten|class")]

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.correlations import strongest
+from analysis.figures import correlations
 from analysis.results import StudyResults
 from analysis.style import Medium
 
@@ -57,10 +57,9 @@ def leading(results: StudyResults) -> tuple[str, pd.DataFrame]:
     Raises:
         NothingToDraw: If there is no correlation.
     """
-    for target in results.targets:
-        rows = strongest(results.correlations, target=target)
-        if len(rows):
-            return target, rows
+    target, rows = correlations.leading(results)
+    if len(rows):
+        return target, rows
     raise NothingToDraw(
         "No correlation could be computed: there are too few finished configurations, or none was measured."
     )

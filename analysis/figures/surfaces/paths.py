@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,16 +17,6 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#4d4d4d")
 WIDE = 5.0  # inches
 BRACKET = {"arrowstyle": "|-|, widthA=0.18, widthB=0.18", "lw": 0.9, "shrinkA": 0, "shrinkB": 0}
 MARKERS = "osD^v"
-BARRIERS = {"B_lin": "above the straight line between the ends", "B_max": "above the higher end"}
-
-
-class BarrierValue(Protocol):
-    """A barrier, such as `landscape.paths.barrier.Barrier`."""
-
-    value: float
-    stderr: float
-    location: float
-    definition: str
 
 
 @dataclass(frozen=True, eq=False)

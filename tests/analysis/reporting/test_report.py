@@ -9,11 +9,11 @@ from synthetic import make, write
 
 from analysis.figures import FIGURES
 from analysis.reporting import pages
-from analysis.reporting.evidence import EVIDENCE
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
+from analysis.statistics.catalogue import STATISTICS
 from analysis.style import WIDTHS
 
 
@@ -232,7 +232,7 @@ def test_statistics_that_were_not_made_are_left_out_and_their_old_files_go(monke
     assert "Does it hold up" in (tmp_path / "report.md").read_text(encoding="utf-8")
     text = report(changed(small, further={}), out=tmp_path).read_text(encoding="utf-8")
     assert "Does it hold up" not in text
-    assert not [p for p in (tmp_path / "tables").iterdir() if p.stem in EVIDENCE]
+    assert not [p for p in (tmp_path / "tables").iterdir() if p.stem in STATISTICS]
 
 
 def test_the_paper_s_figures_have_its_width(page):

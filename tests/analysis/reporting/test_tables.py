@@ -8,9 +8,9 @@ from synthetic import make
 
 from analysis.figures import strongest
 from analysis.reporting import tables
-from analysis.reporting.evidence import EVIDENCE
 from analysis.reporting.table import remarks
 from analysis.results import StudyResults
+from analysis.statistics.catalogue import STATISTICS
 from analysis.style import fixed
 
 
@@ -167,7 +167,7 @@ def test_within_slopes_that_turn_are_marked(results):
     assert set(shown["Groups"]) == {"methods"}
 
 
-@pytest.mark.parametrize("name", EVIDENCE)
+@pytest.mark.parametrize("name", STATISTICS)
 def test_further_tables_that_were_not_made_are_not_shown(results, name):
     table = tables.TABLES[name](changed(results, further={}))
     assert table.optional

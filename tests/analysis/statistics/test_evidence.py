@@ -6,8 +6,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import correlate
-from analysis.statistics.evidence import TABLES
 from analysis.statistics.granulated import granulated_kendall
 from analysis.statistics.information import conditional_information
 from analysis.statistics.mixed import random_intercept
@@ -75,12 +75,12 @@ def one(frame, **where):
 
 
 def test_every_table_is_there_with_its_warnings():
-    for name in TABLES:
+    for name in STATISTICS:
         frame = getattr(FOUND, name)
         assert len(frame), name
         assert frame["warnings"].map(type).eq(str).all(), name
     none = correlate(LONG, tables=(), **FEW)
-    assert all(getattr(none, name).empty for name in TABLES)
+    assert all(getattr(none, name).empty for name in STATISTICS)
     some = correlate(LONG, tables=["power"], **FEW)
     pd.testing.assert_frame_equal(some.power, FOUND.power)
     with pytest.raises(ValueError, match="`tables` names 'powr'"):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from analysis.statistics.granulated import granulated_kendall
-from analysis.statistics.kendall import kendall_pvalues, kendall_tau
+from analysis.statistics.kendall import kendall_pvalues, weighted_kendall
 from analysis.statistics.partial import partial_correlation
 from analysis.statistics.resampling import permutation_orders
 from analysis.statistics.sign_error import sign_probability
@@ -23,7 +23,7 @@ def test_critical_tau_of_random_orders(n, critical):
     x = np.arange(float(n))
     k = round((1 + math.sqrt(1 + 2 * n * (n - 1) * (1 - critical))) / 2)  # so many reversed leave about that tau
     y = np.concatenate([x[:k][::-1], x[k:]])
-    tau = kendall_tau(x, y)
+    tau = stats.kendalltau(x, y).statistic
     assert tau == pytest.approx(critical, abs=4 / n)
     orders, _ = permutation_orders(n, count=2999, generator=np.random.default_rng(n))
     found = kendall_pvalues(x[None], y[None], orders)[0, 0]
@@ -44,8 +44,11 @@ def test_pearsons_correlations_behind_the_partial_one():
 def test_kendall_inside_the_groups_of_simpsons_example():
     x = np.array([[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 10.0]])
     y = np.array([[4, 3.5, 2.5, 2], [7, 6, 6, 4.5], [10, 9, 9, 8]])
-    assert [kendall_tau(a, b) for a, b in zip(x, y, strict=True)] == pytest.approx([-1, -0.9128709, -0.9128709])
-    assert kendall_tau(x.ravel(), y.ravel()) == pytest.approx(0.46875, abs=1e-12)
+    once = np.ones((1, 4), dtype=int)
+    inside = [weighted_kendall(a[None], b[None], once)[0, 0, 0] for a, b in zip(x, y, strict=True)]
+    assert inside == pytest.approx([-1, -0.9128709, -0.9128709])
+    pooled = weighted_kendall(x.reshape(1, -1), y.reshape(1, -1), np.ones((1, 12), dtype=int))
+    assert pooled[0, 0, 0] == pytest.approx(0.46875, abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ from analysis.statistics.power import (
     design_effect,
     power,
     required_models,
-    simulated_power,
-    simulated_tau,
     smallest_effect,
 )
 
@@ -36,18 +34,19 @@ def test_required_models(effect, place, coefficient):
 @pytest.mark.parametrize(
     ("tau", "n", "expected"), [(0.2, 90, 0.81), (0.3, 40, 0.80), (0.4, 24, 0.84), (0.5, 16, 0.81), (0.2, 50, 0.56)]
 )
-def test_simulated_power(tau, n, expected):
-    found, error = simulated_power(tau, n, draws=2000, generator=np.random.default_rng(0))
-    assert found == pytest.approx(expected, abs=4 * error + 0.025)  # two digits, from another simulation
-    assert found == pytest.approx(power(tau, n), abs=0.06)
-
-
-def test_the_simulation_has_the_tau_asked_for_and_the_level():
-    rng = np.random.default_rng(0)
-    tau = simulated_tau(0.4, 30, draws=2000, generator=rng)
-    assert tau.mean() == pytest.approx(0.4, abs=4 * tau.std() / math.sqrt(2000))
-    found, error = simulated_power(0.0, 50, draws=4000, generator=rng)
-    assert found == pytest.approx(0.05, abs=4 * error)
+def test_power_is_that_of_simulated_studies(tau, n, expected):
+    """Normal data with r = sin(pi tau/2), tested by the normal limit of the permutations without ties."""
+    rng, draws = np.random.default_rng(0), 2000
+    r = math.sin(math.pi * tau / 2)
+    x = rng.standard_normal((draws, n))
+    y = r * x + math.sqrt(1 - r * r) * rng.standard_normal((draws, n))
+    drawn = sum(
+        (np.sign(x[:, lag:] - x[:, :-lag]) * np.sign(y[:, lag:] - y[:, :-lag])).sum(axis=1) for lag in range(1, n)
+    ) / (n * (n - 1) / 2)
+    assert drawn.mean() == pytest.approx(tau, abs=4 * drawn.std() / math.sqrt(draws))
+    found = (np.abs(drawn) > 1.959964 * math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))).mean()
+    assert found == pytest.approx(expected, abs=4 * math.sqrt(0.25 / draws) + 0.025)  # two digits, another simulation
+    assert power(tau, n) == pytest.approx(found, abs=0.06)
 
 
 def test_design_effect_multiplies():
@@ -70,10 +69,9 @@ def test_design_effect_multiplies():
         (lambda: required_models(0.2, design_effect=0.5), "`design_effect` must be at least 1"),
         (lambda: power(0.2, 10, design_effect=0.5), "`design_effect` must be at least 1"),
         (lambda: smallest_effect(10, power=0), r"`power` must lie inside \(0, 1\)"),
-        (lambda: simulated_power(0.2, 3, generator=np.random.default_rng(0)), "`n` must be at least 4"),
         (lambda: design_effect(0.2, 0), "`seeds` must be at least 1"),
     ],
-    ids=range(10),
+    ids=range(9),
 )
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):

@@ -9,9 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.resampling import (
     benjamini_hochberg,
-    benjamini_yekutieli,
     bootstrap_counts,
-    cluster_bootstrap,
     correlation_pvalues,
     holm,
     mid_ranks,
@@ -21,7 +19,6 @@ from analysis.statistics.resampling import (
     significant,
     weighted_pearson,
     weighted_spearman,
-    yekutieli_factor,
 )
 
 D1 = ([1, 2, 1.5, 3, 2.5, 2, 4, 3.5], [0.1, 0.14, 0.12, 0.2, 0.16, 0.13, 0.22, 0.2])
@@ -110,44 +107,6 @@ def test_percentile_interval_wants_half_of_the_draws():
     low, high = percentile_interval(values, level=0.5)
     assert_allclose(low, [6.0, np.nan])
     assert_allclose(high, [8.0, np.nan])
-
-
-def test_interval_of_a_mean_over_whole_clusters():
-    # Clusters of unlike size; a resample that took single rows would often mix 0 and 1 inside one cluster's share.
-    clusters = np.array(["b", "a", "a", "c", "c", "c"])
-    value = {"a": 0.0, "b": 1.0, "c": 2.0}
-    y = np.array([value[c] for c in clusters])
-    seen = set()
-
-    def mean(rows):
-        seen.add(len(rows))
-        assert np.bincount(rows, minlength=6)[1] == np.bincount(rows, minlength=6)[2]
-        return float(y[rows].mean())
-
-    found = cluster_bootstrap(mean, clusters, draws=300, generator=np.random.default_rng(3))
-    assert found.value == pytest.approx(7 / 6, abs=1e-15)
-    assert (found.low, found.high, found.draws) == (0.0, 2.0, 300)
-    assert seen == set(range(3, 10))  # three clusters of sizes 1, 2, 3
-
-
-def test_cluster_bootstrap_counts_undefined_resamples():
-    found = cluster_bootstrap(lambda _: float("nan"), np.arange(4), draws=10, generator=np.random.default_rng(0))
-    assert found.draws == 0
-    assert np.isnan([found.value, found.low, found.high]).all()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"draws": 0}, "`draws` and the number of rows must be at least 1"),
-        ({"draws": -1}, "`draws` must be a number of resamples >= 0"),
-        ({"level": 1.0}, r"`level` must lie inside \(0, 1\)"),
-        ({"level": float("nan")}, "`level` must lie inside"),
-    ],
-)
-def test_cluster_bootstrap_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        cluster_bootstrap(lambda _: 0.0, np.arange(3), generator=np.random.default_rng(0), **options)
 
 
 def test_resampling_clusters_covers_and_resampling_runs_does_not():
@@ -263,15 +222,3 @@ def test_means_that_differ_by_rounding_become_ties():
     assert rounded[0] == rounded[1] == -rounded[5]
     assert rounded[2] > rounded[0]
     assert_allclose(rounded[[0, 3, 4]], [0.2, 1e-300, 0.0], rtol=1e-11)
-
-
-def test_yekutieli_holds_whatever_the_dependence():
-    assert yekutieli_factor(10) == pytest.approx(2.9289682540, abs=1e-10)
-    p = np.array([*P[:5], np.nan, *P[5:]])
-    expected = multipletests(P, method="fdr_by")[1]
-    found = benjamini_yekutieli(p)
-    assert np.isnan(found[5])
-    assert_allclose(np.delete(found, 5), expected, atol=1e-14)
-    assert np.isnan(benjamini_yekutieli(np.array([np.nan]))).all()
-    with pytest.raises(ValueError, match="`k` must be a number of tests >= 1"):
-        yekutieli_factor(0)
