@@ -2,6 +2,7 @@
 
 from landscape.complexity import fold, layer_norms, log_path_norm
 from landscape.estimate import Estimate
+from landscape.evaluate import Evaluation, evaluate
 from landscape.objectives import obf_loss
 from landscape.operators import (
     EmpiricalFisher,
@@ -98,6 +99,7 @@ __all__ = [
     "EmpiricalFisher",
     "EmpiricalRisk",
     "Estimate",
+    "Evaluation",
     "FilterNorm",
     "Fisher",
     "GaussNewton",
@@ -130,6 +132,7 @@ __all__ = [
     "difference_axis",
     "displaced",
     "effective_dimension",
+    "evaluate",
     "first_order_sharpness",
     "fisher_rao_norm",
     "flatten",

@@ -44,21 +44,20 @@ def counted(y: Tensor, classes: int, ignored: int = IGNORED) -> Tensor:
     return rows & (y != ignored) if 0 <= ignored < classes else rows
 
 
-def tally(out: Any, y: Any, loss: Any) -> tuple[float, int]:
-    """Numbers of mistakes and of rows that count; NaN mistakes where the data are not labelled rows."""
-    if not labelled(out, y):
-        return math.nan, 0
-    rows = counted(y, out.shape[-1], ignored_label(loss))
-    return float(((out.argmax(-1) != y) & rows).sum()), int(rows.sum())
-
-
 def error_rate(out: Any, y: Any, loss: Any, like: Tensor) -> Tensor:
     """The part of the rows that count which are wrong, inside `vmap` too; NaN where the data are not labelled rows."""
     if not labelled(out, y):
         return torch.full_like(like, math.nan)
     rows = counted(y, out.shape[-1], ignored_label(loss))
-    rate: Tensor = ((out.argmax(-1) != y) & rows).sum(-1).double() / rows.sum(-1).double()
+    rate: Tensor = torch.where(rows, wrong(out, y), 0.0).double().sum(-1) / rows.sum(-1).double()
     return rate
+
+
+def errors(outputs: Tensor, targets: Tensor, *, ignored: int = IGNORED) -> Tensor | tuple[Tensor, Tensor]:
+    """`wrong` for each example, with weight 0 for those whose label does not count."""
+    rows = counted(targets, outputs.shape[-1], ignored)
+    found = wrong(outputs, targets)
+    return found if bool(rows.all()) else (found, rows.double())
 
 
 def wrong(out: Tensor, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,8 @@ from landscape.functional import Mode, PureModel
 from landscape.params import Params, real_parts, select
 from landscape.precision import own_precision
 from landscape.ranks import Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -263,15 +265,34 @@ class EmpiricalRisk:
         if isinstance(self.predict, PureModel) and self.predict.recomputes is None:
             self.predict.look(self.batches[0][0])
 
-    def value(self, theta: Params | None = None) -> float:
-        """L(θ), summed over batches in float64; of a model or loss that draws random numbers, one draw."""
+    def over(self, read: Callable[..., T], theta: Params | None = None, *beside: Iterable[Any]) -> list[T]:
+        """What is read of each batch at θ, in order, without gradient: the pass over the data that evaluations make.
+
+        Args:
+            read: Called as read(outputs, batch, *items). Where model or loss turn out to take derivatives themselves,
+                the pass begins anew.
+            theta: The point; None means the risk's own.
+            *beside: Give one item a batch.
+        """
         point = self._point(theta)
         risk = self.settled(point)
 
-        def parts() -> list[float]:
-            return [scalar(risk.loss_on(risk.predict(point, x), y)) * w for (x, y), w in risk._weighted()]
+        def visited() -> list[T]:
+            return [
+                read(risk.predict(point, batch[0]), batch, *items)
+                for batch, *items in zip(self.batches, *beside, strict=True)
+            ]
 
-        return self._total(math.fsum(self.findings.without_graph(parts)))
+        return self.findings.without_graph(visited)
+
+    def value(self, theta: Params | None = None) -> float:
+        """L(θ), summed over batches in float64; of a model or loss that draws random numbers, one draw."""
+        point = self._point(theta)
+        return self._total(math.fsum(self.over(self.part, point, self.shares)))
+
+    def part(self, outputs: Any, batch: Batch, share: float) -> float:
+        """What a batch adds to L(θ), given its outputs and its share; 0 for one that counts for nothing."""
+        return scalar(self.loss_on(outputs, batch[1])) * share if share else 0.0
 
     def loss_on(self, outputs: Any, targets: Any) -> Any:
         """The loss of one batch's outputs; the first time with a check, see `Look.loss`."""
@@ -282,13 +303,13 @@ class EmpiricalRisk:
         return self.value_and_gradient(theta)[1]
 
     def value_and_gradient(
-        self, theta: Params | None = None, *, see: Callable[[Any, Any], None] | None = None
+        self, theta: Params | None = None, *, see: Callable[[Any, Batch], None] | None = None
     ) -> tuple[float, Params]:
         """L(θ) and ∇L(θ); a parameter that the loss does not use has gradient zero.
 
         Args:
             theta: The point; None means the risk's own.
-            see: Called with each batch's outputs and targets on the way.
+            see: Called as see(outputs, batch) on the way.
         """
         self.look()
         point = {k: t.detach().requires_grad_() for k, t in self._point(theta).items()}
@@ -301,7 +322,7 @@ class EmpiricalRisk:
                     out = risk.predict(point, x)
                     loss = risk.loss_on(out, y)
                 if see is not None:
-                    see(out, y)
+                    see(out, (x, y))
                 values.append(scalar(loss) * w)
                 if loss.requires_grad:
                     grads = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
@@ -324,10 +345,8 @@ class EmpiricalRisk:
         Raises:
             ValueError: If they are not one tensor.
         """
-        point = self._point(theta)
-        risk = self.settled(point)
-        found = self.findings.without_graph(lambda: [risk.predict(point, x) for x, _ in self.batches])
-        return torch.cat([_one_tensor(out, "the model's outputs") for out in found]).detach()
+        found = self.over(lambda out, _: _one_tensor(out, "the model's outputs"), theta)
+        return torch.cat(found).detach()
 
     def targets(self) -> Tensor:
         """The targets of all examples, in order.
@@ -365,7 +384,7 @@ class EmpiricalRisk:
 
     def _point(self, theta: Params | None) -> Params:
         """The point that was asked for, checked."""
-        if theta is None:
+        if theta is None or theta is self.theta:
             return self.theta
         return as_point(theta, self.theta, self.predict.parameters if isinstance(self.predict, PureModel) else None)
 

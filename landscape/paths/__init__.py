@@ -4,7 +4,7 @@ from landscape.paths.alignment import AlignedInterpolation, Alignment, align, in
 from landscape.paths.ascent_path import AscentPath, ascent_path
 from landscape.paths.barrier import Barrier, barrier, refined_barrier
 from landscape.paths.curves import Bezier, Curve, Polygon, make_curve
-from landscape.paths.evaluation import StateEvaluator, example_metrics
+from landscape.paths.evaluation import StateEvaluator
 from landscape.paths.groups import PermutationGroups
 from landscape.paths.interpolation import LinearPath, Plane, interpolate, line_coordinates, plane_through
 from landscape.paths.layout import Layout
@@ -35,7 +35,6 @@ __all__ = [
     "ascent_path",
     "barrier",
     "curve_profile",
-    "example_metrics",
     "interpolate",
     "interpolate_aligned",
     "line_coordinates",

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from landscape.evaluate import evaluate
 from landscape.operators import Hessian
 from landscape.params import Params, dot, flatten, length, unflatten
-from landscape.paths.evaluation import example_metrics
 from landscape.paths.profile import PathProfile, checked_coordinates
 from landscape.perturbation import Perturbation, displaced
 from landscape.precision import in_own_precision
@@ -105,7 +105,9 @@ def ascent_path(
     for i, a in enumerate(where.tolist()):
         j = min(math.floor(a), steps - 1)
         point = displaced(corners[j], deltas[j], float(parts[j, i])) if parts[j, i] else corners[j]
-        readings.append({name: example_metrics(part, point) for name, part in subsets.items()})
+        readings.append(
+            {name: evaluate(part, point, examples=True, losses=True).examples for name, part in subsets.items()}
+        )
     tables = {
         (name, risk.mode): {m: torch.stack([r[name][m] for r in readings]) for m in readings[0][name]}
         for name in subsets

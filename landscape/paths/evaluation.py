@@ -1,6 +1,5 @@
 """Losses and errors, example by example, at any state of a model."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -9,21 +8,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from landscape.batches import as_batches
-from landscape.checks.repeatability import require_repeatable
 from landscape.checks.trust import Trust
+from landscape.evaluate import evaluate
 from landscape.functional import PureModel
-from landscape.labels import counted, ignored_label, labelled, wrong
 from landscape.params import Params
 from landscape.paths.states import ModelState
-from landscape.risk import EmpiricalRisk, scalar
-from landscape.surfaces.metrics import Function, example_losses
+from landscape.risk import EmpiricalRisk
 
 Statistics = Literal["eval", "batch", "recalibrate"]
 Readings = Mapping[tuple[str, str], Mapping[str, Float[Tensor, " _"]]]
 """By (subset, BatchNorm mode), by metric: one value an example, or one for all where examples cannot be told apart."""
 Evaluate = Callable[[ModelState], Readings]
-
-AGREE = 1e-4  # relative; a mean of examples' losses further from the batch's loss is not that loss
 
 
 class StateEvaluator:
@@ -82,7 +77,7 @@ class StateEvaluator:
             here = pure.recalibrated(state.parameters, self.calibration) if mode == "recalibrate" else pure
             for name, batches in self.batches.items():
                 risk = EmpiricalRisk(here, self.loss, batches, state.parameters, self.weight, trust=self._trust)
-                found[name, mode] = example_metrics(risk)
+                found[name, mode] = evaluate(risk, examples=True, losses=True).examples
         return {(name, mode): found[name, mode] for name in self.batches for mode in self.modes}
 
     def _set_buffers(self, pure: PureModel, buffers: Params) -> None:
@@ -90,56 +85,3 @@ class StateEvaluator:
             for name, own in pure.module.named_buffers():  # of the private copy
                 if name in buffers:
                     own.copy_(buffers[name])
-
-
-def example_metrics(risk: EmpiricalRisk, theta: Params | None = None) -> dict[str, Float[Tensor, " _"]]:
-    """Loss and error of every example at θ, in float64.
-
-    Where the loss of a batch is not the mean of its examples' losses (a contrastive one, a mean over tokens), or the
-    risk has weights of its own, "loss" has one entry, the risk itself, and its standard error cannot be told.
-
-    Args:
-        risk: The risk; in mode "recalibrate" the statistics are estimated at θ.
-        theta: The point; None means the risk's own.
-    """
-    point = risk.theta if theta is None else theta
-    require_repeatable(risk, point)
-    settled = risk.settled(point)
-    losses: list[Tensor | None] = []
-    values: list[float] = []
-    errors: list[Tensor] = []
-    each: Function | None = None
-    ignored = ignored_label(risk.loss)
-
-    def look() -> None:
-        nonlocal each
-        for found in (losses, values, errors):
-            found.clear()
-        for i, (x, y) in enumerate(settled.batches):
-            out = settled.predict(point, x)
-            values.append(scalar(settled.loss_on(out, y)))
-            if not i and settled.weight is None:
-                each = example_losses(settled, out, (x, y))
-            losses.append(None if each is None else _agreeing(each(out, y), values[-1]))
-            if labelled(out, y):
-                errors.append(wrong(out, y)[counted(y, out.shape[-1], ignored)].double())
-
-    settled.findings.without_graph(look)
-    parts = [part for part in losses if part is not None]
-    if len(parts) == len(values):
-        found = {"loss": torch.cat(parts)}
-    else:
-        total = math.fsum(v * w for v, w in zip(values, settled.shares, strict=True) if w)
-        found = {"loss": torch.tensor([total], dtype=torch.float64)}
-    if len(errors) == len(values):
-        found["error"] = torch.cat(errors)
-    return {name: t.cpu() for name, t in found.items()}
-
-
-def _agreeing(losses: Any, whole: float) -> Tensor | None:
-    """The examples' losses in float64, or None where their mean is not the loss of the batch."""
-    found: Tensor = losses.double()
-    mean = float(found.mean())
-    if math.isfinite(mean) and abs(mean - whole) > AGREE * max(abs(whole), abs(mean)) + AGREE**2:
-        return None
-    return found

@@ -8,6 +8,7 @@ from torch import Generator
 
 from landscape.checks.arguments import check_arguments
 from landscape.checks.repeatability import require_repeatable
+from landscape.evaluate import evaluate
 from landscape.operators import Hessian, Rescaled, SymmetricOperator
 from landscape.params import Params, flatten, inner, norm
 from landscape.perturbation import TINY, AscentStep, Perturbation, displaced
@@ -15,7 +16,7 @@ from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, rises_together
-from landscape.sharpness.rise import Rise, Sharpness, evaluate, mean_rise
+from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 from landscape.spectral.eigenpairs import top_eigenpairs
 
 
@@ -107,13 +108,13 @@ def _rise(
     """The rise on one chunk, from its own gradient."""
     base, gradient = risk.value_and_gradient(theta) if known is None else known
     delta = perturbation(theta, gradient)
-    value, error = evaluate(risk, displaced(theta, delta))
+    there = evaluate(risk, displaced(theta, delta))
     common = {name: gradient[name] for name in delta}
     taylor = float(inner(common, delta))
     if second_order:
         whole = flatten({name: delta.get(name, torch.zeros_like(t)) for name, t in theta.items()}, risk.names)
         taylor += float(whole @ (Hessian(risk, theta, path="afresh") @ whole)) / 2
-    return Rise(value - base, float(norm(delta)), float(norm(gradient)), taylor, error, base=base)
+    return Rise(there.loss - base, float(norm(delta)), float(norm(gradient)), taylor, there.error, base=base)
 
 
 def _second_order_rise(risk: EmpiricalRisk, step: AscentStep, theta: Params, found: Rise, generator: Generator) -> Rise:

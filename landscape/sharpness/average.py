@@ -8,12 +8,13 @@ import torch
 from torch import Generator
 
 from landscape.checks.arguments import check_arguments
+from landscape.evaluate import evaluate
 from landscape.params import Params, norm
 from landscape.perturbation import Metric, check_radius, displaced, random_direction
 from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
-from landscape.sharpness.rise import Sharpness, evaluate
+from landscape.sharpness.rise import Sharpness
 
 
 @in_own_precision
@@ -61,15 +62,15 @@ def average_sharpness(
         raise ValueError(f"`noise` must be 'gaussian' or 'uniform', got {noise!r}.")
     point = risk.theta if theta is None else theta
     scale = None if metric is None else metric(point)
-    base, _ = evaluate(risk, point)
+    base = evaluate(risk, point).loss
     values, lengths, errors = [], [], []
     for _ in range(draws):
         delta = random_direction(point, generator) if noise == "gaussian" else _uniform(point, generator)
         delta = {name: rho * (t if scale is None else scale[name] * t) for name, t in delta.items()}
         ends = [evaluate(risk, displaced(point, delta, sign)) for sign in (1.0, -1.0)]
-        values.append((ends[0][0] - base + ends[1][0] - base) / 2)
+        values.append((ends[0].loss - base + ends[1].loss - base) / 2)
         lengths.append(float(norm(delta)))
-        errors.append((ends[0][1] + ends[1][1]) / 2)
+        errors.append((ends[0].error + ends[1].error) / 2)
     with np.errstate(invalid="ignore"):  # a diverged point gives NaN
         stderr = float(np.std(values, ddof=1)) / math.sqrt(draws) if draws > 1 else math.nan
     return Sharpness(

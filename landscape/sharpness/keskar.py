@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from landscape.checks.arguments import check_arguments
+from landscape.evaluate import evaluate_with_gradient
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, AbsWeight, check_radius
@@ -15,7 +16,7 @@ from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball
-from landscape.sharpness.rise import Rise, Sharpness, evaluate_with_gradient, mean_rise
+from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 from landscape.sharpness.search import Search, Visit
 from landscape.sharpness.worst_case import Place, worst_case_sharpness
 
@@ -157,9 +158,11 @@ class _Subspace:
 
     def __call__(self, u: Tensor) -> Visit:
         moved = self.place.origin + self.basis(self.basis.scale * u[0])
-        value, gradient, error = evaluate_with_gradient(self.risk, unflatten(moved, self.place.theta))
+        found, gradient = evaluate_with_gradient(self.risk, unflatten(moved, self.place.theta))
         slope = self.basis.scale * self.basis.back(flatten(gradient, list(self.place.theta)))
-        numbers = torch.tensor([[value], [error], [float(norm_of(gradient))]], dtype=torch.float64, device=u.device)
+        numbers = torch.tensor(
+            [[found.loss], [found.error], [float(norm_of(gradient))]], dtype=torch.float64, device=u.device
+        )
         return Visit(u, numbers[0], slope.unsqueeze(0), numbers[1], numbers[2])
 
 

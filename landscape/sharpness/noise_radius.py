@@ -10,13 +10,13 @@ from torch import Generator, Tensor
 
 from landscape.checks.arguments import check_arguments
 from landscape.estimate import Estimate
+from landscape.evaluate import evaluate
 from landscape.params import Params, unflatten
 from landscape.perturbation import AbsWeight, Metric, check_radius
 from landscape.precision import in_own_precision
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball
-from landscape.sharpness.rise import evaluate
 from landscape.sharpness.search import PGD_STEP
 from landscape.sharpness.worst_case import Place, one_at_a_time
 
@@ -103,7 +103,7 @@ def noise_radius(
             source = torch.Generator(device).manual_seed(seed)
             z = torch.randn(len(place.origin), generator=source, dtype=place.origin.dtype, device=device)
             moved = place.origin + size * z.to(place.origin.device)
-            errors.append(evaluate(risk, unflatten(moved, place.theta))[1])
+            errors.append(evaluate(risk, unflatten(moved, place.theta)).error)
         return torch.tensor(errors, dtype=torch.float64) - base
 
     found: dict[float, Tensor] = {}
@@ -257,9 +257,10 @@ def _worst_error(
         for step in range(steps + 1):
             here = objective(u)
             passes += 1
-            worst = max(worst, float(here.errors))
-            if worst > limit:
-                return worst, passes
+            error = float(here.errors)
+            if not error <= limit:  # nor is a model without numbers any good
+                return error, passes
+            worst = max(worst, error)
             up = ball.steepest(here.slopes)
             if step == 0 and not bool(up.any()):  # no gradient where it starts: leave at random
                 up = firsts[:1]
@@ -270,7 +271,7 @@ def _worst_error(
 def _begin(risk: EmpiricalRisk, theta: Params | None) -> tuple[Place, float]:
     check_arguments(risk=risk)
     place = Place.of(risk, risk.theta if theta is None else theta, None)
-    base = evaluate(risk, place.theta)[1]
+    base = evaluate(risk, place.theta).error
     if math.isnan(base):
         raise ValueError("`risk` has no accuracy: outputs must be rows of scores, and targets integer labels.")
     return place, base

@@ -1,18 +1,13 @@
-"""The rise of the loss under a perturbation: what it is returned as, and how it is read at a point."""
+"""The rise of the loss under a perturbation: what it is returned as."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
-from landscape.labels import tally
 from landscape.params import Params
-from landscape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
@@ -78,41 +73,3 @@ def mean_rise(rises: list[Rise], weights: Sequence[float], method: str) -> Sharp
         residual=average(lambda r: r.residual),
         base=average(lambda r: r.base),
     )
-
-
-def evaluate(risk: EmpiricalRisk, theta: Params) -> tuple[float, float]:
-    """Mean loss and error rate at θ; the error is NaN where the data are not labelled rows."""
-    require_repeatable(risk, theta)
-    risk = risk.settled(theta)
-
-    def numbers() -> tuple[list[float], list[tuple[float, int]]]:
-        losses, found = [], []
-        for (x, y), share in zip(risk.batches, risk.shares, strict=True):
-            out = risk.predict(theta, x)
-            losses.append(float(risk.loss_on(out, y)) * share if share else 0.0)
-            found.append(tally(out, y, risk.loss))
-        return losses, found
-
-    losses, found = risk.findings.without_graph(numbers)
-    value = math.fsum(losses)
-    return value if risk.ranks is None else risk.ranks.total(value, risk.device), _rate(risk, found)
-
-
-def evaluate_with_gradient(risk: EmpiricalRisk, theta: Params) -> tuple[float, Params, float]:
-    """Mean loss, its gradient and the error rate at θ, from one pass."""
-    require_repeatable(risk, theta)
-    found: list[tuple[float, int]] = []
-
-    def see(out: Any, y: Any) -> None:
-        found.append(tally(out.detach() if isinstance(out, Tensor) else out, y, risk.loss))
-
-    value, gradient = risk.value_and_gradient(theta, see=see)
-    return value, gradient, _rate(risk, found)
-
-
-def _rate(risk: EmpiricalRisk, found: list[tuple[float, int]]) -> float:
-    """Mistakes over the rows that count, in all processes."""
-    numbers = [math.fsum(wrong for wrong, _ in found), float(sum(rows for _, rows in found))]
-    if risk.ranks is not None:
-        numbers = [risk.ranks.total(number, risk.device) for number in numbers]
-    return numbers[0] / numbers[1] if numbers[1] else math.nan

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from landscape.checks.arguments import check_arguments
 from landscape.checks.repeatability import require_repeatable
+from landscape.evaluate import evaluate_with_gradient
 from landscape.params import Params, flatten, unflatten
 from landscape.params import norm as norm_of
 from landscape.perturbation import TINY, Metric
@@ -17,7 +18,7 @@ from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness.ball import Ball, Norm
 from landscape.sharpness.blocks import REFUSALS, equal_chunks, gradients_together, groups, stacked
-from landscape.sharpness.rise import Rise, Sharpness, evaluate_with_gradient, mean_rise
+from landscape.sharpness.rise import Rise, Sharpness, mean_rise
 from landscape.sharpness.search import Method, Momentum, Objective, Search, Visit
 
 SEARCH_BYTES = 8 * 2**20  # one vector of each chunk held at once; a search holds about ten
@@ -155,11 +156,10 @@ def one_at_a_time(risk: EmpiricalRisk, place: Place) -> Objective:
     def objective(u: Tensor) -> Visit:
         values, slopes, errors, norms = [], [], [], []
         for row in u:
-            value, gradient, error = evaluate_with_gradient(
-                risk, unflatten(place.origin + place.scaled(row), place.theta)
-            )
-            values.append(value)
-            errors.append(error)
+            moved = unflatten(place.origin + place.scaled(row), place.theta)
+            found, gradient = evaluate_with_gradient(risk, moved)
+            values.append(found.loss)
+            errors.append(found.error)
             norms.append(float(norm_of(gradient)))
             slopes.append(place.scaled(flatten(gradient, list(place.theta))))
         numbers = torch.tensor([values, errors, norms], dtype=torch.float64, device=u.device)

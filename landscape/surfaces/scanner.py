@@ -6,6 +6,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,9 +20,10 @@ from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
+from landscape.scores import Function, mean_and_stderr
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict, batched_columns, stacked, usual_points
-from landscape.surfaces.metrics import Function, columns_of, mean_and_stderr
+from landscape.surfaces.metrics import Metric, columns_of
 from landscape.surfaces.subsets import Subset, Without, check, prepared
 
 Point = Sequence[float]
@@ -134,7 +137,7 @@ class Scanner:
             "dtype": str(weights.dtype).removeprefix("torch."),
             "device": weights.device.type,
             "batch_points": self.batch_points,
-            "parts": {subset.name: [batch_size(b) for b in subset.parts] for subset in self.subsets},
+            "parts": {subset.name: subset.risk.sizes for subset in self.subsets},
             "notes": list(self.notes),
         }
 
@@ -159,7 +162,7 @@ class Scanner:
     def bytes(self) -> int:
         """Bytes that the scan holds beyond the model, its data and the axes, about: weights and largest activations."""
         weights = sum(t.numel() * t.element_size() for t in self._theta.values())
-        part = max(batch_size(b) for subset in self.subsets for b in subset.parts)
+        part = max(size for subset in self.subsets for size in subset.risk.sizes)
         moved = sum(self._theta[name].numel() * self._theta[name].element_size() for name in self._moved)
         stack = 2 * moved * self.batch_points if self.batch_points > 1 else 0
         return weights + stack + 2 * self._activation * part * self.batch_points
@@ -199,12 +202,8 @@ class Scanner:
         settled: dict[int, Predict] = {}
         for subset in self.subsets:
             with self._forgiving() as failed:
-                predict = self._settled(subset.predict, settled)
-                tables = [
-                    columns_of(subset.metrics, predict(self._theta, x), y, w)
-                    for (x, y), w in zip(subset.parts, subset.weights, strict=True)
-                ]
-                rows.append(_summary(tables, subset.sampled))
+                risk = self._settled(subset.risk, settled)
+                rows.append(_summary(risk.over(partial(_table, subset.metrics), None, subset.weights), subset.sampled))
             if failed:
                 self.failures[failed[0]] += 1
                 rows.append(self._nothing(len(subset.columns)))
@@ -222,20 +221,20 @@ class Scanner:
         rows = []
         for subset in self.subsets:
             tables = [
-                batched_columns(subset.predict, subset.metrics, moved, fixed, batch, w)
-                for batch, w in zip(subset.parts, subset.weights, strict=True)
+                batched_columns(subset.risk.predict, subset.metrics, moved, fixed, batch, w)
+                for batch, w in zip(subset.risk.batches, subset.weights, strict=True)
             ]
             rows.append(_summary(tables, subset.sampled))
         return torch.cat(rows, -1)[: len(points)]
 
-    def _settled(self, predict: Predict, known: dict[int, Predict]) -> Predict:
-        """The model with the running statistics of the present weights, where the mode asks for them."""
+    def _settled(self, risk: EmpiricalRisk, known: dict[int, Predict]) -> EmpiricalRisk:
+        """The risk with the running statistics of the present weights, where the mode asks for them."""
         if self._calibration is None:
-            return predict
-        if id(predict) not in known:
-            assert isinstance(predict, PureModel)
-            known[id(predict)] = predict.recalibrated(self._theta, self._calibration)
-        return known[id(predict)]
+            return risk
+        if id(risk.predict) not in known:
+            assert isinstance(risk.predict, PureModel)
+            known[id(risk.predict)] = risk.predict.recalibrated(self._theta, self._calibration)
+        return replace(risk, predict=known[id(risk.predict)])
 
     def _put(self, point: Point) -> None:
         """θ + Σ a_i d_i into the private weights, and the running statistics that belong to it."""
@@ -328,6 +327,12 @@ def _statistics(axes: Axes, models: Sequence[Predict]) -> dict[str, tuple[list[T
             raise ValueError(f"`axes` changes the running statistic `{name}`, which the model has not.")
         found[name] = ([buffers[name] for buffers in own], own[0][name].clone())
     return found
+
+
+def _table(
+    metrics: Sequence[Metric], outputs: Any, batch: Batch, weights: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    return columns_of(metrics, outputs, batch[1], weights)
 
 
 def _summary(tables: Sequence[tuple[Tensor, Tensor | None]], sampled: Sequence[bool]) -> Float[Tensor, "*k 2 c"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from landscape.functional import PureModel
 from landscape.params import Params
 from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
+from landscape.scores import Function, example_weights
 from landscape.surfaces.axes import Axes
 from landscape.surfaces.batched import Predict
-from landscape.surfaces.metrics import Function, Metric, example_weights, resolve
+from landscape.surfaces.metrics import Metric, resolve
 
 Without = Callable[[], AbstractContextManager[Any]]
 
@@ -33,8 +34,7 @@ class Subset:
 
     Attributes:
         name: "" for the only one.
-        predict: The private model.
-        parts: Batches.
+        risk: Of the private model and weights, in parts.
         weights: For each part, how the risk weighs its examples; None for alike.
         metrics: What is evaluated.
         columns: Its names.
@@ -43,8 +43,7 @@ class Subset:
     """
 
     name: str
-    predict: Predict
-    parts: list[Batch]
+    risk: EmpiricalRisk
     weights: list[Tensor | None]
     metrics: list[Metric]
     columns: tuple[str, ...]
@@ -109,7 +108,8 @@ def prepared(
         parts = split_batches(parts, -(-size // pieces))
     columns = tuple(f"{name} {c}" if name else c for metric in found for c in metric.columns)
     weights = [_weights(risk, part) for part in parts]
-    return Subset(name, predict, parts, weights, found, columns, activation, notes)
+    private = replace(risk, predict=predict, batches=parts, theta=theta)
+    return Subset(name, private, weights, found, columns, activation, notes)
 
 
 def check(risks: Mapping[str, EmpiricalRisk], axes: Axes) -> None:

@@ -10,12 +10,11 @@ from torch.nn.functional import cross_entropy
 
 from landscape import AscentStep, EmpiricalRisk, ascent_sharpness, gradient_moments, logit_normalised, scan
 from landscape.complexity.margins import margins
+from landscape.evaluate import evaluate, evaluate_with_gradient
 from landscape.labels import class_axis, counted, ignored_label
 from landscape.operators.point import Point
-from landscape.paths.evaluation import example_metrics
 from landscape.per_example import example_gradients
 from landscape.sharpness.fisher_rao import homogeneous_fisher_rao_norm
-from landscape.sharpness.rise import evaluate, evaluate_with_gradient
 from landscape.surfaces import Axes, Grid, random_axes
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -46,10 +45,10 @@ def test_errors_are_those_of_the_labels_that_count(loss, label):
     kept = y != label
     want = float((LINE(X).argmax(1) != y)[kept].double().mean())
     risk = EmpiricalRisk.from_model(LINE, loss, (X, y))
-    assert evaluate(risk, risk.theta)[1] == pytest.approx(want, rel=1e-14)
-    assert evaluate_with_gradient(risk, risk.theta)[2] == pytest.approx(want, rel=1e-14)
+    assert evaluate(risk).error == pytest.approx(want, rel=1e-14)
+    assert evaluate_with_gradient(risk)[0].error == pytest.approx(want, rel=1e-14)
     assert ascent_sharpness(risk, AscentStep(0.0)).error == pytest.approx(want, rel=1e-14)
-    assert float(example_metrics(risk)["error"].mean()) == pytest.approx(want, rel=1e-14)
+    assert float(evaluate(risk, examples=True).examples["error"].mean()) == pytest.approx(want, rel=1e-14)
     axes = Axes(risk.theta, random_axes(risk.theta, SOURCE, count=1))
     centre = scan(risk, axes, Grid.around(0.1, 3, axes=1), metrics=["error", "error by class"]).centre
     assert centre["error"][0] == pytest.approx(want, rel=1e-14)

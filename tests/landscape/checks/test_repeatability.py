@@ -19,7 +19,7 @@ from landscape import (
     relative_flatness,
     worst_case_sharpness,
 )
-from landscape.paths.evaluation import example_metrics
+from landscape.evaluate import evaluate
 from landscape.surfaces.axes import Axes, Axis
 from landscape.surfaces.grid import Grid
 from landscape.surfaces.scan import scan
@@ -45,7 +45,7 @@ MEASURES = {
     "flatness": relative_flatness,
     "moments": gradient_moments,
     "scan": scanned,
-    "path": example_metrics,
+    "evaluate": evaluate,
     "hessian": Hessian,
 }
 

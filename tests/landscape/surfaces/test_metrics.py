@@ -13,8 +13,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from landscape import EmpiricalRisk
+from landscape.labels import wrong
+from landscape.scores import mean_and_stderr
 from landscape.surfaces.axes import Axes, Axis
-from landscape.surfaces.metrics import mean_and_stderr, wrong
 from landscape.surfaces.scan import Scanner
 
 
