@@ -9,10 +9,10 @@ import tyro
 from analysis.measures.checkpoints import data_options
 from analysis.path import find_own_modules
 from analysis.progress import track
-from analysis.surfaces.crew import crew
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import AxisKind, Between, recipe
 from trainers.config import Option
+from trainers.runtime import joined
 
 if TYPE_CHECKING:
     from analysis.surfaces.survey import Survey
@@ -116,7 +116,7 @@ def surface(
         print(text, file=sys.stderr, flush=True)
 
     command = "landscape surface " + " ".join(str(m) for m in models)
-    with crew() as team:
+    with joined() as team:
         found = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
         return show_survey(found, vtk=vtk) if team.leads else 0
 

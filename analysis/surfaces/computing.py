@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.measures.checkpoints import Checkpoint
-from analysis.surfaces.crew import Crew
 from analysis.surfaces.journal import Group, Journal
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
+from landscape.ranks import Ranks
 from landscape.surfaces import Axes, Axis
 from landscape.surfaces.scanner import Scanner, Values
 from trainers.files.writing import write_atomically
@@ -123,29 +123,29 @@ def told_time(points: int, seconds: float, jobs: int) -> str:
 class Computation:
     """Evaluates lists of points in several processes, one list after another, and keeps what is done in a journal.
 
-    A second computation of the same lists in the same order finds the first one's values in the journal. All processes
-    of a crew must ask for the same lists; each computes its share and keeps it in a journal of its own, and all get the
-    whole, from each other: no process reads what another writes or removes.
+    A second computation of the same lists in the same order finds the first one's values in the journal. All ranks must
+    ask for the same lists; each computes its share and keeps it in a journal of its own, and all get the whole, from
+    each other: no process reads what another writes or removes.
 
     Args:
         task: What is evaluated; its axes lie in the journal's folder.
         journal: Open.
-        crew: The processes of `torchrun`.
+        ranks: The processes of `torchrun`.
         jobs: Processes that each of them starts; None is one a core, or one under `torchrun`.
         track: Shows progress.
     """
 
-    def __init__(self, task: Task, journal: Journal, *, crew: Crew, jobs: int | None, track: Track) -> None:
-        self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
-        self.scanner: Scanner = crew.alike(lambda: single_threaded(scanner_of, task))
+    def __init__(self, task: Task, journal: Journal, *, ranks: Ranks, jobs: int | None, track: Track) -> None:
+        self.task, self.journal, self.ranks, self.jobs, self.track = task, journal, ranks, jobs, track
+        self.scanner: Scanner = ranks.alike(lambda: single_threaded(scanner_of, task))
         self._asked = 0
-        self._writer = journal.writer(str(crew.rank))
-        self._done = crew.led(journal.done)  # before any process writes
+        self._writer = journal.writer(str(ranks.rank))
+        self._done = ranks.led(journal.done)  # before any process writes
 
     def estimate(self, points: int) -> str:
         """How long so many points will take, in words, from a few at the origin."""
         each = single_threaded(self.scanner.seconds_per_point)
-        return told_time(points, each, self.crew.count * (self.jobs or (cores() if self.crew.count == 1 else 1)))
+        return told_time(points, each, self.ranks.count * (self.jobs or (cores() if self.ranks.count == 1 else 1)))
 
     def evaluate(self, points: Sequence[Point]) -> Values:
         """As `Scanner.evaluate`.
@@ -158,7 +158,7 @@ class Computation:
         blocks = [(self._asked + b.start, rows[b.start : b.stop]) for b in self.scanner.blocks(len(rows))]
         self._asked += len(rows)
         todo = [block for block in blocks if block[0] not in self._done]
-        for found in self.crew.each(lambda: self._compute(todo[self.crew.rank :: self.crew.count])):
+        for found in self.ranks.each(lambda: self._compute(todo[self.ranks.rank :: self.ranks.count])):
             self._done |= found
         table = torch.from_numpy(np.concatenate([self._done[number] for number, _ in blocks]))
         return {c: (table[:, 0, i].clone(), table[:, 1, i].clone()) for i, c in enumerate(self.scanner.columns)}
@@ -177,13 +177,13 @@ class Computation:
             keep(single_threaded(evaluate, self.task, blocks[:1]))
             spent = max(time.perf_counter() - begun, 1e-6)
             rest = blocks[1:]
-            jobs = self.jobs or (cores() if self.crew.count == 1 else 1)
+            jobs = self.jobs or (cores() if self.ranks.count == 1 else 1)
             if spent * len(rest) < START_SECONDS:
                 jobs = 1  # starting a process takes longer
             count = max(1, min(round(BUNDLE_SECONDS / spent), math.ceil(len(rest) / (4 * jobs)) or 1))
             bundles = [rest[i : i + count] for i in range(0, len(rest), count)]
             results = in_parallel(evaluate, [(self.task, bundle) for bundle in bundles], jobs=jobs)
-            tell = self.crew.leads and spent * len(rest) > WORTH_TELLING
+            tell = self.ranks.leads and spent * len(rest) > WORTH_TELLING
             for found in self.track(results, "scanning", len(bundles)) if tell else results:
                 keep(found)
         return done

@@ -14,7 +14,6 @@ from analysis.measures.subject import Subject
 from analysis.progress import quiet
 from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
 from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
-from analysis.surfaces.crew import ALONE, Crew, crew
 from analysis.surfaces.drawing import Drawing, draw, known_facts, trajectory_grid
 from analysis.surfaces.files import read_surface, write_surface
 from analysis.surfaces.journal import Journal
@@ -22,11 +21,13 @@ from analysis.surfaces.places import label, surface_risks
 from analysis.surfaces.recipe import Recipe
 from analysis.surfaces.trajectory import SurfacePath, Trail, trail
 from landscape import EmpiricalRisk
+from landscape.ranks import Ranks
 from landscape.surfaces import Surface
 from landscape.surfaces.refinement import Refinement
 from landscape.surfaces.scan import assemble
 from trainers.files.lock import locked
 from trainers.files.writing import digest, write_bytes
+from trainers.runtime import joined
 from trainers.sweep.parallel import single_threaded
 
 
@@ -76,7 +77,7 @@ def scan_checkpoint(
     reach: Sequence[float] | None = None,
     jobs: int | None = None,
     track: Track = quiet,
-    team: Crew | None = None,
+    team: Ranks | None = None,
     announce: Tell = silent,
     wait: float = 0.0,
 ) -> Sheet:
@@ -98,14 +99,14 @@ def scan_checkpoint(
         PeerError: If another process of `torchrun` failed.
     """
     if team is None:
-        with crew() as team:
+        with joined() as team:
             return _scan(checkpoint, recipe, others, reach, jobs, track, team, announce, wait)
     return _scan(checkpoint, recipe, others, reach, jobs, track, team, announce, wait)
 
 
 def _scan(
     checkpoint: Checkpoint, recipe: Recipe, others: Sequence[Checkpoint], reach: Sequence[float] | None,
-    jobs: int | None, track: Track, team: Crew, announce: Tell, wait: float,
+    jobs: int | None, track: Track, team: Ranks, announce: Tell, wait: float,
 ) -> Sheet:  # fmt: skip
     path = team.alike(lambda: file_of(checkpoint, recipe, *others, reach=reach))
     parts = path.with_suffix(".parts")
@@ -127,7 +128,7 @@ def _scan(
             team.led(begin)
             names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
             work = Computation(
-                Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, crew=team, jobs=jobs, track=track
+                Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, ranks=team, jobs=jobs, track=track
             )
             if team.leads:
                 announce(work.estimate(len(drawing.grid)))
@@ -209,7 +210,7 @@ def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict
 
 
 def between_models(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE, wait: float = 0.0
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, team: Ranks, tell: Tell = silent, wait: float = 0.0
 ) -> list[Sheet]:
     """The line, and the curve, between two models: a sheet for each way and each mode of normalisation layers.
 

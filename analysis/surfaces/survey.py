@@ -16,16 +16,17 @@ from analysis.progress import quiet
 from analysis.style import Medium, rc
 from analysis.surfaces.between import Tell, silent
 from analysis.surfaces.computing import Track, metrics_of, told_time
-from analysis.surfaces.crew import Crew, crew
 from analysis.surfaces.drawing import draw
 from analysis.surfaces.places import checkpoint_of, surface_risks
 from analysis.surfaces.reading import ANSWERS, Remark, reading, reading_together, to_markdown, verdict
 from analysis.surfaces.recipe import Recipe, recipe
 from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
+from landscape.ranks import Ranks
 from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
 from trainers.files.writing import write_bytes
 from trainers.runs.checkpoint import read_weights
+from trainers.runtime import joined
 from trainers.sweep.parallel import cores, single_threaded
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def survey(
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
-    with crew() as team:
+    with joined() as team:
         sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent, wait))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)
 
@@ -282,7 +283,7 @@ def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | Non
 
 
 def _sheets(
-    places: Sequence[Checkpoint], chosen: Recipe, team: Crew, jobs: int | None, track: Track, announce: Tell,
+    places: Sequence[Checkpoint], chosen: Recipe, team: Ranks, jobs: int | None, track: Track, announce: Tell,
     wait: float,
 ) -> list[Sheet]:  # fmt: skip
     if chosen.between in ("line", "bezier", "polygon"):

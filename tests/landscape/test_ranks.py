@@ -18,21 +18,6 @@ from landscape.ranks import Ranks
 ROOT = Path(__file__).parents[2]
 
 
-class Pretended(Ranks):
-    """One of `count` processes, without any."""
-
-    def __new__(cls, rank, count):
-        self = object.__new__(cls)
-        object.__setattr__(self, "_place", (rank, count))
-        return self
-
-    def __init__(self, *_):
-        pass
-
-    rank = property(lambda self: self._place[0])
-    count = property(lambda self: self._place[1])
-
-
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 6))
 def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
@@ -41,9 +26,9 @@ def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
     batches = [(part, -part) for part in x.split(sizes)]
     if total < count:
         with pytest.raises(ValueError, match=f"`data` has {total} examples, too few for {count} processes: use fewer"):
-            Pretended(0, count).share(batches, whole=False)
+            Ranks(0, count).share(batches, whole=False)
         return
-    shares = [Pretended(rank, count).share(batches, whole=False) for rank in range(count)]
+    shares = [Ranks(rank, count).share(batches, whole=False) for rank in range(count)]
     assert torch.equal(torch.cat([part for share in shares for part, _ in share]), x)
     assert all(torch.equal(-part, target) for share in shares for part, target in share)
     loads = [sum(map(batch_size, share)) for share in shares]
@@ -56,9 +41,9 @@ def test_whole_batches_are_dealt_out_in_turn(many, count):
     batches = [(torch.full((2,), i), torch.zeros(2)) for i in range(many)]
     if many < count:
         with pytest.raises(ValueError, match=f"`data` has {many} batches, too few for {count} processes"):
-            Pretended(0, count).share(batches, whole=True)
+            Ranks(0, count).share(batches, whole=True)
         return
-    shares = [Pretended(rank, count).share(batches, whole=True) for rank in range(count)]
+    shares = [Ranks(rank, count).share(batches, whole=True) for rank in range(count)]
     assert sorted(int(x[0]) for share in shares for x, _ in share) == list(range(many))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -66,9 +51,8 @@ def test_whole_batches_are_dealt_out_in_turn(many, count):
 def test_without_processes_the_message_says_how_to_start_some():
     from problems import o2
 
-    for make in (Ranks, o2().sharded):
-        with pytest.raises(RuntimeError, match=r"`sharded` needs processes .* `torchrun` and call torch.distributed"):
-            make()
+    with pytest.raises(RuntimeError, match=r"`sharded` needs processes .* `torchrun` and call torch.distributed"):
+        o2().sharded()
 
 
 WORKER = """

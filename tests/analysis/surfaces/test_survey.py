@@ -16,12 +16,12 @@ import torch.nn.functional as F
 
 from analysis.cli import main
 from analysis.surfaces import computing, sheets
-from analysis.surfaces.crew import Crew
 from analysis.surfaces.journal import Writer
 from analysis.surfaces.places import checkpoint_of, chosen_examples
 from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet, file_of
 from analysis.surfaces.survey import read_survey, surface, survey, time_needed
+from landscape.ranks import Ranks
 from trainers.files.lock import BusyError, Lock, _take, locked
 from trainers.runs.checkpoint import load_checkpoint, save_checkpoint
 from trainers.runs.folder import load_data
@@ -138,8 +138,7 @@ def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept
 
 SLOW = """
 import sys, time
-from analysis.surfaces import computing, sheets
-from analysis.surfaces.crew import Crew
+from analysis.surfaces import computing
 evaluate = computing.evaluate
 def slow(task, blocks):
     time.sleep(0.2)
@@ -452,7 +451,7 @@ def test_processes_share_what_is_left_and_get_all_of_it(monkeypatch):
     )
     asked = []
 
-    class Three(Crew):
+    class Three(Ranks):
         """The second of three processes, of which the others answer at once."""
 
         def each(self, function):
@@ -465,7 +464,7 @@ def test_processes_share_what_is_left_and_get_all_of_it(monkeypatch):
 
     for done in ((), (0, 1, 4)):
         work = computing.Computation.__new__(computing.Computation)
-        work.crew, work._asked, work._done, work.scanner = Three(1, 3), 0, answer(done), scanner
+        work.ranks, work._asked, work._done, work.scanner = Three(1, 3), 0, answer(done), scanner
         work._compute = lambda blocks: answer(number for number, _ in blocks)
         asked[:] = [[i for i in range(7) if i not in done]]
         values, _ = work.evaluate([(float(i),) for i in range(7)])["a"]
