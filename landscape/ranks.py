@@ -94,10 +94,9 @@ class Ranks:
                 answer[1] = error
         with _heard():
             dist.broadcast_object_list(answer, src=self._first, group=self.group)
-        result, error = answer
-        if error is not None:
-            raise error
-        shared: T = result
+        if answer[1] is not None:
+            raise answer[1]
+        shared: T = answer[0]
         return shared
 
     def each(self, function: Callable[[], T]) -> list[T]:

@@ -9,6 +9,7 @@ import studies.__main__ as program
 from analysis.progress import quiet
 from analysis.study import Study, read_study
 from studies.pages import HYPOTHESIS, PAGES
+from trainers import Runtime
 
 FOLDER = Path(program.__file__).parent
 SMALL = {"train_size": 60, "validation_size": 40, "test_size": 60, "epochs": 2, "model_options": {"width": 8}}
@@ -46,7 +47,7 @@ def test_a_page_is_made_from_its_studies(name, tmp_path):
         values["methods"] = values["methods"][:2] + [m for m in values["methods"] if m["method"] == "obf"]
         values["grid"] = {key: value[:2] if isinstance(value, list) else value for key, value in values["grid"].items()}
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-        work = Study(read_study(tmp_path / "study.yaml"), tmp_path / study, jobs=1)
+        work = Study(read_study(tmp_path / "study.yaml"), tmp_path / study, runtime=Runtime(jobs=1))
         work.all(quiet)
         folders[study] = work.folder
     text = program.text(page, folders, 1)
