@@ -32,10 +32,11 @@ from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs
+from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
 from trainers.sweep.rehearsal import check_trust, rehearse
-from trainers.sweep.running import Executor, part, train_all
+from trainers.sweep.running import part, train_all
 
 __all__ = [
     "Study",
@@ -70,10 +71,8 @@ class Study:
     Attributes:
         config: The study file's content.
         folder: Where everything goes.
-        jobs: Processes; None is one a core.
+        runtime: Where runs are trained and measured and surfaces drawn.
         trust: Import a model or dataset that the study names as module:function.
-        executor: Where runs are trained: "processes" on this machine, or "ray" on a cluster.
-        address: Of the Ray cluster.
         shard: (i, n): train only part i of n, for array jobs.
         time_limit: For training, in seconds or as "HH:MM:SS".
         command: What started it, for the report.
@@ -83,10 +82,8 @@ class Study:
 
     config: StudyConfig
     folder: Path
-    jobs: int | None = None
+    runtime: Runtime = HERE
     trust: bool = False
-    executor: Executor = "processes"
-    address: str | None = None
     shard: tuple[int, int] | None = None
     time_limit: float | str | None = None
     command: str = ""
@@ -131,7 +128,7 @@ class Study:
     def look_ahead(self) -> None:
         """Check that every run that is left can begin; nothing is written."""
         configs = self.config.configs()
-        if self.executor == "ray":
+        if self.runtime.executor == "ray":
             import_ray()
         if self.shard is not None:
             part(configs, self.shard)
@@ -186,10 +183,8 @@ class Study:
         ended = train_all(
             configs,
             out=self.folder / "runs",
-            jobs=self.jobs,
+            runtime=self.runtime,
             trust=self.trust,
-            executor=self.executor,
-            address=self.address,
             time_limit=self.time_limit,
         )
         return list(track(ended, "training", len(configs)))
@@ -220,8 +215,7 @@ class Study:
         """Measure what is not measured yet, and write measures.parquet."""
 
         def measured(calls: Sequence[Call]) -> Iterator[pd.DataFrame]:
-            taken = take(calls, jobs=self.jobs, executor=self.executor, address=self.address)
-            return track(taken, "measuring", len(calls))
+            return track(take(calls, self.runtime), "measuring", len(calls))
 
         return tabulate(self.folder / "measures.parquet", self.to_measure, measured)
 
@@ -268,7 +262,7 @@ class Study:
         if not places:
             path.unlink(missing_ok=True)
             return []
-        found = survey(list(places.values()), drawn, jobs=self.jobs, track=track, wait=math.inf)
+        found = survey(list(places.values()), drawn, runtime=self.runtime, track=track, wait=math.inf)
         files = [sheet.file for sheet in found.sheets if sheet.file is not None]
         shown = {
             label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)
@@ -298,7 +292,7 @@ class Study:
             if self.config.surfaces is not None:
                 self.timed("surfaces", lambda: self.survey(track))
             self.write(configs)
-            path: Path = self.timed("report", lambda: report(self.folder, jobs=self.jobs))
+            path: Path = self.timed("report", lambda: report(self.folder, jobs=self.runtime.jobs))
         return path
 
 

@@ -244,7 +244,7 @@ class EmpiricalRisk:
         """
         if self.mode == "recalibrate":
             raise ValueError("mode='recalibrate' needs all data in each process: use .settled(theta), then .sharded().")
-        ranks = Ranks(group)
+        ranks = Ranks.of(group, needed_by="`sharded`")
         whole = self.mode in ("batch", "train")
         if not whole:
             self.require_cut(ranks.bounds(self.sizes), "`sharded`")

@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.progress import track
 from analysis.study import Study, environment, read_study
 from studies.pages import PAGES, Page
+from trainers import Runtime
 
 HERE = Path(__file__).parent
 
@@ -16,7 +17,8 @@ def run(page: Page, out: Path, jobs: int | None) -> dict[str, Path]:
     """Take every study of a page to its report; returns their folders by name."""
     folders = {}
     for name in page.studies:
-        work = Study(read_study(HERE / f"{name}.yaml"), out / name, jobs=jobs, command=f"python -m studies {page.name}")
+        command = f"python -m studies {page.name}"
+        work = Study(read_study(HERE / f"{name}.yaml"), out / name, runtime=Runtime(jobs=jobs), command=command)
         work.all(track, extend=True)
         folders[name] = work.folder
     return folders

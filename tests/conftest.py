@@ -48,8 +48,9 @@ def smoke(tmp_path_factory):
     """The folder of the smoke study, made once; tests that use it share a worker (xdist_group "smoke")."""
     from analysis.progress import quiet
     from analysis.study import Study, read_study
+    from trainers import Runtime
 
     folder = tmp_path_factory.mktemp("smoke") / "study"
     path = Path(__file__).parents[1] / "studies" / "smoke.yaml"
-    Study(read_study(path), folder, jobs=1, command="landscape study studies/smoke.yaml").all(quiet)
+    Study(read_study(path), folder, runtime=Runtime(jobs=1), command="landscape study studies/smoke.yaml").all(quiet)
     return folder

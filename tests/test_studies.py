@@ -9,6 +9,7 @@ import studies.__main__ as program
 from analysis.progress import quiet
 from analysis.study import Study, read_study
 from studies.pages import HYPOTHESIS, PAGES
+from trainers import Runtime
 
 FOLDER = Path(program.__file__).parent
 SMALL = {"train_size": 60, "validation_size": 40, "test_size": 60, "epochs": 2, "model_options": {"width": 8}}
@@ -51,7 +52,7 @@ def test_a_page_is_made_from_its_studies(name, tmp_path):
             else:
                 axis["values"] = axis["values"][::3]  # of the late phase: all of it, and the last quarter
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-        work = Study(read_study(tmp_path / "study.yaml"), tmp_path / study, jobs=1)
+        work = Study(read_study(tmp_path / "study.yaml"), tmp_path / study, runtime=Runtime(jobs=1))
         configs = work.prepare()
         work.train(quiet)
         work.measure(quiet)

@@ -7,6 +7,7 @@ from trainers.models.building import MODELS, build_model
 from trainers.runs.checkpoint import load_checkpoint, read_weights, save_checkpoint
 from trainers.runs.folder import Run, list_runs
 from trainers.runs.loop import fit
+from trainers.runtime import Runtime
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.methods import METHODS
@@ -24,6 +25,7 @@ __all__ = [
     "Objective",
     "RandomSearch",
     "Run",
+    "Runtime",
     "SharpnessAware",
     "TrainConfig",
     "build_model",

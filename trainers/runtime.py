@@ -1,19 +1,137 @@
-"""Where computing happens: what does not decide the result of a run."""
+"""Where computing happens: devices, processes and ranks, which do not decide the result of a run."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
+
+from landscape.ranks import Ranks
+from trainers.sweep.parallel import cores
+
+Executor = Literal["processes", "ray"]
+
+LONGEST = timedelta(days=2)  # that processes wait for the slowest; of one that ends they hear at once
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where computing happens; no part of what a run's id is made of.
+
+    Attributes:
+        device: cpu, cuda, cuda:1 or mps; several of a kind as cuda:0,1, which processes share; or auto: CUDA where
+            there is one, else mps, else the CPU.
+        jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
+            device elsewhere. With Ray None is one a core of the cluster.
+        executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results.
+        address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
+            runs on this machine.
+        ranks: The processes of `torchrun`, see `joined`.
+
+    Raises:
+        ValueError: For a device that is not there, or other arguments that do not go together.
+    """
+
+    device: str = "cpu"
+    jobs: int | None = None
+    executor: Executor = "processes"
+    address: str | None = None
+    ranks: Ranks = field(default_factory=Ranks, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"`jobs` must be at least 1, got {self.jobs!r}; leave it out for one a core.")
+        if self.executor not in ("processes", "ray"):
+            raise ValueError(f"`executor` must be 'processes' or 'ray', got {self.executor!r}.")
+        if self.address is not None and self.executor != "ray":
+            raise ValueError(
+                f"`address` is a Ray cluster's, got {self.address!r} with executor {self.executor!r}: use 'ray'."
+            )
+        devices = self.devices
+        if len(set(devices)) < len(devices):
+            raise ValueError(f"`device` {self.device!r} names a device twice: name each once.")
+        for name in devices:
+            device_of(name)
+        if self.executor == "ray" and devices != ("cpu",):
+            raise ValueError(f"`device` must be 'cpu' with executor 'ray', which deals out cores, got {self.device!r}.")
+
+    @classmethod
+    def of(cls, runtime: "Runtime | None" = None, **fields: Any) -> "Runtime":
+        """A runtime that was handed over, or one of its fields."""
+        return replace(runtime or cls(), **fields)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices by name, one or several."""
+        kind, _, numbers = self.device.partition(":")
+        if "," in numbers:
+            return tuple(f"{kind}:{number}" for number in numbers.split(","))
+        return (_best() if self.device == "auto" else self.device,)
+
+    @property
+    def limit(self) -> int | None:
+        """Processes at a time; None is one a core."""
+        if self.jobs is None and (self.devices != ("cpu",) or self.ranks.count > 1):
+            return len(self.devices)
+        return self.jobs
+
+    @property
+    def processes(self) -> int:
+        """How many processes that is on this machine."""
+        return self.limit or cores()
+
+    def single(self) -> str:
+        """The one device, for what needs no other.
+
+        Raises:
+            ValueError: If there are several.
+        """
+        if len(self.devices) > 1:
+            raise ValueError(f"`device` {self.device!r} names several devices, and one run trains on one: name one.")
+        return self.devices[0]
+
+    @contextmanager
+    def joined(self) -> Iterator["Runtime"]:
+        """The same among the processes that `torchrun` started, each with its share of the devices.
+
+        A group that is there already is used. One that is made here is gone at the end, and its threads with it: one
+        that lives on can abort the process while Python shuts down.
+        """
+        started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+        if self.ranks.count > 1 or not started or dist.is_initialized():
+            yield self if self.ranks.count > 1 else self._among(Ranks.of())
+            return
+        import torch.distributed.nn.functional  # noqa: F401 - imported later, its defaults would hold the group
+
+        dist.init_process_group("gloo", timeout=LONGEST)
+        try:
+            yield self._among(Ranks.of())
+        finally:
+            dist.destroy_process_group()
+
+    def _among(self, ranks: Ranks) -> "Runtime":
+        """The runtime of one of several processes."""
+        devices = self.devices
+        mine = devices[ranks.rank % len(devices) :: ranks.count]
+        rest = [name.partition(":")[2] for name in mine[1:]]
+        return replace(self, device=",".join([mine[0], *rest]), ranks=ranks)
 
 
 def device_of(text: str | torch.device) -> torch.device:
     """A device that is there.
 
     Args:
-        text: cpu, cuda, cuda:1, mps, ...
+        text: cpu, cuda, cuda:1, mps, ..., or auto.
 
     Raises:
         ValueError: If there is no such kind of device, or this machine has none.
     """
     try:
-        device = torch.device(text)
+        device = torch.device(_best() if text == "auto" else text)
         if device.type == "meta":
             raise RuntimeError("it holds no numbers")
         torch.empty(1, device=device)
@@ -28,5 +146,13 @@ def device_of(text: str | torch.device) -> torch.device:
 
 def devices() -> list[str]:
     """The devices of this machine."""
-    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    return [*found, "mps"] if torch.backends.mps.is_available() else found
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    return [*names, "mps"] if torch.backends.mps.is_available() else names
+
+
+def _best() -> str:
+    """What "auto" is."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+HERE = Runtime()  # the CPU of this machine

@@ -3,22 +3,21 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import tyro
 
 from analysis import table as tables
+from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import WeightsFile, data_options, measure_checkpoint, weight_files
-from analysis.measures.collect import Call, Executor, tabulate, take, to_measure
+from analysis.measures.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measures.collect import Call, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
-from trainers.config import Option
 from trainers.runs.folder import has_runs, list_runs
-from trainers.sweep.parallel import cores
 
 
 def measure(
@@ -28,17 +27,9 @@ def measure(
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     all_checkpoints: bool = False,
     cost: bool = False,
-    jobs: int | None = None,
-    executor: Executor = "processes",
-    address: str | None = None,
+    place: Spread = SPREAD,
     trust: bool = False,
-    model: str | None = None,
-    model_options: dict[str, Option] | None = None,
-    dataset: str = "digits",
-    train_size: int | None = None,
-    validation_size: int | None = None,
-    label_noise: float = 0.0,
-    data_seed: int = 0,
+    weights: Elsewhere = ELSEWHERE,
 ) -> int:
     """Measure the checkpoints of runs, or files of weights from elsewhere; what was measured before is read back.
 
@@ -48,20 +39,12 @@ def measure(
         out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
         all_checkpoints: Measure every checkpoint of a run after its initial weights, not the last alone.
         cost: Only say what it would cost.
-        jobs: Processes; one a core if left out.
-        executor: Measure on this machine, or on the machines of a Ray cluster that share the folder.
-        address: Of the Ray cluster; the one that RAY_ADDRESS names, or that runs here, if left out.
+        place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
-        model: For files of weights: the model's name or module:function.
-        model_options: For files of weights: the model's sizes.
-        dataset: For files of weights: the data's name or module:function.
-        train_size: For files of weights: training examples.
-        validation_size: For files of weights: examples kept for validation; 500, or none of fewer, if left out.
-        label_noise: For files of weights: label noise of the training data.
-        data_seed: For files of weights: seed of the split and the noise.
+        weights: For files of weights from elsewhere.
     """
-    find_own_modules(model, dataset, trust=trust)
-    spread: dict[str, Any] = {"jobs": jobs, "executor": executor, "address": address}
+    find_own_modules(weights.model, weights.dataset, trust=trust)
+    runtime = place.runtime()
     target = out_file
     if not path.exists():
         raise FileNotFoundError(
@@ -72,18 +55,19 @@ def measure(
     if (path / "study.json").exists():
         from analysis.study import Study
 
-        work = Study.open(path, trust=trust, **spread)
+        work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             return work.to_measure(measures, all_checkpoints=all_checkpoints)
 
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
-        if model is None:
+        if weights.model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
-        data = data_options(dataset, train_size, validation_size, label_noise, data_seed)
         chosen = plan(measures)
-        places = [WeightsFile(file.absolute(), model, model_options or {}, data) for file in files]
+        places = [
+            WeightsFile(file.absolute(), weights.model, weights.model_options or {}, weights.data) for file in files
+        ]
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             return [(place, chosen, 0) for place in places], []
@@ -96,17 +80,18 @@ def measure(
             return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
 
     if cost:
-        show_budget(budget(wanted()[0]), jobs or cores())
+        show_budget(budget(wanted()[0], runtime), runtime.processes)
         return 0
 
     def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
         if len(calls) == 1:
             with steps("measuring", len(calls[0][1])) as (begin, tell):
-                return [measure_checkpoint(*calls[0], begin=begin, progress=tell, strict=path.is_file())]
-        left = budget(calls)
+                told = {"begin": begin, "progress": tell, "strict": path.is_file()}
+                return [measure_checkpoint(*calls[0], runtime.devices[0], **told)]
+        left = budget(calls, runtime)
         if left.checkpoints:
-            print(announcement(left, jobs or cores()), file=sys.stderr)
-        return track(take(calls, **spread), "measuring", len(calls))
+            print(announcement(left, runtime.processes), file=sys.stderr)
+        return track(take(calls, runtime), "measuring", len(calls))
 
     target = target or path / "measures.parquet"
     frame = tabulate(target, wanted, measured)

@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from analysis.cli.options import SPREAD, Spread
 from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.sweep.running import parse_shard
@@ -15,11 +16,9 @@ def study(
     file: tyro.conf.Positional[Path],
     *,
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
-    jobs: int | None = None,
+    place: Spread = SPREAD,
     trust: bool = False,
     extend: bool = False,
-    executor: Literal["processes", "ray"] = "processes",
-    address: str | None = None,
     shard: str | None = None,
     time_limit: str | None = None,
 ) -> int:
@@ -28,22 +27,21 @@ def study(
     Args:
         file: A study file, such as studies/digits.yaml.
         out_folder: Folder of the study; runs/<name> if left out.
-        jobs: Processes; one a core if left out.
+        place: Where to train and measure.
         trust: Import a model or dataset that the file names as module:function.
         extend: Go on in a folder that was made with another configuration.
-        executor: Train on this machine, or on the machines of a Ray cluster that share the folder.
-        address: Of the Ray cluster; the one on this machine, or RAY_ADDRESS, if left out.
         shard: i/n trains only part i of n, counted from 0, and makes no report: for array jobs.
         time_limit: For training, in seconds or as HH:MM:SS; runs in progress then stop and can be continued.
     """
     from analysis.study import Study, read_study
 
     find_own_modules(trust=trust)
+    runtime = place.runtime()
     config = read_study(file, trust=trust)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(
-        config, folder, jobs=jobs, trust=trust, executor=executor, address=address,
+        config, folder, runtime=runtime, trust=trust,
         shard=None if shard is None else parse_shard(shard), time_limit=time_limit, command=command,
     )  # fmt: skip
     if shard is not None:

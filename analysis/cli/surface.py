@@ -2,17 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from analysis.measures.checkpoints import data_options
+from analysis.cli.options import ELSEWHERE, HERE, Elsewhere, Here
 from analysis.path import find_own_modules
 from analysis.progress import track
-from analysis.surfaces.crew import crew
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import AxisKind, Between, recipe
-from trainers.config import Option
 
 if TYPE_CHECKING:
     from analysis.surfaces.survey import Survey
@@ -43,15 +41,9 @@ def surface(
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     vtk: bool = False,
     cost: bool = False,
-    jobs: int | None = None,
+    place: Here = HERE,
     trust: bool = False,
-    model: str | None = None,
-    model_options: dict[str, Option] | None = None,
-    dataset: str = "digits",
-    train_size: int | None = None,
-    validation_size: int | None = None,
-    label_noise: float = 0.0,
-    data_seed: int = 0,
+    weights: Elsewhere = ELSEWHERE,
 ) -> int:
     """Draw loss and error around a trained model, of several side by side, along training, or between models.
 
@@ -84,41 +76,34 @@ def surface(
         out_folder: Folder of figures.
         vtk: Write files for ParaView too.
         cost: Only say what it would take.
-        jobs: Processes; one a core if left out.
+        place: Where to compute.
         trust: Import a model or dataset that a run names as module:function.
-        model: For files of weights: the model's name or module:function.
-        model_options: For files of weights: the model's sizes.
-        dataset: For files of weights: the data's name or module:function.
-        train_size: For files of weights: training examples.
-        validation_size: For files of weights: examples kept for validation; 500, or none of fewer, if left out.
-        label_noise: For files of weights: label noise of the training data.
-        data_seed: For files of weights: seed of the split and the noise.
+        weights: For files of weights from elsewhere.
     """
     from analysis.surfaces.survey import read_survey, survey, time_needed
 
     if models and all(m.suffix == ".npz" for m in models):
         return show_survey(read_survey(*models, out=out_folder), vtk=vtk)
-    find_own_modules(model, dataset, *metrics, trust=trust)
+    find_own_modules(weights.model, weights.dataset, *metrics, trust=trust)
+    runtime = place.runtime()
     chosen = recipe(
         axes=axes, between=between, align=align, points=points, radius=radius, normalise=normalise, metrics=metrics,
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,
         batch=batch, centred=centred, numbers=numbers, seed=seed,
     )  # fmt: skip
-    data = data_options(dataset, train_size, validation_size, label_noise, data_seed)
-    places = [
-        checkpoint_of(m, step=step, trust=trust, model=model, model_options=model_options, data=data) for m in models
-    ]
+    foreign: dict[str, Any] = {"model": weights.model, "model_options": weights.model_options, "data": weights.data}
+    places = [checkpoint_of(m, step=step, trust=trust, **foreign) for m in models]
     if cost:
-        print(time_needed(places, chosen, jobs=jobs))
+        print(time_needed(places, chosen, runtime))
         return 0
 
     def announce(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     command = "landscape surface " + " ".join(str(m) for m in models)
-    with crew() as team:
-        drawn = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
-        return show_survey(drawn, vtk=vtk) if team.leads else 0
+    with runtime.joined() as among:
+        drawn = survey(places, chosen, out=out_folder, runtime=among, track=track, announce=announce, command=command)
+        return show_survey(drawn, vtk=vtk) if among.ranks.leads else 0
 
 
 def show_survey(survey: "Survey", *, vtk: bool) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from analysis.cli.options import HERE, Here
 from analysis.cli.output import show_table
 from analysis.path import find_own_modules
 from analysis.progress import track
@@ -38,7 +39,7 @@ def train(
     config: Configuration,
     *,
     out_folder: Annotated[Path, tyro.conf.arg(name="out")] = Path("runs"),
-    device: str = "cpu",
+    place: Here = HERE,
     time_limit: str | None = None,
     snapshot_seconds: float = 30.0,
     log_steps: int | None = None,
@@ -47,7 +48,6 @@ def train(
     search_radii: tuple[float, ...] | None = None,
     search_share: float = 0.2,
     search_seeds: int = 1,
-    jobs: int | None = None,
 ) -> int:
     """Train one run; a finished run is skipped, an interrupted one is continued.
 
@@ -57,7 +57,7 @@ def train(
     Args:
         config: What decides the result.
         out_folder: Folder of runs; the run goes into a subfolder named by its hash.
-        device: Where to train, such as cpu or cuda.
+        place: Where to train; several processes or devices are for the search of a radius.
         time_limit: Stop with a snapshot before so many seconds, or HH:MM:SS, have passed.
         snapshot_seconds: Least time between two snapshots, from which a killed run continues.
         log_steps: Log every so many steps to steps.parquet.
@@ -66,10 +66,10 @@ def train(
         search_radii: The radii to try; 0 and factors of three around the given one if left out.
         search_share: Fraction of the epochs that each of these runs gets.
         search_seeds: Runs for each radius.
-        jobs: Processes of the search; one a core if left out.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(chosen.model, chosen.dataset)
+    runtime = place.runtime()
     if rho_search:
         return _search_radius(
             chosen,
@@ -77,8 +77,7 @@ def train(
             radii=search_radii,
             share=search_share,
             seeds=search_seeds,
-            jobs=jobs,
-            device=device,
+            runtime=runtime,
         )
     rows = track(iter(range(chosen.epochs)), f"{chosen.method} {chosen.run_id}", chosen.epochs)
 
@@ -90,7 +89,7 @@ def train(
         run = fit(
             chosen,
             out=out_folder,
-            device=device,
+            device=runtime.single(),
             trust=True,  # named on the command line itself
             progress=advance,
             time_limit=time_limit,

@@ -9,6 +9,7 @@ from analysis.measures.cache import option_hash
 from analysis.measures.collect import Call
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
+from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
 
 REPEATS = 3
@@ -36,11 +37,12 @@ class Budget:
         return sum(self.gradients.values()) * self.seconds_a_gradient / max(1, min(jobs, self.checkpoints))
 
 
-def budget(calls: Sequence[Call]) -> Budget:
+def budget(calls: Sequence[Call], runtime: Runtime = HERE) -> Budget:
     """Add up what is not measured yet, and time a gradient on the first checkpoint that can be read.
 
     Args:
         calls: Checkpoints, each with its plan and seed.
+        runtime: Where they will be measured.
     """
     gradients: dict[str, float] = {}
     left = 0
@@ -57,7 +59,7 @@ def budget(calls: Sequence[Call]) -> Budget:
             gradients[key] = gradients.get(key, 0.0) + MEASURES[key].gradients
         if math.isnan(pace):
             try:
-                pace = single_threaded(seconds_a_gradient, checkpoint.load(seed))
+                pace = single_threaded(seconds_a_gradient, checkpoint.load(seed, runtime.devices[0]))
             except (OSError, ValueError):
                 continue  # it will be marked rows
     return Budget(left, gradients, pace)

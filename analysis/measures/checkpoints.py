@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,8 +49,8 @@ class Checkpoint(Protocol):
         """What decides its numbers beside its weights, the measure, the options and the seed."""
         ...
 
-    def load(self, seed: int) -> Subject:
-        """The checkpoint, ready to be measured."""
+    def load(self, seed: int, device: str = "cpu") -> Subject:
+        """The checkpoint, ready to be measured on a device."""
         ...
 
 
@@ -85,13 +85,13 @@ class RunCheckpoint:
         """What else decides its numbers."""
         return {}  # all else is in the configuration, which names the run
 
-    def load(self, seed: int) -> Subject:
-        """The checkpoint, ready to be measured."""
+    def load(self, seed: int, device: str = "cpu") -> Subject:
+        """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
         recipe = json.dumps([getattr(config, key) for key in (*DATA_KEYS, "precision")], default=str)
-        data = _data(recipe, lambda: load_data(config, trust=self.trust))
-        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed)
+        data = _data(recipe, device, lambda: load_data(config, trust=self.trust))
+        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
 
 
 @dataclass(frozen=True)
@@ -129,22 +129,14 @@ class WeightsFile:
         """What else decides its numbers."""
         return {"model": self.model, "model_options": dict(self.model_options), "data": dict(self.data)}
 
-    def load(self, seed: int) -> Subject:
-        """The checkpoint, ready to be measured."""
+    def load(self, seed: int, device: str = "cpu") -> Subject:
+        """The checkpoint, ready to be measured on a device."""
         recipe = json.dumps(dict(self.data), sort_keys=True, default=str)
-        data = _data(recipe, lambda: load_dataset(**{"validation_size": None, **self.data}))
+        data = _data(recipe, device, lambda: load_dataset(**{"validation_size": None, **self.data}))
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id)
-
-
-def data_options(
-    name: str, train_size: int | None, validation_size: int | None, label_noise: float, seed: int
-) -> dict[str, Any]:
-    """Options of `trainers.load_dataset` for a file of weights; a size left out is not part of what rows depend on."""
-    options: dict[str, Any] = {"name": name, "train_size": train_size, "label_noise": label_noise, "seed": seed}
-    return options if validation_size is None else {**options, "validation_size": validation_size}
+        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id).on(device)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -175,6 +167,7 @@ def measure_checkpoint(
     checkpoint: Checkpoint,
     wanted: Plan,
     seed: int = 0,
+    device: str = "cpu",
     *,
     begin: Begin = silent,
     progress: Progress = False,
@@ -188,6 +181,7 @@ def measure_checkpoint(
         checkpoint: Which.
         wanted: The measures, see `plan`.
         seed: Of their random choices.
+        device: Where to compute.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
@@ -199,7 +193,7 @@ def measure_checkpoint(
     if todo:
         try:
             stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed), progress=progress)
+            subject = replace(checkpoint.load(seed, device), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
                 raise
@@ -235,12 +229,13 @@ def _measured(
             cache.store(new, stamp)
 
 
-_last_data: tuple[str, DataBundle] | None = None  # one process measures many checkpoints on the same data
+_last_data: tuple[str, str, DataBundle] | None = None  # one process measures many checkpoints on the same data
 
 
-def _data(recipe: str, make: Any) -> DataBundle:
-    """The data of a recipe; the last one is kept in memory."""
+def _data(recipe: str, device: str, make: Callable[[], DataBundle]) -> DataBundle:
+    """The data of a recipe on a device; the last one is kept in memory."""
     global _last_data
-    if _last_data is None or _last_data[0] != recipe:
-        _last_data = (recipe, make())
-    return _last_data[1]
+    if _last_data is None or _last_data[:2] != (recipe, device):
+        _last_data = None  # let go of the old one first
+        _last_data = (recipe, device, make().to(device))
+    return _last_data[2]

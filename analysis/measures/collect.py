@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 
@@ -17,9 +17,9 @@ from landscape.progress import Progress
 from trainers.config import TrainConfig
 from trainers.files.lock import PATIENCE, locked
 from trainers.runs.folder import Run
+from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import in_parallel
 
-Executor = Literal["processes", "ray"]
 Call = tuple[Checkpoint, Plan, int]
 
 
@@ -86,11 +86,9 @@ def collect(
     measures: Choice | None = None,
     along: Choice = (),
     along_runs: Callable[[TrainConfig], bool] | None = None,
-    jobs: int | None = None,
     trust: bool = False,
     seed: int = 0,
-    executor: Executor = "processes",
-    address: str | None = None,
+    **place: Any,
 ) -> Iterator[pd.DataFrame]:
     """Measure many runs in parallel, checkpoint by checkpoint; yields rows as they come.
 
@@ -99,17 +97,16 @@ def collect(
         measures: For the last checkpoint of each run, see `plan`; None is the usual ones.
         along: For the checkpoints before it.
         along_runs: Which runs to measure along training; None is all.
-        jobs: Processes; None is one a core, with Ray one a core of the cluster.
         trust: Import a model or dataset that a run names as module:function.
         seed: Of the measures' random choices.
-        executor: "processes" on this machine, or "ray" on a cluster that shares the runs' folders.
-        address: Of the Ray cluster.
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`.
     """
+    runtime = Runtime.of(**place)
     calls, marked = to_measure(
         runs, plan(measures), plan(along) if along else None, along_runs=along_runs, trust=trust, seed=seed
     )
     yield from marked
-    yield from take(calls, jobs=jobs, executor=executor, address=address)
+    yield from take(calls, runtime)
 
 
 def to_measure(
@@ -134,27 +131,18 @@ def to_measure(
     return calls, marked
 
 
-def take(
-    calls: Sequence[Call], *, jobs: int | None = None, executor: Executor = "processes", address: str | None = None
-) -> Iterator[pd.DataFrame]:
+def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFrame]:
     """Measure checkpoints in parallel; yields the rows of each as they come.
 
     One whose process dies gives rows that say so. What is kept already is only read.
 
     Args:
         calls: Checkpoints, each with its plan and seed.
-        jobs: Processes; None is one a core.
-        executor: "processes" on this machine, or "ray" on a cluster that shares the checkpoints' folders.
-        address: Of the Ray cluster.
+        runtime: Where.
 
     Raises:
-        ValueError: For a bad `jobs` or `executor`.
         ImportError: For "ray" where it is not installed.
     """
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"`jobs` must be at least 1, got {jobs!r}; leave it out for one a core.")
-    if executor not in ("processes", "ray"):
-        raise ValueError(f"`executor` must be 'processes' or 'ray', got {executor!r}.")
     todo = []
     for call in calls:
         rows = kept_rows(*call)
@@ -162,14 +150,14 @@ def take(
             yield rows
         else:
             todo.append(call)
-    if executor == "ray" and todo:
+    if runtime.executor == "ray" and todo:
         from trainers.sweep.cluster import on_ray  # an extra
 
         folder = todo[0][0].cache.index.parent
         folder.mkdir(parents=True, exist_ok=True)
-        yield from on_ray(measure_checkpoint, todo, jobs=jobs, lost=_lost, address=address, folder=folder)
+        yield from on_ray(measure_checkpoint, todo, runtime, lost=_lost, folder=folder)
     else:
-        yield from in_parallel(measure_checkpoint, todo, jobs=jobs, lost=_lost)
+        yield from in_parallel(measure_checkpoint, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
 
 
 def tabulate(

@@ -88,6 +88,15 @@ class Subject:
         apply_weights(model, read_weights(path))
         return cls(model.eval(), data, Path(path).stem, seed=seed)
 
+    def on(self, device: str) -> "Subject":
+        """The same with its weights on a device, where its data are; the model itself goes there."""
+
+        def moved(tensors: Params | None) -> Params | None:
+            return tensors and {name: t.to(device) for name, t in tensors.items()}
+
+        initial, buffers = moved(self.initial), moved(self.initial_buffers)
+        return replace(self, model=self.model.to(device), initial=initial, initial_buffers=buffers)
+
     def generator(self, purpose: str) -> torch.Generator:
         """The source of randomness of one measure: depends on its name and the seed, not on the model."""
         return stream(self.seed, purpose)

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from analysis.measures.checkpoints import Checkpoint
-from analysis.surfaces.crew import Crew
 from analysis.surfaces.journal import Group, Journal
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
@@ -20,7 +19,8 @@ from landscape.surfaces import Axes, Axis
 from landscape.surfaces.scanner import Scanner, Values
 from trainers.files.writing import write_atomically
 from trainers.reference import is_reference, load_reference
-from trainers.sweep.parallel import cores, in_parallel, single_threaded
+from trainers.runtime import Runtime
+from trainers.sweep.parallel import in_parallel, single_threaded
 
 BUNDLE_SECONDS = 1.0  # of work that a killed process may lose
 WORTH_TELLING = 3.0  # seconds of work below which progress is not shown
@@ -60,10 +60,10 @@ def write_axes(axes: Axes, path: Path) -> None:
     write_atomically(path, lambda aside: save_file(kept, aside))
 
 
-def read_axes(path: Path, names: Sequence[tuple[str, str]], order: Sequence[str]) -> Axes:
-    """Read them back, with the origin in the given order of names."""
+def read_axes(path: Path, names: Sequence[tuple[str, str]], order: Sequence[str], device: str) -> Axes:
+    """Read them back to a device, with the origin in the given order of names."""
     # copies of their own: in the file's buffer tensors begin anywhere, and sums over other alignments round otherwise
-    stored = {name: t.clone() for name, t in load_file(path).items()}
+    stored = {name: t.clone().to(device) for name, t in load_file(path).items()}
 
     def part(start: str) -> dict[str, torch.Tensor]:
         found = {n.removeprefix(start): t for n, t in stored.items() if n.startswith(start)}
@@ -84,27 +84,27 @@ def metrics_of(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-_scanner: tuple[str, Scanner] | None = None  # one process evaluates many bundles of one task
+_scanner: tuple[tuple[str, str], Scanner] | None = None  # one process evaluates many bundles of one task
 
 
-def scanner_of(task: Task) -> Scanner:
-    """The scanner of a task; the last one is kept in memory."""
+def scanner_of(task: Task, device: str) -> Scanner:
+    """The scanner of a task on a device; the last one is kept in memory."""
     global _scanner
-    if _scanner is None or _scanner[0] != task.key:
+    if _scanner is None or _scanner[0] != (task.key, device):
         _scanner = None  # let go of the old one first
-        subject = task.checkpoint.load(task.recipe.seed)
+        subject = task.checkpoint.load(task.recipe.seed, device)
         risks = surface_risks(subject, task.recipe)
-        axes = read_axes(task.axes, task.names, next(iter(risks.values())).names)
-        _scanner = (task.key, Scanner(risks, axes, metrics=metrics_of(task.recipe)))
+        axes = read_axes(task.axes, task.names, next(iter(risks.values())).names, device)
+        _scanner = ((task.key, device), Scanner(risks, axes, metrics=metrics_of(task.recipe)))
     return _scanner[1]
 
 
 Block = tuple[int, np.ndarray]  # the number of its first point, and its points, one row each
 
 
-def evaluate(task: Task, blocks: Sequence[Block]) -> list[tuple[int, Group]]:
+def evaluate(task: Task, blocks: Sequence[Block], device: str) -> list[tuple[int, Group]]:
     """Values and standard errors of some blocks."""
-    scanner = scanner_of(task)
+    scanner = scanner_of(task, device)
     found = []
     for number, points in blocks:
         values = scanner.evaluate([tuple(row) for row in points.tolist()])
@@ -123,29 +123,29 @@ def told_time(points: int, seconds: float, jobs: int) -> str:
 class Computation:
     """Evaluates lists of points in several processes, one list after another, and keeps what is done in a journal.
 
-    A second computation of the same lists in the same order finds the first one's values in the journal. All processes
-    of a crew must ask for the same lists; each computes its share and keeps it in a journal of its own, and all get the
-    whole, from each other: no process reads what another writes or removes.
+    A second computation of the same lists in the same order finds the first one's values in the journal. All ranks must
+    ask for the same lists; each computes its share and keeps it in a journal of its own, and all get the whole, from
+    each other: no process reads what another writes or removes.
 
     Args:
         task: What is evaluated; its axes lie in the journal's folder.
         journal: Open.
-        crew: The processes of `torchrun`.
-        jobs: Processes that each of them starts; None is one a core, or one under `torchrun`.
+        runtime: Where, by which of the processes of `torchrun`, and how many each of them starts.
         track: Shows progress.
     """
 
-    def __init__(self, task: Task, journal: Journal, *, crew: Crew, jobs: int | None, track: Track) -> None:
-        self.task, self.journal, self.crew, self.jobs, self.track = task, journal, crew, jobs, track
-        self.scanner: Scanner = crew.alike(lambda: single_threaded(scanner_of, task))
+    def __init__(self, task: Task, journal: Journal, runtime: Runtime, *, track: Track) -> None:
+        self.task, self.journal, self.runtime, self.track = task, journal, runtime, track
+        self.ranks, self.device = runtime.ranks, runtime.devices[0]
+        self.scanner: Scanner = self.ranks.alike(lambda: single_threaded(scanner_of, task, self.device))
         self._asked = 0
-        self._writer = journal.writer(str(crew.rank))
-        self._done = crew.led(journal.done)  # before any process writes
+        self._writer = journal.writer(str(self.ranks.rank))
+        self._done = self.ranks.led(journal.done)  # before any process writes
 
     def estimate(self, points: int) -> str:
         """How long so many points will take, in words, from a few at the origin."""
         each = single_threaded(self.scanner.seconds_per_point)
-        return told_time(points, each, self.crew.count * (self.jobs or (cores() if self.crew.count == 1 else 1)))
+        return told_time(points, each, self.ranks.count * self.runtime.processes)
 
     def evaluate(self, points: Sequence[Point]) -> Values:
         """As `Scanner.evaluate`.
@@ -158,7 +158,7 @@ class Computation:
         blocks = [(self._asked + b.start, rows[b.start : b.stop]) for b in self.scanner.blocks(len(rows))]
         self._asked += len(rows)
         todo = [block for block in blocks if block[0] not in self._done]
-        for found in self.crew.each(lambda: self._compute(todo[self.crew.rank :: self.crew.count])):
+        for found in self.ranks.each(lambda: self._compute(todo[self.ranks.rank :: self.ranks.count])):
             self._done |= found
         table = torch.from_numpy(np.concatenate([self._done[number] for number, _ in blocks]))
         return {c: (table[:, 0, i].clone(), table[:, 1, i].clone()) for i, c in enumerate(self.scanner.columns)}
@@ -174,16 +174,17 @@ class Computation:
                 done.update(found)
 
             begun = time.perf_counter()
-            keep(single_threaded(evaluate, self.task, blocks[:1]))
+            keep(single_threaded(evaluate, self.task, blocks[:1], self.device))
             spent = max(time.perf_counter() - begun, 1e-6)
             rest = blocks[1:]
-            jobs = self.jobs or (cores() if self.crew.count == 1 else 1)
+            jobs = self.runtime.processes
             if spent * len(rest) < START_SECONDS:
                 jobs = 1  # starting a process takes longer
             count = max(1, min(round(BUNDLE_SECONDS / spent), math.ceil(len(rest) / (4 * jobs)) or 1))
             bundles = [rest[i : i + count] for i in range(0, len(rest), count)]
-            results = in_parallel(evaluate, [(self.task, bundle) for bundle in bundles], jobs=jobs)
-            tell = self.crew.leads and spent * len(rest) > WORTH_TELLING
+            calls = [(self.task, bundle) for bundle in bundles]
+            results = in_parallel(evaluate, calls, jobs=jobs, devices=self.runtime.devices)
+            tell = self.ranks.leads and spent * len(rest) > WORTH_TELLING
             for found in self.track(results, "scanning", len(bundles)) if tell else results:
                 keep(found)
         return done

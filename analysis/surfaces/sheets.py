@@ -14,7 +14,6 @@ from analysis.measures.subject import Subject
 from analysis.progress import quiet
 from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
 from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
-from analysis.surfaces.crew import ALONE, Crew, crew
 from analysis.surfaces.drawing import Drawing, draw, known_facts, trajectory_grid
 from analysis.surfaces.files import read_surface, write_surface
 from analysis.surfaces.journal import Journal
@@ -27,6 +26,7 @@ from landscape.surfaces.refinement import Refinement
 from landscape.surfaces.scan import assemble
 from trainers.files.lock import locked
 from trainers.files.writing import digest, write_bytes
+from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
 
 
@@ -74,9 +74,8 @@ def scan_checkpoint(
     *,
     others: Sequence[Checkpoint] = (),
     reach: Sequence[float] | None = None,
-    jobs: int | None = None,
+    runtime: Runtime = HERE,
     track: Track = quiet,
-    team: Crew | None = None,
     announce: Tell = silent,
     wait: float = 0.0,
 ) -> Sheet:
@@ -87,9 +86,8 @@ def scan_checkpoint(
         recipe: What.
         others: Runs whose trajectories are shown too, for pca axes.
         reach: Radius along each axis where the recipe leaves it open.
-        jobs: Processes; None is one a core.
+        runtime: Where; the processes of `torchrun` join.
         track: Shows progress.
-        team: The processes of `torchrun`; None finds them.
         announce: Told what is done, and what it will take.
         wait: Seconds to wait for another process that computes the same surface.
 
@@ -97,23 +95,22 @@ def scan_checkpoint(
         BusyError: If another process computes the same surface.
         PeerError: If another process of `torchrun` failed.
     """
-    if team is None:
-        with crew() as team:
-            return _scan(checkpoint, recipe, others, reach, jobs, track, team, announce, wait)
-    return _scan(checkpoint, recipe, others, reach, jobs, track, team, announce, wait)
+    with runtime.joined() as among:
+        return _scan(checkpoint, recipe, others, reach, among, track, announce, wait)
 
 
 def _scan(
     checkpoint: Checkpoint, recipe: Recipe, others: Sequence[Checkpoint], reach: Sequence[float] | None,
-    jobs: int | None, track: Track, team: Crew, announce: Tell, wait: float,
+    runtime: Runtime, track: Track, announce: Tell, wait: float,
 ) -> Sheet:  # fmt: skip
+    team, device = runtime.ranks, runtime.devices[0]
     path = team.alike(lambda: file_of(checkpoint, recipe, *others, reach=reach))
     parts = path.with_suffix(".parts")
     with ExitStack() as lock:
         if team.led(lambda: _claimed(lock, path, path.exists, wait)):
             if team.leads:
                 announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
-            subject = team.alike(lambda: checkpoint.load(recipe.seed))
+            subject = team.alike(lambda: checkpoint.load(recipe.seed, device))
             risk = next(iter(surface_risks(subject, recipe).values()))
             drawing, trails = team.alike(
                 lambda: single_threaded(_drawn, subject, risk, recipe, (checkpoint, *others), reach)
@@ -126,9 +123,7 @@ def _scan(
 
             team.led(begin)
             names = tuple((axis.name, axis.unit) for axis in drawing.axes.axes)
-            work = Computation(
-                Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, crew=team, jobs=jobs, track=track
-            )
+            work = Computation(Task(checkpoint, recipe, parts / AXES, names, str(path)), journal, runtime, track=track)
             if team.leads:
                 announce(work.estimate(len(drawing.grid)))
             surface = _computed(work, drawing, context_of(subject, checkpoint, recipe) | drawing.facts, recipe)
@@ -158,7 +153,8 @@ def _drawn(
     subject: Subject, risk: EmpiricalRisk, recipe: Recipe, places: Sequence[Checkpoint], reach: Sequence[float] | None
 ) -> tuple[Drawing, list[Trail]]:
     """Axes and grid, and the trajectories over them."""
-    subjects = [subject, *(other.load(recipe.seed) for other in places[1:])]
+    device = str(subject.risk.device)
+    subjects = [subject, *(other.load(recipe.seed, device) for other in places[1:])]
     if recipe.between == "plane":
         drawing, trails = plane_drawing(subjects, recipe)
         return replace(drawing, facts=drawing.facts | known_facts(risk, drawing.axes, subject, recipe)), trails
@@ -209,7 +205,7 @@ def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict
 
 
 def between_models(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE, wait: float = 0.0
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, runtime: Runtime, tell: Tell = silent, wait: float = 0.0
 ) -> list[Sheet]:
     """The line, and the curve, between two models: a sheet for each way and each mode of normalisation layers.
 
@@ -217,13 +213,14 @@ def between_models(
         checkpoints: The models'.
         recipe: What.
         tell: Told what is being done.
-        team: The processes of `torchrun`, of which the leader alone computes.
+        runtime: Where; of the processes of `torchrun` the leader alone computes.
         wait: Seconds to wait for another process that computes the same.
 
     Raises:
         BusyError: If another process computes the same.
         ValueError: If there are not two, or they differ in architecture.
     """
+    team = runtime.ranks
     path = team.alike(lambda: file_of(checkpoints[0], recipe, *checkpoints[1:]))
     whole = path.parent / f"{path.stem}.whole"
 
@@ -233,16 +230,16 @@ def between_models(
     def made() -> None:
         with ExitStack() as lock:
             if _claimed(lock, path, lambda: whole.exists() and bool(files()), wait):
-                _make_between(checkpoints, recipe, path, tell)
+                _make_between(checkpoints, recipe, path, runtime.devices[0], tell)
                 write_bytes(whole, b"")
 
     team.led(made)
     return team.alike(lambda: [Sheet.read(p) for p in files()])
 
 
-def _make_between(checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, tell: Tell) -> None:
+def _make_between(checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, device: str, tell: Tell) -> None:
     """Compute and write them."""
-    subjects = [c.load(recipe.seed) for c in checkpoints]
+    subjects = [c.load(recipe.seed, device) for c in checkpoints]
     context = context_of(subjects[0], checkpoints[0], recipe) | {"models": [s.run_id for s in subjects]}
     for n, passage in enumerate(passages(subjects, recipe, tell=tell)):
         modes = list(dict.fromkeys(there for _, there in passage.profile.examples))

@@ -16,7 +16,6 @@ from analysis.progress import quiet
 from analysis.style import Medium, rc
 from analysis.surfaces.between import Tell, silent
 from analysis.surfaces.computing import Track, metrics_of, told_time
-from analysis.surfaces.crew import Crew, crew
 from analysis.surfaces.drawing import draw
 from analysis.surfaces.places import checkpoint_of, surface_risks
 from analysis.surfaces.reading import ANSWERS, Remark, reading, reading_together, to_markdown, verdict
@@ -26,7 +25,8 @@ from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
 from trainers.files.writing import write_bytes
 from trainers.runs.checkpoint import read_weights
-from trainers.sweep.parallel import cores, single_threaded
+from trainers.runtime import HERE, Runtime
+from trainers.sweep.parallel import single_threaded
 
 if TYPE_CHECKING:
     from analysis.surfaces.pictures import Picture
@@ -164,6 +164,7 @@ def surface(
     step: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
+    device: str = "cpu",
     track: Track = quiet,
     announce: Tell = silent,
     trust: bool = False,
@@ -183,6 +184,7 @@ def surface(
         step: Another checkpoint of the runs than the last.
         out: Folder of figures; one beside the surfaces if left out.
         jobs: Processes; one a core if left out.
+        device: Where: cpu, cuda, cuda:0,1 for several, mps or auto.
         track: Shows progress.
         announce: Told what is done, and what it will take.
         trust: Import a model or dataset that a run names as module:function.
@@ -199,14 +201,14 @@ def surface(
         FileNotFoundError: If a path names no model.
         BusyError: If another process computes the same surface.
     """
-    chosen = recipe(**options)
+    chosen, runtime = recipe(**options), Runtime(device, jobs)
     places = [
         m
         if not isinstance(m, str | Path)
         else checkpoint_of(m, step=step, trust=trust, model=model, model_options=model_options, data=data)
         for m in models
     ]
-    return survey(places, chosen, out=out, jobs=jobs, track=track, announce=announce)
+    return survey(places, chosen, out=out, runtime=runtime, track=track, announce=announce)
 
 
 def read_survey(*files: str | Path, out: str | Path | None = None) -> Survey:
@@ -234,7 +236,7 @@ def survey(
     chosen: Recipe,
     *,
     out: str | Path | None = None,
-    jobs: int | None = None,
+    runtime: Runtime = HERE,
     track: Track = quiet,
     announce: Tell = silent,
     command: str = "",
@@ -244,8 +246,9 @@ def survey(
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
-    with crew() as team:
-        sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent, wait))
+    with runtime.joined() as among:
+        tell = announce if among.ranks.leads else silent
+        sheets = _told_apart(_sheets(places, chosen, among, track, tell, wait))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)
 
 
@@ -265,29 +268,28 @@ def check_comparable(places: Sequence[Checkpoint]) -> None:
                 )
 
 
-def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | None = None) -> str:
+def time_needed(places: Sequence[Checkpoint], chosen: Recipe, runtime: Runtime = HERE) -> str:
     """What a survey would take, from a few points of the first model's, in words."""
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     changed: dict[str, Any] = {"numbers": False}
     if chosen.between is not None:  # a point costs the same wherever it lies
         changed |= {"axes": ("random",) * chosen.dimensions, "points": chosen.counts, "radius": None, "between": None}
-    subject = places[0].load(chosen.seed)
+    subject = places[0].load(chosen.seed, runtime.devices[0])
     risks = surface_risks(subject, chosen)
     drawing = draw(subject, next(iter(risks.values())), chosen.model_copy(update=changed))
     scanner = Scanner(risks, drawing.axes, metrics=metrics_of(chosen))
     each = single_threaded(scanner.seconds_per_point)
     count = 1 if "pca" in chosen.axes or chosen.between else len(places)
-    return told_time(len(drawing.grid) * count, each, jobs or cores())
+    return told_time(len(drawing.grid) * count, each, runtime.processes)
 
 
 def _sheets(
-    places: Sequence[Checkpoint], chosen: Recipe, team: Crew, jobs: int | None, track: Track, announce: Tell,
-    wait: float,
-) -> list[Sheet]:  # fmt: skip
+    places: Sequence[Checkpoint], chosen: Recipe, runtime: Runtime, track: Track, announce: Tell, wait: float
+) -> list[Sheet]:
     if chosen.between in ("line", "bezier", "polygon"):
-        return between_models(places, chosen, tell=announce, team=team, wait=wait)
-    settings: dict[str, Any] = {"jobs": jobs, "track": track, "team": team, "announce": announce, "wait": wait}
+        return between_models(places, chosen, runtime=runtime, tell=announce, wait=wait)
+    settings: dict[str, Any] = {"runtime": runtime, "track": track, "announce": announce, "wait": wait}
     if chosen.between == "plane" or "pca" in chosen.axes:
         return [scan_checkpoint(places[0], chosen, others=places[1:], **settings)]
     sheets: list[Sheet] = []

@@ -91,7 +91,7 @@ def trail(subject: Subject, place: Checkpoint, axes: Axes, recipe: Recipe) -> Tr
     losses: list[tuple[float, float]] = []
     moved: list[Params] = []
     for step in steps:
-        there = replace(place, step=step).load(recipe.seed)
+        there = replace(place, step=step).load(recipe.seed, str(subject.risk.device))
         risk = next(iter(surface_risks(there, recipe).values()))
         at = Scanner(risk, replace(axes, origin=dict(risk.theta)), metrics=["loss"], batch_points=1)
         losses.append(at.centre()["loss"])

@@ -22,6 +22,7 @@ from analysis.cli import main
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
+from trainers import Runtime
 from trainers.runs.checkpoint import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def made(tmp_path_factory):
     """A study of six runs, finished up to its statistics."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
-    work = Study(read_study(folder / "small.yaml"), folder / "study", jobs=1)
+    work = Study(read_study(folder / "small.yaml"), folder / "study", runtime=Runtime(jobs=1))
     work.prepare()
     work.train(quiet)
     work.measure(quiet)
@@ -169,11 +170,29 @@ def test_a_folder_that_is_not_there_is_said_in_a_line(command, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda:77", "gpu", "meta", ""])
-def test_a_device_that_is_not_there_is_said_in_a_line(device, tmp_path, capsys):
-    assert run("train", "--epochs", 1, "--device", device, "--out", tmp_path) == 2
+@pytest.mark.parametrize("command", ["train --epochs 1 --out {}", "measure {}/x", "surface {}/x", "study {}/x.yaml"])
+def test_a_device_that_is_not_there_is_said_in_a_line_before_anything_is_read(command, device, tmp_path, capsys):
+    assert run(*command.format(tmp_path).split(), "--device", device) == 2
     assert f"`device` {device!r} is not there" in (said := one_line(capsys))
     assert "this machine has cpu" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_one_run_trains_on_one_device(tmp_path, capsys):
+    assert run("train", "--epochs", 1, "--device", "cpu:0,1", "--out", tmp_path) == 2
+    assert "`device` 'cpu:0,1' names several devices, and one run trains on one: name one" in one_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--jobs", 0), "`jobs` must be at least 1, got 0"),
+    (("--device", "cpu:0,0"), "`device` 'cpu:0,0' names a device twice"),
+    (("--device", "cpu:0", "--executor", "ray"), "`device` must be 'cpu' with executor 'ray'"),
+    (("--address", "there:1"), "`address` is a Ray cluster's, got 'there:1' with executor 'processes'"),
+])  # fmt: skip
+def test_places_that_do_not_go_together_are_refused(flags, message, tmp_path, capsys):
+    assert run("measure", tmp_path, *flags) == 2
+    assert message in one_line(capsys)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -18,7 +18,7 @@ from analysis.measures.taking import measure_subject
 from analysis.progress import quiet
 from analysis.statistics.catalogue import STATISTICS
 from analysis.study import Study, read_study
-from trainers import Run, build_model, fit, load_dataset
+from trainers import Run, Runtime, build_model, fit, load_dataset
 from trainers.files.writing import write_json
 
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
@@ -64,7 +64,7 @@ def test_two_runs_of_a_study_give_the_same_table_float_for_float(smoke, tmp_path
     values["methods"] = values["methods"][:2]
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(values))
-    work = Study(read_study(path), tmp_path / "again", jobs=2)
+    work = Study(read_study(path), tmp_path / "again", runtime=Runtime(jobs=2))
     work.prepare()
     work.train(quiet)
     again = work.measure(quiet)
@@ -75,7 +75,7 @@ def test_two_runs_of_a_study_give_the_same_table_float_for_float(smoke, tmp_path
 
 
 def test_a_second_call_measures_nothing_again(smoke):
-    work = Study.open(smoke, jobs=1)
+    work = Study.open(smoke, runtime=Runtime(jobs=1))
     files = sorted((smoke / "runs").glob("*/measures/*.parquet"))
     stamps = [p.stat().st_mtime_ns for p in files]
     before = table.read(smoke / "measures.parquet")
@@ -167,7 +167,7 @@ def test_a_folder_of_another_study_is_refused_and_can_be_extended(tmp_path, valu
     values.update(methods=[{"method": "sgd"}], measures={"norms": None, "targets": None}, trajectory={})
     path = tmp_path / "a.yaml"
     path.write_text(yaml.safe_dump(values))
-    work = Study(read_study(path), tmp_path / "s", jobs=1)
+    work = Study(read_study(path), tmp_path / "s", runtime=Runtime(jobs=1))
     work.prepare()
     values["grid"]["seed"] = [0, 1, 2]
     path.write_text(yaml.safe_dump(values))
@@ -175,7 +175,7 @@ def test_a_folder_of_another_study_is_refused_and_can_be_extended(tmp_path, valu
     message = capsys.readouterr().err
     assert "was made with another configuration (other grid)" in message
     assert "--extend" in message
-    Study(read_study(path), tmp_path / "s", jobs=1).prepare(extend=True)
+    Study(read_study(path), tmp_path / "s", runtime=Runtime(jobs=1)).prepare(extend=True)
 
 
 def test_train_measure_correlate_list(tmp_path, capsys):

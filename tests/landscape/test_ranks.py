@@ -18,21 +18,6 @@ from landscape.ranks import Ranks
 ROOT = Path(__file__).parents[2]
 
 
-class Pretended(Ranks):
-    """One of `count` processes, without any."""
-
-    def __new__(cls, rank, count):
-        self = object.__new__(cls)
-        object.__setattr__(self, "_place", (rank, count))
-        return self
-
-    def __init__(self, *_):
-        pass
-
-    rank = property(lambda self: self._place[0])
-    count = property(lambda self: self._place[1])
-
-
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(1, 6))
 def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
@@ -41,9 +26,9 @@ def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
     batches = [(part, -part) for part in x.split(sizes)]
     if total < count:
         with pytest.raises(ValueError, match=f"`data` has {total} examples, too few for {count} processes: use fewer"):
-            Pretended(0, count).share(batches, whole=False)
+            Ranks(0, count).share(batches, whole=False)
         return
-    shares = [Pretended(rank, count).share(batches, whole=False) for rank in range(count)]
+    shares = [Ranks(rank, count).share(batches, whole=False) for rank in range(count)]
     assert torch.equal(torch.cat([part for share in shares for part, _ in share]), x)
     assert all(torch.equal(-part, target) for share in shares for part, target in share)
     loads = [sum(map(batch_size, share)) for share in shares]
@@ -56,19 +41,33 @@ def test_whole_batches_are_dealt_out_in_turn(many, count):
     batches = [(torch.full((2,), i), torch.zeros(2)) for i in range(many)]
     if many < count:
         with pytest.raises(ValueError, match=f"`data` has {many} batches, too few for {count} processes"):
-            Pretended(0, count).share(batches, whole=True)
+            Ranks(0, count).share(batches, whole=True)
         return
-    shares = [Pretended(rank, count).share(batches, whole=True) for rank in range(count)]
+    shares = [Ranks(rank, count).share(batches, whole=True) for rank in range(count)]
     assert sorted(int(x[0]) for share in shares for x, _ in share) == list(range(many))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_nothing_is_sent_and_nothing_changes():
+    alone, t = Ranks.of(), torch.tensor([1.0, 2.0])
+    assert (alone.rank, alone.count, alone.leads) == (0, 1, True)
+    assert alone.led(lambda: 3) == alone.alike(lambda: 3) == 3
+    assert alone.each(lambda: 3) == [3]
+    assert alone.total(0.1, t.device) == 0.1
+    assert alone.average_([t], 5.0, flags := [0.25]) == 5.0
+    assert flags == [0.25]
+    alone.follow_(alone.sum_(t))
+    alone.require_equal(t)
+    alone.wait()
+    assert t.tolist() == [1.0, 2.0]
+    assert alone.block(1).count == 1
 
 
 def test_without_processes_the_message_says_how_to_start_some():
     from problems import o2
 
-    for make in (Ranks, o2().sharded):
-        with pytest.raises(RuntimeError, match=r"`sharded` needs processes .* `torchrun` and call torch.distributed"):
-            make()
+    with pytest.raises(RuntimeError, match=r"`sharded` needs processes .* `torchrun` and call torch.distributed"):
+        o2().sharded()
 
 
 WORKER = """
@@ -84,6 +83,7 @@ dist.init_process_group(
     "gloo", init_method=f"tcp://127.0.0.1:{sys.argv[2]}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
 )
 from problems import F64, case, cosines, o2
+from landscape.ranks import PeerError, Ranks
 from landscape import EmpiricalFisher, Fisher, GaussNewton, Hessian, flatten, top_eigenpairs, trace
 
 
@@ -171,7 +171,30 @@ def test_two_processes_agree_with_one_and_refuse_what_would_go_wrong(tmp_path):
                 lambda: two.chunks(2))
         refused(ValueError, "`data` has 1 batches, too few for 2 processes",
                 case("conv:eval").risk(mode="batch").on(case("conv:eval").batches[0]).sharded)
-        dist.barrier()
+        ranks = Ranks.of()
+        assert (ranks.rank, ranks.count, ranks.leads) == (rank, 2, rank == 0)
+        assert [t.tolist() for t in ranks.gather(torch.tensor([rank, 7]))] == [[0, 7], [1, 7]]
+        a, b, flags = torch.tensor([float(rank), 3.0]), torch.tensor([2.0 * rank], dtype=torch.bfloat16), [float(rank)]
+        assert ranks.average_([a, b], 1.0 + 2 * rank, flags) == 4.0  # weights 1 and 3
+        assert a.tolist() == [0.75, 3.0] and b.tolist() == [1.5] and flags == [0.75]
+        ranks.follow_(c := torch.tensor([rank + 5]))
+        assert c.item() == 5
+        assert ranks.each(lambda: rank * 10) == [0, 10] and ranks.alike(lambda: rank) == rank
+        assert ranks.led(lambda: f"of {rank}") == "of 0"
+
+        def fails():
+            raise KeyError(f"process {rank}")
+
+        refused(KeyError, "process 0", lambda: ranks.led(fails))
+        refused(KeyError if rank else PeerError, "process 1" if rank else "process 1 of 2 failed: KeyError",
+                lambda: ranks.each(fails if rank else int))
+        other = dist.new_group([1, 0])
+        turned = Ranks.of(other)
+        assert (turned.block(2).count, turned.block(1).count, ranks.block(1).rank) == (2, 1, 0)
+        assert turned.led(lambda: rank) == dist.get_global_rank(other, 0)
+        single = [dist.new_group([member]) for member in range(2)]
+        refused(ValueError, "`group` must hold this process's rank", lambda: Ranks.of(single[1 - rank]))
+        ranks.wait()
         """,
     )
 

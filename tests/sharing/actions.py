@@ -105,8 +105,9 @@ def study(folder, seed):
     begin(folder, seed)
     from analysis.progress import quiet
     from analysis.study import Study, StudyConfig
+    from trainers import Runtime
 
-    work = Study(StudyConfig.model_validate(STUDY), Path(folder), jobs=1)
+    work = Study(StudyConfig.model_validate(STUDY), Path(folder), runtime=Runtime(jobs=1))
     work.prepare()
     work.train(quiet)
     work.measure(quiet)

@@ -34,7 +34,7 @@ def outside_the_block(rank, broken):
     counting.watch(model)
     optimizer = make_optimizer("sam", model, lr=0.1, rho=0.3)
     if broken:
-        quiet, optimizer._passes.ranks.quiet = optimizer._passes.ranks.quiet, contextlib.nullcontext
+        quiet, optimizer._passes.replicas.quiet = optimizer._passes.replicas.quiet, contextlib.nullcontext
     (x, y) = data(1)[0][rank]
 
     def closure():

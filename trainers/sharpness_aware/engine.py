@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.params import Params, length
+from landscape.ranks import Ranks
 from trainers.files.tree import copied
 from trainers.sharpness_aware.arguments import check_base, check_model, closures_from
 from trainers.sharpness_aware.ascent import Means
@@ -32,7 +33,7 @@ from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
 from trainers.sharpness_aware.precision import UNSCALED, Guard, LossScale, check_precision, spoil
 from trainers.sharpness_aware.radii import group_radii
-from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, circle_of
+from trainers.sharpness_aware.ranks import Noise, Replicas, Sharing, circle_of
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
@@ -134,27 +135,28 @@ class SharpnessAware(Optimizer):
             )
         pair = Pair(model, named, group) if parallel_gradients else None
         sharded = check_sharded(model, named, base, parts, sharing)
-        circle = None if sharded or parallel_gradients else circle_of(sharing, group, group_size)
-        self._ranks = Ranks(model, group, circle, alone=sharded or parallel_gradients)
+        ranks, alone = Ranks.of(group), sharded or parallel_gradients
+        circle = Ranks() if alone else circle_of(sharing, ranks, group_size)
+        self._replicas = Replicas(model, ranks, circle, alone=alone)
         self._weights = Weights(self._trained, model)
-        self._passes = Passes(model, self._trained, self._weights, self._ranks, same_rng=same_rng, scale=self._scale)
-        self._exchange = Exchange(parts, self._ranks, self._passes, self._weights)
+        self._passes = Passes(model, self._trained, self._weights, self._replicas, same_rng=same_rng, scale=self._scale)
+        self._exchange = Exchange(parts, self._replicas, self._passes, self._weights)
         self._evaluation = Evaluation(
             parts,
             self._weights,
             self._passes,
-            self._ranks,
+            self._replicas,
             self._exchange,
             scale=self._scale,
             pair=pair,
             sharing=sharing,
-            sharers=self._ranks.size if sharded else self._ranks.circle_size,
+            sharers=(ranks if sharded else circle).count,
             diagnose=diagnose,
             guard=self._guard,
         )
         self._passes.unchecked = not isinstance(parts.gate, Never)  # plain optimizers may take sparse gradients
         synchronised = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
-        if self._ranks.several and sharing != "global" and synchronised and not isinstance(parts.gate, Never):
+        if self._replicas.several and sharing != "global" and synchronised and not isinstance(parts.gate, Never):
             raise ValueError(
                 f"SyncBatchNorm mixes activations of ranks whose weights are perturbed differently under `sharing` "
                 f"{sharing!r}: use sharing='global', or BatchNorm."
@@ -200,7 +202,7 @@ class SharpnessAware(Optimizer):
 
         Otherwise it averages the gradient of every pass, which makes each perturbation one of all ranks.
         """
-        self._ranks.watch(model)
+        self._replicas.watch(model)
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -447,7 +449,7 @@ class SharpnessAware(Optimizer):
         rho, shares = self._radii(lr)
         self.last = StepRecord(rho=rho)
         self._evaluation.begin(self.last)
-        if self._noise is not None and self._ranks.several:
+        if self._noise is not None and self._replicas.several:
             self._noise.begin(self.steps_taken)
         return Moment(self.steps_taken, lr, rho, self._weights.clean(), self._weights.parameters, self.base, shares)
 
@@ -483,8 +485,8 @@ class SharpnessAware(Optimizer):
         late = "second pass" if mode is Mode.PERTURBED else "first pass"
         if self._guard is not None:
             broken = not self._guard.passes(losses=[v for _, v in record.clean + record.displaced])
-            if self.skip_nonfinite and self._ranks.whole:  # gradients that all share may not travel once more
-                broken = self._ranks.mean(float(broken), 1.0) > 0
+            if self.skip_nonfinite and self._replicas.whole:  # gradients that all share may not travel once more
+                broken = self._replicas.mean(float(broken), 1.0) > 0
             if broken:
                 record.overflow = record.overflow or late
         if record.overflow:
@@ -492,7 +494,7 @@ class SharpnessAware(Optimizer):
         extra = self._exchange.average(moment, mode, weight)
         if self._guard is not None and not record.overflow and not self._guard.passes(*self._made(moment)):
             record.overflow = late
-            if self._ranks.several:
+            if self._replicas.several:
                 record.overflow += " (on some rank)"
         if not record.overflow:
             moment.theta = self._weights.clean()
@@ -588,7 +590,7 @@ class SharpnessAware(Optimizer):
 
     def synchronise_buffers(self) -> None:
         """Replace running statistics by their means over ranks: before an evaluation or a checkpoint."""
-        self._ranks.buffers()
+        self._replicas.buffers()
 
     # -- state -----------------------------------------------------------------------------------------------------
 

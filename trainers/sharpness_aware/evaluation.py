@@ -19,7 +19,7 @@ from trainers.sharpness_aware.moment import Moment
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
 from trainers.sharpness_aware.precision import Guard, LossScale
-from trainers.sharpness_aware.ranks import Ranks, Sharing, zeros_where_missing
+from trainers.sharpness_aware.ranks import Replicas, Sharing, zeros_where_missing
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.weights import Weights
 
@@ -36,7 +36,7 @@ class Evaluation:
         parts: The method.
         weights: The weights.
         passes: Calls the closures.
-        ranks: The processes.
+        replicas: The copies of the model on all processes.
         exchange: Averages over them.
         scale: Loss scaling, or None.
         pair: SAMPa's two processes, or None.
@@ -57,7 +57,7 @@ class Evaluation:
         parts: Composition,
         weights: Weights,
         passes: Passes,
-        ranks: Ranks,
+        replicas: Replicas,
         exchange: Exchange,
         *,
         scale: LossScale | None,
@@ -67,7 +67,7 @@ class Evaluation:
         diagnose: bool,
         guard: Guard | None = None,
     ) -> None:
-        self.parts, self.weights, self.passes, self.ranks, self.exchange = parts, weights, passes, ranks, exchange
+        self.parts, self.weights, self.passes, self.replicas, self.exchange = parts, weights, passes, replicas, exchange
         self.scale, self.pair, self.sharing, self.sharers, self.diagnose = scale, pair, sharing, sharers, diagnose
         self.guard = guard
         self.record = StepRecord()
@@ -96,8 +96,8 @@ class Evaluation:
                 self.exchange.share(unit, [grads])
                 firsts[i] = (grads, loss)
                 squared += unit.weight * dot(grads, grads)
-            if not self.ranks.whole:
-                squared = self.ranks.mean(squared, float(sum(u.examples for u in units) or 1.0))
+            if not self.replicas.whole:
+                squared = self.replicas.mean(squared, float(sum(u.examples for u in units) or 1.0))
             mode = parts.gate(moment, squared)
         else:
             mode = parts.gate(moment)
@@ -158,9 +158,9 @@ class Evaluation:
             grads = self.passes.take()
             if self.pair is not None:
                 self.pair.agree(loss)
-            if self.ranks.several:
+            if self.replicas.several:
                 grads = zeros_where_missing(grads, weights.clean())
-                self.ranks.average(list(grads.values()), float(unit.examples or 1))
+                self.replicas.average(list(grads.values()), float(unit.examples or 1))
             if self._guard("first pass", grads, loss=loss):
                 return loss
             source.observe(moment, Means(grads, ahead=grads))
@@ -393,10 +393,10 @@ class Evaluation:
                 grads = {n: g.square() for n, g in grads.items()}
             total = accumulated(total, grads, 1.0 if squares else count / sum(counts))
         result = zeros_where_missing(total or {}, self.weights.clean())
-        if self.ranks.several:
-            self.ranks.average(list(result.values()), 1.0 if squares else float(sum(counts)))
+        if self.replicas.several:
+            self.replicas.average(list(result.values()), 1.0 if squares else float(sum(counts)))
             if squares:  # a sum over the examples of all ranks
-                torch._foreach_mul_(list(result.values()), float(self.ranks.size))
+                torch._foreach_mul_(list(result.values()), float(self.replicas.ranks.count))
         return result
 
     def _guard(self, when: str, *grads: Params | None, loss: Tensor | None = None) -> bool:
@@ -404,7 +404,7 @@ class Evaluation:
         if self.guard is None:
             return False
         # gradients are shared by those who share a perturbation, losses may be a rank's own: `_finish` looks at these
-        own = loss is not None and self.ranks.circle is None
+        own = loss is not None and self.replicas.circle.count == 1
         if self.guard.passes(*grads, losses=[loss] if own and loss is not None else []):
             return False
         self.record.overflow = when

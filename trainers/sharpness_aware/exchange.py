@@ -11,7 +11,7 @@ from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.gates import Mode
 from trainers.sharpness_aware.moment import Moment
 from trainers.sharpness_aware.passes import NO_GRADIENT, Passes
-from trainers.sharpness_aware.ranks import Ranks, zeros_where_missing
+from trainers.sharpness_aware.ranks import Replicas, zeros_where_missing
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.weights import Weights
 
@@ -21,7 +21,7 @@ class Exchange:
 
     Args:
         parts: The method.
-        ranks: The processes.
+        replicas: The copies of the model on all processes.
         passes: Who has had a gradient.
         weights: The weights.
 
@@ -31,8 +31,8 @@ class Exchange:
         alone: Whether the step has one chunk, so that a sum is its one gradient, without a copy.
     """
 
-    def __init__(self, parts: Composition, ranks: Ranks, passes: Passes, weights: Weights) -> None:
-        self.parts, self.ranks, self.passes, self.weights = parts, ranks, passes, weights
+    def __init__(self, parts: Composition, replicas: Replicas, passes: Passes, weights: Weights) -> None:
+        self.parts, self.replicas, self.passes, self.weights = parts, replicas, passes, weights
         self.record = StepRecord()
         self.sums: dict[str, Params | None] = {}
         self.alone = False
@@ -46,13 +46,13 @@ class Exchange:
 
         A name that none of them has stays missing, so that what the method remembers does not move it.
         """
-        if self.ranks.circle is None or not (gradients or losses):
+        if self.replicas.circle.count == 1 or not (gradients or losses):
             return list(losses)
         means = [value.detach().clone() for value in losses]
         flags, theta = self._flags(), self.weights.clean()
         full = [zeros_where_missing(grads, theta) for grads in gradients]
         tensors = [t for grads in full for t in grads.values()] + means
-        total = self.ranks.average(tensors, float(unit.examples or 1), circle=True, flags=flags)
+        total = self.replicas.average(tensors, float(unit.examples or 1), circle=True, flags=flags)
         self._note_flags(flags)
         for grads, complete in zip(gradients, full, strict=True):
             grads.update(complete)
@@ -92,12 +92,12 @@ class Exchange:
 
         What travels depends on the method alone, never on what this rank has seen: all ranks must send the same.
         """
-        ranks, parts, passes, theta = self.ranks, self.parts, self.passes, self.weights.clean()
-        if not ranks.several:
+        replicas, parts, passes, theta = self.replicas, self.parts, self.passes, self.weights.clean()
+        if not replicas.several:
             return self.sums.get("decoupled")
         perturbed = mode is Mode.PERTURBED
         grads = zeros_where_missing(passes.gradients(), theta)
-        if not (perturbed and ranks.whole and parts.combiner.active):  # else made from averages over all ranks already
+        if not (perturbed and replicas.whole and parts.combiner.active):  # else averages of all already
             travelling = [grads]
             if perturbed:
                 observed = parts.source.observes or (parts.mask is not None and parts.mask.wants_ascent(moment.t))
@@ -109,7 +109,7 @@ class Exchange:
                     made.update(zeros_where_missing(made, theta))
                     travelling.append({name: made[name] for name in theta})
             flags = self._flags()
-            ranks.average([t for held in travelling for t in held.values()], weight, flags=flags)
+            replicas.average([t for held in travelling for t in held.values()], weight, flags=flags)
             self._note_flags(flags)
         if not passes.seen:
             raise ValueError(NO_GRADIENT)

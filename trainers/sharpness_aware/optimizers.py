@@ -12,6 +12,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from landscape.perturbation import check_radius
+from landscape.ranks import Ranks
 from landscape.spread import spread
 from trainers.naming import nearest
 from trainers.options import checked, validated
@@ -38,7 +39,7 @@ from trainers.sharpness_aware.radii import (
     Radius,
     StartJump,
 )
-from trainers.sharpness_aware.ranks import Noise, Ranks, Sharing, bare, circle_index
+from trainers.sharpness_aware.ranks import Noise, Sharing, bare, circle_index
 from trainers.sharpness_aware.trained import Trained
 
 Base = Literal["sgd", "adamw", "bsam"]
@@ -259,7 +260,6 @@ def make_optimizer(
         )
     if entry.base == "sgd" and entry.rho is not None and not isinstance(inner_optimizer, torch.optim.SGD):
         raise ValueError(f"method {method!r} needs `base` 'sgd': it foresees the base optimizer's own step.")
-    ranks = Ranks(model, group)
     generator = torch.Generator().manual_seed(seed)
     trained = Trained(model, inner_optimizer)
     setting = Setting(
@@ -316,7 +316,7 @@ def make_optimizer(
         skip_nonfinite=skip_nonfinite,
         diagnose=diagnose,
         parallel_gradients=parallel_gradients,
-        noise=Noise(generator, seed, circle_index(sharing, ranks.rank, group_size)),
+        noise=Noise(generator, seed, circle_index(sharing, Ranks.of(group).rank, group_size)),
     )
 
 

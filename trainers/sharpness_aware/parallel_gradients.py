@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from landscape.params import Params
+from landscape.ranks import Ranks
 from trainers.sharpness_aware.chunks import Unit
 from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.snapshot import RandomState
@@ -48,20 +48,20 @@ class Pair:
     """
 
     def __init__(self, model: nn.Module, named: dict[str, nn.Parameter], group: Any = None) -> None:
-        ready = dist.is_available() and dist.is_initialized()
-        size = dist.get_world_size(group) if ready else 1
-        if size != 2:
+        self.ranks = Ranks.of(group)
+        if self.ranks.count != 2:
             raise ValueError(
-                f"`parallel_gradients` needs two processes, which take one gradient each, got {size}: start them with "
-                f"`torchrun --nproc-per-node 2` and torch.distributed.init_process_group, or pass a `group` of two."
+                f"`parallel_gradients` needs two processes, which take one gradient each, got {self.ranks.count}: "
+                f"start them with `torchrun --nproc-per-node 2` and torch.distributed.init_process_group, or pass a "
+                f"`group` of two."
             )
         if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
             raise ValueError(
                 "SyncBatchNorm mixes activations of two processes whose weights differ under `parallel_gradients`: use "
                 "BatchNorm."
             )
-        self.model, self.named, self.group = model, named, group
-        self.perturbs = dist.get_rank(group) == 0
+        self.model, self.named = model, named
+        self.perturbs = self.ranks.leads
 
     def agree(self, loss: Tensor) -> None:
         """Check that both processes got the same first loss.
@@ -119,9 +119,7 @@ class Pair:
         """Both processes' tensors, bit for bit, rank 0's first; in one message."""
         device = next(iter(self.named.values())).device
         flat = torch.cat([_bytes(t).to(device) for t in tensors])
-        both = [torch.empty_like(flat) for _ in range(2)]
-        dist.all_gather(both, flat, group=self.group)
-        return [_cut(held, tensors) for held in both]
+        return [_cut(held, tensors) for held in self.ranks.gather(flat)]
 
 
 def _bytes(tensor: Tensor) -> Tensor:

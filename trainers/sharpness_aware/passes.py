@@ -25,7 +25,7 @@ from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.objective import Objective
 from trainers.sharpness_aware.pairs import as_gradient, real
 from trainers.sharpness_aware.precision import UNSCALED, LossScale
-from trainers.sharpness_aware.ranks import Ranks
+from trainers.sharpness_aware.ranks import Replicas
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.trained import Trained
@@ -54,7 +54,7 @@ class Passes:
         model: For its buffers.
         trained: The parameters that count.
         weights: Their weights.
-        ranks: The processes.
+        replicas: The copies of the model on all processes.
         same_rng: All passes over a chunk see the same random numbers.
         scale: Loss scaling, or None.
 
@@ -72,12 +72,12 @@ class Passes:
         model: nn.Module,
         trained: Trained,
         weights: Weights,
-        ranks: Ranks,
+        replicas: Replicas,
         *,
         same_rng: bool,
         scale: LossScale | None,
     ) -> None:
-        self.model, self.trained, self.weights, self.ranks = model, trained, weights, ranks
+        self.model, self.trained, self.weights, self.replicas = model, trained, weights, replicas
         self.named = trained.parameters
         self.same_rng, self.scale = same_rng, scale
         self.count = 0
@@ -175,7 +175,7 @@ class Passes:
     @contextmanager
     def only(self, names: frozenset[str] | None) -> Iterator[None]:
         """Inside the block only these parameters need a gradient, which spares the others' share of the backward."""
-        off = [] if names is None or self.ranks.several else [p for n, p in self.named.items() if n not in names]
+        off = [] if names is None or self.replicas.several else [p for n, p in self.named.items() if n not in names]
         for p in off:
             p.requires_grad_(False)
         self._sparing = bool(off)
@@ -242,7 +242,7 @@ class Passes:
                 self.weights.restore()
             self.clear()
             self.count += 1
-            with self._tracked(unit), torch.enable_grad(), self.ranks.quiet():
+            with self._tracked(unit), torch.enable_grad(), self.replicas.quiet():
                 self._ready(unit, i)
                 losses: Tensor = closure.losses()
                 here = losses.detach()
@@ -277,7 +277,7 @@ class Passes:
             objective.retain = True
             self._call(unit, i, objective, ascending=True)
             ascent = self.take()
-            with torch.enable_grad(), self.ranks.quiet():
+            with torch.enable_grad(), self.replicas.quiet():
                 value: Tensor = objective.loss_backward()
             self._arrived()
             clean_parts.append(self.take())
@@ -349,7 +349,7 @@ class Passes:
         try:
             if ours:
                 closure.clears = False  # type: ignore[attr-defined]
-            with self._tracked(unit), torch.enable_grad(), self.ranks.quiet():
+            with self._tracked(unit), torch.enable_grad(), self.replicas.quiet():
                 value: Any = closure()
         except RuntimeError as error:
             if "modified by an inplace operation" in str(error) or "through the graph a second time" in str(error):
@@ -370,7 +370,7 @@ class Passes:
         """Backward on the mean loss of chosen examples; returns their losses."""
         self.clear()
         self.count += 1
-        with torch.enable_grad(), self.ranks.quiet():
+        with torch.enable_grad(), self.replicas.quiet():
             losses: Tensor = closure.losses(index)  # type: ignore[attr-defined]
             self._backward(losses.mean())
         return losses.detach()
@@ -384,7 +384,7 @@ class Passes:
         if self.unchecked:
             check_dense(self.named)
             self.unchecked = False
-        if self.ranks.several:
+        if self.replicas.several:
             self.seen.update(name for name, p in self.named.items() if p.grad is not None)
         elif not self._sparing:
             for p in self.named.values():

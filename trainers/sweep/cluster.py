@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers.files.writing import write_bytes
+from trainers.runtime import Runtime
 from trainers.sweep.parallel import GRACE, Lost, WorkerDiedError, log, single_threaded, stopped_by_signals
 
 VISIBLE = 15.0  # seconds that a network file system may take to show a new file elsewhere
@@ -80,10 +81,9 @@ class Shared:
 def on_ray(
     function: Callable[..., Any],
     calls: Sequence[tuple[Any, ...]],
+    runtime: Runtime,
     *,
-    jobs: int | None,
     lost: Lost | None,
-    address: str | None,
     folder: Path,
     moved: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None,
 ) -> Iterator[Any]:
@@ -94,10 +94,8 @@ def on_ray(
     Args:
         function: Importable by name on every machine.
         calls: Argument tuples.
-        jobs: Calls at a time; None is as many as the cluster has cores for.
+        runtime: How many calls at a time, None as many as the cluster has cores for, and the cluster's address.
         lost: Makes the result of a call whose process died; None raises.
-        address: Of the cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that runs
-            on this machine.
         folder: Where results go; every machine must see it under this name.
         moved: Makes the call that is begun anew from the one whose machine went away; None takes the same.
 
@@ -109,7 +107,8 @@ def on_ray(
         Stopped: After a signal. Calls at work are interrupted and have 25 s to end well.
     """
     ray = import_ray()
-    with _connected(ray, address), _token(folder.absolute()) as shared:
+    jobs = runtime.jobs
+    with _connected(ray, runtime.address), _token(folder.absolute()) as shared:
         _probe(ray, shared)
         task = ray.remote(num_cpus=1, max_retries=0)(_checked_call)
         waiting = deque((call, 0) for call in calls)

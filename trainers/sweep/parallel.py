@@ -59,6 +59,7 @@ def in_parallel(
     calls: Sequence[tuple[Any, ...]],
     *,
     jobs: int | None,
+    devices: Sequence[str] = (),
     lost: Lost | None = None,
     isolate: bool = False,
 ) -> Iterator[Any]:
@@ -70,6 +71,7 @@ def in_parallel(
         function: Importable by name.
         calls: Argument tuples.
         jobs: Processes; None is one a core, at most one a call.
+        devices: Each process has one of them, in turn, which its calls get as their last argument.
         lost: Makes the result of a call whose process died; None raises.
         isolate: Take a process even for one, unless `jobs` is 1.
 
@@ -80,10 +82,11 @@ def in_parallel(
     count = max(1, min(cores() if jobs is None else jobs, len(calls)))
     if jobs == 1 or (count == 1 and not isolate):
         for arguments in calls:
-            yield single_threaded(function, *arguments)
+            yield single_threaded(function, *arguments, *devices[:1])
         return
     waiting = deque(calls)
     hired = [_hire() for _ in range(count)] if calls else []
+    device = {worker: tuple(devices[i % len(devices) :][:1]) if devices else () for i, worker in enumerate(hired)}
     idle = list(hired)
     running: dict[Future[Any], tuple[Worker, tuple[Any, ...]]] = {}
     with stopped_by_signals() as received:
@@ -91,7 +94,7 @@ def in_parallel(
             while waiting or running:
                 while waiting and idle:
                     worker, arguments = idle.pop(), waiting.popleft()
-                    running[worker.call(function, arguments)] = (worker, arguments)
+                    running[worker.call(function, (*arguments, *device[worker]))] = (worker, arguments)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     worker, arguments = running.pop(future)
                     try:
@@ -108,7 +111,7 @@ def in_parallel(
                         idle.append(worker)
                     if waiting:  # before the caller takes its time over the result
                         worker, arguments = idle.pop(), waiting.popleft()
-                        running[worker.call(function, arguments)] = (worker, arguments)
+                        running[worker.call(function, (*arguments, *device[worker]))] = (worker, arguments)
                     yield result
         finally:
             busy = {future: worker for future, (worker, _) in running.items()}

@@ -1,7 +1,7 @@
 """A coarse search of the radius on a short budget, before the long runs."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pandas as pd
 from trainers.config import TrainConfig, train_config
 from trainers.files.writing import write_atomically
 from trainers.runs.folder import Run
-from trainers.runs.loop import fit
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sweep.running import train_all
 
@@ -45,10 +44,9 @@ def search_radius(
     radii: Sequence[float] | None = None,
     share: float = 0.2,
     seeds: int = 1,
-    jobs: int | None = None,
-    device: str = "cpu",
     trust: bool = False,
     progress: Callable[[Run], None] | None = None,
+    **place: Any,
 ) -> RadiusSearch:
     """Train short runs with several radii and compare their validation errors.
 
@@ -61,10 +59,9 @@ def search_radius(
         radii: The grid; None tries 0 and factors of three, from a ninth to nine times the middle.
         share: Fraction of the epochs that each run gets, at least one; a warm-up shrinks with it.
         seeds: Runs for each radius: the configuration's seed and those that follow.
-        jobs: Processes; None is one a core. On another device than the CPU the runs come one after the other.
-        device: Where to train.
         trust: As for `fit`.
         progress: Called with each run as it ends.
+        **place: As for `train_all`: `jobs`, `device`, or a `Runtime`.
 
     Returns:
         The table, the suggestion and its caveats.
@@ -84,10 +81,7 @@ def search_radius(
     trials = {rho: [_trial(config, rho, share, config.seed + k) for k in range(seeds)] for rho in grid}
     runs: dict[str, Run] = {}
     every = {trial.run_id: trial for group in trials.values() for trial in group}
-    ended: Iterable[Run] = (fit(trial, out=folder, device=device, trust=trust) for trial in every.values())
-    if device == "cpu":
-        ended = train_all(list(every.values()), out=folder, jobs=jobs, trust=trust)
-    for run in ended:
+    for run in train_all(list(every.values()), out=folder, trust=trust, **place):
         runs[run.folder.name] = run
         if progress is not None:
             progress(run)

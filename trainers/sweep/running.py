@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trainers.config import TrainConfig
 from trainers.files.lock import PATIENCE, BusyError, locked
@@ -14,11 +14,10 @@ from trainers.files.writing import write_json
 from trainers.runs.folder import Run
 from trainers.runs.loop import fit
 from trainers.runs.signals import seconds_of
+from trainers.runtime import Runtime
 from trainers.sweep.cluster import on_ray
 from trainers.sweep.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
 from trainers.sweep.search import RandomSearch, combinations
-
-Executor = Literal["processes", "ray"]
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 OUT_OF_TIME = 75  # exit code EX_TEMPFAIL: try again
@@ -101,12 +100,10 @@ def train_all(
     configs: Sequence[TrainConfig],
     *,
     out: str | Path,
-    jobs: int | None = None,
     trust: bool = False,
-    executor: Executor = "processes",
-    address: str | None = None,
     shard: tuple[int, int] | None = None,
     time_limit: float | str | None = None,
+    **place: Any,
 ) -> Iterator[Run]:
     """Train runs in parallel, one process and one thread each; yields each as it ends.
 
@@ -117,39 +114,29 @@ def train_all(
     Args:
         configs: What to train.
         out: Folder of runs; with Ray on a file system that all its machines share.
-        jobs: Runs at a time; None is one a core, with Ray one a core of the cluster. 1 trains in this process, where a
-            debugger works but a crash ends everything.
         trust: As for `fit`.
-        executor: "processes" on this machine, or "ray" on a cluster.
-        address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
-            runs on this machine.
         shard: (i, n) trains only part i of n, see `part`.
         time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`. `jobs=1` trains in
+            this process, where a debugger works but a crash ends everything.
 
     Raises:
-        ValueError: For a bad `jobs`, `executor`, `address`, `shard` or `time_limit`.
+        ValueError: For a bad `shard`, `time_limit` or field of `Runtime`.
         ImportError: For "ray" where it is not installed.
         Stopped: After Ctrl-C, SIGTERM or SIGUSR1, or when the time is over; what was done is kept, and the same call
             goes on from there. It is a `KeyboardInterrupt`.
     """
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"`jobs` must be at least 1, got {jobs!r}; leave it out for one a core.")
-    if executor not in ("processes", "ray"):
-        raise ValueError(f"`executor` must be 'processes' or 'ray', got {executor!r}.")
-    if address is not None and executor != "ray":
-        raise ValueError(f"`address` is a Ray cluster's, got {address!r} with executor {executor!r}: use 'ray'.")
+    runtime = Runtime.of(**place)
     end = None if time_limit is None else time.time() + seconds_of(time_limit)
     named = {config.run_id: config for config in (configs if shard is None else part(configs, shard))}
-    return _train(named, Path(out), jobs, trust, executor, address, end)
+    return _train(named, Path(out), runtime, trust, end)
 
 
 def _train(
     configs: Mapping[str, TrainConfig],
     out: Path,
-    jobs: int | None,
+    runtime: Runtime,
     trust: bool,
-    executor: Executor,
-    address: str | None,
     end: float | None,
 ) -> Iterator[Run]:
     todo: dict[str, TrainConfig] = {}
@@ -162,12 +149,14 @@ def _train(
     calls = [(config, str(out.absolute()), trust, end) for config in todo.values()]
     if not calls:
         return
-    if executor == "ray":
-        results = on_ray(train_apart, calls, jobs=jobs, lost=worker_died, address=address, folder=out, moved=patiently)
-    elif jobs == 1:
-        results = _here(calls)
+    if runtime.executor == "ray":
+        results = on_ray(train_apart, calls, runtime, lost=worker_died, folder=out, moved=patiently)
+    elif runtime.limit == 1:
+        results = _here(calls, runtime.devices[0])
     else:
-        results = in_parallel(train_apart, calls, jobs=jobs, lost=worker_died, isolate=True)
+        results = in_parallel(
+            train_apart, calls, jobs=runtime.limit, devices=runtime.devices, lost=worker_died, isolate=True
+        )
     out_of_time = 0
     try:
         for run_id in results:
@@ -187,18 +176,20 @@ def _train(
         ) from None
 
 
-def _here(calls: Sequence[tuple[Any, ...]]) -> Iterator[str]:
+def _here(calls: Sequence[tuple[Any, ...]], device: str) -> Iterator[str]:
     """Train in this process; a signal that a run saw ends the sweep."""
     with stopped_by_signals():
         for call in calls:
             try:
-                yield single_threaded(train_one, *call)
+                yield single_threaded(train_one, *call, device)
             except SystemExit as stop:  # as `fit` ends after a signal, its snapshot written
                 code = stop.code if isinstance(stop.code, int) else INTERRUPTED
                 raise Stopped(f"stopped by exit code {code}", code) from None
 
 
-def train_one(config: TrainConfig, out: str, trust: bool, end: float | None = None, patience: float = 0.0) -> str:
+def train_one(
+    config: TrainConfig, out: str, trust: bool, end: float | None = None, device: str = "cpu", patience: float = 0.0
+) -> str:
     """Train one run of a sweep and return its id; an exception becomes its status.
 
     Args:
@@ -206,6 +197,7 @@ def train_one(config: TrainConfig, out: str, trust: bool, end: float | None = No
         out: Folder of runs.
         trust: As for `fit`.
         end: `time.time()` at which the sweep's time is over.
+        device: Where to train.
         patience: Seconds to wait for another process to let go of the run.
     """
     begun = time.monotonic()
@@ -216,7 +208,7 @@ def train_one(config: TrainConfig, out: str, trust: bool, end: float | None = No
             if limit["time_limit"] <= 0:
                 break
         try:
-            fit(config, out=out, trust=trust, **limit)
+            fit(config, out=out, device=device, trust=trust, **limit)
         except BusyError:  # another process trains it, and will give it its status
             if time.monotonic() - begun < patience:
                 time.sleep(min(5.0, patience))
@@ -227,16 +219,18 @@ def train_one(config: TrainConfig, out: str, trust: bool, end: float | None = No
     return config.run_id
 
 
-def train_apart(config: TrainConfig, out: str, trust: bool, end: float | None = None, patience: float = 0.0) -> str:
+def train_apart(
+    config: TrainConfig, out: str, trust: bool, end: float | None = None, device: str = "cpu", patience: float = 0.0
+) -> str:
     """`train_one` in a process of a sweep, which stops when it is told and leaves the rest to the one that told it."""
     with suppress(KeyboardInterrupt, SystemExit):
-        train_one(config, out, trust, end, patience)
+        train_one(config, out, trust, end, device, patience)
     return config.run_id
 
 
 def patiently(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """The call for a run whose machine went away: its lock counts for a while, as nobody can ask that machine."""
-    return (*call[:4], PATIENCE)
+    return (*call[:4], "cpu", PATIENCE)
 
 
 def worker_died(call: tuple[Any, ...], reason: str) -> str:

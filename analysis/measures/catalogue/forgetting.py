@@ -256,8 +256,8 @@ def _measure(
 def output_bias(subject: Subject) -> Rows:
     """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
     held_out = subject.held_out
-    probs = subject.risk.on(pair(held_out)).outputs().double().softmax(-1).numpy()
-    return bias_of(probs, held_out.y.numpy(), split="held_out")
+    probs = subject.risk.on(pair(held_out)).outputs().cpu().double().softmax(-1).numpy()
+    return bias_of(probs, held_out.y.cpu().numpy(), split="held_out")
 
 
 SIZES = ("eps_norm", "eps_rho")

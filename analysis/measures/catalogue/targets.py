@@ -315,7 +315,7 @@ def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
     """
     check_count("bins", bins)
     x, y = pair(subject.data.test)
-    z = torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)])
+    z, y = torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)]).cpu(), y.cpu()
     if note := _not_finite(z):
         return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
     top = z.double().softmax(1).max(1)

@@ -15,7 +15,7 @@ from analysis.measures.checkpoints import RunCheckpoint, kept_rows, measure_chec
 from analysis.measures.collect import collect, measure_run, sort_rows, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.surfaces.places import checkpoint_of
-from trainers import Run, fit, list_runs
+from trainers import Run, Runtime, fit, list_runs
 
 TINY = {"train_size": 40, "validation_size": 20, "test_size": 20, "epochs": 2, "checkpoints": [1], "batch_size": 20,
         "model_options": {"width": 4, "depth": 1}}  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_run_that_ends_while_others_are_measured_is_in_the_table(runs, tmp_pat
 
     def measured(calls):
         asked.append(len(calls))
-        yield from take(calls, jobs=1)
+        yield from take(calls, Runtime(jobs=1))
         if hidden.exists():  # another process trains it, and is done now
             hidden.rename(place / hidden.name)
 

@@ -19,7 +19,7 @@ from analysis.measures.measure import Measure
 from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.table import Row
-from trainers import build_model, fit, list_runs
+from trainers import Runtime, build_model, fit, list_runs
 from trainers.runs.checkpoint import PARAMS
 
 TINY = {"train_size": 40, "validation_size": 20, "test_size": 20, "epochs": 2, "model_options": {"width": 4}}
@@ -142,9 +142,21 @@ def test_a_folder_with_neither_runs_nor_weights_says_so(tmp_path, capsys):
 
 def test_processes_give_the_same_table_as_one(folder):
     calls = [(WeightsFile(folder / f"net{i}.pt", "mlp", {"width": 4}, DATA), CHOSEN, 0) for i in range(3)]
-    apart = sort_rows(pd.concat(take(calls, jobs=2), ignore_index=True))
-    shutil.rmtree(folder / "measures")
-    pd.testing.assert_frame_equal(sort_rows(pd.concat(take(calls, jobs=1), ignore_index=True)), apart)
+    apart = sort_rows(pd.concat(take(calls, Runtime(jobs=2)), ignore_index=True))
+    for runtime in (Runtime(jobs=1), Runtime("cpu:0,1")):
+        shutil.rmtree(folder / "measures")
+        pd.testing.assert_frame_equal(sort_rows(pd.concat(take(calls, runtime), ignore_index=True)), apart)
+
+
+def test_a_checkpoint_is_wholly_on_the_device_where_it_is_measured(run, folder):
+    for checkpoint in (last(run), WeightsFile(folder / "net0.pt", "mlp", {"width": 4}, DATA)):
+        subject = checkpoint.load(0, "meta")
+        shifted = subject.data.ood[next(iter(subject.data.ood))]
+        kept = [subject.initial or {}, subject.initial_buffers or {}, subject.model.state_dict()]
+        tensors = [t for named in kept for t in named.values()]
+        tensors += [part for split in (subject.data.train, subject.data.test, shifted) for part in (split.x, split.y)]
+        assert {t.device.type for t in tensors} == {"meta"}
+        assert checkpoint.load(0).risk.device.type == "cpu"
 
 
 def test_every_checkpoint_of_a_run_can_be_measured(run, capsys):
@@ -160,7 +172,7 @@ def test_every_checkpoint_of_a_run_can_be_measured(run, capsys):
 ])  # fmt: skip
 def test_foolish_arguments(run, options, message):
     with pytest.raises(ValueError, match=message):
-        list(take([(last(run), CHOSEN, 0)], **options))
+        list(take([(last(run), CHOSEN, 0)], Runtime(**options)))
 
 
 def test_a_process_that_dies_is_marked_rows(folder, tmp_path, monkeypatch):
@@ -168,7 +180,7 @@ def test_a_process_that_dies_is_marked_rows(folder, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     good = [(WeightsFile(folder / f"net{i}.pt", "mlp", {"width": 4}, DATA), CHOSEN, 0) for i in range(2)]
     bad = (WeightsFile(folder / "net2.pt", "fatal:net", {}, DATA), CHOSEN, 0)
-    table = pd.concat(take([good[0], bad, good[1]], jobs=2), ignore_index=True)
+    table = pd.concat(take([good[0], bad, good[1]], Runtime(jobs=2)), ignore_index=True)
     died = table["run_id"] == "net2"
     assert table.loc[died, "warnings"].str.contains("its process died").all()
     assert table.loc[died, "value"].isna().all()
@@ -202,5 +214,5 @@ def test_memory_stays_flat_over_many_checkpoints(tmp_path):
         torch.save(weights(i, width=32), tmp_path / f"{i:03}.pt")
     calls = [(WeightsFile(tmp_path / f"{i:03}.pt", "mlp", {"width": 32}, DATA), CHOSEN, 0) for i in range(60)]
     process = psutil.Process()
-    seen = [process.memory_info().rss for _ in take(calls, jobs=1)]
+    seen = [process.memory_info().rss for _ in take(calls, Runtime(jobs=1))]
     assert max(seen[30:]) - max(seen[:30]) < 8 * 2**20

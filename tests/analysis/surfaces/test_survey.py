@@ -16,12 +16,13 @@ import torch.nn.functional as F
 
 from analysis.cli import main
 from analysis.surfaces import computing, sheets
-from analysis.surfaces.crew import Crew
 from analysis.surfaces.journal import Writer
 from analysis.surfaces.places import checkpoint_of, chosen_examples
 from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet, file_of
 from analysis.surfaces.survey import read_survey, surface, survey, time_needed
+from landscape.ranks import Ranks
+from trainers import Runtime
 from trainers.files.lock import BusyError, Lock, _take, locked
 from trainers.runs.checkpoint import load_checkpoint, save_checkpoint
 from trainers.runs.folder import load_data
@@ -111,7 +112,7 @@ def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept
     add, evaluate = Writer.add, computing.evaluate
     counts = itertools.count()
     evaluated = []
-    monkeypatch.setattr(computing, "evaluate", lambda t, b: evaluated.extend(b) or evaluate(t, b))
+    monkeypatch.setattr(computing, "evaluate", lambda t, b, d: evaluated.extend(b) or evaluate(t, b, d))
     whole = bytes_of(plane(copies["sgd"], points=21, jobs=1))
     blocks = len(evaluated)
     assert blocks > 7  # the centre, and 441 points a few at a time
@@ -138,12 +139,11 @@ def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept
 
 SLOW = """
 import sys, time
-from analysis.surfaces import computing, sheets
-from analysis.surfaces.crew import Crew
+from analysis.surfaces import computing
 evaluate = computing.evaluate
-def slow(task, blocks):
+def slow(task, blocks, device):
     time.sleep(0.2)
-    return evaluate(task, blocks)
+    return evaluate(task, blocks, device)
 computing.evaluate, computing.BUNDLE_SECONDS = slow, 0.0
 from analysis.cli import main
 main(sys.argv[1:])
@@ -425,10 +425,10 @@ def test_what_another_process_computes_is_refused_or_waited_for(copies, between)
     chosen = recipe(**{**PLANE, "between": between} if between else PLANE)
     path = file_of(places[0], chosen, *places[1:])
     with locked(path.parent, f"{path.stem}.lock"), pytest.raises(BusyError, match=f"{path.stem} is in use by process"):
-        survey(places, chosen, jobs=1)
+        survey(places, chosen, runtime=Runtime(jobs=1))
     timer = threading.Timer(0.5, held(path).release)
     timer.start()
-    assert survey(places, chosen, jobs=1, wait=60.0).sheets
+    assert survey(places, chosen, runtime=Runtime(jobs=1), wait=60.0).sheets
     timer.join()
 
 
@@ -452,7 +452,7 @@ def test_processes_share_what_is_left_and_get_all_of_it(monkeypatch):
     )
     asked = []
 
-    class Three(Crew):
+    class Three(Ranks):
         """The second of three processes, of which the others answer at once."""
 
         def each(self, function):
@@ -465,7 +465,7 @@ def test_processes_share_what_is_left_and_get_all_of_it(monkeypatch):
 
     for done in ((), (0, 1, 4)):
         work = computing.Computation.__new__(computing.Computation)
-        work.crew, work._asked, work._done, work.scanner = Three(1, 3), 0, answer(done), scanner
+        work.ranks, work._asked, work._done, work.scanner = Three(1, 3), 0, answer(done), scanner
         work._compute = lambda blocks: answer(number for number, _ in blocks)
         asked[:] = [[i for i in range(7) if i not in done]]
         values, _ = work.evaluate([(float(i),) for i in range(7)])["a"]
@@ -481,7 +481,7 @@ def test_what_is_printed_is_short_and_names_no_folder(copies):
 
 
 def test_time_is_told_in_advance(copies):
-    text = time_needed([checkpoint_of(copies["sgd"].folder)], recipe(**PLANE), jobs=2)
+    text = time_needed([checkpoint_of(copies["sgd"].folder)], recipe(**PLANE), Runtime(jobs=2))
     assert text.startswith("25 points of")
     assert "on 2 cores" in text
     between = recipe(**{**PLANE, "between": "line", "points": 41})

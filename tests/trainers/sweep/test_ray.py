@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trainers import Runtime
 from trainers.config import train_config
 from trainers.runs.folder import Run
 from trainers.sweep import cluster as on_cluster
@@ -122,8 +123,9 @@ def test_failures_and_dying_processes_stop_nobody_else(tmp_path, nodes):
 
 @needs_ray
 def test_without_a_way_to_go_on_a_dead_process_is_an_error(tmp_path, nodes):
+    place = Runtime(jobs=1, executor="ray", address=nodes.address)
     with pytest.raises(WorkerDiedError, match="a process died while it worked"):
-        list(on_ray(os._exit, [(3,)], jobs=1, lost=None, address=nodes.address, folder=tmp_path))
+        list(on_ray(os._exit, [(3,)], place, lost=None, folder=tmp_path))
 
 
 @needs_ray

@@ -1,0 +1,99 @@
+"""Where computing happens: which devices, how many processes, and who of several ranks has which."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from landscape.ranks import Ranks
+from trainers import Runtime, fit
+from trainers.runtime import device_of
+from trainers.sweep.parallel import cores, in_parallel
+
+TINY = {"epochs": 1, "train_size": 20, "validation_size": 0, "test_size": 20, "model_options": {"width": 2, "depth": 1}}
+
+
+@pytest.mark.parametrize(("device", "names"), [
+    ("cpu", ("cpu",)), ("cpu:0", ("cpu:0",)), ("cpu:0,1", ("cpu:0", "cpu:1")), ("cpu:2,0", ("cpu:2", "cpu:0")),
+])  # fmt: skip
+def test_devices_by_name(device, names):
+    assert Runtime(device).devices == names
+
+
+def test_auto_is_the_best_that_there_is(monkeypatch):
+    assert Runtime("auto").devices == (("cuda",) if torch.cuda.is_available() else ("cpu",))
+    assert device_of("auto").type == Runtime("auto").devices[0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("trainers.runtime.device_of", lambda name: name)
+    assert Runtime("auto").devices == ("cuda",)
+
+
+@pytest.mark.parametrize(("runtime", "limit"), [
+    (Runtime(), None), (Runtime(jobs=3), 3), (Runtime("cpu:0"), 1), (Runtime("cpu:0,1"), 2), (Runtime("cpu:0,1", 4), 4),
+    (Runtime(ranks=Ranks(1, 2)), 1), (Runtime(jobs=3, ranks=Ranks(1, 2)), 3),
+])  # fmt: skip
+def test_as_many_processes_as_devices_unless_more_are_asked_for(runtime, limit):
+    assert runtime.limit == limit
+    assert runtime.processes == (limit or cores())
+
+
+@pytest.mark.parametrize(("devices", "count", "shares"), [
+    ("cpu", 3, ["cpu", "cpu", "cpu"]),
+    ("cpu:0,1,2,3", 2, ["cpu:0,2", "cpu:1,3"]),
+    ("cpu:0,1,2", 2, ["cpu:0,2", "cpu:1"]),
+    ("cpu:4,5", 3, ["cpu:4", "cpu:5", "cpu:4"]),
+])  # fmt: skip
+def test_ranks_share_the_devices(devices, count, shares):
+    assert [Runtime(devices)._among(Ranks(rank, count)).device for rank in range(count)] == shares
+
+
+def test_a_runtime_or_its_fields():
+    assert Runtime.of(jobs=2) == Runtime(jobs=2)
+    assert Runtime.of(Runtime(jobs=2)) == Runtime(jobs=2)
+    assert Runtime.of(Runtime(jobs=2), device="cpu:0") == Runtime("cpu:0", 2)
+    with pytest.raises(TypeError, match="jbos"):
+        Runtime.of(jbos=2)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"device": "meta"}, "`device` 'meta' is not there .it holds no numbers.; this machine has cpu"),
+    ({"device": "cpu:0,x"}, "`device` 'cpu:x' is not there"),
+    ({"device": "cpu:1,1"}, "`device` 'cpu:1,1' names a device twice: name each once"),
+    ({"jobs": 0}, "`jobs` must be at least 1, got 0; leave it out for one a core"),
+    ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
+    ({"address": "x:1"}, "`address` is a Ray cluster's, got 'x:1' with executor 'processes': use 'ray'"),
+    ({"device": "cpu:0,1", "executor": "ray"}, "`device` must be 'cpu' with executor 'ray', .* got 'cpu:0,1'"),
+])  # fmt: skip
+def test_what_is_not_there_or_does_not_go_together_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Runtime(**fields)
+
+
+def test_each_process_keeps_to_its_device():
+    calls = [(name,) for name in "abcd"]
+    found = sorted(in_parallel(os.path.join, calls, jobs=2, devices=("first", "second")))
+    assert [place[0] for place in found] == list("abcd")
+    assert {place[2:] for place in found} == {"first", "second"}
+    assert list(in_parallel(os.path.join, calls[:1], jobs=1, devices=("first", "second"))) == ["a/first"]
+
+
+def test_torchrun_of_one_process_is_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    with Runtime().joined() as among:
+        assert among == Runtime()
+        assert among.ranks.count == 1
+    assert not torch.distributed.is_initialized()
+    among = replace(Runtime(), ranks=Ranks(1, 2))
+    with among.joined() as again:  # those that have joined do not join again
+        assert again is among
+
+
+def test_the_device_is_no_part_of_what_a_run_is(tmp_path):
+    first, second = (fit(TINY, out=tmp_path / device, device=device) for device in ("cpu", "auto"))
+    assert first.run_id == second.run_id
+    if device_of("auto").type == "cpu":
+        step = max(first.checkpoints())
+        one, two = (run.checkpoint(step) / "params.safetensors" for run in (first, second))
+        assert one.read_bytes() == two.read_bytes()
