@@ -6,7 +6,7 @@ What a source remembers from step to step is in `memory`; points that are displa
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator
@@ -171,6 +171,7 @@ class Random(AscentSource):
         clean_forward: Run a clean forward pass, for the running statistics and the clean loss.
     """
 
+    keeps = ("generator",)
     generator: Generator
     law: Literal["gaussian", "sphere", "cube"] = "gaussian"
     width: float = 1.0
@@ -188,12 +189,6 @@ class Random(AscentSource):
             }
         drawn = random_direction(moment.theta, self.generator)
         return drawn if self.law == "gaussian" else scaled(drawn, 1 / float(norm(drawn)))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
 
 
 def scaled(direction: Params, number: float) -> Params:

@@ -12,9 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from landscape.params import Params
+from landscape.params import Params, real
 from trainers.sharpness_aware.chunks import Unit
-from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.snapshot import RandomState
 
 
