@@ -84,7 +84,8 @@ class TensorNorm(_OfWeights):
     """T = ‖θ_l‖ + η for every entry of tensor l: layerwise ASAM. `scope` as for `AbsWeight`."""
 
     def _of(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t) * (torch.linalg.vector_norm(t) + self.eta)
+        size: Tensor = torch.ones_like(t) * (torch.linalg.vector_norm(t) + self.eta)
+        return size
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,8 @@ def spectral_density(
     length = min(steps, p)
     if p <= EXACT_SIZE:
         with torch.no_grad():
-            values = _eigenvalues(A)
+            matrix = dense(A).detach().double().cpu()
+            values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
         weights = torch.full((p,), 1 / p, dtype=torch.float64)
         return SpectralDensity(values, weights, torch.zeros(p, dtype=torch.long), 1, p, p, True)
     require(
@@ -259,12 +260,6 @@ def spectral_density(
     return SpectralDensity(
         nodes[order], weights[order] / done, run[order], done, p, space.products, False, done == runs
     )
-
-
-def _eigenvalues(A: SymmetricOperator) -> Tensor:
-    matrix = dense(A).detach().double().cpu()
-    values: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-    return values
 
 
 def _quadrature(space: Krylov) -> tuple[Tensor, Tensor]:

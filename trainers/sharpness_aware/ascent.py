@@ -4,7 +4,6 @@ A source never calls the model and never normalises: the engine gives it gradien
 What a source remembers from step to step is in `memory`; points that are displaced before the ascent, in `offsets`.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -127,7 +126,7 @@ class Gradient(AscentSource):
 class IteratedGradient(AscentSource):
     """K steps of gradient ascent.
 
-    "pgd": δ_k = Π(δ_{k-1} + multiple · ρ · unit_k), Π the projection on ‖δ‖₂ ≤ ρ; K = 1 is SAM.
+    "pgd": δ_k = Π(δ_{k-1} + ρ unit_k), Π the projection on ‖δ‖₂ ≤ ρ; K = 1 is SAM.
     "split": δ_k = δ_{k-1} + (ρ / K) unit_k, without projection.
     "climb": δ_k = δ_{k-1} + ρ unit_k, without projection: the ascending point of Lookbehind-SAM.
 
@@ -138,18 +137,15 @@ class IteratedGradient(AscentSource):
 
     steps: int = 2
     form: Literal["pgd", "split", "climb"] = "pgd"
-    multiple: float = 1.0
     collects: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
-        if not (math.isfinite(self.multiple) and self.multiple > 0):
-            raise ValueError(f"`multiple` must be finite and above 0, got {self.multiple!r}.")
         self.inert_at_zero = not self.collects  # the sum of K gradients is not one gradient
 
     def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
-        step = scaled(unit, {"split": rho / self.steps, "climb": rho, "pgd": rho * self.multiple}[self.form])
+        step = scaled(unit, rho / self.steps if self.form == "split" else rho)
         moved = step if delta is None else {k: delta[k] + step[k] if k in delta else step[k] for k in step}
         if self.form != "pgd":
             return moved

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -185,7 +185,7 @@ class Sparse(Mask):
         every: Steps between two updates.
     """
 
-    keeps = ("mask",)
+    keeps: ClassVar[tuple[str, ...]] = ("mask",)
     sparsity: float = 0.5
     every: int = 1
     in_norm: bool = field(default=False, init=False)

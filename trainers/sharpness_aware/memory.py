@@ -53,21 +53,16 @@ class PreviousGradient(AscentSource):
 
 
 @dataclass
-class Ahead(AscentSource):
+class Ahead(PreviousGradient):
     """SAMPa: the gradient that the previous step took at its point ahead, y; none at the first step.
 
     Source:
         Xie, Pethick, Cevher (2024), "SAMPa", NeurIPS.
     """
 
-    keeps = ("stored",)
-    needs_gradient: bool = field(default=False, init=False)
+    keeps_final: bool = field(default=False, init=False)
     inert_at_zero: bool = field(default=False, init=False)
     moves_besides: bool = field(default=True, init=False)
-    stored: Params = field(default_factory=dict, init=False)
-
-    def direction(self, moment: Moment, grad: Params | None) -> Params | None:
-        return self.stored or None
 
     def observe(self, moment: Moment, means: Means) -> None:
         assert means.ahead is not None
