@@ -1,8 +1,10 @@
-"""How a module takes the inputs of a batch: by position, by name, or as they are."""
+"""How a module takes the inputs of a batch: by position, by name, or as they are; and a look at what it computes."""
 
 import copy
 import inspect
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,3 +87,14 @@ def call(module: nn.Module, inputs: Any) -> Any:
     """The outputs of a module on the inputs of a batch, see `Signature.arguments`."""
     by_place, by_name = Signature.of(module).arguments(inputs)
     return module(*by_place, **by_name)
+
+
+@contextmanager
+def hooked(modules: Iterable[nn.Module], note: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """A block in which each call of a module is noted: note(module, arguments, output)."""
+    handles = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -40,14 +40,8 @@ def check_radius(rho: float, name: str = "rho") -> None:
 
 
 @dataclass(frozen=True)
-class AbsWeight:
-    """T = |θ| + η, elementwise: ASAM's metric (Kwon et al. 2021).
-
-    Attributes:
-        eta: η ≥ 0. With η = 0 a weight that is exactly zero is never perturbed.
-        scope: "all" scales every parameter (as most public ports do); "weights" scales those whose name contains
-            "weight" and leaves T = 1 elsewhere (as the official code does).
-    """
+class _OfWeights:
+    """A metric made from the sizes of the weights: `_of` where the scope says so, 1 elsewhere."""
 
     eta: float = 0.0
     scope: Literal["all", "weights"] = "all"
@@ -56,8 +50,25 @@ class AbsWeight:
         check_radius(self.eta, "eta")
 
     def __call__(self, theta: Params) -> Params:
-        found = self.scaling(theta)
-        return {name: found[name] if name in found else torch.ones_like(t) for name, t in theta.items()}
+        chosen = {name for name in theta if self.scope == "all" or "weight" in name}
+        return {name: self._of(t) if name in chosen else torch.ones_like(t) for name, t in theta.items()}
+
+    def _of(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AbsWeight(_OfWeights):
+    """T = |θ| + η, elementwise: ASAM's metric (Kwon et al. 2021).
+
+    Attributes:
+        eta: η ≥ 0. With η = 0 a weight that is exactly zero is never perturbed.
+        scope: "all" scales every parameter (as most public ports do); "weights" scales those whose name contains
+            "weight" and leaves T = 1 elsewhere (as the official code does).
+    """
+
+    def _of(self, t: Tensor) -> Tensor:
+        return t.abs() + self.eta if self.eta else t.abs()
 
     def scaling(self, theta: Params) -> Params:
         """T without the tensors that it leaves as they are."""
@@ -69,42 +80,20 @@ class AbsWeight:
 
 
 @dataclass(frozen=True)
-class TensorNorm:
+class TensorNorm(_OfWeights):
     """T = ‖θ_l‖ + η for every entry of tensor l: layerwise ASAM. `scope` as for `AbsWeight`."""
 
-    eta: float = 0.0
-    scope: Literal["all", "weights"] = "all"
-
-    def __post_init__(self) -> None:
-        check_radius(self.eta, "eta")
-
-    def __call__(self, theta: Params) -> Params:
-        return {
-            name: torch.ones_like(t) * (torch.linalg.vector_norm(t) + self.eta)
-            if self.scope == "all" or "weight" in name
-            else torch.ones_like(t)
-            for name, t in theta.items()
-        }
+    def _of(self, t: Tensor) -> Tensor:
+        size: Tensor = torch.ones_like(t) * (torch.linalg.vector_norm(t) + self.eta)
+        return size
 
 
 @dataclass(frozen=True)
-class FilterNorm:
+class FilterNorm(_OfWeights):
     """T = norm of the output-channel slice (filter, row), constant inside it; entrywise for 1-d tensors.
 
     `scope` as for `AbsWeight`.
     """
-
-    eta: float = 0.0
-    scope: Literal["all", "weights"] = "all"
-
-    def __post_init__(self) -> None:
-        check_radius(self.eta, "eta")
-
-    def __call__(self, theta: Params) -> Params:
-        return {
-            name: self._of(t) if self.scope == "all" or "weight" in name else torch.ones_like(t)
-            for name, t in theta.items()
-        }
 
     def _of(self, t: Tensor) -> Tensor:
         if t.ndim <= 1:

@@ -133,6 +133,12 @@ class Displacements:
             return "the run's last update is not known"
         return ""
 
+    def shortfall(self, cell: Cell, missed: int, tried: int) -> str:
+        """Why a cell has no value, or fewer than batches were tried; empty where it has all."""
+        if missed:
+            return f"no radius raised the loss by {self.iso_loss:g} nats on {missed} of {tried} batches"
+        return self.missing(cell)
+
     def logits(self, risk: EmpiricalRisk, theta: Params, x: Tensor) -> Float[Tensor, "n c"]:
         """Logits whose softmax is the output, of one block of inputs, without gradient."""
         with torch.no_grad():

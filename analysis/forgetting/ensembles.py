@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.evaluation import CHUNK, training_pairs
 from analysis.forgetting.information import entropy
+from analysis.forgetting.leaveout import over_batches, stderr_of_mean
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.randomness import source_of
@@ -87,7 +88,7 @@ def data_forgetting(
         Row(
             "data_information",
             float(before.mean()),
-            _stderr(before),
+            stderr_of_mean(before),
             draws=len(before),
             split="held_out",
             options=common,
@@ -121,15 +122,8 @@ def data_forgetting(
             drops[cell].append(np.zeros_like(before) if still else before - data_information(np.stack(after)))
     for cell in first.cells:
         each, tried = drops[cell], len(drops[cell]) + missed[cell]
-        why = next(filter(None, (a.missing(cell) for a in asked)), "")
-        if missed[cell]:
-            why = f"no radius raised the loss by {first.iso_loss:g} nats on {missed[cell]} of {tried} batches"
-        value, stderr = math.nan, math.nan
-        if each:
-            mean = np.mean(each, axis=0)
-            value, stderr = float(mean.mean()), _stderr(mean)
-            if len(each) > 1:
-                stderr = math.hypot(stderr, _stderr(np.mean(each, axis=1)))
+        why = next(filter(None, (a.missing(cell) for a in asked)), first.shortfall(cell, missed[cell], tried))
+        value, stderr = over_batches(each) if each else (math.nan, math.nan)
         rows.append(
             Row(
                 "F_data",
@@ -143,7 +137,3 @@ def data_forgetting(
             )
         )
     return rows
-
-
-def _stderr(x: Float[Array, " n"]) -> float:
-    return float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan

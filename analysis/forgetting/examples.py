@@ -1,6 +1,5 @@
 """Forgetting of training examples over the course of training (Toneva et al. 2019)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -141,17 +140,3 @@ def example_forgetting(
         never_learned=~learned,
         unforgettable=learned & (events == 0),
     )
-
-
-def across_seeds(runs: Sequence[ExampleForgetting]) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """Sum forgetting events over runs on the same examples, and say which examples no run forgot and all learned.
-
-    Raises:
-        ValueError: If there is no run, or the runs have different numbers of examples.
-    """
-    sizes = {len(run.events) for run in runs}
-    if len(sizes) != 1:
-        raise ValueError(f"`runs` must be at least one run, all on the same examples, got sizes {sorted(sizes)}.")
-    events: Int[Array, " n"] = np.sum([run.events for run in runs], axis=0)
-    unforgettable: Bool[Array, " n"] = np.all([run.unforgettable for run in runs], axis=0)
-    return events, unforgettable

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.evaluation import CHUNK, Evaluation
+from analysis.forgetting.leaveout import over_batches, stderr_of_mean
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.functional import PureModel
@@ -210,7 +211,7 @@ def feature_forgetting(
         Row(
             "feature_information",
             float(share.mean()),
-            _stderr(share),
+            stderr_of_mean(share),
             draws=len(share),
             split=split,
             options=common,
@@ -236,16 +237,10 @@ def feature_forgetting(
     for cell in asked.cells:
         for split in sets:
             each, tried = drops[cell][split], len(drops[cell][split]) + missed[cell]
-            value, stderr, note = math.nan, math.nan, asked.missing(cell)
-            if missed[cell]:
-                note = f"no radius raised the loss by {asked.iso_loss:g} nats on {missed[cell]} of {tried} batches"
-            if each:
-                mean = np.mean(each, axis=0)
-                value, stderr = float(mean.mean()), _stderr(mean)
-                if len(each) > 1:
-                    stderr = math.hypot(stderr, _stderr(np.mean(each, axis=1)))
-                if math.isnan(value):
-                    note = _notes(note, "the features are not finite")
+            value, stderr = over_batches(each) if each else (math.nan, math.nan)
+            note = asked.shortfall(cell, missed[cell], tried)
+            if each and math.isnan(value):
+                note = _notes(note, "the features are not finite")
             rows.append(
                 Row(
                     "F_z",
@@ -277,7 +272,3 @@ def _few(labels: Int[Array, " n"]) -> str:
 
 def _notes(*parts: str) -> str:
     return "; ".join(filter(None, parts))
-
-
-def _stderr(x: Float[Array, " n"]) -> float:
-    return float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan

@@ -191,22 +191,10 @@ def kl_divergence(p: Float[Array, "... c"], q: Float[Array, "... c"]) -> Float[A
     return kl
 
 
-def js_divergence(p: Float[Array, "... c"], q: Float[Array, "... c"]) -> Float[Array, "..."]:
-    """Jensen-Shannon: the mean of KL(p to m) and KL(q to m) with m = (p + q)/2, in nats, from 0 to ln 2."""
-    middle = (np.asarray(p, dtype=np.float64) + np.asarray(q, dtype=np.float64)) / 2
-    js: Float[Array, ...] = (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2
-    return js
-
-
 def total_variation(p: Float[Array, "... c"], q: Float[Array, "... c"]) -> Float[Array, "..."]:
     """TV(p, q) = ½ Σ_c |p_c - q_c|, from 0 to 1."""
     tv: Float[Array, ...] = np.abs(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64)).sum(-1) / 2
     return tv
-
-
-def relative_loss(before: float, after: float, *, floor: float = 1e-3) -> float:
-    """F_rel = 1 - after/before, the share of the information that is lost; NaN where `before` is below `floor` nats."""
-    return 1 - after / before if before >= floor else float("nan")
 
 
 def selectivity(f_cmi: Float[Array, "..."] | float, f_use: Float[Array, "..."] | float) -> Float[Array, "..."]:

@@ -1,5 +1,7 @@
-"""Delete-one jackknife: a statistic of groups, and what it is without each of them."""
+"""Standard errors: of means, and by the delete-one jackknife of what groups without one of them give."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,3 +32,17 @@ class Leaveout:
 
     def __sub__(self, other: "Leaveout") -> "Leaveout":
         return Leaveout(self.value - other.value, self.without - other.without)
+
+
+def stderr_of_mean(x: Float[Array, " n"]) -> float:
+    """s/√n; NaN for one number."""
+    return float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+
+
+def over_batches(each: Sequence[Float[Array, " n"]]) -> tuple[float, float]:
+    """The mean over batches and examples, and its error: that over examples and that between batches add up."""
+    mean = np.mean(each, axis=0)
+    stderr = stderr_of_mean(mean)
+    if len(each) > 1:
+        stderr = math.hypot(stderr, stderr_of_mean(np.mean(each, axis=1)))
+    return float(mean.mean()), stderr

@@ -134,9 +134,7 @@ def membership_forgetting(
             total = sums[cell][split]
             used = len(total.drops)
             tried = used + missed[cell]
-            notes = [note] if note else [asked.missing(cell)]
-            if missed[cell]:
-                notes.append(f"no radius raised the loss by {asked.iso_loss:g} nats on {missed[cell]} batches")
+            notes = [note, asked.shortfall(cell, missed[cell], tried)]
             if split == "other_train" and asked.m is None and not any(notes):
                 notes.append("no training example lies outside the batch")
             given = Estimate(math.nan, math.nan, draws=0) if not used else total.estimate()

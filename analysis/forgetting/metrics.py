@@ -1,7 +1,7 @@
 """Forgetting metrics from a classifier's outputs before and after a change of its weights: arrays in, numbers out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -80,37 +80,23 @@ class Outputs:
 
     def at(self, examples: Int[Array, " k"]) -> "Outputs":
         """The outputs on some of the examples."""
-        return Outputs(
-            self.probs[..., examples, :],
-            self.log_probs[..., examples, :],
-            self.entropies[..., examples],
-            self.losses[..., examples],
-            self.correct[..., examples],
-            self.top[..., examples],
-        )
+        return self._map(lambda axes, t: t[(..., examples, *[slice(None)] * (axes - 1))])
 
     def of(self, model: int) -> "Outputs":
         """The outputs of one model of those on the leading axis."""
-        return Outputs(
-            self.probs[model],
-            self.log_probs[model],
-            self.entropies[model],
-            self.losses[model],
-            self.correct[model],
-            self.top[model],
-        )
+        return self._map(lambda _, t: t[model])
 
     @staticmethod
     def pool(parts: "list[Outputs]") -> "Outputs":
         """Join outputs on different examples into one set."""
-        return Outputs(
-            np.concatenate([o.probs for o in parts], -2),
-            np.concatenate([o.log_probs for o in parts], -2),
-            np.concatenate([o.entropies for o in parts], -1),
-            np.concatenate([o.losses for o in parts], -1),
-            np.concatenate([o.correct for o in parts], -1),
-            np.concatenate([o.top for o in parts], -1),
-        )
+        return parts[0]._map(lambda axes, *t: np.concatenate(t, -axes), *parts[1:])
+
+    def _map(self, f: Callable[..., Array], *others: "Outputs") -> "Outputs":
+        """Each array made anew by f(its axes from the examples on, the array here, and those of others)."""
+        names = [field.name for field in fields(self)]
+        axes = [2 if name in ("probs", "log_probs") else 1 for name in names]
+        columns = ([getattr(o, name) for o in (self, *others)] for name in names)
+        return Outputs(*(f(k, *arrays) for k, arrays in zip(axes, columns, strict=True)))
 
 
 def forgetting_metrics(

@@ -184,11 +184,9 @@ def measure_displacements(
     rows: list[Row] = []
     for cell, tally in tallies.items():
         rows += summarise(tally, asked, cell, plan, finite=finite)
-    return rows if not evaluation.by_batch else [_with_statistics(row) for row in rows]
-
-
-def _with_statistics(row: Row) -> Row:
-    return replace(row, options={**row.options, "bn": "batch"})
+    if not evaluation.by_batch:
+        return rows
+    return [replace(row, options={**row.options, "bn": "batch"}) for row in rows]
 
 
 def _check_options(metrics: Sequence[str], gaps: Sequence[str], contrasts: Sequence[str], correction: str) -> None:

@@ -35,11 +35,6 @@ class Provider:
     help: str
 
     @property
-    def of_batch(self) -> bool:
-        """Whether the direction is made from the batch: a second batch gives another."""
-        return self.objective in ("gradient", "worst", "obf")
-
-    @property
     def random(self) -> bool:
         """Whether the direction is drawn."""
         return self.objective == "random"

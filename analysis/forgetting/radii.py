@@ -3,6 +3,9 @@
 import math
 from collections.abc import Callable
 
+CLOSE = 1e-3  # a rise is met within this share of the target
+MOST = 60  # evaluations before the search is given up
+
 
 def iso_loss_radius(
     rise: Callable[[float], float],
@@ -11,8 +14,6 @@ def iso_loss_radius(
     start: float,
     largest: float,
     smallest: float,
-    rtol: float = 1e-3,
-    evaluations: int = 60,
 ) -> float | None:
     """Find a radius r at which the loss has risen by `target`, from a few evaluations.
 
@@ -27,8 +28,6 @@ def iso_loss_radius(
         start: First guess, between `smallest` and `largest`.
         largest: Give up above it.
         smallest: Give up below it.
-        rtol: Accept a rise within rtol times the target.
-        evaluations: Give up after so many calls of `rise`.
 
     Returns:
         The radius, or None if the target was not met in range: a direction in which the loss does not rise so far, or
@@ -44,7 +43,7 @@ def iso_loss_radius(
         ratio = rise(radius) / target
         return math.log(min(max(ratio, 1e-3), 1e3)) if not math.isnan(ratio) else math.log(1e3)
 
-    near = math.log1p(rtol)
+    near = math.log1p(CLOSE)
     low = high = math.log(start)
     h_low = h_high = height(start)
     # a rise between linear and quadratic in r is bracketed by this first step, and closely
@@ -52,7 +51,7 @@ def iso_loss_radius(
     spent = 1
     while h_high < 0 and abs(h_high) > near:  # below the target: go outwards
         low, h_low = high, h_high
-        if high >= math.log(largest) or spent >= evaluations:
+        if high >= math.log(largest) or spent >= MOST:
             return None
         high = min(high + stride, math.log(largest))
         stride = math.log(2)
@@ -60,7 +59,7 @@ def iso_loss_radius(
         spent += 1
     while h_low > 0 and abs(h_low) > near:  # above it: go inwards
         high, h_high = low, h_low
-        if low <= math.log(smallest) or spent >= evaluations:
+        if low <= math.log(smallest) or spent >= MOST:
             return None
         low = max(low - stride, math.log(smallest))
         stride = math.log(2)
@@ -71,7 +70,7 @@ def iso_loss_radius(
             return math.exp(u)
 
     moved = 0  # the end that the last step moved; if the same one moves again, the other's height is halved
-    while spent < evaluations and high - low > 1e-12:
+    while spent < MOST and high - low > 1e-12:
         u = (low * h_high - high * h_low) / (h_high - h_low)
         h = height(math.exp(u))
         spent += 1

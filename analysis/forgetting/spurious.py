@@ -124,9 +124,7 @@ def spurious_forgetting(
             drops[cell].append({name: before[name] - after[name] for name in before})
     for cell in asked.cells:
         each, tried = drops[cell], len(drops[cell]) + missed[cell]
-        note = asked.missing(cell) or ("" if finite else NOT_FINITE)
-        if missed[cell]:
-            note = f"no radius raised the loss by {asked.iso_loss:g} nats on {missed[cell]} of {tried} batches"
+        note = asked.shortfall(cell, missed[cell], tried) or ("" if finite else NOT_FINITE)
         options = asked.options(cell) | {"correction": correction}
         fine = missed[cell] <= tried / 5
         for name, source in zip(DROPS, (*VALUES, "reliance", "without"), strict=False):

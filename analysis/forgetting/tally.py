@@ -144,11 +144,7 @@ def summarise(tally: Tally, asked: Displacements, cell: tuple[str, str], plan: P
     options = asked.options(cell) | {"correction": plan.correction}
     if plan.resamples is not None:
         options["resamples"] = plan.resamples.count
-    notes: list[str] = []
-    if tried == 0:
-        notes.append(asked.missing(cell))
-    if tally.missed:
-        notes.append(f"no radius raised the loss by {asked.iso_loss:g} nats on {tally.missed} of {tried} batches")
+    notes = list(filter(None, [asked.shortfall(cell, tally.missed, tried)]))
     found = _Results(tally, plan)
     fewest = _fewest_of_a_class(tally.chosen, plan) if used else {}
 

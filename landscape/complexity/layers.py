@@ -1,8 +1,7 @@
 """A network's weight matrices, with BatchNorm folded in and the folding checked by what the network computes."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from landscape.batches import map_tensors
-from landscape.calling import call
+from landscape.calling import call, hooked
 from landscape.functional import BATCH_NORMS, PureModel
 from landscape.precision import in_own_precision
 
@@ -137,7 +136,7 @@ class _Trace:
     def run(self, model: nn.Module, inputs: Any, names: dict[nn.Module, str]) -> list[Tensor]:
         """The model's outputs; the hooks are off again afterwards."""
         watched = [m for m in names if isinstance(m, (nn.Linear, _ConvNd, *BATCH_NORMS))]
-        with _hooked(watched, self._note):
+        with hooked(watched, self._note):
             try:
                 return _tensors(_call(model, inputs))
             except RuntimeError as error:
@@ -155,16 +154,6 @@ class _Trace:
         if isinstance(module, _ConvNd):
             self.sizes.setdefault(module, []).append(tuple(args[0].shape[2:]))
         self._made[id(output)] = (module, output, output._version)
-
-
-@contextmanager
-def _hooked(modules: Sequence[nn.Module], note: Any) -> Iterator[None]:
-    handles = [m.register_forward_hook(note) for m in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _pairs(model: nn.Module, trace: _Trace, names: dict[nn.Module, str]) -> dict[nn.Module, nn.Module]:

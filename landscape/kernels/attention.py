@@ -171,18 +171,9 @@ class _Gradient(torch.autograd.Function):
     """The gradient of attention as a function of Q, K, V and the cotangent; the other inputs are work saved."""
 
     @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        seed: Tensor,
-        out: Tensor,
-        normaliser: Tensor,
-        mask: Tensor | None,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rule = Rule(mask, causal, scale)
+    def forward(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, seed, out, normaliser, *rest = given
+        rule = Rule(*rest)
         gradient = fused.gradient if fused.fits(q, k, v, rule) else score_blocks.gradient
         return gradient(q, k, v, out, normaliser, seed, rule)
 
@@ -207,21 +198,9 @@ class _Gradient(torch.autograd.Function):
 
 class _SecondDerivative(torch.autograd.Function):
     @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        seed: Tensor,
-        out: Tensor,
-        normaliser: Tensor,
-        aq: Tensor,
-        ak: Tensor,
-        av: Tensor,
-        mask: Tensor | None,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return score_blocks.second_derivative(q, k, v, out, normaliser, seed, aq, ak, av, Rule(mask, causal, scale))
+    def forward(*given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        q, k, v, seed, out, normaliser, aq, ak, av, *rest = given
+        return score_blocks.second_derivative(q, k, v, out, normaliser, seed, aq, ak, av, Rule(*rest))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

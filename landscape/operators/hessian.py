@@ -10,7 +10,7 @@ from torch import Tensor
 from landscape.batches import Batch
 from landscape.kernels import math_attention, second_derivatives
 from landscape.operators.curvature import RiskOperator, RowMap
-from landscape.operators.point import Point, forward_mode, pull, row
+from landscape.operators.point import Point, by_direction, forward_mode, pull, row
 from landscape.params import unflatten
 from landscape.risk import scalar
 
@@ -126,15 +126,7 @@ def gradient_difference(point: Point, batch: Batch, step: float | None = None) -
             return torch.zeros(point.p, dtype=point.dtype, device=point.device)
         return row(torch.autograd.grad(loss, list(moved.values()), materialize_grads=True))
 
-    def product(rows: Tensor) -> Tensor:
-        results = []
-        for v in rows:
-            length = float(torch.linalg.vector_norm(v.double()))
-            if length == 0:
-                results.append(torch.zeros_like(v))
-                continue
-            unit = point.cut((v.double() / length).to(v.dtype))
-            results.append((gradient(unit, step) - gradient(unit, -step)) * (length / (2 * step)))
-        return torch.stack(results)
+    def along(unit: list[Tensor], length: float) -> Tensor:
+        return (gradient(unit, step) - gradient(unit, -step)) * (length / (2 * step))
 
-    return product
+    return lambda rows: by_direction(point, rows, along)

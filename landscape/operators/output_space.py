@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from landscape.batches import Batch, cut_off, tensors
 from landscape.kernels import math_attention, second_derivatives
 from landscape.operators.curvature import RiskOperator, RowMap
-from landscape.operators.point import forward_mode, pull, row
+from landscape.operators.point import by_direction, forward_mode, pull, row
 from landscape.risk import scalar
 
 Outputs = list[Tensor]
@@ -107,20 +107,12 @@ class OutputSpaceOperator(RiskOperator):
             every = list(tensors(point.risk.findings.without_graph(lambda: point.risk.predict(at, batch[0]))))
             return [every[j].detach() for j in which]
 
-        def product(rows: Tensor) -> Tensor:
-            results = []
-            for v in rows:
-                length = float(torch.linalg.vector_norm(v.double()))
-                if length == 0 or not outputs:
-                    results.append(torch.zeros_like(v))
-                    continue
-                unit = point.cut((v.double() / length).to(v.dtype))
-                ahead, behind = moved(unit, h), moved(unit, -h)
-                pushed = [(a - b) * (length / (2 * h)) for a, b in zip(ahead, behind, strict=True)]
-                results.append(row(pull(outputs, point.leaves, curvature(pushed))))
-            return torch.stack(results)
+        def along(unit: list[Tensor], length: float) -> Tensor:
+            ahead, behind = moved(unit, h), moved(unit, -h)
+            pushed = [(a - b) * (length / (2 * h)) for a, b in zip(ahead, behind, strict=True)]
+            return row(pull(outputs, point.leaves, curvature(pushed)))
 
-        return product
+        return lambda rows: by_direction(point, rows, along) if outputs else torch.zeros_like(rows)
 
     def _prepared(self, i: int, batch: Batch) -> tuple[list[int], Outputs, OutputMap]:
         """Which output tensors the loss uses, these at θ, and B on them; none if the loss uses no parameter."""

@@ -1,7 +1,7 @@
 """A risk at a point: which parameters are differentiated, which are held, and how they lie in memory."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,6 +146,16 @@ def pull(
         retain_graph=keep,
         materialize_grads=True,
     )
+
+
+def by_direction(point: Point, rows: Tensor, along: Callable[[list[Tensor], float], Tensor]) -> Tensor:
+    """Each row's image from along(its unit vector in the parameters' shapes, its length); that of zero is zero."""
+    images = []
+    for v in rows:
+        length = float(torch.linalg.vector_norm(v.double()))
+        unit = point.cut((v.double() / length).to(v.dtype)) if length else []
+        images.append(along(unit, length) if length else torch.zeros_like(v))
+    return torch.stack(images)
 
 
 @contextmanager

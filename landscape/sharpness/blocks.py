@@ -1,7 +1,7 @@
 """Many chunks of data at once: their gradients, and their losses at perturbations of their own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -116,28 +116,28 @@ def rises_together(chunks: Sequence[EmpiricalRisk], step: AscentStep, theta: Par
 
 def values_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Losses and error rates of chunk c at its own parameters θ_c."""
-
-    def look(point: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        out = risk.predict(point, x)
-        loss = risk.loss(out, y)
-        return loss, error_rate(out, y, risk.loss, loss)
-
     with own_precision(), torch.no_grad(), math_attention():
-        losses, errors = torch.func.vmap(look)(theta, x, y)
+        losses, errors = torch.func.vmap(_looked(risk))(theta, x, y)
     return losses, errors
 
 
 def gradients_together(risk: EmpiricalRisk, theta: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Params, Tensor]:
     """Losses, gradients and error rates of chunk c at its own parameters θ_c."""
+    with own_precision(), math_attention():
+        both = torch.func.grad_and_value(_looked(risk), has_aux=True)
+        gradients, (losses, errors) = torch.func.vmap(both)(theta, x, y)
+    return losses, gradients, errors
+
+
+def _looked(risk: EmpiricalRisk) -> Callable[[Params, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Loss and error rate of data at a point."""
 
     def look(point: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         out = risk.predict(point, x)
         loss = risk.loss(out, y)
         return loss, error_rate(out, y, risk.loss, loss)
 
-    with own_precision(), math_attention():
-        gradients, (losses, errors) = torch.func.vmap(torch.func.grad_and_value(look, has_aux=True))(theta, x, y)
-    return losses, gradients, errors
+    return look
 
 
 def row_norms(parts: Params) -> Tensor:

@@ -1,13 +1,12 @@
 """Moments of per-example gradients of linear layers, without the gradients: they are outer products."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, batch_size, slice_batch
+from landscape.calling import hooked
 from landscape.functional import PureModel
 from landscape.operators.point import Point
 from landscape.operators.predictions import weighted
@@ -41,7 +40,12 @@ def layer_moments(
         return None
     n = batch_size(batch)
     assert isinstance(point.risk.predict, PureModel)
-    with own_precision(), torch.enable_grad(), _listening(list(owners.values())) as seen:
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        seen.setdefault(module, []).append((args[0], out))
+
+    with own_precision(), torch.enable_grad(), hooked(owners.values(), note):  # of our own copy of the model
         loss = point.loss(batch)
     calls = [seen.get(module, []) for module in owners.values()]
     if any(len(c) != 1 or not _rows_of(c[0][0], n) for c in calls) or not loss.requires_grad:
@@ -81,22 +85,6 @@ def _owners(point: Point) -> dict[str, nn.Module] | None:
             return None
         owners[layer] = module
     return owners
-
-
-@contextmanager
-def _listening(modules: list[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[Tensor, Tensor]]]]:
-    """Note what goes in and out of modules of our own copy of the model."""
-    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-
-    def note(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        seen.setdefault(module, []).append((args[0], out))
-
-    handles = [module.register_forward_hook(note) for module in modules]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_mean(point: Point, batch: Batch, parts: dict[str, tuple[Tensor, Tensor]]) -> bool:

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -112,20 +113,11 @@ def noise_radius(
         found[s] = dropped(s)
         return not float(found[s].mean()) <= drop
 
-    floor = magnitude and eps > 0 and exceeds(0.0)
-    low, high = (0.0, 0.0) if floor else bracket(exceeds, start=start, tol=tol)
-    return Radius(
-        _middle(low, high),
-        _bootstrap(found, drop, low, high, generator),
-        draws,
-        products=len(found) * draws,
-        converged=_told(low, high, tol, "noise"),
-        method="magnitude-noise" if magnitude else "noise",
-        low=low,
-        high=high,
-        base=base,
-        drops={s: float(d.mean()) for s, d in sorted(found.items())},
-    )
+    low, high = (0.0, 0.0) if magnitude and eps > 0 and exceeds(0.0) else bracket(exceeds, start=start, tol=tol)
+    stderr = _bootstrap(found, drop, low, high, generator)
+    kind = "magnitude-noise" if magnitude else "noise"
+    drops = {s: float(d.mean()) for s, d in found.items()}
+    return _radius(low, high, tol, stderr, base, drops, draws=draws, products=len(found) * draws, method=kind)
 
 
 @in_own_precision
@@ -189,20 +181,9 @@ def worst_case_radius(
         spent, seen[a] = spent + passes, worst - base
         return not worst - base <= drop
 
-    floor = magnitude and eps > 0 and exceeds(0.0)
-    low, high = (0.0, 0.0) if floor else bracket(exceeds, start=start, tol=tol)
-    return Radius(
-        _middle(low, high),
-        0.0,
-        1,
-        products=spent,
-        converged=_told(low, high, tol, "box"),
-        method="magnitude-box" if magnitude else "box",
-        low=low,
-        high=high,
-        base=base,
-        drops=dict(sorted(seen.items())),
-    )
+    low, high = (0.0, 0.0) if magnitude and eps > 0 and exceeds(0.0) else bracket(exceeds, start=start, tol=tol)
+    kind = "magnitude-box" if magnitude else "box"
+    return _radius(low, high, tol, 0.0, base, seen, draws=1, products=spent, method=kind)
 
 
 def bracket(exceeds: Callable[[float], bool], *, start: float, tol: float) -> tuple[float, float]:
@@ -286,17 +267,19 @@ def _check(drop: float, eps: float, tol: float, start: float) -> None:
             raise ValueError(f"`{name}` must be finite and above 0, got {value!r}.")
 
 
-def _middle(low: float, high: float) -> float:
-    return math.inf if math.isinf(high) else math.sqrt(low * high)
-
-
-def _told(low: float, high: float, tol: float, what: str) -> bool:
-    """Whether a radius was bracketed; a warning if not."""
+def _radius(
+    low: float, high: float, tol: float, stderr: float, base: float, drops: dict[float, float], **common: Any
+) -> Radius:
+    """The middle of a bracket, with a warning where it has no end."""
+    what = common["method"].removeprefix("magnitude-")
     if high == 0:
         warnings.warn(f"the smallest {what} tried costs too much accuracy: the radius is 0.", RuntimeWarning, 3)
     elif math.isinf(high):
         warnings.warn(f"no {what} up to {low:.3g} costs enough accuracy: the radius is not known.", RuntimeWarning, 3)
-    return 0 < high <= low * (1 + tol) * (1 + 1e-12)
+    converged = 0 < high <= low * (1 + tol) * (1 + 1e-12)
+    middle = math.inf if math.isinf(high) else math.sqrt(low * high)
+    common |= {"converged": converged, "low": low, "high": high, "base": base, "drops": dict(sorted(drops.items()))}
+    return Radius(middle, stderr, **common)
 
 
 def _bootstrap(found: dict[float, Tensor], drop: float, low: float, high: float, generator: Generator) -> float:
@@ -309,10 +292,7 @@ def _bootstrap(found: dict[float, Tensor], drop: float, low: float, high: float,
     picks = torch.randint(count, (RESAMPLES, count), generator=generator, device=generator.device).cpu()
     curves = table[:, picks].mean(2).T  # resamples x radii
     near = radii.index(low)
-    return _spread([crossing(radii, curve, drop, near) for curve in curves.tolist()])
-
-
-def _spread(roots: Sequence[float]) -> float:
+    roots = [crossing(radii, curve, drop, near) for curve in curves.tolist()]
     return float(torch.tensor(roots, dtype=torch.float64).std())
 
 

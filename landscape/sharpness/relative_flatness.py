@@ -1,14 +1,13 @@
 """Relative flatness: the curvature of one linear layer against the products of its own rows."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from landscape.calling import hooked
 from landscape.checks.additivity import NotAdditiveError
 from landscape.checks.repeatability import require_repeatable
 from landscape.estimate import Estimate
@@ -153,7 +152,12 @@ def _activations(risk: EmpiricalRisk, name: str, theta: Params) -> tuple[Tensor 
     seen: list[Tensor] = []
     made: list[Tensor] = []
     last = True
-    with torch.no_grad(), _listening(module, seen, made):
+
+    def note(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        seen.append(args[0].detach())
+        made.append(out.detach())
+
+    with torch.no_grad(), hooked([module], note):  # of our own copy of the model
         for x, _ in settled.batches:
             out = settled.predict(theta, x)
             last = last and len(made) == 1 and isinstance(out, Tensor) and out.ndim == 2 and torch.equal(out, made[-1])
@@ -161,21 +165,6 @@ def _activations(risk: EmpiricalRisk, name: str, theta: Params) -> tuple[Tensor 
     if not seen:
         return None, False
     return torch.cat([t.reshape(-1, t.shape[-1]) for t in seen]), last
-
-
-@contextmanager
-def _listening(module: nn.Module, seen: list[Tensor], made: list[Tensor]) -> Iterator[None]:
-    """Note what goes in and out of a module of our own copy of the model."""
-
-    def note(_: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        seen.append(args[0].detach())
-        made.append(out.detach())
-
-    handle = module.register_forward_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _at_output(risk: EmpiricalRisk, theta: Params, W: Tensor, phi: Tensor, kind: str) -> Estimate:

@@ -227,7 +227,8 @@ def spectral_density(
     length = min(steps, p)
     if p <= EXACT_SIZE:
         with torch.no_grad():
-            values = _eigenvalues(A)
+            matrix = dense(A).detach().double().cpu()
+            values = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
         weights = torch.full((p,), 1 / p, dtype=torch.float64)
         return SpectralDensity(values, weights, torch.zeros(p, dtype=torch.long), 1, p, p, True)
     require(
@@ -259,41 +260,6 @@ def spectral_density(
     return SpectralDensity(
         nodes[order], weights[order] / done, run[order], done, p, space.products, False, done == runs
     )
-
-
-def lanczos_quadrature(
-    A: SymmetricOperator, start: Float[Tensor, " p"], steps: int
-) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Nodes and weights of the Gauss quadrature of v ↦ vᵀf(A)v, for v = start/‖start‖.
-
-    Args:
-        A: Symmetric operator of shape (p, p).
-        start: Any vector but zero.
-        steps: Lanczos steps m; fewer are taken if the Krylov space closes.
-
-    Returns:
-        Nodes, ascending, and weights, which sum to 1: Σ_k w_k t_k^q = vᵀA^q v for all q <= 2m - 1.
-
-    Raises:
-        ValueError: If `steps` is out of range or `start` is zero or not finite.
-
-    Source:
-        Golub and Welsch (1969), Math. Comput. 23(106).
-    """
-    if not 1 <= steps <= A.shape[0]:
-        raise ValueError(f"`steps` must be between 1 and {A.shape[0]}, got {steps}.")
-    length = float(torch.linalg.vector_norm(start))
-    if not (math.isfinite(length) and length > 0):
-        raise ValueError(f"`start` must be a finite vector that is not zero, got one of length {length!r}.")
-    space = Krylov(A, capacity=steps, images=0, generator=torch.Generator())
-    space.begin(start)
-    return _quadrature(space)
-
-
-def _eigenvalues(A: SymmetricOperator) -> Tensor:
-    matrix = dense(A).detach().double().cpu()
-    values: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-    return values
 
 
 def _quadrature(space: Krylov) -> tuple[Tensor, Tensor]:

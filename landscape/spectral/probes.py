@@ -126,7 +126,7 @@ def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, 
                 for sample in samples:
                     known, value = sample, sample.value
                     tell(sample.products, sample.stderr / abs(value) if value != 0 else math.nan)
-                    reached = goal.open or _met(sample, goal)
+                    reached = goal.open or (sample.settled and sample.stderr <= goal.target(value))
                     if not goal.open and reached:
                         break
         except KeyboardInterrupt:
@@ -150,10 +150,6 @@ def finish(samples: Iterator[Sample], goal: Goal, blocks: Blocks, *, work: str, 
             stacklevel=4,
         )
     return known.estimate(blocks, reached)
-
-
-def _met(sample: Sample, goal: Goal) -> bool:
-    return sample.settled and sample.stderr <= goal.target(sample.value)
 
 
 def probed(

@@ -41,7 +41,7 @@ def hutch_plus_plus(A: SymmetricOperator, goal: Goal, regions: Regions, generato
             q = fresh[part].T
             image = images(A, q)
             columns.append(small(along(Q, image)))
-            inside += regions.sums(_twice, q, image)[:, 0]
+            inside += regions.sums(lambda q, a: (2 * q * a).sum(1, keepdim=True), q, image)[:, 0]
             for z, rest in known:
                 rest.addmm_(image, q.T @ z.to(q), alpha=-1)
             del q, image
@@ -174,10 +174,6 @@ def _bordered(M: Array, columns: Array) -> Array:
     """A symmetric matrix with further columns, and the rows that follow from them."""
     k = len(M)
     return np.block([[M, columns[:k]], [columns[:k].T, columns[k:]]])
-
-
-def _twice(q: Tensor, image: Tensor) -> Tensor:
-    return (2 * q * image).sum(1, keepdim=True)
 
 
 def _rest(Q: list[Tensor], z: Tensor, image: Tensor, regions: Regions) -> Array:

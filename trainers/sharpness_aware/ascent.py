@@ -4,9 +4,8 @@ A source never calls the model and never normalises: the engine gives it gradien
 What a source remembers from step to step is in `memory`; points that are displaced before the ascent, in `offsets`.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator
@@ -127,7 +126,7 @@ class Gradient(AscentSource):
 class IteratedGradient(AscentSource):
     """K steps of gradient ascent.
 
-    "pgd": δ_k = Π(δ_{k-1} + multiple · ρ · unit_k), Π the projection on ‖δ‖₂ ≤ ρ; K = 1 is SAM.
+    "pgd": δ_k = Π(δ_{k-1} + ρ unit_k), Π the projection on ‖δ‖₂ ≤ ρ; K = 1 is SAM.
     "split": δ_k = δ_{k-1} + (ρ / K) unit_k, without projection.
     "climb": δ_k = δ_{k-1} + ρ unit_k, without projection: the ascending point of Lookbehind-SAM.
 
@@ -138,18 +137,15 @@ class IteratedGradient(AscentSource):
 
     steps: int = 2
     form: Literal["pgd", "split", "climb"] = "pgd"
-    multiple: float = 1.0
     collects: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
-        if not (math.isfinite(self.multiple) and self.multiple > 0):
-            raise ValueError(f"`multiple` must be finite and above 0, got {self.multiple!r}.")
         self.inert_at_zero = not self.collects  # the sum of K gradients is not one gradient
 
     def advance(self, delta: Params | None, unit: Params, rho: float) -> Params:
-        step = scaled(unit, {"split": rho / self.steps, "climb": rho, "pgd": rho * self.multiple}[self.form])
+        step = scaled(unit, rho / self.steps if self.form == "split" else rho)
         moved = step if delta is None else {k: delta[k] + step[k] if k in delta else step[k] for k in step}
         if self.form != "pgd":
             return moved
@@ -171,6 +167,7 @@ class Random(AscentSource):
         clean_forward: Run a clean forward pass, for the running statistics and the clean loss.
     """
 
+    keeps = ("generator",)
     generator: Generator
     law: Literal["gaussian", "sphere", "cube"] = "gaussian"
     width: float = 1.0
@@ -188,12 +185,6 @@ class Random(AscentSource):
             }
         drawn = random_direction(moment.theta, self.generator)
         return drawn if self.law == "gaussian" else scaled(drawn, 1 / float(norm(drawn)))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
 
 
 def scaled(direction: Params, number: float) -> Params:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainers.sharpness_aware.pairs import real
+from landscape.params import real
 
 
 class BSAM(Optimizer):

@@ -206,6 +206,7 @@ class LookAgain(Combiner):
         agree on the rule.
     """
 
+    keeps = ("stored",)
     alpha: float = 0.7
     stored: Params = field(default_factory=dict, init=False)
     stores: bool = field(default=True, init=False)
@@ -241,11 +242,8 @@ class LookAgain(Combiner):
         size = self._size if len(stored) == len(self.stored) else length(stored)  # some are trained no more
         return mix(1.0, grad, self.alpha * length(grad) / (size + TINY), stored)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"stored": dict(self.stored)}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stored = dict(state["stored"])
+        super().load_state_dict(state)
         self._size = length(self.stored)
 
 

@@ -16,7 +16,7 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from landscape.params import Params, length
+from landscape.params import Params, length, real
 from landscape.ranks import Ranks
 from trainers.files.tree import copied
 from trainers.sharpness_aware.arguments import check_base, check_model, closures_from
@@ -28,7 +28,6 @@ from trainers.sharpness_aware.exchange import Exchange
 from trainers.sharpness_aware.gates import Mode, Never
 from trainers.sharpness_aware.hooks import ShrinkPerturb
 from trainers.sharpness_aware.moment import Moment
-from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
 from trainers.sharpness_aware.precision import UNSCALED, Guard, LossScale, check_precision, spoil

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from landscape.trees import map_tensors
+
 Loss = Callable[[Any, Any], Tensor]
 CrossEntropy = Callable[[Tensor], dict[str, Any]]
 
@@ -116,7 +118,8 @@ class ExampleLosses:
         if counts is None:
             return one_by_one(self.loss, outputs, targets)
         rows = counts.nonzero().squeeze(1)  # the loss of an ignored example alone is 0/0
-        values = one_by_one(self.loss, outputs[rows], _rows(targets, rows)) * counts[rows].to(outputs.dtype)
+        values = one_by_one(self.loss, outputs[rows], map_tensors(lambda t: t[rows], targets))
+        values = values * counts[rows].to(outputs.dtype)
         return values.new_zeros(len(counts)).index_put((rows,), values)
 
 
@@ -139,7 +142,7 @@ def _at_once(loss: Loss, outputs: Any, targets: Any, copies: int) -> Tensor:
     def single(o: Any, t: Any) -> Tensor:
         if copies == 1 and type(o) is Tensor and type(t) is Tensor:
             return loss(o[None], t[None])
-        return loss(*(_map(lambda v: v.expand(copies, *v.shape), tree) for tree in (o, t)))
+        return loss(*(map_tensors(lambda v: v.expand(copies, *v.shape), tree) for tree in (o, t)))
 
     values: Tensor = torch.vmap(single, in_dims=(0, _dimensions(targets)))(outputs, targets)
     return _vector(values, len(outputs))
@@ -147,7 +150,7 @@ def _at_once(loss: Loss, outputs: Any, targets: Any, copies: int) -> Tensor:
 
 def _in_turn(loss: Loss, outputs: Any, targets: Any, copies: int) -> Tensor:
     def single(i: int) -> Tensor:
-        return loss(*(_map(lambda v: v[i].expand(copies, *v[i].shape), tree) for tree in (outputs, targets)))
+        return loss(*(map_tensors(lambda v: v[i].expand(copies, *v[i].shape), tree) for tree in (outputs, targets)))
 
     return _vector(torch.stack([single(i) for i in range(len(outputs))]), len(outputs))
 
@@ -214,7 +217,7 @@ def _trial(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor | None, Tenso
         there = 0.7 * here + 0.3 * here.roll(1, 0)  # between examples: probabilities stay what they are
         both = torch.cat([here, there]).requires_grad_()
         wholes = torch.stack([loss(both[:n], targets), loss(both[n:], targets)])
-        singles = one_by_one(loss, both, _map(lambda t: torch.cat([t, t]), targets))
+        singles = one_by_one(loss, both, map_tensors(lambda t: torch.cat([t, t]), targets))
         slopes, own = (_gradient(value, both).reshape(2, n, -1) for value in (wholes, singles))
     singles, wholes = singles.detach().reshape(2, n), wholes.detach()
     if not bool(torch.isfinite(wholes).all() & torch.isfinite(slopes).all()):
@@ -256,19 +259,6 @@ def _gradient(values: Tensor, at: Tensor) -> Tensor:
 
 
 # -- tensors in tuples and dicts ---------------------------------------------------------------------------------------
-
-
-def _map(function: Callable[[Tensor], Any], tree: Any) -> Any:
-    """Apply a function to every tensor in tuples, lists and dicts; the rest stays."""
-    if isinstance(tree, dict):
-        return {key: _map(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        return type(tree)(_map(function, value) for value in tree)
-    return function(tree) if isinstance(tree, Tensor) else tree
-
-
-def _rows(tree: Any, index: Tensor) -> Any:
-    return _map(lambda t: t[index], tree)
 
 
 def _dimensions(tree: Any) -> Any:

@@ -166,6 +166,7 @@ class AdaptiveNorm(Gate):
         Jiang et al. (2023), "An adaptive policy to employ SAM", ICLR; its default constants from memory.
     """
 
+    keeps = ("mean", "variance", "seen")
     delta: float = 0.9
     lambda1: float = -1.0
     lambda2: float = 1.0
@@ -206,12 +207,6 @@ class AdaptiveNorm(Gate):
         spread = math.sqrt(self.variance / share)
         bound = self.mean / share + (c * spread if spread else 0.0)
         return Mode.PERTURBED if c == -math.inf or squared_norm >= bound else Mode.PLAIN
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "variance": self.variance, "seen": self.seen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean, self.variance, self.seen = float(state["mean"]), float(state["variance"]), int(state["seen"])
 
 
 @dataclass

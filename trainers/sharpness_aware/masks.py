@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -126,6 +126,7 @@ class RandomTensors(Mask):
         The code of Du et al. (2022), ESAM, ICLR. At least one tensor is kept (ours).
     """
 
+    keeps = ("generator",)
     beta: float
     generator: Generator
     in_norm: bool = field(default=True, init=False)
@@ -148,12 +149,6 @@ class RandomTensors(Mask):
 
     def __call__(self, moment: Moment, direction: Params) -> Params:
         return direction if self.beta == 1 else {n: t for n, t in direction.items() if n in self.drawn}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
 
 
 @dataclass
@@ -190,6 +185,7 @@ class Sparse(Mask):
         every: Steps between two updates.
     """
 
+    keeps: ClassVar[tuple[str, ...]] = ("mask",)
     sparsity: float = 0.5
     every: int = 1
     in_norm: bool = field(default=False, init=False)
@@ -223,11 +219,8 @@ class Sparse(Mask):
         """Number of ones among `total` entries."""
         return total - math.ceil(self.sparsity * total)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"mask": dict(self.mask)}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mask = {n: t.bool() for n, t in state["mask"].items()}
+        super().load_state_dict({**state, "mask": {n: t.bool() for n, t in state["mask"].items()}})
 
 
 @dataclass
@@ -242,6 +235,7 @@ class FisherMask(Sparse):
         Mi et al. (2022), "Make sharpness-aware minimization stronger: a sparsified perturbation approach", NeurIPS.
     """
 
+    keeps = ("mask", "known")
     reference: Literal["", "squares"] = field(default="squares", init=False)
     known: bool = field(default=False, init=False)  # whether F has been taken
 
@@ -257,13 +251,6 @@ class FisherMask(Sparse):
             ]
         )
         self.mask, self.known = _cut(_top(score, self.live(score.numel())), moment.theta), True
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "known": self.known}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.known = bool(state["known"])
 
 
 @dataclass
@@ -286,6 +273,7 @@ class DynamicMask(Sparse):
         Mi et al. (2022), as in their code, but for clean instead of perturbed weights in "weight".
     """
 
+    keeps = ("mask", "generator")
     generator: Generator = field(default_factory=Generator)
     drop_rate: float = 0.5
     drop: Literal["gradient", "weight", "random"] = "gradient"
@@ -326,13 +314,6 @@ class DynamicMask(Sparse):
             return torch.cat([grad.get(n, torch.zeros_like(theta[n])).abs().reshape(-1) for n in names])
         total = sum(theta[n].numel() for n in names)
         return torch.rand(total, generator=self.generator).to(theta[names[0]].device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.generator.set_state(state["generator"].cpu())
 
 
 def _top(scores: Tensor, count: int) -> Tensor:

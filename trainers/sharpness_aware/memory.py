@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -40,6 +40,7 @@ class PreviousGradient(AscentSource):
     with a constant radius: expect a floor that grows with ρ.
     """
 
+    keeps = ("stored",)
     needs_gradient: bool = field(default=False, init=False)
     keeps_final: bool = field(default=True, init=False)
     stored: Params = field(default_factory=dict, init=False)
@@ -50,38 +51,22 @@ class PreviousGradient(AscentSource):
     def observe(self, moment: Moment, means: Means) -> None:
         self.stored = means.final
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"stored": dict(self.stored)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stored = dict(state["stored"])
-
 
 @dataclass
-class Ahead(AscentSource):
+class Ahead(PreviousGradient):
     """SAMPa: the gradient that the previous step took at its point ahead, y; none at the first step.
 
     Source:
         Xie, Pethick, Cevher (2024), "SAMPa", NeurIPS.
     """
 
-    needs_gradient: bool = field(default=False, init=False)
+    keeps_final: bool = field(default=False, init=False)
     inert_at_zero: bool = field(default=False, init=False)
     moves_besides: bool = field(default=True, init=False)
-    stored: Params = field(default_factory=dict, init=False)
-
-    def direction(self, moment: Moment, grad: Params | None) -> Params | None:
-        return self.stored or None
 
     def observe(self, moment: Moment, means: Means) -> None:
         assert means.ahead is not None
         self.stored = keep(self.stored, means.ahead)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"stored": dict(self.stored)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stored = dict(state["stored"])
 
 
 @dataclass
@@ -101,6 +86,7 @@ class EmaResidual(AscentSource):
         Li et al. (2024), "Friendly sharpness-aware minimization", CVPR, and its code; the mean over ranks is ours.
     """
 
+    keeps = ("average",)
     sigma: float = 1.0
     decay: float = 0.9
     form: Literal["code", "paper"] = "code"
@@ -129,12 +115,6 @@ class EmaResidual(AscentSource):
         else:
             self.average = _averaged(self.average, means.ascent, self.decay)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"average": dict(self.average)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.average = dict(state["average"])
-
 
 @dataclass
 class Averaged(AscentSource):
@@ -150,6 +130,7 @@ class Averaged(AscentSource):
         memory, the start and the treatment of chunks are ours.
     """
 
+    keeps = ("average",)
     theta: float = 0.4
     average: Params = field(default_factory=dict, init=False)
     observes: bool = field(default=True, init=False)
@@ -171,12 +152,6 @@ class Averaged(AscentSource):
             keep(self.average, means.ascent) if first else _averaged(self.average, means.ascent, 1 - self.theta)
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"average": dict(self.average)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.average = dict(state["average"])
-
 
 @dataclass
 class Components(AscentSource):
@@ -194,6 +169,7 @@ class Components(AscentSource):
         The analysis of Li et al. (2024), F-SAM, sec. 3; the amortised reference is ours.
     """
 
+    keeps = ("full",)
     along: float = 0.0
     across: float = 1.0
     refresh_every: int = 100
@@ -214,12 +190,6 @@ class Components(AscentSource):
 
     def refresh(self, reference: Params) -> None:
         self.full = reference
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"full": dict(self.full)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.full = dict(state["full"])
 
 
 def split_along(grad: Params, full: Params) -> tuple[Params, Params]:

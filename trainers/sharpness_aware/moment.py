@@ -1,13 +1,12 @@
 """What a part may know of the step it takes part in, and what it may keep from step to step."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from landscape.params import Params
-from trainers.sharpness_aware.pairs import real
+from landscape.params import Params, real
 
 
 @dataclass
@@ -53,14 +52,27 @@ class Moment:
 
 
 class Part:
-    """A part of a method that keeps nothing from step to step unless it says so."""
+    """A part of a method that keeps nothing from step to step unless it says so.
+
+    Attributes:
+        keeps: Names of the attributes that must persist: generators, numbers, and tensors by name.
+    """
+
+    keeps: ClassVar[tuple[str, ...]] = ()
 
     def state_dict(self) -> dict[str, Any]:
         """What must persist: tensors, numbers, strings and containers of them."""
-        return {}
+        held = {name: getattr(self, name) for name in self.keeps}
+        return {name: v.get_state() if isinstance(v, Generator) else type(v)(v) for name, v in held.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        for name in self.keeps:
+            held = getattr(self, name)
+            if isinstance(held, Generator):
+                held.set_state(state[name].cpu())
+            else:
+                setattr(self, name, type(held)(state[name]))
 
     def forget(self, moment: Moment) -> None:
         """Drop what a step has left behind that was skipped or broke off."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -29,6 +29,7 @@ class Smoothed(AscentSource):
         per: Whose norm scales the noise.
     """
 
+    keeps = ("generator",)
     generator: Generator
     sigma: float = 0.1
     keep: float = 1.0
@@ -59,12 +60,6 @@ class Smoothed(AscentSource):
     def offset(self, moment: Moment, grad: Params | None) -> Params | None:
         return scaled(self.delta, self.keep) if self.sigma and self.keep else None
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
-
 
 @dataclass
 class Extrapolated(AscentSource):
@@ -79,6 +74,7 @@ class Extrapolated(AscentSource):
         of an earlier version; where OG takes its ascent gradient could not be confirmed: at w_t here.
     """
 
+    keeps = ("previous",)
     form: Literal["eg", "og"] = "og"
     previous: Params = field(default_factory=dict, init=False)
     inert_at_zero: bool = field(default=False, init=False)
@@ -95,12 +91,6 @@ class Extrapolated(AscentSource):
         if self.form == "og":
             self.previous = keep(self.previous, means.final)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"previous": dict(self.previous)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.previous = dict(state["previous"])
-
 
 @dataclass
 class Posterior(AscentSource):
@@ -115,6 +105,7 @@ class Posterior(AscentSource):
         Möllenhoff and Khan (2023), ICLR, Algorithm 1 and its code.
     """
 
+    keeps = ("generator",)
     generator: Generator
     inert_at_zero: bool = field(default=False, init=False)
     moves_besides: bool = field(default=True, init=False)
@@ -144,12 +135,6 @@ class Posterior(AscentSource):
             if moment.base.state[p].get("curvature") is None:
                 moment.base.state[p]["curvature"] = torch.zeros_like(moment.theta[name])
         return [moment.kept("curvature")]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"].cpu())
 
 
 def _examples(moment: Moment) -> float:

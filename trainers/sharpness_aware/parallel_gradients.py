@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.params import Params
+from landscape.params import Params, real
 from landscape.ranks import Ranks
 from trainers.sharpness_aware.chunks import Unit
-from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.snapshot import RandomState
 
 

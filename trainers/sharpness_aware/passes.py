@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from landscape.batchnorm import frozen_statistics, tracking_modules
-from landscape.params import Params, norm
+from landscape.params import Params, norm, real
 from landscape.perturbation import random_direction
 from trainers.sharpness_aware.arguments import check_dense, loss_from
 from trainers.sharpness_aware.buffers import Buffers, changed, normalises_as_torch
 from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.objective import Objective
-from trainers.sharpness_aware.pairs import as_gradient, real
 from trainers.sharpness_aware.precision import UNSCALED, LossScale
 from trainers.sharpness_aware.ranks import Replicas
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
@@ -114,7 +113,8 @@ class Passes:
     def give(self, grads: Params) -> None:
         """Put gradients into `.grad`; parameters without one get None."""
         if self.trained.has_complex:
-            grads = {name: as_gradient(g, self.named[name]) for name, g in grads.items()}
+            own = {name: self.named[name].is_complex() and not g.is_complex() for name, g in grads.items()}
+            grads = {n: torch.view_as_complex(g.contiguous()) if own[n] else g for n, g in grads.items()}
         for name, p in self.named.items():
             p.grad = grads.get(name)
 

@@ -18,34 +18,35 @@ class Radius(Protocol):
 
 
 @dataclass(frozen=True)
-class ConstantRadius:
-    """The same ρ at every step."""
+class _OfRho:
+    """A schedule of a radius ρ, and of another where it has one."""
 
     rho: float
 
     def __post_init__(self) -> None:
         check_radius(self.rho)
+        check_radius(getattr(self, "rho_min", 0.0), "rho_min")
+
+
+@dataclass(frozen=True)
+class ConstantRadius(_OfRho):
+    """The same ρ at every step."""
 
     def __call__(self, lr: float, t: int = 0) -> float:
         return self.rho
 
 
 @dataclass(frozen=True)
-class ProportionalRadius:
+class ProportionalRadius(_OfRho):
     """ρ_t = ρ_min + (ρ - ρ_min) (lr_t - lr_min) / (lr_max - lr_min), never below 0; ρ where lr_max = lr_min.
 
     Source:
         Zhuang et al. (2022), GSAM; the clamp at 0 (during warm-up) as in the code of Vani et al. (2024).
     """
 
-    rho: float
     rho_min: float
     lr_max: float
     lr_min: float
-
-    def __post_init__(self) -> None:
-        check_radius(self.rho)
-        check_radius(self.rho_min, "rho_min")
 
     def __call__(self, lr: float, t: int = 0) -> float:
         if self.lr_max == self.lr_min:
@@ -55,75 +56,56 @@ class ProportionalRadius:
 
 
 @dataclass(frozen=True)
-class LrMultiple:
+class LrMultiple(_OfRho):
     """ρ_t = ρ lr_t: a radius that is a multiple of the learning rate.
 
     Source:
         `sam_lr_mult` in the code of Andriushchenko and Flammarion (2022).
     """
 
-    rho: float
-
-    def __post_init__(self) -> None:
-        check_radius(self.rho)
-
     def __call__(self, lr: float, t: int = 0) -> float:
         return self.rho * lr
 
 
 @dataclass(frozen=True)
-class LinearRamp:
+class LinearRamp(_OfRho):
     """ρ_t rises linearly from ρ_min to ρ over `steps` steps, then stays.
 
     Source:
         A schedule of the code of MSAM (Becker et al. 2024), there over 8 epochs.
     """
 
-    rho: float
     rho_min: float
     steps: int
-
-    def __post_init__(self) -> None:
-        check_radius(self.rho)
-        check_radius(self.rho_min, "rho_min")
 
     def __call__(self, lr: float, t: int = 0) -> float:
         return self.rho if t >= self.steps else self.rho_min + (self.rho - self.rho_min) * t / self.steps
 
 
 @dataclass(frozen=True)
-class StartJump:
+class StartJump(_OfRho):
     """ρ_t = 0 for the first `steps` steps, ρ after them.
 
     Source:
         Becker et al. (2024), MSAM: no perturbation during the warm-up of a vision transformer.
     """
 
-    rho: float
     steps: int
-
-    def __post_init__(self) -> None:
-        check_radius(self.rho)
 
     def __call__(self, lr: float, t: int = 0) -> float:
         return self.rho if t >= self.steps else 0.0
 
 
 @dataclass(frozen=True)
-class CosineRadius:
+class CosineRadius(_OfRho):
     """ρ_t = ρ_min + (ρ - ρ_min) (1 + cos πt/T) / 2: from ρ down to ρ_min over the run.
 
     Source:
         A schedule of the code of MSAM (Becker et al. 2024); this form is ours.
     """
 
-    rho: float
     rho_min: float
     total: int
-
-    def __post_init__(self) -> None:
-        check_radius(self.rho)
-        check_radius(self.rho_min, "rho_min")
 
     def __call__(self, lr: float, t: int = 0) -> float:
         s = min(1.0, t / self.total)

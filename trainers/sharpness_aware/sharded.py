@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from landscape.perturbation import AbsWeight, Constant, Metric
+from landscape.perturbation import AbsWeight, Constant
 from landscape.spread import spread
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient
 from trainers.sharpness_aware.combiners import Curvature
@@ -91,13 +91,9 @@ def unsuited(parts: Composition) -> str:
         return "divides by differences of losses, which each process sees its own of"
     if parts.scaler.p != 2:
         return f"takes the {parts.scaler.p}-norm, which is not summed over processes here (`p` must be 2)"
-    if parts.scaler.over == "tensor" or not _entrywise(parts.scaler.metric):
+    if parts.scaler.over == "tensor" or not isinstance(parts.scaler.metric, AbsWeight | Constant | None):
         return "takes norms of whole tensors or filters"
     return ""
-
-
-def _entrywise(metric: Metric | None) -> bool:
-    return metric is None or isinstance(metric, AbsWeight | Constant)
 
 
 def _kinds(p: Any) -> list[bool]:

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.params import Params
+from landscape.params import Params, real
 from landscape.spread import held_here
-from trainers.sharpness_aware.pairs import real
 from trainers.sharpness_aware.sharded import forget_gathered, gathering_modules
 from trainers.sharpness_aware.trained import Trained
 

@@ -1,6 +1,10 @@
 """What a checkpoint has forgotten, what a perturbation makes it forget, and the bias of its outputs."""
 
+import inspect
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +33,46 @@ Providers = tuple[str, ...]
 Radii = tuple[Literal["own", "relative", "iso-loss"], ...]
 
 DISTANCE_GAPS = ("cw", "cw_correct", "F_mi", "JS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbing:
+    """The options that measures of a perturbation share, see `Displacements`."""
+
+    providers: Providers = ("sam", "obf")
+    radii: Radii = ("own", "iso-loss")
+    m: int | None = 64
+    batches: int | None = None
+    iso_loss: float = 0.1
+    relative: float = 0.05
+
+    def of(self, subject: Subject, **more: Any) -> Displacements:
+        """What is to be applied to a subject, whose own perturbation and weights go with it."""
+        return Displacements(
+            **{**vars(self), "m": None if self.m is None else min(self.m, len(subject.data.train))},
+            own=subject.own,
+            initial=subject.initial,
+            last_update=last_update(subject) if "last_update" in self.providers else None,
+            **more,
+        )
+
+
+def perturbing(**defaults: Any) -> Callable[[Callable[..., Rows]], Callable[..., Rows]]:
+    """Give a measure, whose second argument is a `Perturbing`, that one's fields as options before its own."""
+    shared = inspect.signature(Perturbing).parameters.values()
+    fields = {p.name: p.replace(default=defaults.get(p.name, p.default)) for p in shared}
+
+    def with_options(measure: Callable[..., Rows]) -> Callable[..., Rows]:
+        @wraps(measure)
+        def call(subject: Subject, **given: Any) -> Rows:
+            asked = Perturbing(**{name: given.pop(name, p.default) for name, p in fields.items()})
+            return measure(subject, asked, **given)
+
+        first, _, *own = inspect.signature(measure).parameters.values()
+        call.__signature__ = inspect.Signature([first, *fields.values(), *own])  # type: ignore[attr-defined]
+        return call
+
+    return with_options
 
 
 def example_forgetting(
@@ -87,102 +131,55 @@ def perturbed_forgetting(
 
     Several sizes m of the perturbation batch may be given; each has rows of its own.
     """
-    options: dict[str, Any] = {
-        "providers": providers, "radii": radii, "batches": batches, "iso_loss": iso_loss, "relative": relative, "C": C,
-        "gamma": gamma, "eta": eta, "scope": scope, "outputs": outputs,
-    }  # fmt: skip
     sizes = m if isinstance(m, tuple) else (m,)
     check_some("m", sizes)
-    measured = [
-        _measure(subject, METRICS, GAPS, ("held_out",), correction, resamples, m=size, **options) for size in sizes
-    ]
+    shared: dict[str, Any] = {
+        "providers": providers, "radii": radii, "batches": batches, "iso_loss": iso_loss, "relative": relative,
+    }  # fmt: skip
+    own: dict[str, Any] = {"C": C, "gamma": gamma, "eta": eta, "scope": scope, "outputs": outputs}
+    asked = [Perturbing(m=size, **shared).of(subject, **own) for size in sizes]
+    measured = [_measure(subject, each, METRICS, GAPS, ("held_out",), correction, resamples) for each in asked]
     return [row for rows in measured for row in rows]
 
 
-def forgetting_distances(
-    subject: Subject,
-    *,
-    providers: Providers = ("sam", "obf"),
-    radii: Radii = ("own", "iso-loss"),
-    m: int | None = 64,
-    batches: int | None = None,
-    iso_loss: float = 0.1,
-    relative: float = 0.05,
-    resamples: int = 0,
-) -> Rows:
+@perturbing()
+def forgetting_distances(subject: Subject, asked: Perturbing, *, resamples: int = 0) -> Rows:
     """How far outputs and decisions moved: F_rel, divergences, decisions; exposed against other training data too."""
-    return _measure(
-        subject, DISTANCES, DISTANCE_GAPS, ("other_train",), "first-order", resamples, providers=providers,
-        radii=radii, m=m, batches=batches, iso_loss=iso_loss, relative=relative,
-    )  # fmt: skip
+    return _measure(subject, asked.of(subject), DISTANCES, DISTANCE_GAPS, ("other_train",), "first-order", resamples)
 
 
-def forgetting_of_bias(
-    subject: Subject,
-    *,
-    providers: Providers = ("sam", "obf"),
-    radii: Radii = ("own", "iso-loss"),
-    m: int | None = 64,
-    batches: int | None = None,
-    iso_loss: float = 0.1,
-    relative: float = 0.05,
-    resamples: int = 0,
-) -> Rows:
+@perturbing()
+def forgetting_of_bias(subject: Subject, asked: Perturbing, *, resamples: int = 0) -> Rows:
     """How much of each output bias a perturbation takes away; positive means that the bias is reduced."""
-    return _measure(
-        subject, BIAS_METRICS, (), (), "first-order", resamples, providers=providers, radii=radii, m=m,
-        batches=batches, iso_loss=iso_loss, relative=relative,
-    )  # fmt: skip
+    return _measure(subject, asked.of(subject), BIAS_METRICS, (), (), "first-order", resamples)
 
 
-def membership(
-    subject: Subject,
-    *,
-    providers: Providers = ("sam", "obf"),
-    radii: Radii = ("own", "iso-loss"),
-    m: int | None = 64,
-    batches: int | None = None,
-    iso_loss: float = 0.1,
-    relative: float = 0.05,
-) -> Rows:
+@perturbing()
+def membership(subject: Subject, asked: Perturbing) -> Rows:
     """How well the loss tells training from held-out examples, and how much of that a perturbation undoes."""
-    asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
-    held_out = pair(subject.held_out)
-    return membership_forgetting(subject.risk, held_out, asked, generator=subject.generator("forgetting"))
+    held_out, generator = pair(subject.held_out), subject.generator("forgetting")
+    return membership_forgetting(subject.risk, held_out, asked.of(subject), generator=generator)
 
 
+@perturbing()
 def feature_forgetting(
     subject: Subject,
+    asked: Perturbing,
     *,
-    providers: Providers = ("sam", "obf"),
-    radii: Radii = ("own", "iso-loss"),
-    m: int | None = 64,
-    batches: int | None = None,
-    iso_loss: float = 0.1,
-    relative: float = 0.05,
     noise: float = 0.1,
     draws: int = 1,
     leave_one_out: bool = False,
     layer: str | None = None,
 ) -> Rows:
     """Information of noisy features about the input within a class, and how much of it a perturbation takes away."""
-    asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
     return forget_features(
-        subject.risk, pair(subject.held_out), asked, noise=noise, draws=draws, leave_one_out=leave_one_out,
+        subject.risk, pair(subject.held_out), asked.of(subject), noise=noise, draws=draws, leave_one_out=leave_one_out,
         layer=layer, generator=subject.generator("forgetting"),
     )  # fmt: skip
 
 
-def spurious_forgetting(
-    subject: Subject,
-    *,
-    providers: Providers = ("sam", "obf", "random"),
-    radii: Radii = ("own", "iso-loss"),
-    m: int | None = 64,
-    batches: int | None = None,
-    iso_loss: float = 0.1,
-    relative: float = 0.05,
-) -> Rows:
+@perturbing(providers=("sam", "obf", "random"))
+def spurious_forgetting(subject: Subject, asked: Perturbing) -> Rows:
     """What a perturbation forgets of a planted shortcut, and what of the class; needs data with a patch."""
     if "spurious" not in subject.data.ood:
         why = "the data have no planted shortcut: train with `spurious`"
@@ -191,8 +188,7 @@ def spurious_forgetting(
     codes, low, high = read_patch(shifted.x, classes=classes)
     dark = stamp(shifted.x, torch.full_like(codes, -1), classes=classes, low=low, high=high)
     data = SpuriousData(shifted.x, shifted.y, codes, kept=subject.data.test.x, removed=dark)
-    asked = _asked(subject, providers, radii, m, batches, iso_loss=iso_loss, relative=relative)
-    return forget_shortcut(subject.risk, data, asked, generator=subject.generator("forgetting"))
+    return forget_shortcut(subject.risk, data, asked.of(subject), generator=subject.generator("forgetting"))
 
 
 def read_patch(x: Tensor, *, classes: int) -> tuple[Tensor, float, float]:
@@ -220,31 +216,15 @@ def last_update(subject: Subject) -> Params | None:
     return {name: t - before[name].to(t) for name, t in subject.risk.theta.items()}
 
 
-def _asked(
-    subject: Subject, providers: Providers, radii: Radii, m: int | None, batches: int | None, **options: Any
-) -> Displacements:
-    return Displacements(
-        providers=providers,
-        radii=radii,
-        own=subject.own,
-        m=None if m is None else min(m, len(subject.data.train)),
-        batches=batches,
-        initial=subject.initial,
-        last_update=last_update(subject) if "last_update" in providers else None,
-        **options,
-    )
-
-
 def _measure(
     subject: Subject,
+    asked: Displacements,
     metrics: tuple[str, ...],
     gaps: tuple[str, ...],
     contrasts: tuple[Literal["held_out", "other_train"], ...],
     correction: Correction,
     resamples: int,
-    **options: Any,
 ) -> Rows:
-    asked = _asked(subject, **options)
     rows = measure_displacements(
         subject.risk, pair(subject.held_out), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
         correction=correction, resamples=resamples, generator=subject.generator("forgetting"),

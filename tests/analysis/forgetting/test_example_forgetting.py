@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.forgetting.examples import across_seeds, example_forgetting
+from analysis.forgetting.examples import example_forgetting
 
 # One example a row: answers over six presentations, and what was counted by hand.
 TABLE = [
@@ -63,14 +63,6 @@ def test_rows_carry_the_protocol_and_errors_over_examples():
     assert np.isnan(example_forgetting(CORRECT[:, :1]).rows(protocol="sweep")[0].stderr)
 
 
-def test_over_seeds_events_add_and_unforgettable_means_never_forgotten_and_always_learned():
-    other = np.roll(CORRECT, 1, axis=1)  # examples 4, 0, 1, 2, 3
-    events, unforgettable = across_seeds([example_forgetting(CORRECT), example_forgetting(other)])
-    np.testing.assert_array_equal(events, [2, 2, 2, 0, 2])
-    np.testing.assert_array_equal(unforgettable, [False, False, False, False, False])
-    np.testing.assert_array_equal(across_seeds([example_forgetting(CORRECT)])[1], [True, False, False, True, False])
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -82,11 +74,6 @@ def test_over_seeds_events_add_and_unforgettable_means_never_forgotten_and_alway
             r"`presented` must be boolean of the shape \(6, 5\)",
         ),
         (lambda: example_forgetting(CORRECT).rows(protocol="epoch"), "`protocol` must be one of .*'epoch'"),
-        (lambda: across_seeds([]), "`runs` must be at least one run"),
-        (
-            lambda: across_seeds([example_forgetting(CORRECT), example_forgetting(CORRECT[:, :2])]),
-            r"all on the same examples, got sizes \[2, 5\]",
-        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):

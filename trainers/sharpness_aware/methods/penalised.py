@@ -2,7 +2,7 @@
 
 from landscape.perturbation import AscentStep
 from trainers.sharpness_aware.ascent import Random
-from trainers.sharpness_aware.combiners import Curvature, Decoupled, Weighted
+from trainers.sharpness_aware.combiners import Combiner, Curvature, Decoupled, Weighted
 from trainers.sharpness_aware.composition import Composition
 from trainers.sharpness_aware.gates import Bernoulli
 from trainers.sharpness_aware.methods.registry import Adaptive, Scope, Setting, method, scaler
@@ -97,13 +97,7 @@ def tracesam(setting: Setting, *, lam: float = 1.0, draws: int = 1, antithetic: 
         antithetic: Evaluate w - ρv too, which cancels the first-order term.
     """
     source = Random(setting.generator, "sphere", clean_forward=False)
-    return Composition(
-        setting.radius,
-        source=source,
-        scaler=AscentStep(1.0, normalise=False),
-        plan=Plan(draws, antithetic),
-        combiner=trace_penalty(lam),
-    )
+    return _sampled(setting, source, Plan(draws, antithetic), trace_penalty(lam))
 
 
 @method(
@@ -123,13 +117,7 @@ def detsam(
         antithetic: Evaluate w - ρv too, which cancels the first-order term.
     """
     source = Random(setting.generator, "cube", width, clean_forward=False)
-    return Composition(
-        setting.radius,
-        source=source,
-        scaler=AscentStep(1.0, normalise=False),
-        plan=Plan(draws, antithetic),
-        combiner=determinant_penalty(lam),
-    )
+    return _sampled(setting, source, Plan(draws, antithetic), determinant_penalty(lam))
 
 
 @method(
@@ -146,11 +134,10 @@ def frobsam(setting: Setting, *, lam: float = 0.005, draws: int = 2) -> Composit
     """
     if draws < 2:
         raise ValueError(f"`draws` must be at least 2 for a covariance, got {draws}.")
-    source = Random(setting.generator, clean_forward=False)
-    return Composition(
-        setting.radius,
-        source=source,
-        scaler=AscentStep(1.0, normalise=False),
-        plan=Plan(draws),
-        combiner=Covariance(lam),
-    )
+    return _sampled(setting, Random(setting.generator, clean_forward=False), Plan(draws), Covariance(lam))
+
+
+def _sampled(setting: Setting, source: Random, plan: Plan, combiner: Combiner) -> Composition:
+    """A penalty on losses at random points, ρ times what the source draws away."""
+    step = AscentStep(1.0, normalise=False)
+    return Composition(setting.radius, source=source, scaler=step, plan=plan, combiner=combiner)
