@@ -17,6 +17,9 @@ from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
 from analysis.style import WIDTHS
 
 
+pytestmark = pytest.mark.xdist_group("report")  # one page for all
+
+
 def changed(results, **parts):
     return StudyResults(**{**results.__dict__, **parts})
 
