@@ -16,7 +16,6 @@ from analysis.reporting.tables import TABLES
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
 from analysis.style import WIDTHS
 
-
 pytestmark = pytest.mark.xdist_group("report")  # one page for all
 
 
