@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,19 +28,34 @@ def test_what_the_readme_names_exists():
             assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("source", sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py")), ids=lambda p: p.stem)
-def test_notebooks_run_and_are_stored_with_their_outputs(source, smoke, tmp_path):
-    out = tmp_path / source.with_suffix(".ipynb").name
-    command = [sys.executable, "-m", "jupytext", "--to", "ipynb", "--execute", str(source), "-o", str(out)]
-    environment = {**os.environ, "LANDSCAPE_STUDY": str(smoke), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def kernel(smoke, tmp_path_factory):
+    """One kernel for all notebooks, in a folder of its own: what they import is imported once."""
+    from jupyter_client.manager import start_new_kernel
 
+    environment = {**os.environ, "LANDSCAPE_STUDY": str(smoke), "PYTHONPATH": str(ROOT)}
+    manager, client = start_new_kernel(env=environment, cwd=str(tmp_path_factory.mktemp("notebooks")))
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def run(kernel, code):
+    """Execute a cell; what it raises is told as the notebook would."""
+    content = kernel.execute_interactive(code, timeout=300, output_hook=lambda _: None)["content"]
+    assert content["status"] == "ok", code + "\n" + "\n".join(content["traceback"])
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py")), ids=lambda p: p.stem)
+def test_notebooks_run_and_are_stored_with_their_outputs(source, kernel):
+    import jupytext
     import nbformat
 
-    stored = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
-    fresh = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
-    assert [c.source for c in code] == [c.source for c in fresh], "run `make notebooks`: the source has changed"
-    assert all(cell.execution_count for cell in code)
-    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+    code = [cell for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    stored = [cell for cell in nbformat.read(source.with_suffix(".ipynb"), 4).cells if cell.cell_type == "code"]
+    assert [c.source for c in stored] == [c.source for c in code], "run `make notebooks`: the source has changed"
+    assert all(cell.execution_count for cell in stored)
+    assert any("image/png" in output.get("data", {}) for cell in stored for output in cell.outputs)
+    run(kernel, "%reset -f")  # no name of the notebook before
+    for cell in code:
+        run(kernel, cell.source)

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import command
 from safetensors.torch import save_file
 
 from analysis import table
-from analysis.cli import main
 from analysis.study import StudyConfig
 from analysis.table import Row, to_frame
 from trainers import build_model
@@ -74,12 +74,6 @@ def study(folder, change=lambda _, made: made, **grid):
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(stored))
     return folder
-
-
-def command(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return stopped.value.code
 
 
 def each(value, *measures):

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from commands import command as run
 from safetensors.torch import save_file
 
 from analysis import path as places
-from analysis.cli import main
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
@@ -56,12 +56,6 @@ def named(): return Named(4, 3)
 def digits(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
 def named_digits(): return torch.nn.Sequential(torch.nn.Flatten(), Named(64, 10))
 """
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return stopped.value.code
 
 
 def one_line(capsys):

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from commands import command
 
 from analysis import table
-from analysis.cli import main
 from analysis.outcomes import outcomes
 from analysis.table import Row, to_frame
 from trainers import fit
@@ -24,12 +24,6 @@ def folder(tmp_path_factory):
         fit({**TINY, "seed": seed, "method": "gsam", "ascent": "obf", "rho": 0.1}, out=place / "runs")
     fit({**TINY, "lr": 1e9, "lr_schedule": "constant"}, out=place / "runs")
     return place
-
-
-def command(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return stopped.value.code
 
 
 def test_a_row_is_what_the_history_ends_with(folder):

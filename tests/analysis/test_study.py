@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from commands import command as run
 
 from analysis import table
-from analysis.cli import main
 from analysis.measures.collect import measure_run
 from analysis.measures.plan import plan
 from analysis.measures.subject import Subject
@@ -24,12 +24,6 @@ from trainers.files.writing import write_json
 SMOKE = Path(__file__).parents[2] / "studies" / "smoke.yaml"
 
 pytestmark = pytest.mark.xdist_group("smoke")
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return stopped.value.code
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from commands import command
 from stopping import without_checksums
 
-from analysis.cli import main
 from analysis.measures.cache import Cache
 from analysis.measures.checkpoints import RunCheckpoint, kept_rows, measure_checkpoint
 from analysis.measures.collect import collect, measure_run, sort_rows, tabulate, take, to_measure
@@ -36,12 +36,6 @@ def runs(trained, tmp_path):
     """Copies that a test may spoil, in the order of seeds."""
     shutil.copytree(trained, tmp_path / "runs")
     return sorted(list_runs(tmp_path / "runs"), key=lambda run: run.settings()["seed"])
-
-
-def command(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return stopped.value.code
 
 
 def flip(path, place=-9):

@@ -9,9 +9,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from commands import command
 from stopping import without_checksums
 
-from analysis.cli import main
 from analysis.measures.budget import announcement, budget
 from analysis.measures.checkpoints import RunCheckpoint, WeightsFile, kept_rows, measure_checkpoint
 from analysis.measures.collect import sort_rows, take, to_measure
@@ -46,12 +46,6 @@ def last(run):
 
 def weights(seed, width=4):
     return build_model("mlp", shape=(1, 8, 8), classes=10, generator_seed=seed, options={"width": width}).state_dict()
-
-
-def command(*arguments):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    return stopped.value.code
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ from analysis.figures import FIGURES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser installed: none of {', '.join(NAMES)} on the path")
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason=f"no browser installed: none of {', '.join(NAMES)} on the path"),
+    pytest.mark.xdist_group("report"),  # which draws its page once
+]
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

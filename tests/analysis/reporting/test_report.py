@@ -16,6 +16,8 @@ from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
 from analysis.statistics.catalogue import STATISTICS
 from analysis.style import WIDTHS
 
+pytestmark = pytest.mark.xdist_group("report")  # one page for all
+
 
 def changed(results, **parts):
     return StudyResults(**{**results.__dict__, **parts})

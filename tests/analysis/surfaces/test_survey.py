@@ -563,10 +563,10 @@ def test_a_file_is_drawn_again_without_the_model(copies, tmp_path):
     "options",
     [
         {"axes": "random"},
-        {"axes": ("pca", "pca")},
-        {"axes": ("random",) * 3, "points": 3},
-        {"between": "bezier", "align": True},
-        {"between": "plane"},
+        {"axes": ("pca", "pca"), "metrics": ("loss",)},
+        {"axes": ("random",) * 3, "points": 3, "metrics": ("loss",)},
+        {"between": "bezier", "align": True, "metrics": ("loss",)},
+        {"between": "plane", "metrics": ("error",)},
     ],
     ids=str,
 )

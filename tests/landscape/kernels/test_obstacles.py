@@ -58,7 +58,7 @@ OPERATIONS = {
     "_embedding_bag_backward": ((4, 3), lambda x: F.embedding_bag(torch.tensor([[0, 1], [2, 1]]), x)),
     "multi_margin_loss_backward": ((1, 3), lambda x: F.multi_margin_loss(x, torch.tensor([1]))),
     "custom autograd.Function": ((3,), BacklessInside.apply),
-    "torch.compile": ((3,), torch.compile(lambda x: x.sin().tanh(), backend="aot_eager")),
+    "torch.compile": ((3,), lambda x: torch.compile(lambda y: y.sin().tanh(), backend="aot_eager")(x)),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from problems import F64, case, o1, o2, o5
+from sharpness_problems import linear_losses
 from torch import nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.testing import assert_close
@@ -18,13 +19,6 @@ from landscape.sharpness import Sharpness, ascent, ascent_sharpness, average_sha
 
 SAM = AscentStep
 ADAPTIVE = AbsWeight()
-
-
-def linear_losses() -> EmpiricalRisk:
-    """Four examples whose losses are linear, with gradients (1, 0), (0, 1), (-1, 0), (0, 3)."""
-    x = torch.tensor([[1, 0], [0, 1], [-1, 0], [0, 3]], dtype=F64)
-    theta = {"w": torch.tensor([0.3, -0.7], dtype=F64)}
-    return EmpiricalRisk(lambda t, x: x @ t["w"], lambda out, _: out.mean(), [(x, torch.zeros(4))], theta)
 
 
 def at_rest(w: tuple[float, float]) -> EmpiricalRisk:

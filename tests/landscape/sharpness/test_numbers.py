@@ -80,7 +80,7 @@ def test_average_over_a_quadratic_is_the_trace_of_the_draws(noise, metric, value
 @pytest.mark.parametrize(("rho", "value", "second"), [(0.05, 0.00157639, 0.00157724), (0.1, 0.0062823, 0.00630895)])
 def test_average_over_softmax_regression(rho, value, second):
     """The draws are those of the quadratic form, so that subtracting it leaves only the fourth order."""
-    risk, draws = o1(), 600
+    risk, draws = o1(), 200
     found = average_sharpness(risk, rho, draws=draws, generator=seeded(2))
     p = torch.softmax(risk.outputs(), 1)
     x = risk.batches[0][0]

@@ -7,16 +7,12 @@ import pytest
 import torch
 from problems import F64, o2
 from scipy.stats import wasserstein_distance
+from spectra import laplacian
 from torch.testing import assert_close
 
 from landscape.operators import GaussNewton, Hessian, dense
 from landscape.spectral.density import _quadrature, spectral_density
 from landscape.spectral.krylov import Krylov
-
-
-def laplacian(n: int = 100) -> torch.Tensor:
-    off = torch.ones(n - 1, dtype=F64)
-    return 2 * torch.eye(n, dtype=F64) - torch.diag(off, 1) - torch.diag(off, -1)
 
 
 def goe(n: int, generator) -> torch.Tensor:

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import torch
 from problems import F64, o1, o2
+from spectra import laplacian
 from torch.testing import assert_close
 
 from landscape.operators import Hessian, dense
 from landscape.spectral.diagonals import diagonal, frobenius_squared
-
-
-def laplacian(n: int = 100) -> torch.Tensor:
-    off = torch.ones(n - 1, dtype=F64)
-    return 2 * torch.eye(n, dtype=F64) - torch.diag(off, 1) - torch.diag(off, -1)
 
 
 class Interrupted:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from problems import F64, o1, o2
+from spectra import laplacian, with_spectrum
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
@@ -21,17 +22,6 @@ from landscape.spectral.eigenpairs import top_eigenpairs
 def unchecked(function):
     """The function as users call it: without the type checks that are on in the tests, which come first."""
     return inspect.unwrap(function)
-
-
-def laplacian(n: int = 100) -> torch.Tensor:
-    off = torch.ones(n - 1, dtype=F64)
-    return 2 * torch.eye(n, dtype=F64) - torch.diag(off, 1) - torch.diag(off, -1)
-
-
-def with_spectrum(values, generator) -> torch.Tensor:
-    values = torch.as_tensor(values, dtype=F64)
-    Q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=F64))
-    return Q @ torch.diag(values) @ Q.T
 
 
 class Counted:

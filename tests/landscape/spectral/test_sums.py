@@ -5,15 +5,11 @@ import math
 import pytest
 import torch
 from problems import F64, o1, o2
+from spectra import laplacian
 
 from landscape.operators import GaussNewton, Hessian
 from landscape.spectral.density import spectral_density
 from landscape.spectral.sums import effective_dimension, log_determinant
-
-
-def laplacian(n: int = 100) -> torch.Tensor:
-    off = torch.ones(n - 1, dtype=F64)
-    return 2 * torch.eye(n, dtype=F64) - torch.diag(off, 1) - torch.diag(off, -1)
 
 
 def test_log_determinants(generator):

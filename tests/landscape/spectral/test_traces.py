@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from problems import F64, o1, o2
+from spectra import laplacian, with_spectrum
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -27,17 +28,6 @@ SPECTRA = {
     "no trace": np.linspace(-1, 1, N),
 }
 METHODS = ["auto", "hutchinson", "hutch++", "xtrace", "xnystrace"]
-
-
-def laplacian(n: int = 100) -> torch.Tensor:
-    off = torch.ones(n - 1, dtype=F64)
-    return 2 * torch.eye(n, dtype=F64) - torch.diag(off, 1) - torch.diag(off, -1)
-
-
-def with_spectrum(values, generator) -> torch.Tensor:
-    values = torch.as_tensor(values, dtype=F64)
-    Q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=F64))
-    return Q @ torch.diag(values) @ Q.T
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from drop_in import by_hand, need, run_block, take
+from networks import flat as weights
 
 from trainers import obf_loss
 from trainers.randomness import seeded
@@ -81,10 +82,6 @@ def arguments(folder, **more):
         "dataloader_pin_memory": False, "weight_decay": 0.1, "adam_epsilon": 1e-4,
     }  # fmt: skip
     return TrainingArguments(**{**settings, **more})
-
-
-def weights(model):
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def batches(data, size):

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from drop_in import by_hand, need, run_block, take
+from networks import flat as weights
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -81,10 +82,6 @@ def fit(module, folder, *, epochs=2, batch=4, checkpoint=None, **settings):
     x = x if given["precision"] == "64-true" else x.float()
     trainer.fit(module, DataLoader(TensorDataset(x, y), batch_size=batch), ckpt_path=checkpoint)
     return trainer
-
-
-def weights(model):
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def hand_written(net, *, method, clip=None, epochs=2, batch=4, rho=0.1):

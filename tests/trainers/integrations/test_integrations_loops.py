@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from drop_in import by_hand, need, run_block, take
+from networks import flat as weights
 from torch import nn
 
 from trainers import Objective, make_optimizer
@@ -31,10 +32,6 @@ def closure_of(model, x, y, optimizer):
         return loss
 
     return closure
-
-
-def weights(model):
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 # -- the document's examples -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from drop_in import by_hand, need, run_block, take
+from networks import flat as weights
 from torch import nn
 
 from trainers import make_optimizer, obf_loss
@@ -19,10 +20,6 @@ def closure_of(model, x, y, optimizer):
         return loss
 
     return closure
-
-
-def weights(model):
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def test_the_documents_timm_loop():

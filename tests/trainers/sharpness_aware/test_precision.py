@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from networks import flat as weights
 from torch import nn
 from torch.amp import GradScaler
 
@@ -70,10 +71,6 @@ def step(optimizer, model, scaler=None, loss=nn.functional.cross_entropy, *, chu
     if optimizer.parts.ascent == "obf":
         ascents = [objective(model, x[c], y[c], scaler, loss, ascends=obf_loss, autocast=autocast) for c in cuts]
     return optimizer.step(closures, sizes=[c.stop - c.start for c in cuts], ascent=ascents)
-
-
-def weights(model):
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 # -- a scale changes nothing -------------------------------------------------------------------------------------------
