@@ -182,7 +182,7 @@ class TrainConfig(Strict):
     checkpoints: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Epochs after which a checkpoint is kept, besides the first weights and the last."""
     evaluate_every: Count = 1
-    """Epochs between evaluations on held-out and test data."""
+    """Epochs between evaluations, on the training data as well as on held-out and test data."""
 
     # replication
     seed: Seed = 0

@@ -10,6 +10,7 @@ from analysis.table import Row
 
 Array = np.ndarray
 Protocol = Literal["presentation", "sweep"]
+SUMMARIES = ("forgetting_events", "fraction_unforgettable", "fraction_never_learned")
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,7 @@ class ExampleForgetting:
         """
         if protocol not in get_args(Protocol):
             raise ValueError(f"`protocol` must be one of {get_args(Protocol)}, got {protocol!r}.")
-        values = {
-            "forgetting_events": self.events,
-            "fraction_unforgettable": self.unforgettable,
-            "fraction_never_learned": self.never_learned,
-        }
+        values = dict(zip(SUMMARIES, (self.events, self.unforgettable, self.never_learned), strict=True))
         n = len(self.events)
         options = {"protocol": protocol, "presentations": int(self.presentations.max())}
         return [
@@ -92,7 +89,7 @@ def example_forgetting(
     """Count forgetting and learning events of n examples over t presentations.
 
     Two ways to record `correct` are in use, and do not give equal counts. "presentation": on the training minibatch,
-    before the update, in training mode with augmentation. "sweep": by a full evaluation at the end of each epoch, in
+    before the update, in training mode with augmentation. "sweep": by a full evaluation at the end of epochs, in
     evaluation mode. With noisy labels, "correct" means agreement with the label that was given for training.
 
     Args:

@@ -229,7 +229,7 @@ class Subject:
         """
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
-        return self.run.correctness(protocol)[: self.epoch]
+        return self.run.correctness(protocol, until=self.epoch)
 
 
 def pair(split: Split) -> tuple[Tensor, Tensor]:

@@ -72,8 +72,8 @@ def with_clock(monkeypatch, *, step, snapshot=0.0, epoch_end=0.0, written=None):
         ("save_checkpoint", snapshot / 3),
     ):
         costing(name, cost)
-    for module in ("loop", "signals", "training"):
-        monkeypatch.setattr(f"trainers.{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in ("limits", "loop", "signals", "training"):
+        monkeypatch.setattr(f"trainers.runs.{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

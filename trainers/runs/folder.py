@@ -201,11 +201,18 @@ class Run:
         for folder in (self.folder / "checkpoints").glob("*"):
             remove_asides(folder)
 
-    def correctness(self, protocol: Literal["presentation", "sweep"]) -> Bool[np.ndarray, "t n"]:
+    def correctness(
+        self, protocol: Literal["presentation", "sweep"], *, until: int | None = None
+    ) -> Bool[np.ndarray, "t n"]:
         """Whether each training example was right, epoch by epoch.
 
         "presentation": on the training minibatch, before the update, in training mode. "sweep": on the whole training
-        set at the end of the epoch, in evaluation mode. Both against the label given to training.
+        set at the end of the epochs that `evaluate_every` names and of the last, in evaluation mode; examples.npz
+        lists them as `swept`, and without it they are all epochs. Both against the label given to training.
+
+        Args:
+            protocol: Which record.
+            until: The last epoch to count; None takes all.
 
         Raises:
             FileNotFoundError: If there is no record.
@@ -216,15 +223,26 @@ class Run:
         bits, n = stored[protocol], stored["n"]
         if bits.dtype != np.uint8 or bits.ndim != 2 or n.shape or not 0 <= n <= 8 * bits.shape[1]:
             raise ValueError(f"{path} holds something else than bits of examples over epochs: {WAY_OUT}.")
-        return np.unpackbits(bits, axis=1, count=int(n)).astype(bool)
+        matrix = np.unpackbits(bits, axis=1, count=int(n)).astype(bool)
+        epochs = np.arange(1, len(matrix) + 1)
+        if protocol == "sweep":
+            epochs = stored.get("swept", epochs)
+        if epochs.shape != (len(matrix),):
+            raise ValueError(f"{path} holds {len(matrix)} sweeps, and {epochs.shape} epochs of them: {WAY_OUT}.")
+        return matrix if until is None else matrix[epochs <= until]
 
-    def write_examples(self, *, index: np.ndarray, noisy: np.ndarray, **protocols: np.ndarray) -> None:
-        """Write correctness matrices (epochs × examples) as bits, with the examples' index and noise flags."""
+    def write_examples(
+        self, *, index: np.ndarray, noisy: np.ndarray, swept: np.ndarray, **protocols: np.ndarray
+    ) -> None:
+        """Write correctness matrices (epochs × examples) as bits, with the examples' index and noise flags.
+
+        `swept` are the epochs of the matrix "sweep".
+        """
         packed: dict[str, Any] = {name: np.packbits(matrix, axis=1) for name, matrix in protocols.items()}
 
         def write(aside: Path) -> None:
             with aside.open("wb") as file:
-                np.savez_compressed(file, n=np.array(len(index)), index=index, noisy=noisy, **packed)
+                np.savez_compressed(file, n=np.array(len(index)), index=index, noisy=noisy, swept=swept, **packed)
 
         write_atomically(self.folder / "examples.npz", write)
 

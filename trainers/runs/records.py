@@ -16,20 +16,6 @@ STEPS = (
 )  # fmt: skip
 
 
-def step_row(last: StepRecord, *, step: int, epoch: int, lr: float, seconds: float) -> dict[str, Any]:
-    """What a step did, as a row of the log.
-
-    Args:
-        last: The optimizer's own record.
-        step: Steps taken, this one included.
-        epoch: The epoch it belongs to, from 1.
-        lr: Learning rate of the step.
-        seconds: Time spent in training up to here.
-    """
-    row: dict[str, Any] = {"step": step, "epoch": epoch, "lr": lr, "seconds": seconds, "mode": str(last.mode)}
-    return {key: row[key] if key in row else getattr(last, key) for key in STEPS}
-
-
 class StepLog:
     """Rows of steps: kept in memory between snapshots, in `steps/<first step>.parquet` after each.
 
@@ -52,6 +38,11 @@ class StepLog:
     def due(self, step: int) -> bool:
         """Whether a step is logged."""
         return self.every is not None and step % self.every == 0
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Keep a row with the columns of `STEPS`; returns it."""
+        self.rows.append(row)
+        return row
 
     def flush(self) -> list[str]:
         """Write the rows since the last part; returns the names of all parts."""

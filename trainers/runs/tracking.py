@@ -4,8 +4,10 @@ import importlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, Protocol
 
+from trainers.config import TrainConfig
 from trainers.naming import nearest
 from trainers.runs.folder import Run
 
@@ -98,6 +100,28 @@ def check_trackers(names: str | Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"`track` {name!r} is unknown; there are {sorted(TRACKERS)}.{nearest(name, TRACKERS)}")
         _import("torch.utils.tensorboard" if name == "tensorboard" else name, name)
     return names
+
+
+class Trackers(ExitStack):
+    """The trackers of one call of `fit`, closed together.
+
+    Args:
+        names: As `check_trackers` takes them.
+        run: The run that they show.
+        config: Its configuration.
+        step: Steps taken so far.
+    """
+
+    def __init__(self, names: str | Sequence[str], run: Run, config: TrainConfig, step: int) -> None:
+        super().__init__()
+        self.each: list[Tracker] = [TRACKERS[name](run, config.as_dict(), step) for name in check_trackers(names)]
+        for tracker in self.each:
+            self.callback(tracker.close)
+
+    def log(self, row: Mapping[str, Any], group: str, step: int) -> None:
+        """Show the numbers of a row at a step."""
+        for tracker in self.each:
+            tracker.log(numbers(row, group), step)
 
 
 def numbers(row: Mapping[str, Any], group: str) -> dict[str, float]:

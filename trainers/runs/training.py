@@ -18,16 +18,28 @@ from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, save_checkpoint
 from trainers.runs.feeding import Feeder, attach_reference, shares
 from trainers.runs.folder import Run, load_data
-from trainers.runs.records import StepLog, Tally
+from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
 from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runtime import device_of
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.optimizers import make_optimizer
-from trainers.tasks.evaluation import evaluate
+from trainers.tasks.evaluation import COLUMNS, evaluate
 
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
+PLAIN = (
+    "epoch",
+    "step",
+    "position",
+    "order",
+    "previous",
+    "skipped",
+    "skips",
+    "skips_in_a_row",
+    "longest",
+    "history",
+)  # of the state, what a snapshot holds as it is
 
 
 class Training:
@@ -85,6 +97,7 @@ class Training:
             milestones=config.lr_milestones,
             factor=config.lr_factor,
         )
+        self.sharers = shares(config, len(self.train))
         self.generator = stream(config.seed, "order")
         self.order = self.next_order()
         self.epoch = self.step = self.position = 0
@@ -150,16 +163,26 @@ class Training:
             self.skips_in_a_row = 0
             self.losses.append(loss * len(index))
 
+    def step_row(self) -> dict[str, Any]:
+        """What the last step did, with the columns of `STEPS`."""
+        last = self.optimizer.last
+        row: dict[str, Any] = {
+            "step": self.step, "epoch": self.epoch + 1, "lr": self.tally.lr, "seconds": self.clock(),
+            "mode": str(last.mode),
+        }  # fmt: skip
+        return {key: row[key] if key in row else getattr(last, key) for key in STEPS}
+
     def end_epoch(self) -> dict[str, Any]:
-        """Evaluate, append the epoch's row to the history, and make ready for the next epoch."""
+        """Evaluate where it is time to, append the epoch's row to the history, and make ready for the next epoch."""
         self.epoch += 1
         right = torch.empty(len(self.order), dtype=torch.bool)
         right[self.order.cpu()] = torch.cat(self.hits).cpu()
         self.correct["presentation"].append(right.numpy())
-        due = self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs
-        evaluation, right = evaluate(self.model, self.feeder.loss, self.train, self.data, held_out=due)
-        self.correct["sweep"].append(right.cpu().numpy())
-        rank, everywhere = shares(self.config, len(self.train))
+        evaluation = dict.fromkeys(COLUMNS, math.nan)
+        if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
+            evaluation, right = evaluate(self.model, self.feeder.loss, self.train, self.data)
+            self.correct["sweep"].append(right.cpu().numpy())
+        rank, everywhere = self.sharers
         row = {
             "epoch": self.epoch,
             "step": self.step,
@@ -202,7 +225,7 @@ class Training:
     def save_checkpoint(self) -> None:
         """Keep the model as it is now."""
         start = time.monotonic()
-        rank, everywhere = shares(self.config, len(self.train))
+        rank, everywhere = self.sharers
         meta = {
             "run_id": self.config.run_id,
             "step": self.step,
@@ -219,20 +242,11 @@ class Training:
     def snapshot(self, log: StepLog) -> None:
         """Write everything that the rest of the run depends on, so that a killed run continues bit for bit."""
         state = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "position": self.position,
-            "order": self.order,
+            **{name: getattr(self, name) for name in PLAIN},
             "tally": self.tally.state_dict(),
             "losses": torch.stack(self.losses) if self.losses else None,
             "hits": torch.cat(self.hits) if self.hits else None,
-            "previous": self.previous,
-            "skipped": self.skipped,
-            "skips": self.skips,
-            "skips_in_a_row": self.skips_in_a_row,
             "seconds": self.clock(),
-            "longest": self.longest,
-            "history": self.history,
             "correct": {k: torch.from_numpy(np.array(v)) for k, v in self.correct.items()},
             "model": model_state(self.model),
             "buffers": self.passing_buffers(),
@@ -259,14 +273,13 @@ class Training:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
-        self.order, self.previous = state["order"].to(self.device), state["previous"].to(self.device)
+        for name in PLAIN:
+            value = state[name]
+            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.tally.load_state_dict(state["tally"])
         self.losses = [] if state["losses"] is None else list(state["losses"].to(self.device).unbind())
         self.hits = [] if state["hits"] is None else [state["hits"].to(self.device)]
-        self.skipped, self.skips, self.skips_in_a_row = state["skipped"], state["skips"], state["skips_in_a_row"]
-        self.earlier, self.started, self.history = state["seconds"], time.monotonic(), state["history"]
-        self.longest = state["longest"]
+        self.earlier, self.started = state["seconds"], time.monotonic()
         self.correct = {k: list(v.numpy()) for k, v in state["correct"].items()}
         if len(self.previous) and self.optimizer.needs_previous:
             last = self.feeder.batch(self.previous)
@@ -292,7 +305,8 @@ class Training:
         self.run.write_examples(
             index=self.train.index.cpu().numpy(),
             noisy=(self.train.y != self.train.clean).cpu().numpy(),
-            **{name: np.array(rows) for name, rows in self.correct.items()},
+            swept=np.array([row["epoch"] for row in self.history if not math.isnan(row["train_error"])], dtype=int),
+            **{name: np.array(rows, dtype=bool).reshape(-1, len(self.train)) for name, rows in self.correct.items()},
         )
         log.finish()
         self.write_status(status, reason)

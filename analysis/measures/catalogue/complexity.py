@@ -153,8 +153,8 @@ def worst_case_bounds(
 
 
 def training_speed(subject: Subject) -> Rows:
-    """Optimizer steps to the first end of an epoch with a training cross-entropy at or below a level."""
-    reason, reached = "", dict[str, float]()
+    """Optimizer steps to the first evaluation, at the end of an epoch, of a training cross-entropy at most a level."""
+    reason, reached, every = "", dict[str, float](), "epoch"
     config = None if subject.config is None else subject.config.resolved()
     if subject.run is None or config is None:
         reason = "the record of training is not known"
@@ -163,6 +163,8 @@ def training_speed(subject: Subject) -> Rows:
     else:
         history = subject.run.history()
         history = history[history["step"] <= subject.step]
+        if history["train_error"].isna().any():  # NaN where an epoch was not evaluated, as no diverged loss makes it
+            every = f"{config.evaluate_every} epochs"
         for name, level in LEVELS.items():
             steps = history.loc[history["train_loss"] <= level, "step"]
             if len(steps):
@@ -171,7 +173,7 @@ def training_speed(subject: Subject) -> Rows:
     for name, level in LEVELS.items():
         why = reason or ("" if name in reached else f"the training loss did not reach {level:g} by this checkpoint")
         value = reached.get(name, math.nan)
-        rows.append(Row(name, value, math.nan if why else 0.0, options={"every": "epoch"}, warnings=why))
+        rows.append(Row(name, value, math.nan if why else 0.0, options={"every": every}, warnings=why))
     return rows
 
 

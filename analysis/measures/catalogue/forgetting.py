@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from analysis.forgetting.displacements import Displacements
+from analysis.forgetting.examples import SUMMARIES
 from analysis.forgetting.examples import example_forgetting as count_forgetting
 from analysis.forgetting.features import feature_forgetting as forget_features
 from analysis.forgetting.information import Correction
@@ -80,7 +81,15 @@ def example_forgetting(
 ) -> Rows:
     """Example forgetting (Toneva et al. 2019): mean events, shares of unforgettable and never learned examples."""
     check_some("protocols", protocols)
-    return [row for p in protocols for row in count_forgetting(subject.correctness(p)).rows(protocol=p)]
+    rows: Rows = []
+    for protocol in protocols:
+        correct = subject.correctness(protocol)
+        if protocol == "sweep" and subject.epoch and not len(correct):
+            why = "`evaluate_every` left out the sweep over the training data up to this checkpoint"
+            rows += [Row(name, math.nan, math.nan, options={"protocol": protocol}, warnings=why) for name in SUMMARIES]
+        else:
+            rows += count_forgetting(correct).rows(protocol=protocol)
+    return rows
 
 
 def forgetting_counts(
