@@ -40,23 +40,23 @@ def measure(
     label_noise: float = 0.0,
     data_seed: int = 0,
 ) -> int:
-    """Measure the checkpoints of runs, or files of weights from elsewhere; what was measured before is read back.
+    """Measure the checkpoints of runs, or files of weights from elsewhere; earlier measurements are reused.
 
     Args:
         path: A study's folder, a folder of runs, one run, a file of weights (.safetensors, .pt), or a folder of them.
-        measures: Names (`landscape list measures`), or all; the study's own, or the usual ones, if left out.
-        out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
-        all_checkpoints: Measure every checkpoint of a run after its initial weights, not the last alone.
-        cost: Only say what it would cost.
-        jobs: Processes; one a core if left out.
+        measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
+        out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
+        all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
+        cost: Print what it would cost, and measure nothing.
+        jobs: Number of processes; by default one per core.
         executor: Measure on this machine, or on the machines of a Ray cluster that share the folder.
-        address: Of the Ray cluster; the one that RAY_ADDRESS names, or that runs here, if left out.
+        address: Address of the Ray cluster; by default RAY_ADDRESS, or the cluster on this machine.
         trust: Import a model or dataset that the runs name as module:function.
         model: For files of weights: the model's name or module:function.
         model_options: For files of weights: the model's sizes.
         dataset: For files of weights: the data's name or module:function.
-        train_size: For files of weights: training examples.
-        validation_size: For files of weights: examples kept for validation; 500, or none of fewer, if left out.
+        train_size: For files of weights: number of training examples.
+        validation_size: For files of weights: number of validation examples; by default 500, or none of fewer.
         label_noise: For files of weights: label noise of the training data.
         data_seed: For files of weights: seed of the split and the noise.
     """
@@ -68,7 +68,7 @@ def measure(
             f"{path} does not exist: give a study's folder, a folder of runs, or a file of weights."
         )
     if measures is not None and not measures:
-        raise ValueError("`--measures` names none: name some of `landscape list measures`, or leave it out.")
+        raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
     if (path / "study.json").exists():
         from analysis.study import Study
 

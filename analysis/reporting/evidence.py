@@ -1,4 +1,4 @@
-"""Tables of the further statistics: is a correlation one of hyper-parameters, of one other measure, of few methods?
+"""Tables of the further statistics: does a correlation come from hyper-parameters, another measure, or few methods?
 
 Each is shown for the leading target and for the measures that lead there; the CSV files hold every row.
 """
@@ -31,7 +31,7 @@ def granulated(results: StudyResults) -> Table:
     note = (
         f"Does a measure order models that differ in one hyper-parameter alone? Mean of τ over such groups for "
         f"`{target}`: along each hyper-parameter, and Ψ, the mean over hyper-parameters (Jiang et al. 2020). A high "
-        "τ_b with a Ψ near 0 speaks about the hyper-parameters, not about the models. p: permutations."
+        "τ_b with a Ψ near 0 comes from the hyper-parameters, not from the models. p: permutations."
     )
     return _table(results, "granulated", "Models that differ in one hyper-parameter", note, shown)
 
@@ -53,9 +53,9 @@ def information(results: StudyResults) -> Table:
         }
     )
     note = (
-        f"K: information that the order by the measure holds about the order by `{target}`, given up to two "
-        "hyper-parameters, the pair under which it is least; 0 is none, 1 all (Jiang et al. 2020). By chance: the same "
-        "with the measure shuffled inside the conditions."
+        f"K: the information that the order by the measure carries about the order by `{target}`, given up to two "
+        "hyper-parameters, for the pair that leaves least; 0 is none, 1 all (Jiang et al. 2020). By chance: the same "
+        "with the measure shuffled within the conditions."
     )
     return _table(results, "information", "Information beyond hyper-parameters", note, shown, ("Given",))
 
@@ -77,7 +77,7 @@ def sign_errors(results: StudyResults) -> Table:
     )
     note = (
         f"How often the measure orders two runs the wrong way round for `{target}`, over environments: pairs of "
-        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). 0.5 is a coin; `Worst` is the "
+        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). 0.5 is chance; `Worst` is the "
         "robust error. Errors weighted by their certainty, and each hyper-parameter, are in the CSV file."
     )
     return _table(results, "sign_errors", "Sign errors over environments", note, shown)
@@ -102,8 +102,8 @@ def partial(results: StudyResults) -> Table:
         }
     )
     note = (
-        f"Kendall's partial τ with `{target}`, one control held fixed; at most four controls a measure. Intervals and "
-        "p from the jackknife. It is no correlation of residuals: it may differ from 0 where nothing but the control "
+        f"Kendall's partial τ with `{target}`, one control held fixed; at most four controls per measure. Intervals "
+        "and p from the jackknife. It is not a correlation of residuals: it may differ from 0 even if only the control "
         "links the two."
     )
     return _table(results, "partial", "With one thing held fixed", note, shown, ("Held fixed",))
@@ -128,8 +128,8 @@ def multilevel(results: StudyResults) -> Table:
     )
     note = (
         f"Slope of `{target}` on the measure, both in standard deviations, so that the pooled slope is Pearson's r: "
-        "inside methods (of configurations) and inside configurations (of runs). ⇄: pooled and within differ in sign. "
-        "p: permutations inside the groups, where there are few."
+        "within methods (over configurations) and within configurations (over runs). ⇄: pooled and within differ in "
+        "sign. p: permutations within the groups, if there are few."
     )
     return _table(results, "multilevel", "Within and between groups", note, shown, ("Groups",))
 
@@ -153,7 +153,7 @@ def selection(results: StudyResults) -> Table:
     )
     note = (
         f"The best of a measure's variants for `{target}`, chosen on one half of the configurations and judged on the "
-        "other, over random halves. The drop from the first to the second τ_b is what choosing flatters."
+        "other, over random halves. The drop from the first to the second τ_b is the bias of choosing the best."
     )
     return _table(results, "selection", "Choosing among variants", note, shown, ("Best",))
 
@@ -181,7 +181,7 @@ def prediction(results: StudyResults) -> Table:
     )
     note = (
         f"`{_target(results)}` of each method in turn, predicted by models fitted on the other methods: from measures, "
-        "from hyper-parameters alone, and from both. R² is against the mean of the training methods and may be far "
+        "from hyper-parameters alone, and from both. R² is relative to the mean of the training methods and may be far "
         "below 0. Mean error: mean absolute error, beside that of the mean."
     )
     return _table(results, "prediction", "Predicting methods left out", note, shown, ("From", "Model"))
@@ -203,8 +203,8 @@ def power(results: StudyResults) -> Table:
         }
     )
     note = (
-        f"For `{target}`: the smallest |τ_b| that so many configurations show with power 0.8 in a two-sided test at "
-        "0.05; the power at the τ_b observed, and the configurations it would need, both as uncertain as that τ_b."
+        f"For `{target}`: the smallest |τ_b| that this many configurations detect with power 0.8 in a two-sided "
+        "test at 0.05; the power at the observed τ_b and the configurations it needs, both as uncertain as that τ_b."
     )
     return _table(results, "power", "How many models a claim needs", note, shown)
 
