@@ -31,14 +31,14 @@ def measure(
     trust: bool = False,
     weights: Elsewhere = ELSEWHERE,
 ) -> int:
-    """Measure the checkpoints of runs, or files of weights from elsewhere; what was measured before is read back.
+    """Measure the checkpoints of runs, or files of weights from elsewhere; earlier measurements are reused.
 
     Args:
         path: A study's folder, a folder of runs, one run, a file of weights (.safetensors, .pt), or a folder of them.
-        measures: Names (`landscape list measures`), or all; the study's own, or the usual ones, if left out.
-        out_file: Where to write the table (Parquet); measures.parquet in the folder if left out.
-        all_checkpoints: Measure every checkpoint of a run after its initial weights, not the last alone.
-        cost: Only say what it would cost.
+        measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
+        out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
+        all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
+        cost: Print what it would cost, and measure nothing.
         place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
         weights: For files of weights from elsewhere.
@@ -51,7 +51,7 @@ def measure(
             f"{path} does not exist: give a study's folder, a folder of runs, or a file of weights."
         )
     if measures is not None and not measures:
-        raise ValueError("`--measures` names none: name some of `landscape list measures`, or leave it out.")
+        raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
     if (path / "study.json").exists():
         from analysis.study import Study
 

@@ -17,7 +17,7 @@ class Place:
 
     Attributes:
         device: cpu, cuda, cuda:1 or mps; several as cuda:0,1; or auto, the best there is.
-        jobs: Processes; one a core if left out, on another device than the CPU one a device.
+        jobs: Number of processes; by default one per core, or one per device other than the CPU.
     """
 
     device: str = "cpu"
@@ -34,7 +34,7 @@ class SpreadPlace(Place):
 
     Attributes:
         executor: Compute on this machine, or on the machines of a Ray cluster that share the folder.
-        address: Of the Ray cluster; the one that RAY_ADDRESS names, or that runs here, if left out.
+        address: Address of the Ray cluster; by default RAY_ADDRESS, or the cluster on this machine.
     """
 
     executor: Executor = "processes"
@@ -49,8 +49,8 @@ class Foreign:
         model: The model's name or module:function.
         model_options: The model's sizes.
         dataset: The data's name or module:function.
-        train_size: Training examples.
-        validation_size: Examples kept for validation; 500, or none of fewer, if left out.
+        train_size: Number of training examples.
+        validation_size: Number of validation examples; by default 500, or none of fewer.
         label_noise: Label noise of the training data.
         data_seed: Seed of the split and the noise.
     """

@@ -38,14 +38,14 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 STOPPED = 128  # exit codes of signals are this and their number
 WAYS_OUT = {
-    errno.ENOENT: "is not there: check its name",
-    errno.ENOTDIR: "lies in what is a file, not a folder: check its name",
+    errno.ENOENT: "does not exist: check its name",
+    errno.ENOTDIR: "is inside a file, not a folder: check its name",
     errno.EISDIR: "is a folder where a file is expected: check its name",
-    errno.EEXIST: "is there already, as something else: move it away, or choose another place",
+    errno.EEXIST: "exists already, as something else: move it away, or choose another place",
     errno.EACCES: "must not be read or written: change its permissions, or choose another place",
     errno.EPERM: "must not be read or written: change its permissions, or choose another place",
-    errno.EROFS: "is on a file system that is only for reading: choose another place",
-    errno.ENAMETOOLONG: "is too long a name: choose a shorter one",
+    errno.EROFS: "is on a read-only file system: choose another place",
+    errno.ENAMETOOLONG: "has too long a name: choose a shorter one",
 }
 
 
@@ -78,7 +78,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Stopped as stop:  # a sweep, which says how far it came
         return _complain(str(stop), stop.code)
     except KeyboardInterrupt:
-        return _complain("stopped; what was finished is kept, and the same command goes on from there.", 130)
+        return _complain("stopped; finished work is kept, and the same command continues from there.", 130)
     except (ValueError, OSError, ImportError, RecursionError, BusyError, WorkerDiedError) as error:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
@@ -90,7 +90,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         said = (str(error).strip().splitlines() or [""])[0]
         return _complain(
             f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); the same command with "
-            f"LANDSCAPE_TRACEBACK=1 before it shows where that came from.",
+            f"LANDSCAPE_TRACEBACK=1 in front of it shows the traceback.",
             1,
         )
     return code
@@ -106,7 +106,7 @@ def _told(error: Exception) -> tuple[str, int]:
     name = error.filename if error.filename is not None else error.filename2
     if error.errno in FULL:
         return (
-            f"the disk is full: make room for {name or 'files'}, then run the same command; what was finished is kept.",
+            f"the disk is full: make room for {name or 'files'}, then run the same command; finished work is kept.",
             1,
         )
     if error.errno not in WAYS_OUT:

@@ -45,37 +45,38 @@ def surface(
     trust: bool = False,
     weights: Elsewhere = ELSEWHERE,
 ) -> int:
-    """Draw loss and error around a trained model, of several side by side, along training, or between models.
+    """Draw the loss and error around a trained model, around several side by side, along training, or between models.
 
-    What was computed is kept: the same command goes on where it was stopped, and only draws where nothing is left.
-    Under torchrun the processes share the work.
+    Computed points are kept: the same command continues where it was stopped, and only draws if all points are there.
+    Under torchrun, the processes share the work.
 
     Args:
         models: A run's folder, RUN/checkpoints/STEP, or a file of weights; several are compared on common axes. Files
-            of surfaces (.npz) are only drawn again.
+            of surfaces (.npz) are redrawn without computing anything.
         axes: One (a line), two (a plane) or three (a volume) of random, top, bottom (Hessian eigenvectors), gradient,
             sam, asam, obf, own (perturbations), pca (the plane of training; other runs' paths are drawn over it).
-        between: Instead: the line between two models with its barrier, a fitted curve, or the plane through three.
+        between: Draw what lies between models instead: the line between two with its barrier, a fitted curve, or the
+            plane through three.
         align: Permute the units of the other models to fit the first before going between them.
-        points: Points along each axis; 101 on a line, 51 in a plane, 17 in a volume if left out.
-        radius: Reach along each axis, in its own unit; what suits the axes if left out.
-        normalise: Random directions: scaled filter by filter, layer by layer, or not.
-        metrics: What is evaluated: loss, error, "error by class", or module:function.
-        splits: On what.
+        points: Points along each axis; by default 101 on a line, 51 in a plane, 17 in a volume.
+        radius: Reach along each axis, in its own unit; by default chosen to suit the axes.
+        normalise: How random directions are scaled: by filter, by layer, or not at all.
+        metrics: What to evaluate: loss, error, "error by class", or module:function.
+        splits: Splits to evaluate on.
         examples: Examples of each split, chosen once at random; None for all.
-        batch_size: Examples of a forward pass; it matters for batch statistics.
-        mode: Normalisation layers: running statistics, each batch's own, or estimated anew at each point.
+        batch_size: Examples per forward pass; it matters for batch statistics.
+        mode: BatchNorm uses running statistics (eval), those of each batch, or new ones estimated at each point.
         refine: Evaluate only where the surface bends by more than this share of its range, such as 0.01.
-        precision: Of the evaluation; the run's own if left out.
-        rho: Radius of perturbation axes; the run's own, or the method's default, if left out.
-        batch: Examples that gradient and perturbation axes are made of; all of the first split if left out.
-        centred: For pca: through the mean of the checkpoints instead of the last.
-        numbers: Compute eigenvalues, trace and sharpness to stand beside the picture.
-        seed: Of directions and examples.
-        step: Another checkpoint of the runs than the last.
-        out_folder: Folder of figures.
+        precision: Precision of the evaluation; by default the run's own.
+        rho: Radius of perturbation axes; by default the run's own, or that of the method.
+        batch: Number of examples for gradient and perturbation axes; by default all of the first split.
+        centred: For pca: through the mean of the checkpoints instead of the last one.
+        numbers: Compute eigenvalues, trace and sharpness, to show them beside the picture.
+        seed: Seed of directions and examples.
+        step: Checkpoint of the runs; by default the last one.
+        out_folder: Folder of the figures.
         vtk: Write files for ParaView too.
-        cost: Only say what it would take.
+        cost: Print how long it would take, and compute nothing.
         place: Where to compute.
         trust: Import a model or dataset that a run names as module:function.
         weights: For files of weights from elsewhere.

@@ -51,21 +51,21 @@ def train(
 ) -> int:
     """Train one run; a finished run is skipped, an interrupted one is continued.
 
-    Exit code 0 once the run has ended, 75 where the time limit stopped it, 130 after Ctrl-C, 143 after SIGTERM, 138
-    after SIGUSR1; the same command then continues.
+    The exit code is 0 if the run has ended, 75 if the time limit stopped it, 130 after Ctrl-C, 143 after SIGTERM, 138
+    after SIGUSR1. The same command then continues it.
 
     Args:
-        config: What decides the result.
+        config: Everything that determines the result.
         out_folder: Folder of runs; the run goes into a subfolder named by its hash.
         place: Where to train; several processes or devices are for the search of a radius.
-        time_limit: Stop with a snapshot before so many seconds, or HH:MM:SS, have passed.
-        snapshot_seconds: Least time between two snapshots, from which a killed run continues.
-        log_steps: Log every so many steps to steps.parquet.
+        time_limit: Stop with a snapshot before this time has passed, in seconds or as HH:MM:SS.
+        snapshot_seconds: Shortest time between two snapshots, from which a killed run continues.
+        log_steps: Log every n-th step to steps.parquet.
         track_with: Show the run in TensorBoard or W&B too.
-        rho_search: Try several radii on a short budget, and suggest one; the run itself is not trained.
-        search_radii: The radii to try; 0 and factors of three around the given one if left out.
+        rho_search: Try several radii in short runs and suggest one; the run itself is not trained.
+        search_radii: The radii to try; by default 0 and factors of three around the given one.
         search_share: Fraction of the epochs that each of these runs gets.
-        search_seeds: Runs for each radius.
+        search_seeds: Number of runs for each radius.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(chosen.model, chosen.dataset)

@@ -1,4 +1,4 @@
-"""The sentences that a report begins with: what the numbers allow to be said, and no more."""
+"""The sentences at the head of a report: what the numbers support, and no more."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def _correlations(results: StudyResults) -> list[Finding]:
     topic = "Correlation"
     if rows.empty:
         return [
-            Finding(topic, "No correlation could be computed, so nothing is said about what goes with generalisation.")
+            Finding(topic, "No correlation could be computed, so nothing is said about what predicts generalisation.")
         ]
     usable = _usable(rows)
     if usable.empty:
@@ -101,7 +101,7 @@ def _correlations(results: StudyResults) -> list[Finding]:
     if clear.empty:
         row = usable.iloc[0]
         head = (
-            f"No measure is shown to go with `{target}`: all {len(usable)} intervals contain 0. The strongest, "
+            f"No measure is shown to correlate with `{target}`: all {len(usable)} intervals contain 0. The strongest, "
             f"`{row['measure']}`, has τ_b = {interval(row['value'], row['low'], row['high'])}."
         )
     else:
@@ -131,8 +131,10 @@ def _sentence(row: Mapping[Any, Any], target: str) -> str:
     elif r["p_holm"] < ALPHA:
         text += f"it survives Holm's correction (p {_p(r['p_holm'])})"
     else:
-        text += f"it does not survive Holm's correction (p {_p(r['p_holm'])}), so with as many measures as were tried "
-        text += "it may well be chance"
+        text += (
+            f"it does not survive Holm's correction (p {_p(r['p_holm'])}), so it may well be chance, given how many "
+        )
+        text += "measures were tried"
     # The expected sign is about the gap; for another target the theory says nothing here.
     if target.startswith("gap") and r["expected_sign"] != 0:
         same = np.sign(r["value"]) == r["expected_sign"]
@@ -149,9 +151,7 @@ def _comparisons(results: StudyResults) -> list[Finding]:
     rows = results.comparisons[np.isfinite(results.comparisons["difference"].to_numpy(dtype=float))]
     order = [t for t in results.targets if t in set(rows["target"])] or list(rows["target"].unique())
     if not order:
-        return [
-            Finding(topic, "Not compared: no pair of a forgetting and a sharpness measure could be set side by side.")
-        ]
+        return [Finding(topic, "Not compared: there is no pair of a forgetting and a sharpness measure to compare.")]
     usable = _usable(rows[rows["target"] == order[0]])
     if usable.empty:
         return [
@@ -187,14 +187,12 @@ def _reversals(results: StudyResults) -> list[Finding]:
     if clear.empty:
         return []
     if turned.empty:
-        return [
-            Finding("Within methods", "No measure whose pooled interval excludes 0 changes sign inside the methods.")
-        ]
+        return [Finding("Within methods", "No measure whose pooled interval excludes 0 changes sign within methods.")]
     names = ", ".join(f"`{m}`" for m in turned["measure"].head(5)) + (", …" if len(turned) > 5 else "")
     text = (
         f"{_many(len(turned), 'measure')} of the {len(clear)} clear ones "
-        f"{'changes' if len(turned) == 1 else 'change'} sign inside the methods ({names}): the pooled correlation "
-        f"with `{target}` then speaks about differences between methods, not about models of one method."
+        f"{'changes' if len(turned) == 1 else 'change'} sign within methods ({names}): the pooled correlation "
+        f"with `{target}` then reflects differences between methods, not between models of one method."
     )
     return [Finding("Within methods", text)]
 
@@ -213,7 +211,7 @@ def _ceiling(results: StudyResults) -> list[Finding]:
     return [
         Finding(
             "Noise ceiling",
-            f"The noise between seeds lets no measure reach a |τ_b| with `{target}` above about {size}.",
+            f"Because of the noise between seeds, no measure can reach a |τ_b| with `{target}` above about {size}.",
         )
     ]
 
@@ -245,7 +243,12 @@ def _runs(results: StudyResults) -> list[Finding]:
     if total and finished == total:
         return [Finding("Runs", f"All {_many(total, 'run')} finished.")]
     rest = ", ".join(f"{n} {status}" for status, n in counts.items() if status != "finished")
-    return [Finding("Runs", f"{finished} of {_many(total, 'run')} finished; {rest}. The others enter no correlation.")]
+    return [
+        Finding(
+            "Runs",
+            f"{finished} of {_many(total, 'run')} finished; {rest}. The others are left out of all correlations.",
+        )
+    ]
 
 
 def _doubts(results: StudyResults) -> list[Finding]:

@@ -270,13 +270,13 @@ def measures(results: StudyResults) -> Table:
         }
     )
     note = (
-        "Expected: sign of the correlation with the gap that the measure's own theory predicts, ? where it has none. "
+        "Expected: sign of the correlation with the gap that the measure's own theory predicts, ? if it predicts none. "
         "Unchanged by: T1 rescaling of ReLU layers, T2 scale of weights before a normalisation, T3 shift of the "
         "outputs, T4 scale of the last layer, T5 order of hidden units. Cost: in gradients over the training data, as "
         "the registry states it. Rows: the names under which it stands in the tables."
     )
     words = tuple(shown.columns.drop("Expected"))
-    return Table("measures", "What was measured", note, data, shown, words, "Nothing of the registry was measured.")
+    return Table("measures", "What was measured", note, data, shown, words, "No measure of the registry was taken.")
 
 
 def measured(results: StudyResults) -> Table:
@@ -291,7 +291,7 @@ def measured(results: StudyResults) -> Table:
     data = counts.reset_index()
     shown = data.astype(str).set_axis(["Measure", "Rows", "Not finite", "Not converged", "With a warning"], axis=1)
     shown = shown[(counts.drop(columns="rows").sum(axis=1) > 0).to_numpy()].head(SHOWN_ROWS)
-    note = "Measures of which some rows are not finite, did not converge, or carry a warning. The CSV file counts all."
+    note = "Measures with rows that are not finite, did not converge, or carry a warning. The CSV file counts all."
     return Table(
         "doubts", "Measurements with a doubt", note, data, shown, ("Measure",), "No measured number carries a doubt."
     )

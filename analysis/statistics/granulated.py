@@ -232,7 +232,7 @@ STATISTIC = Statistic(
     note=(
         "Does a measure order models that differ in one hyper-parameter alone? Mean of τ over such groups for "
         "`{target}`: along each hyper-parameter, and Ψ, the mean over hyper-parameters (Jiang et al. 2020). A high "
-        "τ_b with a Ψ near 0 speaks about the hyper-parameters, not about the models. p: permutations."
+        "τ_b with a Ψ near 0 comes from the hyper-parameters, not from the models. p: permutations."
     ),
     shown={"Ψ": number("psi"), "p": chance("p")},
     chosen=_shown,

@@ -363,9 +363,9 @@ STATISTIC = Statistic(
     table=table,
     title="Information beyond hyper-parameters",
     note=(
-        "K: information that the order by the measure holds about the order by `{target}`, given up to two "
-        "hyper-parameters, the pair under which it is least; 0 is none, 1 all (Jiang et al. 2020). By chance: the same "
-        "with the measure shuffled inside the conditions."
+        "K: the information that the order by the measure carries about the order by `{target}`, given up to two "
+        "hyper-parameters, for the pair that leaves least; 0 is none, 1 all (Jiang et al. 2020). By chance: the same "
+        "with the measure shuffled within the conditions."
     ),
     shown={
         "K": number("k"),

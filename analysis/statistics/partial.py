@@ -276,8 +276,8 @@ STATISTIC = Statistic(
     table=table,
     title="With one thing held fixed",
     note=(
-        "Kendall's partial τ with `{target}`, one control held fixed; at most four controls a measure. Intervals and "
-        "p from the jackknife. It is no correlation of residuals: it may differ from 0 where nothing but the control "
+        "Kendall's partial τ with `{target}`, one control held fixed; at most four controls per measure. Intervals and "
+        "p from the jackknife. It is not a correlation of residuals: it may differ from 0 even if only the control "
         "links the two."
     ),
     shown={

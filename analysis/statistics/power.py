@@ -133,8 +133,8 @@ STATISTIC = Statistic(
     table=table,
     title="How many models a claim needs",
     note=(
-        "For `{target}`: the smallest |τ_b| that so many configurations show with power 0.8 in a two-sided test at "
-        "0.05; the power at the τ_b observed, and the configurations it would need, both as uncertain as that τ_b."
+        "For `{target}`: the smallest |τ_b| that this many configurations detect with power 0.8 in a two-sided test at "
+        "0.05; the power at the observed τ_b and the configurations it needs, both as uncertain as that τ_b."
     ),
     shown={
         "τ_b": number("value"),

@@ -283,7 +283,7 @@ STATISTIC = Statistic(
     title="Predicting methods left out",
     note=(
         "`{target}` of each method in turn, predicted by models fitted on the other methods: from measures, "
-        "from hyper-parameters alone, and from both. R² is against the mean of the training methods and may be far "
+        "from hyper-parameters alone, and from both. R² is relative to the mean of the training methods and may be far "
         "below 0. Mean error: mean absolute error, beside that of the mean."
     ),
     shown={

@@ -147,7 +147,7 @@ STATISTIC = Statistic(
     title="Choosing among variants",
     note=(
         "The best of a measure's variants for `{target}`, chosen on one half of the configurations and judged on the "
-        "other, over random halves. The drop from the first to the second τ_b is what choosing flatters."
+        "other, over random halves. The drop from the first to the second τ_b is the bias of choosing the best."
     ),
     shown={
         "Variants": whole("variants"),

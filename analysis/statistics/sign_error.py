@@ -237,7 +237,7 @@ STATISTIC = Statistic(
     title="Sign errors over environments",
     note=(
         "How often the measure orders two runs the wrong way round for `{target}`, over environments: pairs of "
-        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). 0.5 is a coin; `Worst` is the "
+        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). 0.5 is chance; `Worst` is the "
         "robust error. Errors weighted by their certainty, and each hyper-parameter, are in the CSV file."
     ),
     shown={
