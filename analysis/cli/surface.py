@@ -94,6 +94,7 @@ def surface(
         label_noise: For files of weights: label noise of the training data.
         data_seed: For files of weights: seed of the split and the noise.
     """
+    from analysis.curves import fitted
     from analysis.surfaces.survey import read_survey, survey, time_needed
 
     if models and all(m.suffix == ".npz" for m in models):
@@ -117,7 +118,9 @@ def surface(
 
     command = "landscape surface " + " ".join(str(m) for m in models)
     with crew() as team:
-        found = survey(places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command)
+        found = survey(
+            places, chosen, out=out_folder, jobs=jobs, track=track, announce=announce, command=command, fit=fitted
+        )
         return show_survey(found, vtk=vtk) if team.leads else 0
 
 

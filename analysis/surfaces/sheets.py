@@ -12,7 +12,7 @@ import torch
 from analysis.measures.checkpoints import Checkpoint
 from analysis.measures.subject import Subject
 from analysis.progress import quiet
-from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
+from analysis.surfaces.between import Fit, Tell, passages, plane_drawing, silent, surface_of
 from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
 from analysis.surfaces.crew import ALONE, Crew, crew
 from analysis.surfaces.drawing import Drawing, draw, known_facts, trajectory_grid
@@ -209,8 +209,9 @@ def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict
 
 
 def between_models(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE, wait: float = 0.0
-) -> list[Sheet]:
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, tell: Tell = silent, team: Crew = ALONE, wait: float = 0.0,
+    fit: Fit | None = None,
+) -> list[Sheet]:  # fmt: skip
     """The line, and the curve, between two models: a sheet for each way and each mode of normalisation layers.
 
     Args:
@@ -219,6 +220,7 @@ def between_models(
         tell: Told what is being done.
         team: The processes of `torchrun`, of which the leader alone computes.
         wait: Seconds to wait for another process that computes the same.
+        fit: Fits a curve.
 
     Raises:
         BusyError: If another process computes the same.
@@ -233,18 +235,18 @@ def between_models(
     def made() -> None:
         with ExitStack() as lock:
             if _claimed(lock, path, lambda: whole.exists() and bool(files()), wait):
-                _make_between(checkpoints, recipe, path, tell)
+                _make_between(checkpoints, recipe, path, tell, fit)
                 write_bytes(whole, b"")
 
     team.led(made)
     return team.alike(lambda: [Sheet.read(p) for p in files()])
 
 
-def _make_between(checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, tell: Tell) -> None:
+def _make_between(checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, tell: Tell, fit: Fit | None) -> None:
     """Compute and write them."""
     subjects = [c.load(recipe.seed) for c in checkpoints]
     context = context_of(subjects[0], checkpoints[0], recipe) | {"models": [s.run_id for s in subjects]}
-    for n, passage in enumerate(passages(subjects, recipe, tell=tell)):
+    for n, passage in enumerate(passages(subjects, recipe, fit=fit, tell=tell)):
         modes = list(dict.fromkeys(there for _, there in passage.profile.examples))
         for mode in modes:
             surface = surface_of(passage, mode, subjects, context | {"running_statistics": len(modes) > 1})

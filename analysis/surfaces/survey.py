@@ -14,7 +14,7 @@ from markupsafe import escape
 from analysis.measures.checkpoints import Checkpoint
 from analysis.progress import quiet
 from analysis.style import Medium, rc
-from analysis.surfaces.between import Tell, silent
+from analysis.surfaces.between import Fit, Tell, silent
 from analysis.surfaces.computing import Track, metrics_of, told_time
 from analysis.surfaces.crew import Crew, crew
 from analysis.surfaces.drawing import draw
@@ -170,6 +170,7 @@ def surface(
     model: str | None = None,
     model_options: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    fit: Fit | None = None,
     **options: Any,
 ) -> Survey:
     """Draw loss and error around a trained model, of several models on common axes, or between models.
@@ -189,6 +190,7 @@ def surface(
         model: For files of weights: name or module:function.
         model_options: For files of weights: the model's sizes.
         data: For files of weights: options of `trainers.load_dataset`, with the dataset under "name".
+        fit: Fits curves between models; `analysis.surface` brings one along.
         options: See `Recipe`: axes, points, radius, between, metrics, splits, examples, mode, refine, seed, ...
 
     Returns:
@@ -206,7 +208,7 @@ def surface(
         else checkpoint_of(m, step=step, trust=trust, model=model, model_options=model_options, data=data)
         for m in models
     ]
-    return survey(places, chosen, out=out, jobs=jobs, track=track, announce=announce)
+    return survey(places, chosen, out=out, jobs=jobs, track=track, announce=announce, fit=fit)
 
 
 def read_survey(*files: str | Path, out: str | Path | None = None) -> Survey:
@@ -239,13 +241,14 @@ def survey(
     announce: Tell = silent,
     command: str = "",
     wait: float = 0.0,
+    fit: Fit | None = None,
 ) -> Survey:
     """The same for checkpoints and a recipe; see `surface`. Another process at the same surface is waited for."""
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
     with crew() as team:
-        sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent, wait))
+        sheets = _told_apart(_sheets(places, chosen, team, jobs, track, announce if team.leads else silent, wait, fit))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)
 
 
@@ -283,10 +286,10 @@ def time_needed(places: Sequence[Checkpoint], chosen: Recipe, *, jobs: int | Non
 
 def _sheets(
     places: Sequence[Checkpoint], chosen: Recipe, team: Crew, jobs: int | None, track: Track, announce: Tell,
-    wait: float,
+    wait: float, fit: Fit | None,
 ) -> list[Sheet]:  # fmt: skip
     if chosen.between in ("line", "bezier", "polygon"):
-        return between_models(places, chosen, tell=announce, team=team, wait=wait)
+        return between_models(places, chosen, tell=announce, team=team, wait=wait, fit=fit)
     settings: dict[str, Any] = {"jobs": jobs, "track": track, "team": team, "announce": announce, "wait": wait}
     if chosen.between == "plane" or "pca" in chosen.axes:
         return [scan_checkpoint(places[0], chosen, others=places[1:], **settings)]
