@@ -13,7 +13,7 @@ from landscape.paths import ModelState
 from trainers.randomness import stream
 from trainers.runs.connectivity import fit_curve
 
-SETTINGS = {"epochs": 30, "lr": 0.05, "bends": 1}
+SETTINGS: dict[str, Any] = {"epochs": 30, "lr": 0.05, "bends": 1}
 
 
 def fitted(

@@ -43,6 +43,7 @@ COMPARISONS = (
 CEILINGS = (
     "target", "coefficient", "split_half", "spearman_brown", "oracle_with_noise", "n_configurations", "warnings",
 )  # fmt: skip
+NEEDED = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
 RUNS = ("run_id", "status", "reason", "seconds", "epochs")
 ENTRIES = (
     *("measure", "rows", "family", "higher_means", "sign", "invariant", "cost", "gradients", "seconds", "checkpoints"),
@@ -122,14 +123,7 @@ class StudyResults:
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        needed = {
-            "runs": RUNS,
-            "history": HISTORY,
-            "measures": tuple(COLUMNS),
-            "correlations": CORRELATIONS,
-            "comparisons": COMPARISONS,
-            "ceilings": CEILINGS,
-        }
+        needed = {"runs": RUNS, "history": HISTORY, "measures": tuple(COLUMNS), **NEEDED}
         if unknown := [name for name in self.further if name not in STATISTICS]:
             raise ValueError(
                 f"`further` holds {unknown}, which are no tables of statistics; known: {list(STATISTICS)}."
@@ -159,12 +153,11 @@ class StudyResults:
         configs, runs, histories = _runs(folder / "runs", study, f"train with `landscape study FILE --out {folder}`")
         measures = read(folder / "measures.parquet")
         again = f"make it with `landscape correlate {folder}`"
-        needed = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
         statistics = {
             name: read_table(
                 folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OPTIONAL], hint=again
             )
-            for name, columns in needed.items()
+            for name, columns in NEEDED.items()
         }
         for column, unknown in _OPTIONAL.items():
             if column not in statistics["correlations"].columns:

@@ -73,7 +73,8 @@ def last_of(results: StudyResults, chosen: pd.DataFrame, *measures: str) -> pd.D
     rows = last_step(results.measures)
     rows = rows[rows["measure"].isin(measures) & np.isfinite(rows["value"].to_numpy(dtype=float))]
     rows = rows.drop(columns="method", errors="ignore")
-    return rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    found: pd.DataFrame = rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    return found
 
 
 def with_options(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
