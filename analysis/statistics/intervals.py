@@ -13,13 +13,12 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from analysis.statistics.kendall import dense_ranks, weighted_kendall
+from analysis.statistics.kendall import BLOCK, dense_ranks, weighted_kendall
 from analysis.statistics.resampling import weighted_pearson, weighted_spearman
 
 INTERVALS = ("stabilised", "bca", "percentile")
 PERFECT = "perfect order: the interval has no width"
 
-_BLOCK = 1 << 22  # single-precision numbers of one block of signs
 RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "kendall": weighted_kendall,
     "spearman": weighted_spearman,
@@ -66,7 +65,7 @@ def _row_sums(
     m, t, n = len(x), len(y), x.shape[1]
     rank_x, rank_y = dense_ranks(x).astype(np.float32), dense_ranks(y).astype(np.float32)
     score, untied_x, untied_y = np.empty((m, t, n)), np.empty((m, n)), np.empty((t, n))
-    step = max(1, _BLOCK // ((m + t) * n))
+    step = max(1, BLOCK // ((m + t) * n))
     for s in range(0, n, step):
         part = slice(s, s + step)
         sign_x = np.sign(rank_x.T[part, :, None] - rank_x[None])  # (block, m, n)

@@ -44,11 +44,7 @@ class RandomIntercept:
 
 
 def random_intercept(
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    groups: Sequence[Any],
-    *,
-    reml: bool = True,
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], groups: Sequence[Any], *, reml: bool = True
 ) -> RandomIntercept:
     """Fit a linear model with a random intercept a group.
 

@@ -13,13 +13,7 @@ from scipy.stats import t as student
 
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.evidence import Evidence, Rows, constant
-from analysis.statistics.intervals import (
-    PERFECT,
-    freedom_of,
-    jackknife_error,
-    leave_one_out,
-    stabilised_interval,
-)
+from analysis.statistics.intervals import PERFECT, freedom_of, jackknife_error, leave_one_out, stabilised_interval
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks, weighted_pearson

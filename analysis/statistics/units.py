@@ -108,10 +108,7 @@ class Units:
 
 
 def units(
-    table: pd.DataFrame,
-    *,
-    group: str | Sequence[str] | None = None,
-    seed_column: str | Sequence[str] = "hp.seed",
+    table: pd.DataFrame, *, group: str | Sequence[str] | None = None, seed_column: str | Sequence[str] = "hp.seed"
 ) -> Units:
     """Sort the runs of a measures table into configurations and methods.
 
