@@ -256,7 +256,7 @@ def last_step(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"] == table.groupby("run_id")["step"].transform("max")]
 
 
-def wide(table: pd.DataFrame, values: str = "value") -> pd.DataFrame:
+def wide(table: pd.DataFrame) -> pd.DataFrame:
     """One row a run, one column a variant, at each run's last checkpoint."""
     rows = with_variant(last_step(table))
-    return rows.pivot_table(index="run_id", columns="variant", values=values, aggfunc="first", dropna=False)
+    return rows.pivot_table(index="run_id", columns="variant", values="value", aggfunc="first", dropna=False)

@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
 from analysis.statistics.kendall import BLOCK, dense_ranks, weighted_kendall
-from analysis.statistics.resampling import weighted_pearson, weighted_spearman
+from analysis.statistics.resampling import quantiles, weighted_pearson, weighted_spearman
 
 INTERVALS = ("stabilised", "bca", "percentile")
 PERFECT = "perfect order: the interval has no width"
@@ -159,10 +159,7 @@ def bca_interval(
     enough = (finite >= max(1, math.ceil(d / 2))) & np.isfinite(spread) & np.isfinite(at)
     ends = []
     for q in (ndtri((1 - level) / 2), ndtri((1 + level) / 2)):
-        place = ndtr(bias + (bias + q) / np.maximum(1 - acceleration * (bias + q), 1e-6)) * np.maximum(finite - 1, 0)
-        below = np.floor(np.nan_to_num(place)).astype(np.int64)
-        above = np.minimum(below + 1, np.maximum(finite - 1, 0))
-        rows = np.arange(len(flat))
-        end = flat[rows, below] + (place - below) * (flat[rows, above] - flat[rows, below])
+        part = ndtr(bias + (bias + q) / np.maximum(1 - acceleration * (bias + q), 1e-6))
+        end = quantiles(flat, finite, part)
         ends.append(np.where(enough, end, np.nan).reshape(shape))
     return ends[0], ends[1]
