@@ -27,6 +27,7 @@ from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
 
 if TYPE_CHECKING:
+    from analysis.curves import surface
     from analysis.figures import FIGURES
     from analysis.outcomes import outcomes
     from analysis.reporting.pages import report
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from analysis.statistics.slopes import fixed_effects, simpson
     from analysis.study import Study
     from analysis.studyfile import StudyConfig, read_study
-    from analysis.surfaces.survey import surface
 
 __all__ = [
     "FIGURES",
@@ -122,7 +122,7 @@ _LATER = {
     "StudyResults": "results",
     "Study": "study",
     "StudyConfig": "studyfile",
-    "surface": "surfaces.survey",
+    "surface": "curves",
     "read_study": "studyfile",
 }
 

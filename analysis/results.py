@@ -13,6 +13,7 @@ missing. A run that is not whole is not an error: it stays in `runs` with a stat
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,10 @@ from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
 from trainers.files.reading import Shape, read_json, read_table
-from trainers.runs.folder import Run, StatusFile
+from trainers.runs.folder import HISTORY as RECORDED
+from trainers.runs.folder import Run
 
-HISTORY = (
-    "run_id", "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
-    "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds",
-)  # fmt: skip
+HISTORY = ("run_id", *RECORDED)
 CORRELATIONS = (
     "measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs", "dropped",
     "within", "within_low", "within_high", "groups", "reversal", "warnings", "expected_sign",
@@ -44,6 +43,7 @@ COMPARISONS = (
 CEILINGS = (
     "target", "coefficient", "split_half", "spearman_brown", "oracle_with_noise", "n_configurations", "warnings",
 )  # fmt: skip
+NEEDED = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
 RUNS = ("run_id", "status", "reason", "seconds", "epochs")
 ENTRIES = (
     *("measure", "rows", "family", "higher_means", "sign", "invariant", "cost", "gradients", "seconds", "checkpoints"),
@@ -81,12 +81,6 @@ class StudyFile(Shape):
     seconds: float | dict[str, float] | None = None
     environment: dict[str, Any] | None = None
     study: StudyShape | None = None
-
-
-class ConfigFile(Shape):
-    """config.json: at least the method, which the report sorts runs by."""
-
-    method: str
 
 
 class SurfacesFile(Shape):
@@ -129,14 +123,7 @@ class StudyResults:
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        needed = {
-            "runs": RUNS,
-            "history": HISTORY,
-            "measures": tuple(COLUMNS),
-            "correlations": CORRELATIONS,
-            "comparisons": COMPARISONS,
-            "ceilings": CEILINGS,
-        }
+        needed = {"runs": RUNS, "history": HISTORY, "measures": tuple(COLUMNS), **NEEDED}
         if unknown := [name for name in self.further if name not in STATISTICS]:
             raise ValueError(
                 f"`further` holds {unknown}, which are no tables of statistics; known: {list(STATISTICS)}."
@@ -166,12 +153,11 @@ class StudyResults:
         configs, runs, histories = _runs(folder / "runs", study, f"train with `landscape study FILE --out {folder}`")
         measures = read(folder / "measures.parquet")
         again = f"make it with `landscape correlate {folder}`"
-        needed = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
         statistics = {
             name: read_table(
                 folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OPTIONAL], hint=again
             )
-            for name, columns in needed.items()
+            for name, columns in NEEDED.items()
         }
         for column, unknown in _OPTIONAL.items():
             if column not in statistics["correlations"].columns:
@@ -360,39 +346,29 @@ def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any
     present = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     configs: dict[str, Any] = {}
     rows, histories = [], []
-    for run in dict.fromkeys([*map(str, promised), *present]):
-        here = folder / run
-        if not (here / "config.json").exists():
-            reason = "no run folder" if not here.is_dir() else "no config.json"
-            rows.append(_run_row(run, "missing", reason))
+    for name in dict.fromkeys([*map(str, promised), *present]):
+        run = Run(folder / name)
+        if not (run.folder / "config.json").exists():
+            rows.append(_run_row(name, "missing", "no config.json" if run.folder.is_dir() else "no run folder"))
             continue
-        config = read_json(here / "config.json", ConfigFile, hint=hint)
-        configs[run] = {k: v for k, v in config.items() if k != "run_id"}
-        state: dict[str, Any] = {
-            "status": "interrupted",
-            "reason": "stopped before it ended; the same command continues",
-        }
-        if (here / "status.json").exists():
-            state = read_json(here / "status.json", StatusFile, hint=hint)
-        epochs: float = 0
-        if (here / "history.parquet").exists():
+        configs[name], status = run.settings(), run.status()
+        row = _run_row(name, status["status"], status["reason"], status["seconds"])
+        if (run.folder / "history.parquet").exists():
             try:
-                history = read_table(Run(here).check("history.parquet"), ("epoch",), hint=hint)
+                history = run.history()
             except ValueError as error:  # one damaged run is a marked row, the others go on
-                state |= {"status": "failed", "reason": str(error)}
+                row |= {"status": "failed", "reason": str(error)}
             else:
-                histories.append(history.assign(run_id=run))
-                epochs = float(history["epoch"].max()) if len(history) else 0
-        status = str(state.get("status", "interrupted"))
-        rows.append(_run_row(run, status, str(state.get("reason") or ""), state.get("seconds"), epochs))
+                histories.append(history.assign(run_id=name))
+                row["epochs"] = int(history["epoch"].max()) if len(history) else 0
+        rows.append(row)
     history = pd.concat(histories, ignore_index=True) if histories else pd.DataFrame(columns=["run_id"], dtype=object)
     extra = [c for c in history.columns if c not in HISTORY and not c.startswith("hp.")]
     return configs, pd.DataFrame(rows, columns=list(RUNS)), history.reindex(columns=[*HISTORY, *extra])
 
 
-def _run_row(run: str, status: str, reason: str, seconds: Any = None, epochs: float = 0) -> dict[str, Any]:
-    took = float("nan") if seconds is None else float(seconds)
-    return {"run_id": run, "status": status, "reason": reason, "seconds": took, "epochs": int(epochs)}
+def _run_row(run: str, status: str, reason: str, seconds: float = math.nan) -> dict[str, Any]:
+    return {"run_id": run, "status": status, "reason": reason, "seconds": float(seconds), "epochs": 0}
 
 
 def _with_config(table: pd.DataFrame, configs: dict[str, Any]) -> pd.DataFrame:

@@ -246,8 +246,9 @@ class Study:
         if wanted is None:
             path.unlink(missing_ok=True)
             return []
+        from analysis.curves import fitted
         from analysis.results import StudyResults
-        from analysis.surfaces.survey import survey  # neither is needed by a worker that only measures
+        from analysis.surfaces.survey import survey  # none is needed by a worker that only measures
 
         drawn = recipe(**wanted.options)
         for name in filter(is_reference, drawn.metrics):
@@ -262,7 +263,7 @@ class Study:
         if not places:
             path.unlink(missing_ok=True)
             return []
-        found = survey(list(places.values()), drawn, runtime=self.runtime, track=track, wait=math.inf)
+        found = survey(list(places.values()), drawn, runtime=self.runtime, track=track, wait=math.inf, fit=fitted)
         files = [sheet.file for sheet in found.sheets if sheet.file is not None]
         shown = {
             label: str(file.relative_to(self.folder.absolute())) for label, file in zip(places, files, strict=True)

@@ -84,22 +84,8 @@ class Row:
 
 def to_frame(rows: Iterable[Row], *, run_id: str, step: int, epoch: int) -> pd.DataFrame:
     """Rows of one checkpoint as a table with the columns of the schema."""
-    records = [
-        {
-            "run_id": run_id,
-            "step": step,
-            "epoch": epoch,
-            "split": r.split,
-            "measure": r.measure,
-            "options": json.dumps(dict(r.options), sort_keys=True),
-            "value": float(r.value),
-            "stderr": float(r.stderr),
-            "draws": int(r.draws),
-            "converged": bool(r.converged),
-            "warnings": r.warnings,
-        }
-        for r in rows
-    ]
+    place = {"run_id": run_id, "step": step, "epoch": epoch}
+    records = [{**vars(r), **place, "options": json.dumps(dict(r.options), sort_keys=True)} for r in rows]
     return check(pd.DataFrame.from_records(records, columns=list(COLUMNS)))
 
 
@@ -270,7 +256,7 @@ def last_step(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["step"] == table.groupby("run_id")["step"].transform("max")]
 
 
-def wide(table: pd.DataFrame, values: str = "value") -> pd.DataFrame:
+def wide(table: pd.DataFrame) -> pd.DataFrame:
     """One row a run, one column a variant, at each run's last checkpoint."""
     rows = with_variant(last_step(table))
-    return rows.pivot_table(index="run_id", columns="variant", values=values, aggfunc="first", dropna=False)
+    return rows.pivot_table(index="run_id", columns="variant", values="value", aggfunc="first", dropna=False)

@@ -81,6 +81,7 @@ def surface(
         trust: Import a model or dataset that a run names as module:function.
         weights: For files of weights from elsewhere.
     """
+    from analysis.curves import fitted
     from analysis.surfaces.survey import read_survey, survey, time_needed
 
     if models and all(m.suffix == ".npz" for m in models):
@@ -103,7 +104,9 @@ def surface(
 
     command = "landscape surface " + " ".join(str(m) for m in models)
     with runtime.joined() as among:
-        drawn = survey(places, chosen, out=out_folder, runtime=among, track=track, announce=announce, command=command)
+        drawn = survey(
+            places, chosen, out=out_folder, runtime=among, track=track, announce=announce, command=command, fit=fitted
+        )
         return show_survey(drawn, vtk=vtk) if among.ranks.leads else 0
 
 

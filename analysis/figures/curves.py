@@ -88,11 +88,11 @@ def accuracy_by_radius(ax: Axes, final: pd.DataFrame, *, methods: list[str] | No
     return ax
 
 
-def _thin(radii: list[float], apart: float = 1.35) -> list[float]:
+def _thin(radii: list[float]) -> list[float]:
     """Leave out the radii whose tick labels would run into the one before on a logarithmic axis."""
     kept = radii[:1]
     for r in radii[1:]:
-        if r >= kept[-1] * apart:
+        if r >= kept[-1] * 1.35:
             kept.append(r)
     return kept
 

@@ -1,9 +1,12 @@
 """Perturbed forgetting: over training, and by who perturbs and what the perturbation had seen."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -45,27 +48,16 @@ def forgetting_curves(
     if by not in ("exposure", "method"):
         raise ValueError(f'`by` must be "exposure" or "method", got {by!r}.')
     providers = _present(rows["provider"], PROVIDERS)
-    panels = figure.subplots(len(measures), len(providers), squeeze=False, sharex=True, sharey="row")
     lines = _exposure_lines() if by == "exposure" else _method_lines(methods or list(rows["method"]))
     key = "split" if by == "exposure" else "method"
-    for i, measure in enumerate(measures):
-        for j, provider in enumerate(providers):
-            ax = panels[i, j]
-            ax.axhline(0, color=MUTED, lw=0.8)
-            here = rows[(rows["measure"] == measure) & (rows["provider"] == provider)]
-            for name, (colour, style) in lines.items():
-                by_epoch = here[here[key] == name].groupby("epoch")["value"]
-                mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
-                ax.plot(mean.index, mean, color=colour, ls=style, marker="o", ms=2.5)
-                ax.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
-            if i == 0:
-                ax.set_title(f"{PROVIDERS.get(provider, provider)} perturbs")
-            if j == 0:
-                ax.set_ylabel(UNITS.get(measure, measure))
-            if i == len(measures) - 1:
-                ax.set_xlabel("Epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            ax.grid(axis="y")
+    for ax, here in _panels(figure, rows, measures, "provider", {p: _perturbs(p) for p in providers}, "Epoch"):
+        ax.axhline(0, color=MUTED, lw=0.8)
+        for name, (colour, style) in lines.items():
+            by_epoch = here[here[key] == name].groupby("epoch")["value"]
+            mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
+            ax.plot(mean.index, mean, color=colour, ls=style, marker="o", ms=2.5)
+            ax.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if by == "method":
         legend(figure, ordered(rows["method"]), methods)
     else:
@@ -88,32 +80,45 @@ def forgetting_bars(
     """
     providers = _present(rows["provider"], PROVIDERS)
     radii = _present(rows["radius"], RADII)
-    panels = figure.subplots(len(measures), len(radii), squeeze=False, sharex=True, sharey="row")
     width = 0.8 / len(EXPOSURES)
-    for i, measure in enumerate(measures):
-        for j, radius in enumerate(radii):
-            ax = panels[i, j]
-            here = rows[(rows["measure"] == measure) & (rows["radius"] == radius)]
-            for k, (split, (_, colour, _)) in enumerate(EXPOSURES.items()):
-                groups = here[here["split"] == split].groupby("provider")["value"]
-                mean, sd = groups.mean().reindex(providers), groups.std().reindex(providers)
-                at = np.arange(len(providers)) + (k - 1) * width
-                ax.bar(at, mean, width, yerr=sd, color=colour, error_kw={"elinewidth": 0.8, "ecolor": MUTED})
-            for x, provider in enumerate(providers):
-                if provider not in set(here["provider"]):
-                    ax.annotate("not measured", (x, 0), (0, 3), textcoords="offset points", ha="center",
-                                fontsize="x-small", color=MUTED)  # fmt: skip
-            ax.axhline(0, color=MUTED, lw=0.8)
-            if i == 0:
-                ax.set_title(RADII.get(radius, radius))
-            if j == 0:
-                ax.set_ylabel(UNITS.get(measure, measure))
-            ax.set_xticks(range(len(providers)), [PROVIDERS.get(p, p) for p in providers])
-            ax.tick_params(axis="x", length=0)
-            ax.grid(axis="y")
+    for ax, here in _panels(figure, rows, measures, "radius", {r: RADII.get(r, r) for r in radii}, ""):
+        for k, (split, (_, colour, _)) in enumerate(EXPOSURES.items()):
+            groups = here[here["split"] == split].groupby("provider")["value"]
+            mean, sd = groups.mean().reindex(providers), groups.std().reindex(providers)
+            at = np.arange(len(providers)) + (k - 1) * width
+            ax.bar(at, mean, width, yerr=sd, color=colour, error_kw={"elinewidth": 0.8, "ecolor": MUTED})
+        for x, provider in enumerate(providers):
+            if provider not in set(here["provider"]):
+                ax.annotate("not measured", (x, 0), (0, 3), textcoords="offset points", ha="center",
+                            fontsize="x-small", color=MUTED)  # fmt: skip
+        ax.axhline(0, color=MUTED, lw=0.8)
+        ax.set_xticks(range(len(providers)), [PROVIDERS.get(p, p) for p in providers])
+        ax.tick_params(axis="x", length=0)
     handles = [Patch(color=c, label=n) for k, (n, c, _) in EXPOSURES.items() if k in set(rows["split"])]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
+
+
+def _panels(
+    figure: Figure | SubFigure, rows: pd.DataFrame, measures: Sequence[str], column: str, across: Mapping[str, str],
+    below: str,
+) -> Iterator[tuple[Axes, pd.DataFrame]]:  # fmt: skip
+    """Measures down, values of a column with their titles across: each panel with its rows, and what all have."""
+    panels = figure.subplots(len(measures), len(across), squeeze=False, sharex=True, sharey="row")
+    for (i, measure), (j, (value, title)) in product(enumerate(measures), enumerate(across.items())):
+        ax = panels[i, j]
+        yield ax, rows[(rows["measure"] == measure) & (rows[column] == value)]
+        if i == 0:
+            ax.set_title(title)
+        if j == 0:
+            ax.set_ylabel(UNITS.get(measure, measure))
+        if below and i == len(measures) - 1:
+            ax.set_xlabel(below)
+        ax.grid(axis="y")
+
+
+def _perturbs(provider: str) -> str:
+    return f"{PROVIDERS.get(provider, provider)} perturbs"
 
 
 def _present(values: pd.Series, known: dict[str, str]) -> list[str]:
@@ -143,27 +148,17 @@ def forgetting_by_size(
     sizes = sorted(set(rows["m"].dropna()), key=size_order)
     place = {m: i for i, m in enumerate(sizes)}
     providers = _present(rows["provider"], PROVIDERS)
-    panels = figure.subplots(len(measures), len(providers), squeeze=False, sharex=True, sharey="row")
     shown = [k for k in EXPOSURES if k in set(rows["split"])]
-    for i, measure in enumerate(measures):
-        for j, provider in enumerate(providers):
-            ax = panels[i, j]
-            ax.axhline(0, color=MUTED, lw=0.8)
-            here = rows[(rows["measure"] == measure) & (rows["provider"] == provider)]
-            for k, split in enumerate(shown):
-                _, colour, style = EXPOSURES[split]
-                groups = here[here["split"] == split].groupby(here["m"].map(place))["value"]
-                mean, sd = groups.mean(), groups.std()
-                at = mean.index.to_numpy(dtype=float) + 0.06 * (k - (len(shown) - 1) / 2)
-                ax.errorbar(at, mean, yerr=sd, color=colour, ls=style, marker="o", ms=4, elinewidth=0.9)
-            if i == 0:
-                ax.set_title(f"{PROVIDERS.get(provider, provider)} perturbs")
-            if j == 0:
-                ax.set_ylabel(UNITS.get(measure, measure))
-            if i == len(measures) - 1:
-                ax.set_xlabel("Perturbation batch m")
-            ax.set_xticks(range(len(sizes)), [m if isinstance(m, str) else f"{m:g}" for m in sizes])
-            ax.grid(axis="y")
+    titles = {p: _perturbs(p) for p in providers}
+    for ax, here in _panels(figure, rows, measures, "provider", titles, "Perturbation batch m"):
+        ax.axhline(0, color=MUTED, lw=0.8)
+        for k, split in enumerate(shown):
+            _, colour, style = EXPOSURES[split]
+            groups = here[here["split"] == split].groupby(here["m"].map(place))["value"]
+            mean, sd = groups.mean(), groups.std()
+            at = mean.index.to_numpy(dtype=float) + 0.06 * (k - (len(shown) - 1) / 2)
+            ax.errorbar(at, mean, yerr=sd, color=colour, ls=style, marker="o", ms=4, elinewidth=0.9)
+        ax.set_xticks(range(len(sizes)), [m if isinstance(m, str) else f"{m:g}" for m in sizes])
     handles = [Line2D([], [], color=EXPOSURES[k][1], ls=EXPOSURES[k][2], label=EXPOSURES[k][0]) for k in shown]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure

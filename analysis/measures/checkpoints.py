@@ -22,7 +22,7 @@ from trainers.runs.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.runs.folder import Run, load_data
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+WEIGHTS = table.WEIGHTS
 DATA_KEYS = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
 
 

@@ -25,48 +25,21 @@ from trainers.sweep.parallel import cores, in_parallel
 
 DPI = 200
 
-# What stands where: (heading, (kind, name) in order).
-SECTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    (
-        "Sharpness, forgetting and generalisation",
-        (
-            ("figure", "forest"),
-            ("figure", "comparison"),
-            ("figure", "scatter"),
-            ("figure", "correlation_matrix"),
-            ("table", "correlations"),
-            ("table", "comparisons"),
-            ("table", "ceilings"),
-        ),
+SECTIONS: dict[str, tuple[str, ...]] = {  # figures and tables, in order
+    "Sharpness, forgetting and generalisation": (
+        *("forest", "comparison", "scatter", "correlation_matrix", "correlations", "comparisons", "ceilings"),
     ),
-    ("Does it hold up", tuple(("table", name) for name in STATISTICS)),
-    (
-        "Methods",
-        (
-            ("table", "methods"),
-            ("figure", "training_curves"),
-            ("figure", "radius"),
-            ("figure", "calibration"),
-            ("figure", "reliability"),
-        ),
+    "Does it hold up": tuple(STATISTICS),
+    "Methods": ("methods", "training_curves", "radius", "calibration", "reliability"),
+    "Forgetting": (
+        *("forgetting_bars", "forgetting_by_m", "forgetting_curves", "forgetting_by_method", "forgetting_events"),
+        *("along_training", "sharpness_by_radius"),
     ),
-    (
-        "Forgetting",
-        (
-            ("figure", "forgetting_bars"),
-            ("figure", "forgetting_by_m"),
-            ("figure", "forgetting_curves"),
-            ("figure", "forgetting_by_method"),
-            ("figure", "forgetting_events"),
-            ("figure", "along_training"),
-            ("figure", "sharpness_by_radius"),
-        ),
-    ),
-    ("Loss surfaces", (("figure", "surface_train_loss"), ("figure", "surface_test_error"))),
-    ("What was measured", (("table", "measures"), ("figure", "costs"))),
-    ("What went wrong", (("table", "unfinished"), ("table", "doubts"))),
-    ("What was run", (("table", "settings"), ("table", "environment"))),
-)
+    "Loss surfaces": ("surface_train_loss", "surface_test_error"),
+    "What was measured": ("measures", "costs"),
+    "What went wrong": ("unfinished", "doubts"),
+    "What was run": ("settings", "environment"),
+}
 
 
 @dataclass(frozen=True)
@@ -179,15 +152,16 @@ def report(
 
 
 def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Section]:
-    wanted = [name for _, items in SECTIONS for kind, name in items if kind == "figure"]
+    wanted = [name for names in SECTIONS.values() for name in names if name in FIGURES]
     share = max(1, cores() if jobs is None else jobs)
     calls = [(results, wanted[i::share], folder / "figures") for i in range(share) if wanted[i::share]]
     drawn = {shown.name: shown for part in in_parallel(_draw_some, calls, jobs=jobs) for shown in part}
     sections = []
     count = {"figure": 0, "table": 0}
-    for title, names in SECTIONS:
+    for title, names in SECTIONS.items():
         items = []
-        for kind, name in names:
+        for name in names:
+            kind = "figure" if name in FIGURES else "table"
             label = f"{kind.capitalize()} {count[kind] + 1}"
             if kind == "figure":
                 item = replace(drawn[name], label="" if drawn[name].empty else label)

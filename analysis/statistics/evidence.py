@@ -77,7 +77,7 @@ class Block:
     @property
     def n(self) -> int:
         """Configurations."""
-        return self.x.shape[1]
+        return int(self.x.shape[1])
 
     @property
     def still(self) -> Bool[np.ndarray, "m t"]:

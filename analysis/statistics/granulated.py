@@ -11,13 +11,13 @@ from jaxtyping import Float
 
 from analysis.statistics.evidence import ALL, NO_GRID, SLOW_PERMUTATIONS, Evidence, Rows
 from analysis.statistics.grid import AxisPairs, axis_pairs, levels
+from analysis.statistics.kendall import BLOCK
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, permutation_pvalue
 from analysis.statistics.statistic import Statistic, chance, number, of_leading
 
 AXIS = "along "  # what columns of axes begin with
 
-_BLOCK = 1 << 22  # signs held at once
 _SLACK = 1e-5  # of sums in single precision: equality is read towards the larger p
 
 
@@ -182,7 +182,7 @@ def _inside(axis: AxisPairs, n: int, permutations: int, generator: np.random.Gen
 def _null(sign_x: np.ndarray, y: np.ndarray, axis: AxisPairs, order: np.ndarray) -> np.ndarray:
     """The weighted sum of sign products for every measure, target and order of the units."""
     out = np.empty((len(sign_x), len(y), len(order)))
-    step = max(1, _BLOCK // max(len(axis.first), 1))
+    step = max(1, BLOCK // max(len(axis.first), 1))
     for k, row in enumerate(y):
         for s in range(0, len(order), step):
             moved = row[order[s : s + step]]

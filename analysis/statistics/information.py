@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from analysis.statistics.evidence import Evidence, Rows
 from analysis.statistics.granulated import axis_kendall, mean_of
 from analysis.statistics.grid import axis_pairs, joint, levels
-from analysis.statistics.kendall import dense_ranks
+from analysis.statistics.kendall import BLOCK, dense_ranks
 from analysis.statistics.randomness import source_of
 from analysis.statistics.statistic import Cell, Statistic, number, words
 
@@ -25,7 +25,6 @@ TIES = ("drop", "minus", "three-valued")
 CELLS = ("counts", "uniform")
 SHUFFLES = 10  # for the baseline
 
-_BLOCK = 1 << 22  # comparisons of one block
 _TABLES = 1 << 20  # numbers in the tables gathered before their information is taken
 Subset = tuple[str, ...]
 
@@ -281,7 +280,7 @@ def _inside(x: np.ndarray, y: np.ndarray, members: np.ndarray) -> Float[np.ndarr
 def _counts(x: np.ndarray, y: np.ndarray, first: np.ndarray, second: np.ndarray) -> Float[np.ndarray, "3 3 m t"]:
     m, t = len(x), len(y)
     table = np.zeros((3, 3, m, t))
-    step = max(1, _BLOCK // ((m + t) * len(second)))
+    step = max(1, BLOCK // ((m + t) * len(second)))
     for s in range(0, len(first), step):
         rows = first[s : s + step]
         size = len(rows) * len(second)

@@ -13,13 +13,12 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from analysis.statistics.kendall import dense_ranks, weighted_kendall
-from analysis.statistics.resampling import weighted_pearson, weighted_spearman
+from analysis.statistics.kendall import BLOCK, dense_ranks, weighted_kendall
+from analysis.statistics.resampling import quantiles, weighted_pearson, weighted_spearman
 
 INTERVALS = ("stabilised", "bca", "percentile")
 PERFECT = "perfect order: the interval has no width"
 
-_BLOCK = 1 << 22  # single-precision numbers of one block of signs
 RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "kendall": weighted_kendall,
     "spearman": weighted_spearman,
@@ -66,7 +65,7 @@ def _row_sums(
     m, t, n = len(x), len(y), x.shape[1]
     rank_x, rank_y = dense_ranks(x).astype(np.float32), dense_ranks(y).astype(np.float32)
     score, untied_x, untied_y = np.empty((m, t, n)), np.empty((m, n)), np.empty((t, n))
-    step = max(1, _BLOCK // ((m + t) * n))
+    step = max(1, BLOCK // ((m + t) * n))
     for s in range(0, n, step):
         part = slice(s, s + step)
         sign_x = np.sign(rank_x.T[part, :, None] - rank_x[None])  # (block, m, n)
@@ -160,10 +159,7 @@ def bca_interval(
     enough = (finite >= max(1, math.ceil(d / 2))) & np.isfinite(spread) & np.isfinite(at)
     ends = []
     for q in (ndtri((1 - level) / 2), ndtri((1 + level) / 2)):
-        place = ndtr(bias + (bias + q) / np.maximum(1 - acceleration * (bias + q), 1e-6)) * np.maximum(finite - 1, 0)
-        below = np.floor(np.nan_to_num(place)).astype(np.int64)
-        above = np.minimum(below + 1, np.maximum(finite - 1, 0))
-        rows = np.arange(len(flat))
-        end = flat[rows, below] + (place - below) * (flat[rows, above] - flat[rows, below])
+        part = ndtr(bias + (bias + q) / np.maximum(1 - acceleration * (bias + q), 1e-6))
+        end = quantiles(flat, finite, part)
         ends.append(np.where(enough, end, np.nan).reshape(shape))
     return ends[0], ends[1]

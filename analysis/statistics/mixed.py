@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
-from analysis.statistics.slopes import labels, scaled
+from analysis.statistics.slopes import finite_units, labels, scaled
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,7 @@ class RandomIntercept:
 
 
 def random_intercept(
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    groups: Sequence[Any],
-    *,
-    reml: bool = True,
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], groups: Sequence[Any], *, reml: bool = True
 ) -> RandomIntercept:
     """Fit a linear model with a random intercept a group.
 
@@ -67,12 +63,8 @@ def random_intercept(
     Source:
         Laird and Ware (1982), Biometrics 38(4).
     """
-    if not (x.ndim == 1 and x.shape == y.shape and len(groups) == len(x)):
-        raise ValueError(f"`x`, `y` and `groups` must hold one value a unit, got {x.shape}, {y.shape}, {len(groups)}.")
-    used = np.isfinite(x) & np.isfinite(y)
-    label = labels([g for g, u in zip(groups, used.tolist(), strict=True) if u])
-    x, y, count = x[used].astype(np.float64), y[used].astype(np.float64), int(label.max(initial=-1)) + 1
-    notes = [f"{int((~used).sum())} units that are not finite left out"] if (~used).any() else []
+    x, y, label, lost = finite_units(x, y, groups)
+    count, notes = int(label.max(initial=-1)) + 1, [f"{lost} units that are not finite left out"] if lost else []
     reason = ""
     if len(x) < 4:
         reason = "fewer than 4 units"

@@ -13,17 +13,11 @@ from scipy.stats import t as student
 
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.evidence import Evidence, Rows, constant
-from analysis.statistics.intervals import (
-    PERFECT,
-    freedom_of,
-    jackknife_error,
-    leave_one_out,
-    stabilised_interval,
-)
+from analysis.statistics.intervals import PERFECT, freedom_of, jackknife_error, leave_one_out, stabilised_interval
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks, weighted_pearson
-from analysis.statistics.statistic import INTERVAL, Statistic, chance, number, of_leading, whole, words
+from analysis.statistics.statistic import INTERVAL, SHOWN, Statistic, chance, number, of_leading, whole, words
 from analysis.statistics.units import nearest, variants
 
 HYPER_CONTROLS = ("lr", "batch_size", "weight_decay", "model_options", "width", "epochs")
@@ -267,7 +261,8 @@ def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
     """At most four controls of a measure."""
     rows = of_leading(rows, leading)
     known = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    return known.groupby("measure", sort=False).head(4).head(3 * len(leading))
+    few: pd.DataFrame = known.groupby("measure", sort=False).head(4).head(3 * SHOWN)
+    return few
 
 
 STATISTIC = Statistic(

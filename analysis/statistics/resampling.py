@@ -37,20 +37,26 @@ def percentile_interval(
     values: Float[np.ndarray, "*shape d"], *, level: float = 0.95
 ) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
     """The central `level` part of the finite numbers along the last axis; NaN where fewer than half are finite."""
-    d = values.shape[-1]
-    shape = values.shape[:-1]
+    shape, d = values.shape[:-1], values.shape[-1]
     flat = np.sort(np.where(np.isfinite(values), values, np.nan).reshape(-1, d), axis=1)  # NaN goes last
     finite = np.isfinite(flat).sum(axis=1)
     enough = finite >= max(1, math.ceil(d / 2))
-    ends = []
-    for q in ((1 - level) / 2, (1 + level) / 2):
-        place = q * np.maximum(finite - 1, 0)
-        below = np.floor(place).astype(np.int64)
-        above = np.minimum(below + 1, np.maximum(finite - 1, 0))
-        rows = np.arange(len(flat))
-        end = flat[rows, below] + (place - below) * (flat[rows, above] - flat[rows, below])
-        ends.append(np.where(enough, end, np.nan).reshape(shape))
-    return ends[0], ends[1]
+    low, high = (quantiles(flat, finite, q) for q in ((1 - level) / 2, (1 + level) / 2))
+    return np.where(enough, low, np.nan).reshape(shape), np.where(enough, high, np.nan).reshape(shape)
+
+
+def quantiles(
+    ordered: Float[np.ndarray, "r d"], finite: Int[np.ndarray, " r"], q: float | Float[np.ndarray, " r"]
+) -> Float[np.ndarray, " r"]:
+    """A quantile of each row, linear between its finite numbers, which come first and in order."""
+    place = q * np.maximum(finite - 1, 0)
+    below = np.floor(np.nan_to_num(place)).astype(np.int64)
+    above = np.minimum(below + 1, np.maximum(finite - 1, 0))
+    rows = np.arange(len(ordered))
+    value: Float[np.ndarray, " r"] = ordered[rows, below] + (place - below) * (
+        ordered[rows, above] - ordered[rows, below]
+    )
+    return value
 
 
 def permutation_orders(n: int, *, count: int, generator: np.random.Generator) -> tuple[Int[np.ndarray, "b n"], bool]:
@@ -65,9 +71,9 @@ def permutation_orders(n: int, *, count: int, generator: np.random.Generator) ->
 
 
 def permutation_pvalue(
-    observed: float | Float[np.ndarray, "*shape"], null: Float[np.ndarray, "*shape b"], *, exact: bool = False
+    observed: float | Float[np.ndarray, "*shape"], null: Float[np.ndarray, "*shape b"]
 ) -> Float[np.ndarray, "*shape"]:
-    """Two-sided p-value (1 + #{|T*| >= |T|})/(1 + b), or #/b where `null` holds every permutation once.
+    """Two-sided p-value (1 + #{|T*| >= |T|})/(1 + b).
 
     Equality is read with a slack of 1e-12, for sums that differ by rounding alone. NaN where `observed` is NaN.
 
@@ -76,8 +82,7 @@ def permutation_pvalue(
     """
     value = np.abs(np.asarray(observed, dtype=np.float64))
     at_least = (np.abs(null) >= value[..., None] - 1e-12).sum(axis=-1)
-    b = null.shape[-1]
-    return np.where(np.isnan(value), np.nan, at_least / b if exact else (1 + at_least) / (1 + b))
+    return np.where(np.isnan(value), np.nan, (1 + at_least) / (1 + null.shape[-1]))
 
 
 def holm(p: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 
 from analysis.statistics.evidence import ALL, NO_GRID, Evidence, Rows, joined
 from analysis.statistics.grid import axis_pairs, joint, levels
+from analysis.statistics.kendall import BLOCK
 from analysis.statistics.statistic import Statistic, number, of_leading, whole
 
 ESS = 12.0  # environments with a smaller effective number of seed pairs are left out of the weighted error
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,7 @@ def environments(names: Sequence[str], codes: Int[np.ndarray, "k n"]) -> Environ
 
 
 def environment_errors(
-    x: Float[np.ndarray, "m r"],
-    y: Float[np.ndarray, "t r"],
-    places: Environments,
-    *,
-    test_size: Sequence[float | None],
+    x: Float[np.ndarray, "m r"], y: Float[np.ndarray, "t r"], places: Environments, *, test_size: Sequence[float | None]
 ) -> tuple[Float[np.ndarray, "m t e"], Float[np.ndarray, "m t e"]]:
     """Weighted mean sign error of each environment, and its effective number of pairs (Σw)²/Σw².
 
@@ -126,7 +122,7 @@ def environment_errors(
         known = np.isfinite(gap)
         gap = np.where(known, gap, 0.0)
         weight = known.astype(np.float64) if n is None else np.where(known, sign_weight(gap, test_size=n), 0.0)
-        step = max(1, _BLOCK // max(len(gap), 1))
+        step = max(1, BLOCK // max(len(gap), 1))
         for s in range(0, len(x), step):
             rows = slice(s, s + step)
             used = known_x[rows] * weight

@@ -93,7 +93,7 @@ def simpson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], groups: Sequ
     Source:
         Simpson (1951), JRSS B 13(2); the identity: Robinson (1950), Am. Sociol. Rev. 15(3).
     """
-    x, y, label, lost = _finite(x, y, groups)
+    x, y, label, lost = finite_units(x, y, groups)
     notes = [f"{lost} units that are not finite left out"] if lost else []
     nan = math.nan
     if len(x) < 2 or not _varies(x):
@@ -151,7 +151,7 @@ def fixed_effects(
         Liang and Zeger (1986), Biometrika 73(1); wild: Cameron, Gelbach and Miller (2008), REStat 90(3).
     """
     generator = source_of(generator)
-    x, y, label, lost = _finite(x, y, groups)
+    x, y, label, lost = finite_units(x, y, groups)
     notes = [f"{lost} units that are not finite left out"] if lost else []
     nan = math.nan
     if orders is not None and orders.shape[1] != len(x):
@@ -222,9 +222,10 @@ def _wild(score: np.ndarray, shape: np.ndarray, draws: int, generator: np.random
     return count / len(signs) if exact else (1 + count) / (1 + draws)
 
 
-def _finite(
+def finite_units(
     x: np.ndarray, y: np.ndarray, groups: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray, Int[np.ndarray, " n"], int]:
+    """The units in which both are finite, their groups, and how many there are beside."""
     if not (x.ndim == 1 and x.shape == y.shape and len(groups) == len(x)):
         raise ValueError(f"`x`, `y` and `groups` must hold one value a unit, got {x.shape}, {y.shape}, {len(groups)}.")
     used = np.isfinite(x) & np.isfinite(y)

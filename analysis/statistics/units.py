@@ -83,10 +83,10 @@ class Units:
             for mask_x, xs in by_mask(measures).items():
                 yield xs, ys, np.frombuffer(mask_x, dtype=bool) & np.frombuffer(mask_y, dtype=bool)
 
-    def coordinates(self, *, most: int = MAXIMUM_LEVELS) -> tuple[dict[str, list[str]], list[str]]:
+    def coordinates(self) -> tuple[dict[str, list[str]], list[str]]:
         """The grid: the method, and every hyper-parameter that varies inside a method; a level a configuration.
 
-        What only goes with the method, such as its own options, is part of the method. Columns with more than `most`
+        What only goes with the method, such as its own options, is part of the method. Columns with more than 12
         levels are no axis.
 
         Returns:
@@ -100,7 +100,7 @@ class Units:
             text = self.hyper[name].map(_text)
             if int(text.groupby(np.array(self.methods, dtype=object)).nunique().max()) < 2:
                 continue
-            if text.nunique() > most:
+            if text.nunique() > MAXIMUM_LEVELS:
                 many.append(name.removeprefix("hp."))
             else:
                 found[name.removeprefix("hp.")] = text.tolist()
@@ -108,10 +108,7 @@ class Units:
 
 
 def units(
-    table: pd.DataFrame,
-    *,
-    group: str | Sequence[str] | None = None,
-    seed_column: str | Sequence[str] = "hp.seed",
+    table: pd.DataFrame, *, group: str | Sequence[str] | None = None, seed_column: str | Sequence[str] = "hp.seed"
 ) -> Units:
     """Sort the runs of a measures table into configurations and methods.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +35,14 @@ from landscape.surfaces import Axes, Axis, Grid, Surface
 from landscape.surfaces.scanner import Scanner
 from landscape.surfaces.trajectory import ProjectedPath
 from trainers.randomness import stream
-from trainers.runs.connectivity import fit_curve
 
-EPOCHS, LR, BENDS = 30, 0.05, 1  # of a curve's fit
 MARGIN = 0.3  # of the extent of three models, left free around them
 
 Tell = Callable[[str], None]
+Curve = Bezier | Polygon
+# From the subject whose data it sees, both ends and what is being done, to a curve and how it was fitted; that is
+# training, so it is handed over by who may train: see `analysis.curves`.
+Fit = Callable[[Subject, ModelState, ModelState, Recipe, Tell], tuple[Curve, dict[str, Any]]]
 
 
 def silent(_: str) -> None:
@@ -64,17 +66,23 @@ class Passage:
     facts: dict[str, Any]
 
 
-def passages(subjects: Sequence[Subject], recipe: Recipe, *, tell: Tell = silent) -> Iterator[Passage]:
+def passages(
+    subjects: Sequence[Subject], recipe: Recipe, *, fit: Fit | None = None, tell: Tell = silent
+) -> Iterator[Passage]:
     """The straight line from the first model to the second, aligned too if asked for, and the curve if asked for.
 
     Args:
         subjects: Two checkpoints of one architecture; examples are the first one's.
         recipe: With `between` "line", "bezier" or "polygon".
+        fit: Fits a curve, where one is asked for.
         tell: Told what is being done.
 
     Raises:
-        ValueError: If there are not two, or they differ in architecture.
+        ValueError: If there are not two, they differ in architecture, or `fit` is missing.
     """
+    curved = recipe.between in ("bezier", "polygon")
+    if curved and fit is None:
+        raise ValueError(f"`fit` is needed for `between` {recipe.between!r}: give `analysis.curves.fitted`.")
     if len(subjects) != 2:
         raise ValueError(f"`between` {recipe.between!r} goes from one model to another: name two, got {len(subjects)}.")
     splits = surface_splits(subjects[0], recipe)
@@ -101,26 +109,12 @@ def passages(subjects: Sequence[Subject], recipe: Recipe, *, tell: Tell = silent
         yield Passage(
             name, straight, profile(straight, where, evaluate), {"distance": straight.distance, **known[name]}
         )
-    if recipe.between in ("bezier", "polygon"):
-        end = list(ends.values())[-1]
-        curve = fitted(subjects[0], first, end, recipe.between, recipe, tell)
+    if curved and fit is not None:
+        curve, how = fit(subjects[0], first, list(ends.values())[-1], recipe, tell)
         t = torch.arange(POINTS, dtype=torch.float64) / (POINTS - 1)
-        facts = {"distance": curve.straight, "fit": {"epochs": EPOCHS, "lr": LR, "bends": BENDS}}
-        name = recipe.between + (", aligned" if recipe.align else "")
+        facts = {"distance": curve.straight, "fit": how}
+        name = f"{recipe.between}{', aligned' * recipe.align}"
         yield Passage(name, curve, profile(curve, t, evaluate), facts)
-
-
-def fitted(
-    subject: Subject, start: ModelState, end: ModelState, kind: Literal["bezier", "polygon"], recipe: Recipe, tell: Tell
-) -> Bezier | Polygon:
-    """A curve of low loss, fitted on the first model's training data."""
-    train = subject.data.train
-    data = (train.x, train.y) if recipe.precision is None else (train.x.to(next(subject.model.parameters())), train.y)
-    return fit_curve(
-        subject.model, F.cross_entropy, start, end, data, kind=kind, bends=BENDS, epochs=EPOCHS, lr=LR,
-        generator=stream(recipe.seed, "curve"),
-        progress=lambda s: tell(f"fitting the {kind} curve: epoch {s.epoch} of {s.epochs}, loss {s.loss:.4f}"),
-    )  # fmt: skip
 
 
 def states_of(subjects: Sequence[Subject]) -> list[ModelState]:

@@ -97,9 +97,7 @@ class Writer:
             OSError: As the disk does; groups before it are kept, and no half of one counts.
         """
         for number, values in groups:
-            body = np.ascontiguousarray(values, dtype="<f8").tobytes()
-            shape = struct.pack("<II", *values.shape[::2])
-            body = shape + body
+            body = struct.pack("<II", *values.shape[::2]) + np.ascontiguousarray(values, dtype="<f8").tobytes()
             record = _HEAD.pack(_MAGIC, number, len(body), zlib.crc32(body)) + body
             start = os.lseek(self._handle, 0, os.SEEK_CUR)
             try:
@@ -116,28 +114,15 @@ class Writer:
 
 
 def _records(path: Path) -> dict[int, Group]:
-    data = path.read_bytes()
-    found: dict[int, Group] = {}
-    for number, start, size in _walk(data):
-        points, metrics = struct.unpack_from("<II", data, start)
-        body = np.frombuffer(data, dtype="<f8", count=(size - 8) // 8, offset=start + 8)
-        found[number] = body.reshape(points, 2, metrics)
-    return found
-
-
-def _walk(data: bytes) -> "list[tuple[int, int, int]]":
-    """(group, offset of the body, its bytes) of each whole record, up to the first that is not."""
-    found, at = [], 0
+    """The records of a journal, up to the first that is not whole."""
+    data, found, at = path.read_bytes(), {}, 0
     while at + _HEAD.size <= len(data):
         magic, number, size, checksum = _HEAD.unpack_from(data, at)
-        start = at + _HEAD.size
-        if (
-            magic != _MAGIC
-            or size < 8
-            or start + size > len(data)
-            or zlib.crc32(data[start : start + size]) != checksum
-        ):
+        at += _HEAD.size
+        body = data[at : at + size]
+        if magic != _MAGIC or size < 8 or len(body) < size or zlib.crc32(body) != checksum:
             break
-        found.append((number, start, size))
-        at = start + size
+        points, metrics = struct.unpack_from("<II", body)
+        found[number] = np.frombuffer(body, dtype="<f8", offset=8).reshape(points, 2, metrics)
+        at += size
     return found

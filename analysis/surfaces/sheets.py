@@ -12,7 +12,7 @@ import torch
 from analysis.measures.checkpoints import Checkpoint
 from analysis.measures.subject import Subject
 from analysis.progress import quiet
-from analysis.surfaces.between import Tell, passages, plane_drawing, silent, surface_of
+from analysis.surfaces.between import Fit, Tell, passages, plane_drawing, silent, surface_of
 from analysis.surfaces.computing import AXES, Computation, Task, Track, write_axes
 from analysis.surfaces.drawing import Drawing, draw, known_facts, trajectory_grid
 from analysis.surfaces.files import read_surface, write_surface
@@ -205,8 +205,9 @@ def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict
 
 
 def between_models(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, runtime: Runtime, tell: Tell = silent, wait: float = 0.0
-) -> list[Sheet]:
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, *, runtime: Runtime, tell: Tell = silent, wait: float = 0.0,
+    fit: Fit | None = None,
+) -> list[Sheet]:  # fmt: skip
     """The line, and the curve, between two models: a sheet for each way and each mode of normalisation layers.
 
     Args:
@@ -215,6 +216,7 @@ def between_models(
         tell: Told what is being done.
         runtime: Where; of the processes of `torchrun` the leader alone computes.
         wait: Seconds to wait for another process that computes the same.
+        fit: Fits a curve.
 
     Raises:
         BusyError: If another process computes the same.
@@ -230,18 +232,20 @@ def between_models(
     def made() -> None:
         with ExitStack() as lock:
             if _claimed(lock, path, lambda: whole.exists() and bool(files()), wait):
-                _make_between(checkpoints, recipe, path, runtime.devices[0], tell)
+                _make_between(checkpoints, recipe, path, runtime.devices[0], tell, fit)
                 write_bytes(whole, b"")
 
     team.led(made)
     return team.alike(lambda: [Sheet.read(p) for p in files()])
 
 
-def _make_between(checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, device: str, tell: Tell) -> None:
+def _make_between(
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, device: str, tell: Tell, fit: Fit | None
+) -> None:
     """Compute and write them."""
     subjects = [c.load(recipe.seed, device) for c in checkpoints]
     context = context_of(subjects[0], checkpoints[0], recipe) | {"models": [s.run_id for s in subjects]}
-    for n, passage in enumerate(passages(subjects, recipe, tell=tell)):
+    for n, passage in enumerate(passages(subjects, recipe, fit=fit, tell=tell)):
         modes = list(dict.fromkeys(there for _, there in passage.profile.examples))
         for mode in modes:
             surface = surface_of(passage, mode, subjects, context | {"running_statistics": len(modes) > 1})

@@ -14,7 +14,7 @@ from markupsafe import escape
 from analysis.measures.checkpoints import Checkpoint
 from analysis.progress import quiet
 from analysis.style import Medium, rc
-from analysis.surfaces.between import Tell, silent
+from analysis.surfaces.between import Fit, Tell, silent
 from analysis.surfaces.computing import Track, metrics_of, told_time
 from analysis.surfaces.drawing import draw
 from analysis.surfaces.places import checkpoint_of, surface_risks
@@ -171,6 +171,7 @@ def surface(
     model: str | None = None,
     model_options: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    fit: Fit | None = None,
     **options: Any,
 ) -> Survey:
     """Draw loss and error around a trained model, of several models on common axes, or between models.
@@ -191,6 +192,7 @@ def surface(
         model: For files of weights: name or module:function.
         model_options: For files of weights: the model's sizes.
         data: For files of weights: options of `trainers.load_dataset`, with the dataset under "name".
+        fit: Fits curves between models; `analysis.surface` brings one along.
         options: See `Recipe`: axes, points, radius, between, metrics, splits, examples, mode, refine, seed, ...
 
     Returns:
@@ -208,7 +210,7 @@ def surface(
         else checkpoint_of(m, step=step, trust=trust, model=model, model_options=model_options, data=data)
         for m in models
     ]
-    return survey(places, chosen, out=out, runtime=runtime, track=track, announce=announce)
+    return survey(places, chosen, out=out, runtime=runtime, track=track, announce=announce, fit=fit)
 
 
 def read_survey(*files: str | Path, out: str | Path | None = None) -> Survey:
@@ -241,6 +243,7 @@ def survey(
     announce: Tell = silent,
     command: str = "",
     wait: float = 0.0,
+    fit: Fit | None = None,
 ) -> Survey:
     """The same for checkpoints and a recipe; see `surface`. Another process at the same surface is waited for."""
     if not places:
@@ -248,7 +251,7 @@ def survey(
     check_comparable(places)
     with runtime.joined() as among:
         tell = announce if among.ranks.leads else silent
-        sheets = _told_apart(_sheets(places, chosen, among, track, tell, wait))
+        sheets = _told_apart(_sheets(places, chosen, among, track, tell, wait, fit))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)
 
 
@@ -285,10 +288,11 @@ def time_needed(places: Sequence[Checkpoint], chosen: Recipe, runtime: Runtime =
 
 
 def _sheets(
-    places: Sequence[Checkpoint], chosen: Recipe, runtime: Runtime, track: Track, announce: Tell, wait: float
-) -> list[Sheet]:
+    places: Sequence[Checkpoint], chosen: Recipe, runtime: Runtime, track: Track, announce: Tell, wait: float,
+    fit: Fit | None,
+) -> list[Sheet]:  # fmt: skip
     if chosen.between in ("line", "bezier", "polygon"):
-        return between_models(places, chosen, runtime=runtime, tell=announce, wait=wait)
+        return between_models(places, chosen, runtime=runtime, tell=announce, wait=wait, fit=fit)
     settings: dict[str, Any] = {"runtime": runtime, "track": track, "announce": announce, "wait": wait}
     if chosen.between == "plane" or "pca" in chosen.axes:
         return [scan_checkpoint(places[0], chosen, others=places[1:], **settings)]

@@ -279,7 +279,7 @@ def write(results, folder, *, seeds=2):
     for run in results.runs.itertuples():
         here = folder / "runs" / run.run_id
         here.mkdir(parents=True)
-        (here / "config.json").write_text(json.dumps(given[run.run_id]))
+        (here / "config.json").write_text(json.dumps({**given[run.run_id], "run_id": run.run_id}))
         if run.status != "interrupted":
             state = {"status": run.status, "reason": run.reason, "seconds": run.seconds}
             (here / "status.json").write_text(json.dumps(state))

@@ -119,13 +119,12 @@ PLATES: dict[str, Plate] = {
         title="Which measures go with generalisation",
         draw=_forest,
         caption=(
-            "Kendall's τ_b of each measure with `{target}` over {n} configurations, each averaged over its seeds; "
-            "the {shown} strongest of {all} by absolute value, at most two in five of one family and three variants "
-            "of one measure. {left}. They were chosen for being strong, so read them with "
-            "the Holm column of the table, which corrects for all that were tried. Lines: {intervals}. Hollow: mean "
-            "of τ_b inside each method. ⇄: pooled and within-method signs differ. Band: noise ceiling, what a "
-            "measure could reach at most given the noise between seeds. Measures are raw: a positive value means a "
-            "larger measure goes with a larger target."
+            "Kendall's τ_b of each measure with `{target}` over {n} configurations, each averaged over its seeds; the "
+            "{shown} strongest of {all} by absolute value, at most two in five of one family and three variants of one "
+            "measure. {left}. They were chosen for being strong, so read them with the Holm column of the table, which "
+            "corrects for all that were tried. Lines: {intervals}. Hollow: mean of τ_b inside each method. ⇄: pooled "
+            "and within-method signs differ. Band: noise ceiling, what a measure could reach at most given the noise "
+            "between seeds. Measures are raw: a positive value means a larger measure goes with a larger target."
         ),
         alt="Forest plot of correlations with intervals, one line a measure.",
     ),

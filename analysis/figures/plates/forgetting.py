@@ -1,6 +1,5 @@
 """Figures of the report on perturbed forgetting."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.events import forgetting_histogram
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves, size_order
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, last_of, page, with_options
 from analysis.results import StudyResults
 from analysis.table import last_step
 
@@ -92,11 +91,7 @@ def _whole(m: Any) -> str:
 
 def _events(results: StudyResults) -> tuple[Figure, Facts]:
     chosen, rule = results.best_configurations()
-    rows = last_step(results.measures)
-    rows = rows[(rows["measure"] == "share_forgotten") & np.isfinite(rows["value"].to_numpy(dtype=float))]
-    rows = rows.drop(columns="method", errors="ignore").merge(chosen[["run_id", "method"]], on="run_id", how="inner")
-    options = [json.loads(text) for text in rows["options"]]
-    rows = rows.assign(protocol=[o["protocol"] for o in options], events=[o["events"] for o in options])
+    rows = with_options(last_of(results, chosen, "share_forgotten"), "protocol", "events")
     if rows.empty:
         raise NothingToDraw(
             "How often examples were forgotten was not counted: name `forgetting_counts` among the study's measures."

@@ -1,20 +1,18 @@
 """Figures of the report on the measures themselves: along training, by radius, what they cost, and calibration."""
 
-import json
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures.calibration import SCORES, calibration
 from analysis.figures.costs import measure_costs
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, last_of, page, with_options
 from analysis.figures.radii import sharpness_by_radius
 from analysis.figures.reliability import reliability_diagram
 from analysis.figures.trajectories import along_training
 from analysis.results import StudyResults
 from analysis.style import family
-from analysis.table import last_step, with_variant
+from analysis.table import with_variant
 
 BARS = 24
 LINES = 2  # panels of a family along training
@@ -58,11 +56,7 @@ def _shown(rows: pd.DataFrame) -> list[str]:
 
 def _calibration(results: StudyResults) -> tuple[Figure, Facts]:
     chosen, rule = results.best_configurations()
-    wanted = {*SCORES, *(scaled for scaled, _ in SCORES.values())}
-    rows = last_step(results.measures)
-    rows = rows[rows["measure"].isin(wanted)].drop(columns="method", errors="ignore")
-    rows = rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
-    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    rows = last_of(results, chosen, *SCORES, *(scaled for scaled, _ in SCORES.values()))
     if not rows["measure"].isin(["ece", "brier"]).any():
         raise NothingToDraw("Calibration was not measured on a finished run.")
     figure = page(1.1 + 0.28 * rows["method"].nunique())
@@ -92,27 +86,23 @@ def _costs(results: StudyResults) -> tuple[Figure, Facts]:
 
 def _reliability(results: StudyResults) -> tuple[Figure, Facts]:
     chosen, rule = results.best_configurations()
-    rows = _last_of(results, "bin_accuracy", chosen)
+    rows = last_of(results, chosen, "bin_accuracy")
     if rows.empty:
         raise NothingToDraw("The bins of confidence were not measured: name `reliability` among the study's measures.")
-    options = [json.loads(text) for text in rows["options"]]
-    bins = rows.assign(bin=[o["bin"] for o in options], confidence=[o["confidence"] for o in options],
-                       accuracy=rows["value"], n=rows["draws"])  # fmt: skip
+    bins = with_options(rows, "bin", "confidence", "bins").assign(accuracy=rows["value"], n=rows["draws"])
     figure = page(4.2)
     reliability_diagram(figure, bins, methods=results.methods)
-    return figure, {"rule": rule, "runs": counted(rows["run_id"].nunique(), "run"), "bins": options[0]["bins"]}
+    return figure, {"rule": rule, "runs": counted(rows["run_id"].nunique(), "run"), "bins": bins["bins"].iloc[0]}
 
 
 def _by_radius(results: StudyResults) -> tuple[Figure, Facts]:
     chosen, rule = results.best_configurations()
-    rows = _last_of(results, "ascent_sharpness", chosen)
-    rows = rows.assign(rho=[json.loads(text)["rho"] for text in rows["options"]])
+    rows = with_options(last_of(results, chosen, "ascent_sharpness"), "rho")
     rows = rows[rows["value"] > 0]
     if rows["rho"].nunique() < 2:
         raise NothingToDraw("Sharpness was measured at fewer than two radii; give `ascent_sharpness` several `rho`.")
-    slope = _last_of(results, "gradient_norm", chosen).set_index("run_id")["value"]
-    bend = _last_of(results, "surrogate_gap_directional", chosen)
-    bend = bend.assign(rho=[json.loads(text)["rho"] for text in bend["options"]]).sort_values("rho")
+    slope = last_of(results, chosen, "gradient_norm").set_index("run_id")["value"]
+    bend = with_options(last_of(results, chosen, "surrogate_gap_directional"), "rho").sort_values("rho")
     curvature = bend.drop_duplicates("run_id").set_index("run_id")["value"]  # at the smallest radius: least beside gᵀHg
     rises = rows.assign(slope=rows["run_id"].map(slope), curvature=rows["run_id"].map(curvature))
     figure = page(3.2)
@@ -120,15 +110,6 @@ def _by_radius(results: StudyResults) -> tuple[Figure, Facts]:
     known = bool(np.isfinite(rises["curvature"].to_numpy(dtype=float)).any())
     return figure, {"rule": rule, "runs": counted(rises["run_id"].nunique(), "run"),
                     "line": "ρ‖g‖ + ρ²κ/2, κ the curvature along the gradient" if known else "ρ‖g‖"}  # fmt: skip
-
-
-def _last_of(results: StudyResults, measure: str, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a measure with a finite value at the last checkpoint of the chosen runs, with their method."""
-    rows = last_step(results.measures)
-    rows = rows[(rows["measure"] == measure) & np.isfinite(rows["value"].to_numpy(dtype=float))]
-    rows = rows.drop(columns="method", errors="ignore")
-    found: pd.DataFrame = rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
-    return found
 
 
 PLATES: dict[str, Plate] = {

@@ -1,16 +1,19 @@
 """What a figure of the report is, and what all of them share."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import correlations
 from analysis.results import StudyResults
 from analysis.style import Medium
+from analysis.table import last_step
 
 Facts = dict[str, Any]
 SCREEN_SIZE = 9.0  # size of text, in points, for which the heights of figures are given
@@ -63,6 +66,21 @@ def leading(results: StudyResults) -> tuple[str, pd.DataFrame]:
     raise NothingToDraw(
         "No correlation could be computed: there are too few finished configurations, or none was measured."
     )
+
+
+def last_of(results: StudyResults, chosen: pd.DataFrame, *measures: str) -> pd.DataFrame:
+    """Rows of measures with a finite value at the last checkpoint of the chosen runs, with their method."""
+    rows = last_step(results.measures)
+    rows = rows[rows["measure"].isin(measures) & np.isfinite(rows["value"].to_numpy(dtype=float))]
+    rows = rows.drop(columns="method", errors="ignore")
+    found: pd.DataFrame = rows.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
+    return found
+
+
+def with_options(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The rows with some of their options as columns."""
+    options = [json.loads(text) for text in rows["options"]]
+    return rows.assign(**{name: [o[name] for o in options] for name in names})
 
 
 def counted(n: int, noun: str) -> str:

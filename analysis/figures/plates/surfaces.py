@@ -46,9 +46,8 @@ def _share(surfaces: dict[str, Surface]) -> str:
     if not found:
         return ""
     return (
-        f" The planes bend by at most {compact(100 * max(found), 2)} % of the largest Hessian "
-        f"eigenvalue: they show mean "
-        "curvature, not the sharpest."
+        f" The planes bend by at most {compact(100 * max(found), 2)} % of the largest Hessian eigenvalue: they show "
+        "mean curvature, not the sharpest."
     )
 
 

@@ -145,11 +145,7 @@ def _arrange_reliefs(figure: Figure | SubFigure, surface: Surface, scale: Scale,
 def _common(surfaces: Mapping[str, Surface], number: int) -> bool:
     """Whether all share an axis by name, unit and reach, so that one label does for all."""
     seen = {
-        (
-            marks.axis_label(s, number),
-            float(s.grid.coordinates[number][0]),
-            float(s.grid.coordinates[number][-1]),
-        )
+        (marks.axis_label(s, number), float(s.grid.coordinates[number][0]), float(s.grid.coordinates[number][-1]))
         for s in surfaces.values()
     }
     return len(seen) == 1

@@ -14,7 +14,7 @@ from landscape.surfaces import Surface
 FACETS = 110  # a side: smooth at the size of a column, and quick enough
 DEPTH = 0.42  # of the ground below the relief, in heights of the relief
 LIGHT = LightSource(azdeg=300, altdeg=50)
-VIEW = (27.0, -52.0)
+VIEW = (27.0, -52.0)  # elevation and azimuth
 
 
 def relief(
@@ -23,8 +23,6 @@ def relief(
     *,
     metric: str | None = None,
     scale: Scale | None = None,
-    ground: bool = True,
-    view: tuple[float, float] = VIEW,
     labels: bool = True,
 ) -> Axes3D:
     """A plane as a relief over its two axes.
@@ -37,8 +35,6 @@ def relief(
         surface: A plane.
         metric: Which metric; None is the first.
         scale: The shared scale of several reliefs: equal heights are then equal values. None is this one's own.
-        ground: Whether to project the contours below.
-        view: Elevation and azimuth, in degrees.
         labels: Whether to name the axes.
 
     Returns:
@@ -54,13 +50,11 @@ def relief(
     fine_x, fine_y = _refined(x), _refined(y)
     heights = RegularGridInterpolator((x, y), places)(np.stack(np.meshgrid(fine_x, fine_y, indexing="ij"), -1))
     ax.computed_zorder = False
-    floor = -DEPTH if ground else 0.0
-    if ground:
-        _ground(ax, surface, places, floor, scale)
+    _ground(ax, surface, places, scale)
     _skin(ax, fine_x, fine_y, heights)
     if x[0] <= 0 <= x[-1] and y[0] <= 0 <= y[-1]:
-        ax.plot([0], [0], [floor], "+", color=INK, ms=6, mew=1.3, zorder=3, label="model", gid="centre")
-    _dress(ax, surface, scale, floor, view, labels)
+        ax.plot([0], [0], [-DEPTH], "+", color=INK, ms=6, mew=1.3, zorder=3, label="model", gid="centre")
+    _dress(ax, surface, scale, labels)
     return ax
 
 
@@ -98,28 +92,28 @@ def _cut_facets(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray
     return chosen, chosen[..., 2].mean(-1), kept
 
 
-def _ground(ax: Axes3D, surface: Surface, places: np.ndarray, floor: float, scale: Scale) -> None:
+def _ground(ax: Axes3D, surface: Surface, places: np.ndarray, scale: Scale) -> None:
     """Contours and holes, on the ground."""
     x, y = (c.numpy() for c in surface.grid.coordinates)
     shown = np.ma.masked_invalid(places.T)
     levels = scale.positions(scale.levels(12))
     if len(levels) and shown.count():
         ax.contour(
-            x, y, shown, levels=levels, cmap=MAP, vmin=-0.25, vmax=1, zdir="z", offset=floor, linewidths=0.8, zorder=1
+            x, y, shown, levels=levels, cmap=MAP, vmin=-0.25, vmax=1, zdir="z", offset=-DEPTH, linewidths=0.8, zorder=1
         )
     bad = ~np.isfinite(surface.values[checked(surface, scale.metric)].numpy())
     if bad.any():
         i, j = np.nonzero(bad)
-        ax.plot(x[i], y[j], np.full(len(i), floor), "x", color=MUTED, ms=2.2, mew=0.5, zorder=1, label="not finite")
+        ax.plot(x[i], y[j], np.full(len(i), -DEPTH), "x", color=MUTED, ms=2.2, mew=0.5, zorder=1, label="not finite")
 
 
-def _dress(ax: Axes3D, surface: Surface, scale: Scale, floor: float, view: tuple[float, float], labels: bool) -> None:
+def _dress(ax: Axes3D, surface: Surface, scale: Scale, labels: bool) -> None:
     """Quiet walls, few ticks, and the same box for all."""
     x, y = (c.numpy() for c in surface.grid.coordinates)
     ax.set_proj_type("ortho")
-    ax.view_init(*view)
-    ax.set_box_aspect((1, 1, 0.62 * (1 - floor)), zoom=0.9 if labels else 1.12)
-    ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(floor, 1))
+    ax.view_init(*VIEW)
+    ax.set_box_aspect((1, 1, 0.62 * (1 + DEPTH)), zoom=0.9 if labels else 1.12)
+    ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), zlim=(-DEPTH, 1))
     values = scale.levels(5)
     ax.set_zticks(list(scale.positions(values)), labels=scale.labels(values))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from analysis.figures.surfaces.scales import compact, quantity, with_error
-from analysis.surfaces.reading.remark import Remark, percent
+from analysis.surfaces.reading.remark import Remark, fine, mind, percent, wrong
 from landscape.surfaces import Surface
 
 CLEAR = 2.0  # standard errors above which a barrier is one
@@ -23,18 +23,15 @@ def barriers(surface: Surface, metric: str) -> list[Remark]:
     lin, top = told["B_lin"], told["B_max"]
     name = quantity(metric).name
     if not math.isfinite(float(lin["value"])):
-        return [
-            Remark("barrier", "wrong", f"The {name} is not finite between the two models: there is no barrier to tell.")
-        ]
+        return [wrong("barrier", f"The {name} is not finite between the two models: there is no barrier to tell.")]
     text = (
-        f"Between the two models the {name} rises by at most {_shown(lin, metric)} above the straight "
-        f"line between its ends "
-        f"(B_lin, at a = {compact(float(lin['location']), 2)}), and by {_shown(top, metric)} above "
-        f"the higher end (B_max)"
+        f"Between the two models the {name} rises by at most {_shown(lin, metric)} above the straight line between its "
+        f"ends (B_lin, at a = {compact(float(lin['location']), 2)}), and by {_shown(top, metric)} above the higher end "
+        "(B_max)"
     )
     if not float(lin["value"]) > CLEAR * float(lin["stderr"]):
-        return [Remark("barrier", "fine", f"{text}: no barrier beyond the error of the examples.")]
-    return [Remark("barrier", "fine", f"{text}: the two are not linearly connected.")]
+        return [fine("barrier", f"{text}: no barrier beyond the error of the examples.")]
+    return [fine("barrier", f"{text}: the two are not linearly connected.")]
 
 
 def curve(surface: Surface, metric: str) -> list[Remark]:
@@ -46,11 +43,10 @@ def curve(surface: Surface, metric: str) -> list[Remark]:
     longer = f"; it is {compact(length / straight, 3)} times as long as the straight line" if straight else ""
     text = (
         f"Along the curve the {quantity(metric).name} is at most {_shown(told['max'], metric)} (at t = "
-        f"{compact(float(told['argmax']), 2)}), and {_shown(told['integral'], metric)} on average by "
-        f"length{longer}. The curve "
-        "was fitted for this: it shows that such a way exists, not that training would take it."
+        f"{compact(float(told['argmax']), 2)}), and {_shown(told['integral'], metric)} on average by length{longer}. "
+        "The curve was fitted for this: it shows that such a way exists, not that training would take it."
     )
-    return [Remark("curve", "fine", text)]
+    return [fine("curve", text)]
 
 
 def alignment(surface: Surface) -> list[Remark]:
@@ -65,8 +61,8 @@ def alignment(surface: Surface) -> list[Remark]:
     )
     left = told.get("left") or []
     if left:
-        return [Remark("alignment", "mind", f"{text}. Left in place: {'; '.join(map(str, left[:3]))}.")]
-    return [Remark("alignment", "fine", f"{text}.")]
+        return [mind("alignment", f"{text}. Left in place: {'; '.join(map(str, left[:3]))}.")]
+    return [fine("alignment", f"{text}.")]
 
 
 def beyond(surface: Surface) -> list[Remark]:
@@ -74,23 +70,20 @@ def beyond(surface: Surface) -> list[Remark]:
     where = surface.grid.coordinates[0]
     if not (float(where[0]) < 0 or float(where[-1]) > 1):
         return []
-    return [
-        Remark("beyond", "fine", "Left of 0 and right of 1 the line goes on beyond the models; barriers leave it out.")
-    ]
+    return [fine("beyond", "Left of 0 and right of 1 the line goes on beyond the models; barriers leave it out.")]
 
 
 def statistics(surface: Surface) -> list[Remark]:
     """Where running statistics come from, for models that have any."""
     if surface.context.get("mode") == "recalibrate":
-        return [Remark("normalisation layers", "fine", "Running statistics are estimated anew at every point.")]
+        return [fine("normalisation layers", "Running statistics are estimated anew at every point.")]
     if not surface.context.get("running_statistics"):
         return []
     text = (
-        "Running statistics are interpolated with the weights, and in the middle they are nobody's "
-        "own: a barrier may be "
-        "theirs. Compare the way with statistics estimated anew."
+        "Running statistics are interpolated with the weights, and in the middle they are nobody's own: a barrier may "
+        "be theirs. Compare the way with statistics estimated anew."
     )
-    return [Remark("normalisation layers", "mind", text)]
+    return [mind("normalisation layers", text)]
 
 
 def _shown(told: dict[str, Any], metric: str) -> str:

@@ -9,7 +9,7 @@ from scipy.stats import beta
 
 from analysis.figures.surfaces.scales import compact, with_error
 from analysis.surfaces.context import number, prediction_of
-from analysis.surfaces.reading.remark import Remark, percent
+from analysis.surfaces.reading.remark import Remark, fine, mind, percent, wrong
 from landscape.surfaces import Surface
 from landscape.surfaces.second_order import SecondOrder
 
@@ -111,7 +111,7 @@ def slice_curvature(surface: Surface, metric: str) -> list[Remark]:
     top = number(surface, "top_eigenvalue")
     text = f"The slice bends by at most {with_error(largest, error)} per squared length of weights ({source})"
     if not (math.isfinite(top) and top > 0):
-        found.append(Remark("curvature", "fine", f"{text}."))
+        found.append(fine("curvature", f"{text}."))
     else:
         share = largest / top
         text += f", {percent(share)} of the largest Hessian eigenvalue λ_max = {compact(top)}"
@@ -120,12 +120,12 @@ def slice_curvature(surface: Surface, metric: str) -> list[Remark]:
                 "No direction can bend more than λ_max: the two come from other data or another mode, or λ_max has not "
                 "converged."
             )
-            found.append(Remark("curvature", "wrong", f"{text}. {what}"))
+            found.append(wrong("curvature", f"{text}. {what}"))
         elif share < SMALL_SHARE:
             what = "How flat it looks says little about sharpness: the sharp directions are not in it."
-            found.append(Remark("curvature", "mind", f"{text}. {what}"))
+            found.append(mind("curvature", f"{text}. {what}"))
         else:
-            found.append(Remark("curvature", "fine", f"{text}."))
+            found.append(fine("curvature", f"{text}."))
     found += _against_mean(surface, exact or (fit.expansion if fit is not None else None))
     if exact is not None and fit is not None:
         found += _agreement(fit, largest)
@@ -145,7 +145,7 @@ def _against_mean(surface: Surface, expansion: SecondOrder | None) -> list[Remar
     if mean > 0:
         text += f" ({compact(float(inside.mean()) / mean, 2)} times as much)"
     share = float(inside.sum()) / whole if whole else math.nan
-    return [Remark("trace", "fine", f"{text}; the slice holds {percent(share)} of the trace.")]
+    return [fine("trace", f"{text}; the slice holds {percent(share)} of the trace.")]
 
 
 def _agreement(fit: LocalFit, largest: float) -> list[Remark]:
@@ -155,9 +155,8 @@ def _agreement(fit: LocalFit, largest: float) -> list[Remark]:
     if abs(found - largest) <= slack:
         return []
     return [
-        Remark(
+        mind(
             "second order",
-            "mind",
             f"The points around the centre bend by {with_error(found, error)}, second derivatives say "
             f"{compact(largest)}: the quadratic holds only nearer to the centre than the grid shows (kinks of ReLU, or "
             "a grid too coarse).",
@@ -171,9 +170,8 @@ def _negative(exact: SecondOrder) -> list[Remark]:
     if lowest >= -1e-3 * scale:
         return []
     return [
-        Remark(
+        mind(
             "negative curvature",
-            "mind",
             f"The slice bends downwards somewhere, by {compact(lowest)}: to second order the centre is a saddle of it, "
             "not a minimum.",
         )
@@ -188,9 +186,8 @@ def what_chance_misses(surface: Surface) -> list[Remark]:
     chance = float(beta.sf(0.01, k / 2, (p - k) / 2))  # squared cosine of a direction with a random k-plane
     least = "less than 10⁻⁹" if chance < 1e-9 else compact(chance, 2)
     return [
-        Remark(
+        mind(
             "random directions",
-            "mind",
             f"A random direction of {p:,.0f} weights meets any given one, such as the sharpest, at |cos| of about "
             f"1/√p = {compact(p**-0.5, 2)}. The chance that this picture shows even 1 % of the curvature of one sharp "
             f"direction is {least} (unscaled directions). It shows the mean curvature; for the sharpest draw "

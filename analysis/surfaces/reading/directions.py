@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.figures.surfaces.scales import compact
 from analysis.surfaces.context import number
-from analysis.surfaces.reading.remark import Remark, percent
+from analysis.surfaces.reading.remark import Remark, fine, mind, percent, wrong
 from landscape.surfaces import Surface
 
 SKEW, FLAT = 0.1, 0.99
@@ -40,7 +40,7 @@ def meaning(surface: Surface) -> list[Remark]:
         long = f", {compact(float(size))} long" if isinstance(size, int | float) and unit != "weights" else ""
         texts.append(f"Coordinate 1 of “{axis.get('name', '')}”{long}: {said}." if said else "")
     kept = [t for t in dict.fromkeys(texts) if t]
-    return [Remark("unit", "fine", " ".join(kept))] if kept else []
+    return [fine("unit", " ".join(kept))] if kept else []
 
 
 def angles(surface: Surface) -> list[Remark]:
@@ -61,18 +61,10 @@ def angles(surface: Surface) -> list[Remark]:
         else ""
     )
     if worst[0] > FLAT:
-        return [
-            Remark(
-                "angle", "wrong", f"{text}: they are nearly the same direction, and the picture is a line drawn twice."
-            )
-        ]
+        return [wrong("angle", f"{text}: they are nearly the same direction, and the picture is a line drawn twice.")]
     if worst[0] > SKEW:
-        return [
-            Remark(
-                "angle", "mind", f"{text}{chance}. The picture is skewed: circles in weight space are ellipses in it."
-            )
-        ]
-    return [Remark("angle", "fine", f"{text}{chance}.")]
+        return [mind("angle", f"{text}{chance}. The picture is skewed: circles in weight space are ellipses in it.")]
+    return [fine("angle", f"{text}{chance}.")]
 
 
 def scaling(surface: Surface) -> list[Remark]:
@@ -86,20 +78,20 @@ def scaling(surface: Surface) -> list[Remark]:
             "Directions are scaled by the weights, so that rescaling the layers of a ReLU network, or weights before a "
             "normalisation layer, which changes no output, does not change the picture."
         )
-        return [Remark("scale", "fine", text)]
+        return [fine("scale", text)]
     if not how:
         return []
     text = (
         "Directions are not scaled by the weights: a network with rescaled layers and the same outputs looks flatter "
         "or sharper. Compare no widths between models; draw filter-normalised directions for that."
     )
-    return [Remark("scale", "mind", text)]
+    return [mind("scale", text)]
 
 
 def still(surface: Surface) -> list[Remark]:
     """What stands still along a direction against expectation, and other warnings kept with the surface."""
     given = surface.context.get("warnings") or []
-    return [Remark("warning", "mind", str(text)[:1].upper() + str(text)[1:]) for text in dict.fromkeys(given)]
+    return [mind("warning", str(text)[:1].upper() + str(text)[1:]) for text in dict.fromkeys(given)]
 
 
 def statistics_mode(surface: Surface) -> list[Remark]:
@@ -121,10 +113,10 @@ def eigenvectors(surface: Surface) -> list[Remark]:
             text = (
                 f"Axis {number_} is not yet an eigenvector{size}: the iteration did not converge. Allow more products."
             )
-            found.append(Remark("eigenvectors", "wrong", text))
+            found.append(wrong("eigenvectors", text))
         elif isinstance(recipe.get("eigenvalue"), int | float) and recipe["eigenvalue"] < 0:
             text = f"Along axis {number_} the loss bends downwards, λ = {compact(float(recipe['eigenvalue']))}."
-            found.append(Remark("eigenvectors", "mind", text))
+            found.append(mind("eigenvectors", text))
     return found
 
 
@@ -137,22 +129,18 @@ def variance(surface: Surface) -> list[Remark]:
     each = ", ".join(percent(v) for v in shares)
     text = f"The picture holds {percent(sum(shares))} of the variance of the trajectory ({each})"
     if not null:
-        return [Remark("trajectory", "fine", f"{text}.")]
+        return [fine("trajectory", f"{text}.")]
     text += f"; a random walk in high dimension would show {percent(sum(null))}"
     if sum(shares) <= sum(null) + 0.05:
-        return [
-            Remark(
-                "trajectory", "mind", f"{text}: such a plane says nothing about the trajectory that chance would not."
-            )
-        ]
-    return [Remark("trajectory", "fine", f"{text}.")]
+        return [mind("trajectory", f"{text}: such a plane says nothing about the trajectory that chance would not.")]
+    return [fine("trajectory", f"{text}.")]
 
 
 def sharpness(surface: Surface) -> list[Remark]:
     """Sharpness measured at the centre, in the unit of the picture."""
     given = surface.context.get("sharpness") or {}
     texts = [f"{name} {_value(v)}" for name, v in dict(given).items()]
-    return [Remark("sharpness", "fine", f"At the centre: {'; '.join(texts)}.")] if texts else []
+    return [fine("sharpness", f"At the centre: {'; '.join(texts)}.")] if texts else []
 
 
 def _value(given: Any) -> str:

@@ -9,7 +9,7 @@ from analysis.figures.surfaces.marks import lowest_point, not_finite, pending
 from analysis.figures.surfaces.scales import compact, shared_scale
 from analysis.surfaces.context import number, prediction_of
 from analysis.surfaces.reading.curvature import local_fit
-from analysis.surfaces.reading.remark import Remark, counted, percent, shown
+from analysis.surfaces.reading.remark import Remark, counted, fine, mind, percent, shown, wrong
 from landscape.surfaces import Surface
 from landscape.surfaces.second_order import SecondOrder
 
@@ -26,14 +26,14 @@ def wholeness(surface: Surface, metric: str) -> list[Remark]:
     left = int(pending(surface, metric).sum())
     if left or not surface.whole:
         text = f"Only {done:,} of {counted(n, 'point')} were evaluated: run the same command again to finish the rest."
-        return [Remark("whole", "wrong", text)]
+        return [wrong("whole", text)]
     if done < n:
         text = (
             f"{done:,} of {counted(n, 'point')} were evaluated; the others are interpolated, where the surface bends "
             "little."
         )
-        return [Remark("whole", "fine", text)]
-    return [Remark("whole", "fine", f"All {counted(n, 'point')} were evaluated.")]
+        return [fine("whole", text)]
+    return [fine("whole", f"All {counted(n, 'point')} were evaluated.")]
 
 
 def finiteness(surface: Surface, metric: str) -> list[Remark]:
@@ -42,7 +42,7 @@ def finiteness(surface: Surface, metric: str) -> list[Remark]:
     centre = surface.centre.get(metric, (0.0, 0.0))[0]
     found = []
     if not math.isfinite(centre):
-        found.append(Remark("finite", "wrong", f"The model itself has no finite {metric}: it diverged, or is broken."))
+        found.append(wrong("finite", f"The model itself has no finite {metric}: it diverged, or is broken."))
     if bad.any():
         values = surface.values[metric].numpy()[bad]
         nan = int(np.isnan(values).sum())
@@ -50,7 +50,7 @@ def finiteness(surface: Surface, metric: str) -> list[Remark]:
             f"{counted(int(bad.sum()), 'point')} of {bad.size:,} ({percent(bad.mean())}) have no finite value "
             f"({nan:,} NaN, {bad.sum() - nan:,} infinite); they are marked, and no level is drawn there."
         )
-        found.append(Remark("finite", "mind", text))
+        found.append(mind("finite", text))
     return found
 
 
@@ -69,8 +69,8 @@ def noise(surface: Surface, metric: str) -> list[Remark]:
     )
     if span < CLEAR * error:
         more = "All points share examples, so the shape is surer than the heights; others may show another."
-        return [Remark("noise", "mind", f"{text}. {more} Take more examples.")]
-    return [Remark("noise", "fine", f"{text}.")]
+        return [mind("noise", f"{text}. {more} Take more examples.")]
+    return [fine("noise", f"{text}.")]
 
 
 def centre(surface: Surface, metric: str) -> list[Remark]:
@@ -81,7 +81,7 @@ def centre(surface: Surface, metric: str) -> list[Remark]:
         return []
     what = shown(value, metric)
     if not any(lowest):
-        return [Remark("minimum", "fine", f"The model, at {what}, is the lowest point of the picture.")]
+        return [fine("minimum", f"The model, at {what}, is the lowest point of the picture.")]
     table = surface.values[metric].numpy()
     at = int(np.argmin(np.where(np.isfinite(table), table, math.inf)))
     least, other = float(table.ravel()[at]), float(surface.stderr[metric].numpy().ravel()[at])
@@ -91,9 +91,9 @@ def centre(surface: Surface, metric: str) -> list[Remark]:
     both = 2 * math.hypot(error, other)
     if math.isfinite(both) and both > 0 and depth <= both:
         within = f"within twice the standard error of two independent points ({shown(both, metric)})"
-        return [Remark("minimum", "fine", f"{text}, {within}: no sign that the model is not at the minimum.")]
+        return [fine("minimum", f"{text}, {within}: no sign that the model is not at the minimum.")]
     reason = "training stopped before it, or the picture is of other examples or another loss than was trained on"
-    return [Remark("minimum", "mind", f"{text}: the model is not the minimum of this slice ({reason}).")]
+    return [mind("minimum", f"{text}: the model is not the minimum of this slice ({reason}).")]
 
 
 def resolution(surface: Surface, metric: str) -> list[Remark]:
@@ -109,7 +109,7 @@ def resolution(surface: Surface, metric: str) -> list[Remark]:
         text = (
             f"Between two neighbouring points it changes by up to {percent(jump)} of the drawn range: take more points."
         )
-        found.append(Remark("resolution", "mind", text))
+        found.append(mind("resolution", text))
     fit = local_fit(surface, metric)
     exact = prediction_of(surface, metric)
     expansion = exact or (fit.expansion if fit is not None else None)
@@ -126,9 +126,9 @@ def resolution(surface: Surface, metric: str) -> list[Remark]:
                 f"A step along axis {i + 1}, {compact(step)}, is longer than the bend there, 1/√(curvature) = "
                 f"{compact(unit)}: the valley falls between the points. Take more points, or a smaller radius."
             )
-            found.append(Remark("resolution", "wrong", text))
+            found.append(wrong("resolution", text))
     if not found:
-        found.append(Remark("resolution", "fine", "Neighbouring points are near enough to show how it bends."))
+        found.append(fine("resolution", "Neighbouring points are near enough to show how it bends."))
     return found
 
 
@@ -144,7 +144,7 @@ def reach(surface: Surface, metric: str) -> list[Remark]:
             f"The picture reaches {compact(furthest)} in weight space from the model; training perturbed it by ρ = "
             f"{compact(rho)}, {percent(rho / furthest)} of that."
         )
-        found.append(Remark("reach", "fine", text))
+        found.append(fine("reach", text))
     return found
 
 
@@ -158,7 +158,7 @@ def _second_order_holds(surface: Surface, metric: str, exact: SecondOrder) -> Re
     slack = 1e-4 * max(abs(exact.value), 1e-12)  # rounding, where the rise itself is tiny
     bad = ~(abs(values - predicted) <= WITHIN * abs(values - exact.value) + slack)
     if not bad.any():
-        return Remark("second order", "fine", "The second order predicts the whole picture to a fifth of the rise.")
+        return fine("second order", "The second order predicts the whole picture to a fifth of the rise.")
     holds = far[far < far[bad].min()]
     share = float(holds.max()) if len(holds) else 0.0
     text = (

@@ -31,6 +31,21 @@ class Remark:
             raise ValueError(f"`level` must be one of {list(LEVELS)}, got {self.level!r}.")
 
 
+def fine(topic: str, text: str) -> Remark:
+    """Nothing to mind."""
+    return Remark(topic, "fine", text)
+
+
+def mind(topic: str, text: str) -> Remark:
+    """Right, but may be misread."""
+    return Remark(topic, "mind", text)
+
+
+def wrong(topic: str, text: str) -> Remark:
+    """No conclusions before this is mended."""
+    return Remark(topic, "wrong", text)
+
+
 def verdict(remarks: Iterable[Remark]) -> Level:
     """The gravest level among some remarks; "fine" if there are none."""
     return LEVELS[max((LEVELS.index(remark.level) for remark in remarks), default=0)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from analysis.surfaces.reading.remark import Level, Remark
+from analysis.surfaces.reading.remark import Level, Remark, fine, mind, wrong
 from landscape.surfaces import Surface
 
 SAME = {  # what must agree, and what it is called
@@ -33,7 +33,7 @@ def same_context(surfaces: Mapping[str, Surface]) -> list[Remark]:
                 Remark("comparison", level, f"They differ in the {what} ({told}): heights are not comparable.")
             )
     if not found:
-        found.append(Remark("comparison", "fine", "As far as is noted, they are of the same examples, loss and mode."))
+        found.append(fine("comparison", "As far as is noted, they are of the same examples, loss and mode."))
     return found
 
 
@@ -45,26 +45,26 @@ def same_axes(surfaces: Mapping[str, Surface]) -> list[Remark]:
         told = "; ".join(
             f"{name}: {', '.join(' '.join(filter(None, k)) for k in kind)}" for name, kind in kinds.items()
         )
-        found.append(Remark("axes", "wrong", f"Their axes are not of one kind ({told}): widths are not comparable."))
+        found.append(wrong("axes", f"Their axes are not of one kind ({told}): widths are not comparable."))
     seeds = {tuple(str((axis.get("recipe") or {}).get("seed")) for axis in s.axes) for s in surfaces.values()}
     if len(seeds) > 1:
         text = "Their random directions have different seeds: part of the difference is that of the draws."
-        found.append(Remark("axes", "mind", text))
+        found.append(mind("axes", text))
     grids = [s.grid.coordinates for s in surfaces.values()]
     ends = {tuple((float(c[0]), float(c[-1])) for c in grid) for grid in grids}
     if len(ends) > 1:
         text = "They do not reach equally far: compare at equal coordinates, not edge to edge."
-        found.append(Remark("axes", "mind", text))
+        found.append(mind("axes", text))
     elif any(not torch.equal(a, b) for grid in grids[1:] for a, b in zip(grids[0], grid, strict=False)):
-        found.append(Remark("axes", "fine", "They have different grids over the same range."))
+        found.append(fine("axes", "They have different grids over the same range."))
     own = {n for n, kind in kinds.items() if any(k[0] in ("eigenvector", "gradient", "perturbation") for k in kind)}
     if own and not found:
         text = (
             "Each model has axes of its own (eigenvectors, gradient or perturbation): they are not the same directions."
         )
-        found.append(Remark("axes", "fine", text))
+        found.append(fine("axes", text))
     elif not found:
-        found.append(Remark("axes", "fine", "Axes are of one kind, unit and reach."))
+        found.append(fine("axes", "Axes are of one kind, unit and reach."))
     return found
 
 
@@ -75,7 +75,7 @@ def same_size(surfaces: Mapping[str, Surface]) -> list[Remark]:
         return []
     told = ", ".join(f"{name}: {v:,}" for name, v in sizes.items())
     text = f"The models have different numbers of weights ({told}): equal coordinates are not equal moves."
-    return [Remark("comparison", "mind", text)]
+    return [mind("comparison", text)]
 
 
 def _kind(axis: Mapping[str, Any]) -> tuple[str, str, str]:

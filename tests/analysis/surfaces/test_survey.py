@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from analysis.cli import main
+from analysis.curves import surface
 from analysis.surfaces import computing, sheets
 from analysis.surfaces.journal import Writer
 from analysis.surfaces.places import checkpoint_of, chosen_examples
 from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet, file_of
-from analysis.surfaces.survey import read_survey, surface, survey, time_needed
+from analysis.surfaces.survey import read_survey, survey, time_needed
 from landscape.ranks import Ranks
 from trainers import Runtime
 from trainers.files.lock import BusyError, Lock, _take, locked
@@ -317,6 +318,12 @@ def test_a_curve_between_two_models(copies):
     assert told["max"]["value"] <= float(line.values["train loss"].max())
     assert told["length"] >= told["straight"]
     assert len(curve.grid) == 61
+
+
+def test_a_curve_needs_one_that_fits_it(copies):
+    places = [checkpoint_of(copies[name].folder) for name in ("sgd", "sam")]
+    with pytest.raises(ValueError, match=r"`fit` is needed for `between` 'bezier': give `analysis.curves.fitted`"):
+        survey(places, recipe(between="bezier", seed=1))
 
 
 def test_the_plane_through_three_models(copies):

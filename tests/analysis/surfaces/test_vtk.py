@@ -30,55 +30,16 @@ def read_xml(path):
     return size, points, data
 
 
-def read_legacy(path):
-    content = path.read_bytes()
-    lines = []
-
-    def line():
-        nonlocal content
-        first, _, content = content.partition(b"\n")
-        lines.append(first.decode("ascii"))
-        return lines[-1]
-
-    def numbers(count):
-        nonlocal content
-        found, content = np.frombuffer(content[: 8 * count], ">f8"), content[8 * count + 1 :]
-        return found
-
-    assert line() == "# vtk DataFile Version 3.0"
-    line()
-    assert line() == "BINARY"
-    assert line() == "DATASET STRUCTURED_GRID"
-    size = tuple(int(v) for v in line().split()[1:])
-    count = int(line().split()[1])
-    points = numbers(3 * count).reshape(-1, 3)
-    assert line() == f"POINT_DATA {count}"
-    data = {}
-    while content:
-        name = line().split()[1]
-        line()
-        data[name] = numbers(count)
-    return size, points, data
-
-
-READERS = {".vts": read_xml, ".vtk": read_legacy}
-
-
-def spaced(name, suffix):
-    return name if suffix == ".vts" else name.replace(" ", "_")
-
-
-@pytest.mark.parametrize("suffix", READERS)
 @pytest.mark.parametrize("axes", [1, 2, 3])
-def test_every_point_has_its_coordinates_and_values(suffix, axes, tmp_path):
+def test_every_point_has_its_coordinates_and_values(axes, tmp_path):
     surface = made(
         lambda *c: bowl(*c, curvature=(2.0, 0.5, 7.0), slope=(0.3, 0.1, 0.2)), axes=axes, points=[4, 5, 3][:axes],
         metric="train loss", spoil=hole, computed=lambda *c: c[0] > -0.9,
     )  # fmt: skip
-    size, points, data = READERS[suffix](write_vtk(surface, tmp_path / f"x{suffix}"))
+    size, points, data = read_xml(write_vtk(surface, tmp_path / "x.vts"))
     assert size == (*surface.grid.shape, 1, 1)[:3]
     values = surface.values["train loss"]
-    shown = data[spaced("train loss", suffix)]
+    shown = data["train loss"]
     number = 0
     for k in range(size[2]):  # by hand: the first index runs fastest
         for j in range(size[1]):
@@ -91,41 +52,24 @@ def test_every_point_has_its_coordinates_and_values(suffix, axes, tmp_path):
                 number += 1
     assert np.isnan(shown).any()
     assert np.isinf(shown).any()
-    np.testing.assert_array_equal(data[spaced("train loss stderr", suffix)], 0.01)
+    np.testing.assert_array_equal(data["train loss stderr"], 0.01)
     assert len(data) == 5
 
 
-def test_a_height_lifts_the_points(tmp_path):
-    surface = made(points=[4, 5], spoil=hole)
-    _, points, data = read_xml(write_vtk(surface, tmp_path / "x.vts", height="loss"))
-    finite = np.isfinite(data["loss"])
-    np.testing.assert_array_equal(points[finite, 2], data["loss"][finite])
-    assert set(points[~finite, 2]) == {data["loss"][finite].max()}
-
-
 def test_equal_surfaces_give_equal_bytes(tmp_path):
-    for suffix in READERS:
-        first, second = (write_vtk(made(), tmp_path / f"{n}{suffix}").read_bytes() for n in "ab")
-        assert first == second
+    first, second = (write_vtk(made(), tmp_path / f"{n}.vts").read_bytes() for n in "ab")
+    assert first == second
 
 
 def test_a_name_cannot_break_the_file(tmp_path):
     surface = made(error=False, metric='a "b" <c> & loss', names=["ligne\nπ", "2"])
     _, _, data = read_xml(write_vtk(surface, tmp_path / "x.vts"))
     assert 'a "b" <c> & loss' in data
-    _, _, data = read_legacy(write_vtk(surface, tmp_path / "x.vtk"))
-    assert "a_b_c_loss" in data
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ValueError, match=r"`path` must end in .vts or .vtk, got 'x.vtp'"):
+    with pytest.raises(ValueError, match=r"`path` must end in .vts, got 'x.vtp'"):
         write_vtk(made(), tmp_path / "x.vtp")
-    with pytest.raises(
-        ValueError, match=r"`height` must be one of \['loss', 'error'\], of a line or plane, got 'flat'"
-    ):
-        write_vtk(made(), tmp_path / "x.vts", height="flat")
-    with pytest.raises(ValueError, match="`height` must be one of"):
-        write_vtk(made(axes=3, points=3), tmp_path / "x.vts", height="loss")
     assert list(tmp_path.iterdir()) == []
 
 
