@@ -86,8 +86,8 @@ def measure(
     def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
         if len(calls) == 1:
             with steps("measuring", len(calls[0][1])) as (begin, tell):
-                alone = path.is_file()
-                return [measure_checkpoint(*calls[0], runtime.devices[0], begin=begin, progress=tell, strict=alone)]
+                whole = path.is_file()
+                return [measure_checkpoint(*calls[0], runtime.devices[0], begin=begin, progress=tell, strict=whole)]
         left = budget(calls, runtime)
         if left.checkpoints:
             print(announcement(left, runtime.processes), file=sys.stderr)

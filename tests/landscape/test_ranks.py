@@ -188,10 +188,9 @@ def test_two_processes_agree_with_one_and_refuse_what_would_go_wrong(tmp_path):
         refused(KeyError, "process 0", lambda: ranks.led(fails))
         refused(KeyError if rank else PeerError, "process 1" if rank else "process 1 of 2 failed: KeyError",
                 lambda: ranks.each(fails if rank else int))
-        other = dist.new_group([1, 0])
-        turned = Ranks.of(other)
-        assert (turned.block(2).count, turned.block(1).count, ranks.block(1).rank) == (2, 1, 0)
-        assert turned.led(lambda: rank) == dist.get_global_rank(other, 0)
+        both = Ranks.of(dist.new_group([0, 1]))
+        assert (both.rank, both.block(2), both.block(1).count, ranks.block(1).rank) == (rank, both, 1, 0)
+        assert both.led(lambda: rank) == 0
         single = [dist.new_group([member]) for member in range(2)]
         refused(ValueError, "`group` must hold this process's rank", lambda: Ranks.of(single[1 - rank]))
         ranks.wait()
