@@ -101,7 +101,7 @@ class TrainConfig(Strict):
     method: str = "sgd"
     """Name of a method (`landscape list methods`)."""
     base: Literal["sgd", "adamw", "bsam"] = "sgd"
-    """Base optimizer under the sharpness-aware method; bsam is for the method of that name only."""
+    """Base optimizer of a sharpness-aware method; bsam belongs to the method of that name."""
     rho: NonNegative | None = None
     """Radius; None takes the method's default."""
     rho_schedule: Literal["constant", "lr", "linear", "cosine", "start_jump", "lr_multiple"] = "constant"
@@ -110,9 +110,9 @@ class TrainConfig(Strict):
     rho_min: NonNegative = 0.0
     """Smallest radius, for rho_schedule lr, linear and cosine."""
     rho_warmup_epochs: NonNegative = 0.0
-    """Epochs of the rise, for rho_schedule linear; epochs without perturbation, for start_jump."""
+    """Epochs of the rise for rho_schedule linear, of no perturbation for start_jump."""
     gate: Literal["periodic", "random", "adaptive"] | None = None
-    """Perturb only some steps: every k-th, at random, or if the gradient is long; None leaves it to the method."""
+    """Perturb only some steps: every k-th, at random, or where the gradient is long; None leaves it to the method."""
     gate_options: dict[str, Option] = Field(default_factory=dict)
     """Options of the gate, such as k or p."""
     perturb_from: Share = 0.0
@@ -182,7 +182,7 @@ class TrainConfig(Strict):
     checkpoints: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Epochs after which to keep a checkpoint, besides the initial and the final weights."""
     evaluate_every: Count = 1
-    """Number of epochs between evaluations on validation and test data."""
+    """Epochs between evaluations on held-out and test data."""
 
     # replication
     seed: Seed = 0
