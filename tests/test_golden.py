@@ -38,16 +38,19 @@ def on_another_processor(table):
 
 
 def test_the_smoke_study_gives_the_golden_numbers(smoke):
-    """To the last bit on the processor they were made on; elsewhere within tolerances."""
+    """To the last bit on the processor they were made on, elsewhere within tolerances; columns may be added."""
     old, new = read_stored(GOLDEN), excerpt(read_study(smoke))
     same = json.loads((GOLDEN / "machine.json").read_text()) == machine()
     if not same:
         old["weights"], new["weights"] = (tables["weights"].drop(columns="sha256") for tables in (old, new))
     assert sorted(old) == sorted(new)
+    later = {name: [c for c in new[name].columns if c not in old[name].columns] for name in old}
     found = [
         difference
         for name in old
-        for difference in compare(name, old[name], new[name], exact if same else on_another_processor(name))
+        for difference in compare(
+            name, old[name], new[name].drop(columns=later[name]), exact if same else on_another_processor(name)
+        )
     ]
     assert not found, "\n".join(map(str, found))
 

@@ -1,4 +1,4 @@
-"""What decides the result of a run: one flat, validated configuration, and the hash that names the run."""
+"""What determines the result of a run: one flat, validated configuration, and the hash that names the run."""
 
 import hashlib
 import json
@@ -65,23 +65,23 @@ class Strict(pydantic.BaseModel):
 
 
 class TrainConfig(Strict):
-    """Everything that decides the result of one training run. Output folders, devices and verbosity live elsewhere."""
+    """Everything that determines the result of one training run; output folders and devices are not part of it."""
 
     # data
     dataset: str = "digits"
     """Name of a dataset (`landscape list datasets`) or module:function."""
     train_size: Count | None = None
-    """Training examples; None takes all."""
+    """Number of training examples; None takes all."""
     validation_size: Annotated[int, Field(ge=0)] = 500
-    """Held-out examples, on which forgetting is measured beside the training data."""
+    """Number of validation examples, on which forgetting is also measured."""
     test_size: Count | None = None
-    """Test examples; None takes the dataset's default."""
+    """Number of test examples; None takes the dataset's default."""
     label_noise: Share = 0.0
     """Probability that a training label is replaced by a uniform draw over the classes."""
     spurious: Share | None = None
-    """Probability that a planted patch agrees with the label; None plants none."""
+    """Probability that a planted patch agrees with the label; None plants no patch."""
     data_seed: Seed = 0
-    """Seed of the split, the noise and the patch."""
+    """Seed of the split, the label noise and the patch."""
 
     # model
     model: str = "mlp"
@@ -95,7 +95,7 @@ class TrainConfig(Strict):
     label_smoothing: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
-    """Spread the smoothed mass over all classes, or over the other ones."""
+    """Spread the smoothed mass over all classes, or over the other classes."""
 
     # method
     method: str = "sgd"
@@ -105,8 +105,8 @@ class TrainConfig(Strict):
     rho: NonNegative | None = None
     """Radius; None takes the method's default."""
     rho_schedule: Literal["constant", "lr", "linear", "cosine", "start_jump", "lr_multiple"] = "constant"
-    """The radius over training: constant, falling with the learning rate, a linear rise, a cosine, zero first, or a
-    multiple of the learning rate."""
+    """Radius over training: constant, proportional to the learning rate (lr), rising linearly, falling as a cosine,
+    zero at first (start_jump), or a multiple of the learning rate."""
     rho_min: NonNegative = 0.0
     """Smallest radius, for rho_schedule lr, linear and cosine."""
     rho_warmup_epochs: NonNegative = 0.0
@@ -114,7 +114,7 @@ class TrainConfig(Strict):
     gate: Literal["periodic", "random", "adaptive"] | None = None
     """Perturb only some steps: every k-th, at random, or where the gradient is long; None leaves it to the method."""
     gate_options: dict[str, Option] = Field(default_factory=dict)
-    """Knobs of the gate, such as k or p."""
+    """Options of the gate, such as k or p."""
     perturb_from: Share = 0.0
     """Fraction of training after which steps are perturbed (late-phase SAM)."""
     perturb_until: Share = 1.0
@@ -122,27 +122,27 @@ class TrainConfig(Strict):
     m: Count | None = None
     """Examples that share one perturbation (m-SAM); None is the whole batch."""
     sharing: Literal["chunk", "batch", "group", "global"] | None = None
-    """Who shares a perturbation: each chunk has its own, the batch of a process, a group of processes, or all; None is
-    the chunk where m is given and the batch elsewhere."""
+    """What shares a perturbation: each chunk alone, the batch of a process, a group of processes, or all processes;
+    None is the chunk if m is given, and the batch otherwise."""
     group_size: Count | None = None
-    """Processes in a group, for sharing group."""
+    """Number of processes in a group, for sharing group."""
     reference_size: Count | None = None
-    """Training examples of the reference set, for methods that have one; None is all of them, or 128 where each is a
+    """Number of training examples in the reference set, for methods that have one; None is all, or 128 if each needs a
     pass of its own."""
     ascent: Literal["loss", "obf"] | None = None
     """Objective that the perturbation ascends; None takes the method's own."""
     obf_classes: Finite | None = None
-    """C of the OBF objective; None is the number of classes, a negative value chance level 0."""
+    """C of the OBF objective; None is the number of classes, a negative value means chance level 0."""
     obf_gamma: Share = 1.0
     """gamma of the OBF objective."""
     obf_link: Literal["softmax", "sigmoid"] | None = None
     """Link of the OBF objective; None follows the training loss."""
     method_options: dict[str, Option] = Field(default_factory=dict)
-    """Further knobs of the method, such as alpha or eta."""
+    """Further options of the method, such as alpha or eta."""
     base_model_options: dict[str, Option] = Field(default_factory=dict)
-    """Sizes of the narrow model whose shapes mup2 compares with; those left out are as in model_options."""
+    """Options of the narrow model whose shapes mup2 compares with; by default those of model_options."""
     same_rng: bool = True
-    """Both passes of a step see the same dropout masks."""
+    """All passes of a step use the same dropout masks."""
     shrink_perturb: Share = 0.0
     """Pull towards the initial weights at each step."""
 
@@ -164,15 +164,15 @@ class TrainConfig(Strict):
     nesterov: bool = False
     """Nesterov momentum."""
     weight_decay: NonNegative = 5e-4
-    """Decay in the base optimizer, at the clean weights."""
+    """Weight decay of the base optimizer, at the clean weights."""
     decay_all: bool = False
-    """Decay biases and normalisation layers too."""
+    """Apply weight decay to biases and normalisation layers too."""
     grad_clip: Positive | None = None
-    """Largest norm of the final gradient."""
+    """Largest norm of the final gradient; longer ones are clipped."""
     batch_size: Count = 32
-    """Examples a step."""
+    """Examples per step."""
     micro_batch: Count | None = None
-    """Examples a forward and backward pass, several of which make a step; None is as many as share a perturbation."""
+    """Examples per forward and backward pass, several of which make a step; None is as many as share a perturbation."""
     precision: Precision = "float32"
     """float32; bfloat16 or float16 autocast with float32 weights; or float64 throughout."""
     epochs: Count = 100
@@ -180,7 +180,7 @@ class TrainConfig(Strict):
 
     # record
     checkpoints: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Epochs after which a checkpoint is kept, besides the first weights and the last."""
+    """Epochs after which to keep a checkpoint, besides the initial and the final weights."""
     evaluate_every: Count = 1
     """Epochs between evaluations, on the training data as well as on held-out and test data."""
 

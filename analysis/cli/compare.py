@@ -23,11 +23,11 @@ def compare(
     Args:
         path: A study's folder, or a folder of runs.
         baseline: The group that the others are compared with.
-        group: What is compared: the method, or any key of the configuration.
-        by: Keys of the configuration whose values are compared separately, such as label_noise.
+        group: What to compare: the method, or any other setting of the runs.
+        by: Settings for whose values the comparison is made separately, such as label_noise.
         target: An error of the last epoch (test_error, train_error, ...), or a measured variant.
-        choose: What chooses each group's configuration, likewise.
-        level: Coverage of the intervals; the study's own, or 0.95, if left out.
+        choose: The error or variant that chooses each group's configuration.
+        level: Coverage of the intervals; by default the study's own, or 0.95.
     """
     from analysis.outcomes import ERRORS, outcomes  # statistics are slow to import
     from analysis.reporting.methods import method_comparison

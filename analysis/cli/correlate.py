@@ -33,18 +33,18 @@ def correlate(
 
     Args:
         path: A study's folder, or a folder of runs that was measured.
-        targets: What is to be explained; test error, gaps and shifted errors if left out.
-        measures: What may explain it; all measures if left out.
-        draws: Bootstrap resamples of configurations; the study's own, or 2000, if left out.
-        permutations: Permutations for p-values; the study's own, or 9999, if left out.
-        level: Coverage of the intervals; the study's own, or 0.95, if left out.
-        seed: Of resampling; the study's own, or 0, if left out.
-        top: Measures to print for each target.
-        interval: Kind of the intervals of correlations: jackknife on Fisher's z scale, or of a bootstrap.
-        tables_only: Further tables to make, of granulated, information, sign_errors, partial, multilevel, selection,
-            prediction and power; all if left out.
-        controls: Measures or hyper-parameters to hold fixed in partial correlations; the usual ones if left out.
-        settings: For weights from elsewhere: CSV or Parquet with a row a file and its hyper-parameters as columns.
+        targets: What to explain; by default test error, gaps and shifted errors.
+        measures: What may explain it; by default all measures.
+        draws: Bootstrap resamples of configurations; by default the study's own number, or 2000.
+        permutations: Permutations for p-values; by default the study's own number, or 9999.
+        level: Coverage of the intervals; by default the study's own, or 0.95.
+        seed: Seed of the resampling; by default the study's own, or 0.
+        top: Number of measures to print for each target.
+        interval: Kind of interval: jackknife on Fisher's z scale (stabilised), or a bootstrap (bca, percentile).
+        tables_only: Further tables to compute, out of granulated, information, sign_errors, partial, multilevel,
+            selection, prediction and power; by default all.
+        controls: Measures or hyper-parameters to hold fixed in partial correlations; by default the usual ones.
+        settings: For weights from elsewhere: CSV or Parquet with one row per file and its hyper-parameters as columns.
         settings_key: The column of `settings` that names the file.
     """
     from analysis.study import Study, present, write_statistics  # statistics are slow to import

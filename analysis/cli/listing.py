@@ -1,4 +1,4 @@
-"""`landscape list`: what there is by name."""
+"""`landscape list`: methods, measures, models and datasets by name."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ from trainers.sharpness_aware.methods import METHODS
 
 
 def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
-    """Print what there is, with a line of help each.
+    """Print the methods, measures, models or datasets, with one line of help each.
 
     Args:
-        what: Which list.
+        what: Which list to print.
     """
     if what == "methods":
         columns: tuple[str, ...] = ("name", "what it is", "passes a step", "rho", "options", "rule", "source")

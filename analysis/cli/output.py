@@ -9,10 +9,10 @@ from rich.table import Table
 
 
 class Output(Console):
-    """The console, for which a reader that has gone is the same error as for `print`."""
+    """A console that raises the same error as `print` when the reader of its output is gone."""
 
     def on_broken_pipe(self) -> NoReturn:
-        """Pass it on, instead of ending the program with code 1."""
+        """Raise the error, instead of ending the program with code 1."""
         raise BrokenPipeError
 
 
@@ -27,14 +27,14 @@ def show_table(
     fold: Collection[str] = (),
     title: str | None = None,
 ) -> None:
-    """Print a table; what stands in brackets in a cell is text, not a style.
+    """Print a table; text in brackets in a cell is printed, not taken for a style.
 
     Args:
         columns: Headings.
-        rows: Cells, one a column.
-        right: Columns of numbers, set flush right.
-        fold: Columns whose words may be broken where the terminal is narrow.
-        title: Above it.
+        rows: Cells, one per column.
+        right: Columns to align right, such as numbers.
+        fold: Columns whose words may be broken if the terminal is narrow.
+        title: Title above the table.
     """
     grid = Table(
         title=None if title is None else escape(title), box=None, pad_edge=False, header_style="bold",

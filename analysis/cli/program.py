@@ -1,4 +1,4 @@
-"""The program: its commands, and what becomes of errors."""
+"""The program: its commands, and how errors are reported."""
 
 import errno
 import io
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError, RecursionError, BusyError, WorkerDiedError) as error:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
-        return _complain(*_told(error))
+        return _complain(*_message(error))
     except Exception as error:  # nothing that was foreseen: in one line all the same
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
@@ -96,8 +96,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     return code
 
 
-def _told(error: Exception) -> tuple[str, int]:
-    """What to say of an error, and the exit code."""
+def _message(error: Exception) -> tuple[str, int]:
+    """The message for an error, and the exit code."""
     if isinstance(error, RecursionError):
         return "a file or an argument is nested too deeply: is a bracket left open?", 2
     if not isinstance(error, OSError) or error.errno is None:
@@ -121,7 +121,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def _replace_what_cannot_be_shown() -> None:
-    """A question mark for every character that a terminal or file cannot take, instead of an error in the middle."""
+    """Print a question mark for every character that the terminal or file cannot encode, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
@@ -129,7 +129,7 @@ def _replace_what_cannot_be_shown() -> None:
 
 @contextmanager
 def _safe_children() -> Iterator[None]:
-    """Processes that are started here do not look for modules in the working folder first."""
+    """Keep child processes from looking for modules in the working folder first."""
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
     try:
@@ -142,7 +142,7 @@ def _safe_children() -> Iterator[None]:
 
 
 def _say_no_more() -> None:
-    """The reader of our output has gone: what is still unwritten goes nowhere."""
+    """Discard the rest of the output, whose reader is gone."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -10,7 +10,7 @@ def report(path: tyro.conf.Positional[Path], *, figure: tuple[str, ...] | None =
 
     Args:
         path: The study's folder.
-        figure: Names of figures to redraw; the whole report if left out.
+        figure: Names of figures to redraw; by default the whole report is written.
     """
     from analysis.reporting.pages import report as write_report  # and so are figures
 

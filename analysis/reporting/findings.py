@@ -131,10 +131,8 @@ def _sentence(row: Mapping[Any, Any], target: str) -> str:
     elif r["p_holm"] < ALPHA:
         text += f"it survives Holm's correction (p {_p(r['p_holm'])})"
     else:
-        text += (
-            f"it does not survive Holm's correction (p {_p(r['p_holm'])}), so it may well be chance, given how many "
-        )
-        text += "measures were tried"
+        text += f"it does not survive Holm's correction (p {_p(r['p_holm'])}); with as many measures as were tried, "
+        text += "it may well be chance"
     # The expected sign is about the gap; for another target the theory says nothing here.
     if target.startswith("gap") and r["expected_sign"] != 0:
         same = np.sign(r["value"]) == r["expected_sign"]
@@ -243,12 +241,7 @@ def _runs(results: StudyResults) -> list[Finding]:
     if total and finished == total:
         return [Finding("Runs", f"All {_many(total, 'run')} finished.")]
     rest = ", ".join(f"{n} {status}" for status, n in counts.items() if status != "finished")
-    return [
-        Finding(
-            "Runs",
-            f"{finished} of {_many(total, 'run')} finished; {rest}. The others are left out of all correlations.",
-        )
-    ]
+    return [Finding("Runs", f"{finished} of {_many(total, 'run')} finished; {rest}. Correlations leave these out.")]
 
 
 def _doubts(results: StudyResults) -> list[Finding]:

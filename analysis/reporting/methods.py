@@ -27,12 +27,12 @@ def method_comparison(
 
     Args:
         comparison: What `compare_methods` gave.
-        runs: What it was given; tells what the chosen configuration is.
-        group: As there.
-        by: As there.
-        target: As there.
-        choose: As there.
-        level: As there.
+        runs: The runs that it was given, from which the settings of the chosen configurations are read.
+        group: As for `compare_methods`.
+        by: As for `compare_methods`.
+        target: As for `compare_methods`.
+        choose: As for `compare_methods`.
+        level: As for `compare_methods`.
     """
     percent = any(target.endswith(word) or f"{word}_" in target for word in PERCENT)
     scale, unit = (100.0, " (%)") if percent else (1.0, "")

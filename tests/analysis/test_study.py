@@ -270,7 +270,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("analysis.cli.train.fit", stop)
     assert run("train", "--out", tmp_path) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_study_json_is_plain(smoke):

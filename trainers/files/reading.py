@@ -46,7 +46,7 @@ def read_json(path: Path, shape: type[Shape] | None = None, *, hint: str = AGAIN
         FileNotFoundError: If there is no such file.
         ValueError: If it is no UTF-8 text, no JSON, no object, or of another shape.
     """
-    _there(path, hint)
+    _check_exists(path, hint)
     content = parse_json(path.read_bytes(), path, hint)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {_kind(content)}, not an object: {hint}.")
@@ -115,7 +115,7 @@ def read_table(path: Path, columns: Iterable[str] = (), *, hint: str = AGAIN) ->
         FileNotFoundError: If there is no such file.
         ValueError: If it is no whole table, or lacks a column.
     """
-    _there(path, hint)
+    _check_exists(path, hint)
     try:
         table = pd.read_parquet(path)
     except (pa.ArrowException, ValueError, OSError, TypeError, KeyError, AttributeError) as error:
@@ -138,7 +138,7 @@ def read_arrays(path: Path, names: Iterable[str] = (), *, hint: str = AGAIN) -> 
         FileNotFoundError: If there is no such file.
         ValueError: If it is no whole `.npz`, or lacks an array.
     """
-    _there(path, hint)
+    _check_exists(path, hint)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
@@ -230,7 +230,7 @@ class _Walk:
 
 
 def _text(path: Path, hint: str) -> str:
-    _there(path, hint)
+    _check_exists(path, hint)
     return _decoded(path.read_bytes(), path, hint)
 
 
@@ -244,7 +244,7 @@ def _decoded(raw: bytes, path: Path, hint: str) -> str:
         ) from None
 
 
-def _there(path: Path, hint: str) -> None:
+def _check_exists(path: Path, hint: str) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a folder where a file is expected: move it away, then {hint}.")
     if not path.exists():

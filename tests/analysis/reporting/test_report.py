@@ -180,7 +180,7 @@ def test_intervals_that_hold_zero_claim_nothing(results):
     wide = results.correlations.assign(low=-0.9, high=0.9)
     pairs = results.comparisons.assign(low=-0.9, high=0.9)
     vague = changed(results, correlations=wide, comparisons=pairs)
-    assert said(vague, "Correlation").startswith("No measure is shown to go with `gap_error`")
+    assert said(vague, "Correlation").startswith("No measure is shown to correlate with `gap_error`")
     assert "no relation is claimed" in said(vague, "Strongest forgetting measure")
     assert said(vague, "Forgetting against sharpness").startswith("Neither is shown to be the stronger")
 
