@@ -89,3 +89,25 @@ def test_what_may_be_left_open_is_let_through():
     checks.check_count("draws", None)
     checks.check_block_size(None)
     checks.check_share("level", 0.0)
+
+
+PERTURBING = {  # what kept rows of these measures are known by
+    "providers": ("sam", "obf"), "radii": ("own", "iso-loss"), "m": 64, "batches": None, "iso_loss": 0.1,
+    "relative": 0.05,
+}  # fmt: skip
+OWN = {
+    "forgetting_distances": {"resamples": 0},
+    "forgetting_of_bias": {"resamples": 0},
+    "membership": {},
+    "feature_forgetting": {"noise": 0.1, "draws": 1, "leave_one_out": False, "layer": None},
+    "spurious_forgetting": {"providers": ("sam", "obf", "random")},
+}
+
+
+@pytest.mark.parametrize("key", OWN)
+def test_measures_of_a_perturbation_have_its_options_before_their_own(key):
+    assert plan([key]) == {key: PERTURBING | OWN[key]}
+    assert list(inspect.signature(MEASURES[key].function).parameters) == ["subject", *(PERTURBING | OWN[key])]
+    assert plan({key: {"m": 8, "radii": ["own"]}})[key] == PERTURBING | OWN[key] | {"m": 8, "radii": ("own",)}
+    with pytest.raises(ValueError, match=r"has no option `relatve`.*Did you mean 'relative'"):
+        plan({key: {"relatve": 0.1}})
