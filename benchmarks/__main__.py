@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [steps[:group]] [epochs] [study] [curvature[:group]] ...`; all by default."""
+"""Run the benchmarks: `python -m benchmarks [steps[:group]] [epochs] [curvature[:group]] ...`; all by default."""
 
 import argparse
 import json
