@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -14,8 +15,10 @@ from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
+from trainers.randomness import derive
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
+from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
 
@@ -100,7 +103,7 @@ class TrainConfig(Strict):
     # method
     method: str = "sgd"
     """Name of a method (`landscape list methods`)."""
-    base: Literal["sgd", "adamw", "bsam"] = "sgd"
+    base: Base = "sgd"
     """Base optimizer of a sharpness-aware method; bsam belongs to the method of that name."""
     rho: NonNegative | None = None
     """Radius; None takes the method's default."""
@@ -111,7 +114,7 @@ class TrainConfig(Strict):
     """Smallest radius, for rho_schedule lr, linear and cosine."""
     rho_warmup_epochs: NonNegative = 0.0
     """Epochs of the rise for rho_schedule linear, of no perturbation for start_jump."""
-    gate: Literal["periodic", "random", "adaptive"] | None = None
+    gate: GateName | None = None
     """Perturb only some steps: every k-th, at random, or where the gradient is long; None leaves it to the method."""
     gate_options: dict[str, Option] = Field(default_factory=dict)
     """Options of the gate, such as k or p."""
@@ -190,10 +193,7 @@ class TrainConfig(Strict):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
-        if self.method not in METHODS:
-            raise ValueError(
-                f"`method` {self.method!r} is unknown; there are {sorted(METHODS)}.{nearest(self.method, METHODS)}"
-            )
+        entry = method_named(self.method)
         for key, registry in (("dataset", DATASETS), ("model", MODELS)):
             name = getattr(self, key)
             if name not in registry and not is_reference(name):
@@ -201,17 +201,10 @@ class TrainConfig(Strict):
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"
                 )
-        entry = METHODS[self.method]
-        checked(entry.compose, self.method_options, owner=f"method {self.method!r}")
+        self.spec()
         if self.model in MODELS:
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
-        if entry.rho is None and self.rho:
-            raise ValueError(f"`rho` has no meaning for method {self.method!r}, got {self.rho!r}; leave it out.")
-        if self.base == "bsam" and entry.base != "bsam":
-            raise ValueError(f"`base` 'bsam' belongs to method 'bsam', got method {self.method!r}; take sgd or adamw.")
-        if self.ascent == "obf" and entry.rho is not None and not entry.other_ascent:
-            raise ValueError(f"`ascent` 'obf' has no meaning for method {self.method!r}; leave it out.")
         if self.nesterov and self.momentum == 0:
             raise ValueError("`nesterov` needs `momentum` above 0.")
         if self.m is not None and self.m > self.batch_size:
@@ -255,6 +248,30 @@ class TrainConfig(Strict):
             )
         if self.rho_schedule in RADIUS_WARMUP and self.rho_warmup_epochs == 0:
             raise ValueError(f"`rho_schedule` {self.rho_schedule!r} needs `rho_warmup_epochs` above 0.")
+
+    def spec(self, steps_per_epoch: int = 1, **more: Any) -> MethodSpec:
+        """The method and its base optimizer; fractions and epochs become steps.
+
+        Args:
+            steps_per_epoch: Steps of an epoch.
+            **more: Further fields.
+
+        Raises:
+            ValueError: If they do not go together.
+        """
+        entry, total = method_named(self.method), self.epochs * steps_per_epoch
+        values: dict[str, Any] = {name: getattr(self, name) for name in SHARED}
+        values["options"] = checked(entry.compose, self.method_options, owner=f"method {self.method!r}")
+        if entry.rho is None:
+            values |= {"ascent": None, "gate": None}
+        if values["gate"] is None:
+            values["gate_options"] = {}
+        if (self.perturb_from, self.perturb_until) != (0, 1):
+            end = None if self.perturb_until == 1 else round(self.perturb_until * total)
+            values["window"] = (round(self.perturb_from * total), end)
+        values |= {"sharing": self.shared_by, "rho_steps": round(self.rho_warmup_epochs * steps_per_epoch)}
+        values |= {"total_steps": total, "steps_per_epoch": steps_per_epoch, "seed": derive(self.seed, "method")}
+        return MethodSpec(**values | more)
 
     def resolved(self) -> "TrainConfig":
         """The same run spelled out: defaults filled in, and what the method does not read set to its default."""
@@ -323,6 +340,9 @@ class TrainConfig(Strict):
     def run_id(self) -> str:
         """Twelve hexadecimal digits of a hash of what decides the result."""
         return hashed(self.as_dict())
+
+
+SHARED = [f.name for f in fields(MethodSpec) if f.name in TrainConfig.model_fields]  # of the same name and meaning
 
 
 def hashed(values: Mapping[str, Any]) -> str:

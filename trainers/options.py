@@ -1,5 +1,6 @@
 """Check keyword options against the signature of the function that will take them."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
@@ -55,9 +56,8 @@ def validated(value: Any, annotation: Any, name: str, *, text: bool = True) -> A
     Raises:
         ValueError: For another type; without `text` also for a number written as text or as True.
     """
-    adapter = pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(strict=False))
     try:
-        result = adapter.validate_python(value)
+        result = _adapter(annotation).validate_python(value)
     except pydantic.ValidationError as error:
         raise ValueError(f"{name} got {value!r}: {error.errors()[0]['msg']}.") from None
     if not text and isinstance(value, str | bool) and type(value) is not type(result):
@@ -65,6 +65,11 @@ def validated(value: Any, annotation: Any, name: str, *, text: bool = True) -> A
             f"{name} must be {'a number' if type(result) is not bool else 'True or False'}, got {value!r}."
         )
     return result
+
+
+@functools.cache
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(strict=False))
 
 
 def refuse_booleans(what: str, value: Any, annotation: Any) -> None:

@@ -84,11 +84,62 @@ KEPT = {  # as the first release named them
     "167b6e509361": {"lr": 0.2, "seed": 3},
     "59b4742af1d3": {"method": "adamw", "epochs": 5},
 }
+SINCE = {  # as they were named before the method had a specification of its own
+    "2e97d50b1f1e": {
+        "method": "sam", "gate": "random", "gate_options": {"p": 0.3}, "perturb_from": 0.25, "rho": 0.1, "rho_min": 0.01,
+        "rho_schedule": "linear", "rho_warmup_epochs": 2,
+    },
+    "657dbc985754": {
+        "method": "gsam", "method_options": {"alpha": 0.3}, "rho": 0.2, "rho_schedule": "lr", "rho_min": 0.05,
+        "lr": 0.3, "lr_min": 0.01, "nesterov": True, "momentum": 0.8, "weight_decay": 1e-3, "decay_all": True,
+        "grad_clip": 2.0, "batch_size": 64, "m": 16, "same_rng": False, "shrink_perturb": 0.01, "label_smoothing": 0.1, "epochs": 7,
+        "warmup_epochs": 1.5, "checkpoints": [3, 2], "evaluate_every": 2, "seed": 5, "data_seed": 2,
+    },
+    "81a8056cb792": {"method": "bsam", "lr": 0.05, "weight_decay": 1e-4, "rho": 0.02},
+    "a2e27d0113f2": {
+        "method": "asam", "ascent": "obf", "loss": "bce", "obf_classes": -1, "obf_gamma": 0.5,
+        "method_options": {"eta": 0.1},
+    },
+    "ab511ac2f74e": {
+        "method": "sam", "sharing": "group", "group_size": 2, "precision": "bfloat16", "base": "adamw",
+        "rho_schedule": "cosine",
+    },
+    "ecef7d543244": {
+        "method": "fsam", "micro_batch": 4, "sharing": "chunk", "model": "resnet20", "model_options": {"width": 8},
+        "train_size": 300,
+    },
+    "d755f6836f1c": {
+        "method": "esam", "perturb_from": 0.75, "perturb_until": 0.9, "reference_size": 10, "lr_schedule": "step",
+        "lr_milestones": [0.3], "lr_factor": 0.5,
+    },
+    "f015419549af": {"method": "mup2", "base_model_options": {"width": 16}},
+    "4504f31a9ba5": {"method": "adamw", "lr": 1e-3, "weight_decay": 0.1, "label_noise": 0.2, "spurious": 0.9},
+    "461ac2f91d8c": {
+        "method": "looksam", "method_options": {"k": 4}, "rho_schedule": "start_jump", "rho_warmup_epochs": 0.5,
+    },
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_runs_made_before_there_were_more_keys_keep_their_names(name):
-    assert train_config(KEPT[name]).run_id == name
+@pytest.mark.parametrize("name", KEPT | SINCE)
+def test_runs_made_before_keep_their_names(name):
+    assert train_config((KEPT | SINCE)[name]).run_id == name
+
+
+def test_the_method_is_passed_whole_and_epochs_become_steps():
+    spec = train_config(SINCE["657dbc985754"]).resolved().spec(10, examples=640)
+    assert (spec.method, spec.rho, spec.rho_schedule, spec.rho_min) == ("gsam", 0.2, "lr", 0.05)
+    assert (spec.lr, spec.lr_min, spec.nesterov, spec.momentum, spec.weight_decay) == (0.3, 0.01, True, 0.8, 1e-3)
+    assert (spec.decay_all, spec.grad_clip, spec.same_rng, spec.shrink_perturb) == (True, 2.0, False, 0.01)
+    assert (spec.total_steps, spec.steps_per_epoch, spec.examples, spec.window) == (70, 10, 640, None)
+    assert spec.options["alpha"] == 0.3
+    late = train_config({**SINCE["2e97d50b1f1e"], "epochs": 8}).spec(10)
+    assert (late.window, late.rho_steps, late.gate, late.gate_options) == ((20, None), 20, "random", {"p": 0.3})
+    assert (late.radius(0.1)(0.1, 0), late.radius(0.1)(0.1, 20)) == (0.01, 0.1)
+
+
+def test_what_the_method_would_refuse_is_refused_with_the_configuration():
+    with pytest.raises(ValueError, match=r"gate 'periodic' has no option `kk`; it has \['k'\]. Did you mean 'k'"):
+        train_config({"method": "sam", "gate": "periodic", "gate_options": {"kk": 2}})
 
 
 @pytest.mark.parametrize("change", [

@@ -13,7 +13,7 @@ from trainers.config import TrainConfig
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
 from trainers.models.building import build_model, check_outputs
-from trainers.randomness import derive, stream
+from trainers.randomness import stream
 from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, save_checkpoint
 from trainers.runs.feeding import Feeder, attach_reference, shares
@@ -22,8 +22,7 @@ from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
 from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runtime import device_of
-from trainers.sharpness_aware.engine import SharpnessAware
-from trainers.sharpness_aware.optimizers import make_optimizer
+from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import COLUMNS, evaluate
 
 NAMED = 5  # skipped steps that the status names
@@ -77,15 +76,9 @@ class Training:
         if config.base_model_options:
             narrow = self.build({**config.model_options, **config.base_model_options}, trust=trust)
             shapes = {name: tuple(p.shape) for name, p in narrow.named_parameters()}
-        self.optimizer = optimizer_of(
-            config,
-            self.model,
-            base_shapes=shapes,
-            steps_per_epoch=self.batches,
-            examples=len(self.train),
-            grad_scaler=scaler,
-            diagnose=diagnose,
-        )
+        examples = len(self.train)
+        spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
+        self.optimizer = optimizer_of(spec, self.model)
         self.feeder = Feeder(config, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
         attach_reference(self.optimizer, self.feeder, lambda: self.step)
         self.rate = LearningRate(
@@ -311,48 +304,3 @@ class Training:
         log.finish()
         self.write_status(status, reason)
         self.run.tidy()
-
-
-def optimizer_of(config: TrainConfig, model: nn.Module, **more: Any) -> SharpnessAware:
-    """The optimizer of a resolved configuration.
-
-    Args:
-        config: Fractions and epochs in it become steps.
-        model: The model to train.
-        **more: `steps_per_epoch` and further arguments of `make_optimizer`.
-    """
-    per_epoch = int(more["steps_per_epoch"])
-    total = config.epochs * per_epoch
-    window = None
-    if (config.perturb_from, config.perturb_until) != (0, 1):
-        end = None if config.perturb_until == 1 else round(config.perturb_until * total)
-        window = (round(config.perturb_from * total), end)
-    knobs: dict[str, Any] = dict(config.method_options)
-    return make_optimizer(
-        config.method,
-        model,
-        config.base,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        decay_all=config.decay_all,
-        rho=config.rho,
-        rho_schedule=config.rho_schedule,
-        rho_min=config.rho_min,
-        rho_steps=round(config.rho_warmup_epochs * per_epoch),
-        lr_min=config.lr_min,
-        ascent=config.ascent,
-        gate=config.gate,
-        gate_options=config.gate_options,
-        window=window,
-        sharing=config.shared_by,
-        group_size=config.group_size,
-        same_rng=config.same_rng,
-        shrink_perturb=config.shrink_perturb,
-        grad_clip=config.grad_clip,
-        total_steps=total,
-        seed=derive(config.seed, "method"),
-        **more,
-        **knobs,
-    )

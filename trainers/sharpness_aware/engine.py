@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.params import Params, length, real
 from landscape.ranks import Ranks
 from trainers.files.tree import copied
-from trainers.sharpness_aware.arguments import check_base, check_model, closures_from
+from trainers.sharpness_aware.arguments import closures_from
 from trainers.sharpness_aware.ascent import Means
 from trainers.sharpness_aware.chunks import Closure, Unit, units_of
 from trainers.sharpness_aware.composition import Composition
@@ -32,11 +31,12 @@ from trainers.sharpness_aware.parallel_gradients import Pair
 from trainers.sharpness_aware.passes import Passes, accumulated
 from trainers.sharpness_aware.precision import UNSCALED, Guard, LossScale, check_precision, spoil
 from trainers.sharpness_aware.radii import group_radii
-from trainers.sharpness_aware.ranks import Noise, Replicas, Sharing, circle_of
+from trainers.sharpness_aware.ranks import Noise, Replicas, circle_of
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
+from trainers.sharpness_aware.spec import MethodSpec
 from trainers.sharpness_aware.trained import Trained, bring_state
 from trainers.sharpness_aware.weights import Weights
 
@@ -60,19 +60,8 @@ class SharpnessAware(Optimizer):
             groups may have `maximize`, which the perturbation follows, and a radius `rho` of their own: the direction
             is normalised over all groups together, and each group's part of it multiplied by its radius.
         parts: The method.
-        same_rng: All passes of a step see the same random numbers (dropout masks).
-        shrink: Hook that runs before each step.
-        grad_clip: Largest norm of the final gradient, after unscaling and the average over ranks; None does not clip.
-        sharing: Who shares a perturbation: each "chunk" has its own (m-SAM), the chunks of this rank's "batch", those
-            of a "group" of ranks, or all ("global").
-        group: Process group of all ranks; None is the default one.
-        group_size: Ranks in a group, for sharing "group".
-        grad_scaler: Of float16 training; the closures multiply the loss by its scale, `step` does everything else.
-        skip_nonfinite: Skip a step in which a loss or a gradient of any pass is NaN or infinite: weights, buffers, the
-            base optimizer's state and the method's stay as they were, and `last.overflow` says where it was. With
-            several processes all skip it.
-        diagnose: Fill `last.cosine` and `last.grad_norm`.
-        parallel_gradients: SAMPa's two gradients on two processes, see `parallel_gradients.Pair`.
+        spec: What the parts were made from; the engine reads how a step is taken: random numbers, clipping, scaling,
+            skipping, sharing and ranks.
         noise: The method's random draws, with several processes.
 
     Attributes:
@@ -87,58 +76,45 @@ class SharpnessAware(Optimizer):
         model: nn.Module,
         base: Optimizer,
         parts: Composition,
+        spec: MethodSpec,
         *,
-        same_rng: bool = True,
-        shrink: ShrinkPerturb | None = None,
-        grad_clip: float | None = None,
-        sharing: Sharing = "chunk",
-        group: Any = None,
-        group_size: int | None = None,
-        grad_scaler: GradScaler | None = None,
-        skip_nonfinite: bool = False,
-        diagnose: bool = False,
-        parallel_gradients: bool = False,
         noise: Noise | None = None,
     ) -> None:
-        check_model(model)
-        check_base(base)
-        if grad_clip is not None and not grad_clip > 0:
-            raise ValueError(f"`grad_clip` must be above 0, got {grad_clip!r}; None does not clip.")
         super().__init__(base.param_groups, base.defaults)
         self.param_groups = base.param_groups  # the same objects, so that schedulers drive the base optimizer
         self.state = base.state
         self.model = model
         self.base = base
         self.parts = parts
-        self.shrink = shrink
-        self.grad_clip = grad_clip
-        self.grad_scaler = grad_scaler
-        self.skip_nonfinite = skip_nonfinite
-        self.sharing = sharing
-        self.diagnose = diagnose
+        lr = float(base.param_groups[0]["lr"])
+        self.shrink = ShrinkPerturb.of(model, spec.shrink_perturb, lr) if spec.shrink_perturb else None
+        self.grad_clip, self.grad_scaler, self.skip_nonfinite = spec.grad_clip, spec.grad_scaler, spec.skip_nonfinite
+        self.sharing, self.diagnose = spec.sharing, spec.diagnose
         self.steps_taken = 0
         self.last = StepRecord()
         self._trained = Trained(model, base)
         named = self._trained.parameters
         parts.check_groups(self._trained)
-        check_precision(named, grad_scaler)
+        scaler, group, sharing = spec.grad_scaler, spec.group, spec.sharing
+        check_precision(named, scaler)
         self._base_step = _unhooked_step(base)
-        self._scale = (
-            LossScale(grad_scaler, (self, base)) if grad_scaler is not None and grad_scaler.is_enabled() else None
-        )
-        self._guard = Guard(losses=skip_nonfinite) if skip_nonfinite or self._scale is not None else None
+        self._scale = LossScale(scaler, (self, base)) if scaler is not None and scaler.is_enabled() else None
+        guarded = spec.skip_nonfinite or self._scale is not None
+        self._guard = Guard(losses=spec.skip_nonfinite) if guarded else None
         self._noise = noise
-        if parallel_gradients and not (parts.plan.lagged and parts.plan.ahead):
+        if spec.parallel_gradients and not (parts.plan.lagged and parts.plan.ahead):
             raise ValueError(
                 "`parallel_gradients` needs two gradients that do not wait for each other: method 'sampa'."
             )
-        pair = Pair(model, named, group) if parallel_gradients else None
+        pair = Pair(model, named, group) if spec.parallel_gradients else None
         sharded = check_sharded(model, named, base, parts, sharing)
-        ranks, alone = Ranks.of(group), sharded or parallel_gradients
-        circle = Ranks() if alone else circle_of(sharing, ranks, group_size)
+        ranks, alone = Ranks.of(group), sharded or spec.parallel_gradients
+        circle = Ranks() if alone else circle_of(sharing, ranks, spec.group_size)
         self._replicas = Replicas(model, ranks, circle, alone=alone)
         self._weights = Weights(self._trained, model)
-        self._passes = Passes(model, self._trained, self._weights, self._replicas, same_rng=same_rng, scale=self._scale)
+        self._passes = Passes(
+            model, self._trained, self._weights, self._replicas, same_rng=spec.same_rng, scale=self._scale
+        )
         self._exchange = Exchange(parts, self._replicas, self._passes, self._weights)
         self._evaluation = Evaluation(
             parts,
@@ -150,7 +126,7 @@ class SharpnessAware(Optimizer):
             pair=pair,
             sharing=sharing,
             sharers=(ranks if sharded else circle).count,
-            diagnose=diagnose,
+            diagnose=spec.diagnose,
             guard=self._guard,
         )
         self._passes.unchecked = not isinstance(parts.gate, Never)  # plain optimizers may take sparse gradients

@@ -122,6 +122,7 @@ def test_steps_to_a_loss_are_read_from_the_history(subject, run, data):
     assert 0 < reached < subject.step
     found = values(complexity.training_speed(subject))
     assert found["steps_to_ce_0.1"].value == reached
+    assert found["steps_to_ce_0.1"].options == {"every": "epoch"}
     assert found["steps_to_ce_0.01"].value == history.loc[history["train_loss"] <= 0.01, "step"].min() > reached
     between = values(complexity.training_speed(replace(subject, step=int(reached))))
     assert between["steps_to_ce_0.1"].value == reached

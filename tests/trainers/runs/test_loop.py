@@ -14,6 +14,7 @@ from trainers.config import train_config
 from trainers.files.tree import equal
 from trainers.runs.folder import Run, load_data
 from trainers.runs.loop import Training
+from trainers.tasks.evaluation import batch_of, predict
 
 SMALL = {
     "train_size": 60, "validation_size": 40, "test_size": 50, "label_noise": 0.2, "epochs": 4, "batch_size": 16,
@@ -301,9 +302,38 @@ def test_a_truncated_config_is_named(tmp_path):
         list_runs(tmp_path / "nothing")
 
 
-def test_histories_hold_nan_where_nothing_was_evaluated(tmp_path):
-    history = fit({**SMALL, "evaluate_every": 3}, out=tmp_path).history()
-    assert [math.isnan(v) for v in history["test_error"]] == [True, True, False, False]
+def test_the_records_say_where_evaluation_was_left_out(tmp_path):
+    every, third = (fit({**SMALL, "evaluate_every": k}, out=tmp_path) for k in (1, 3))
+    assert equal(weights(every), weights(third))
+    for column in ("test_error", "train_loss", "train_error", "train_clean_error"):
+        assert [math.isnan(v) for v in third.history()[column]] == [True, True, False, False]
+    assert (
+        third.history()
+        .iloc[[2, 3]]
+        .drop(columns="seconds")
+        .equals(every.history().iloc[[2, 3]].drop(columns="seconds"))
+    )
+    np.testing.assert_array_equal(third.correctness("presentation"), every.correctness("presentation"))
+    np.testing.assert_array_equal(third.correctness("sweep"), every.correctness("sweep")[[2, 3]])
+    assert [len(third.correctness("sweep", until=k)) for k in range(5)] == [0, 0, 0, 1, 2]
+    with np.load(third.folder / "examples.npz") as stored:
+        arrays = dict(stored)
+    assert list(arrays.pop("swept")) == [3, 4]
+    without_checksums(every.folder)
+    with np.load(every.folder / "examples.npz") as stored:
+        old = {key: value for key, value in stored.items() if key != "swept"}
+    np.savez_compressed(every.folder / "examples.npz", **old)  # as earlier versions wrote it
+    assert [len(every.correctness("sweep", until=k)) for k in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_evaluation_goes_in_batches_that_fit_the_cache_and_in_one_for_small_inputs():
+    assert batch_of(torch.zeros(3, 1, 8, 8)) == batch_of(torch.zeros(3, 1, 40)) == 2048
+    assert 128 <= batch_of(torch.zeros(3, 1, 28, 28)) <= 512
+    assert batch_of(torch.zeros(3, 3, 224, 224)) == 128
+    assert batch_of(torch.zeros(3, 3, 32, 32, device="meta")) == 2048
+    x = torch.randn(300, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4))
+    torch.testing.assert_close(predict(model, x), model(x).detach())
 
 
 def test_the_configuration_on_disk_rebuilds_the_run(tmp_path):

@@ -25,10 +25,10 @@ from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.masks import DynamicMask, Mask, RandomTensors
 from trainers.sharpness_aware.memory import Averaged, Components, EmaResidual
 from trainers.sharpness_aware.offsets import Smoothed
-from trainers.sharpness_aware.optimizers import make_base
 from trainers.sharpness_aware.penalties import Covariance, Universal
 from trainers.sharpness_aware.plans import Plan
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
+from trainers.sharpness_aware.spec import MethodSpec
 
 # -- m-SAM on problem M ----------------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ def test_bad_arguments_are_refused_by_name_with_a_way_out(method, options, messa
             lambda: BSAM([torch.nn.Parameter(tensor(1.0))], 0.1, examples=10, precision=0.0),
             "`precision` must be above 0",
         ),
-        (lambda: make_base("lion", [], lr=0.1), "`base` must be one of"),
+        (lambda: make_optimizer("sam", Quadratic(), "lion", lr=0.1), "`base` must be one of"),
         (lambda: Plan(draws=0), "`draws` must be at least 1"),
     ],
 )
@@ -342,7 +342,9 @@ class TestStep:
     def test_nothing_to_train(self):
         model = Quadratic().requires_grad_(False)
         with pytest.raises(ValueError, match="no parameter that requires a gradient"):
-            SharpnessAware(model, torch.optim.SGD([tensor(1.0).requires_grad_()], lr=0.1), None)
+            SharpnessAware(
+                model, torch.optim.SGD([tensor(1.0).requires_grad_()], lr=0.1), None, MethodSpec(method="sgd", lr=0.1)
+            )
 
     def test_sampa_without_its_previous_batch_after_a_resume(self):
         held = walk(on_q("sampa", rho=0.5), 2)

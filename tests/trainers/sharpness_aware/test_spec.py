@@ -1,0 +1,70 @@
+"""The specification of a method: frozen, checked when it is made, and the same as `make_optimizer`'s keywords."""
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from networks import flat, network
+
+from trainers import Objective, make_optimizer
+from trainers.sharpness_aware.optimizers import optimizer_of
+from trainers.sharpness_aware.spec import MethodSpec
+
+SETTINGS = {
+    "lr": 0.1, "momentum": 0.9, "rho": 0.3, "rho_schedule": "linear", "rho_min": 0.1, "rho_steps": 2, "gate": "periodic",
+    "gate_options": {"k": 2}, "grad_clip": 0.5, "shrink_perturb": 0.01, "alpha": 0.2,
+}  # fmt: skip
+
+
+def test_it_is_frozen_and_holds_every_knob():
+    spec = MethodSpec.of("gsam", "sgd", SETTINGS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.rho = 0.2
+    assert spec.options["alpha"] == 0.2
+    assert spec.options.keys() >= {"alpha", "minimize"}  # those left out with their defaults
+    assert dataclasses.replace(spec, rho=0.4).options == spec.options
+
+
+def test_its_fields_are_the_keywords_of_make_optimizer():
+    keywords = inspect.signature(make_optimizer).parameters
+    mine = {f.name: f.default for f in dataclasses.fields(MethodSpec) if f.name not in ("method", "base", "options")}
+    assert list(keywords) == ["method", "model", "base", *mine, "options"]
+    assert {name: keywords[name].default for name in mine} == mine
+
+
+def test_a_specification_makes_the_optimizer_that_the_keywords_make():
+    ends = []
+    x, y = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12) % 3
+    for build in (
+        lambda m: make_optimizer("gsam", m, **SETTINGS),
+        lambda m: optimizer_of(MethodSpec.of("gsam", "sgd", SETTINGS), m),
+    ):
+        model = network()
+        optimizer = build(model)
+        radii = []
+        for _ in range(4):
+            optimizer.step(Objective(model, torch.nn.functional.cross_entropy, x, y))
+            radii.append(optimizer.last.rho)
+        assert radii == pytest.approx([0.1, 0.0, 0.3, 0.0])  # every second step is perturbed
+        ends.append(flat(model))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": None}, "`lr` is needed to make the base optimizer 'sgd'"),
+        ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\), got 1.0"),
+        ({"base": "bsam"}, "`base` 'bsam' belongs to method 'bsam', got method 'sam'"),
+        ({"rho_schedule": "linaer"}, "`rho_schedule` must be one of .*Did you mean 'linear'"),
+        ({"gate_options": {"k": 2}}, "`gate_options` belong to a gate by name"),
+        ({"gate": "preiodic"}, "`gate` must be one of .*Did you mean 'periodic'"),
+        ({"examples": 2.5}, "`examples` must be a whole number"),
+        ({"shrink_perturb": "0.1"}, "`shrink_perturb` must be a number"),
+    ],
+)
+def test_it_is_checked_when_it_is_made(settings, message):
+    given = {"lr": 0.1} | settings
+    with pytest.raises(ValueError, match=message):
+        MethodSpec.of("sam", given.pop("base", "sgd"), given)
