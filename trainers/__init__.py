@@ -13,6 +13,7 @@ from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.sharpness_aware.optimizers import make_optimizer
+from trainers.sharpness_aware.spec import MethodSpec
 from trainers.sweep.running import expand, part, train_all
 from trainers.sweep.search import RandomSearch
 
@@ -22,6 +23,7 @@ __all__ = [
     "MODELS",
     "AscentObjective",
     "Composition",
+    "MethodSpec",
     "Objective",
     "RandomSearch",
     "Run",

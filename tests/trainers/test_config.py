@@ -86,13 +86,15 @@ KEPT = {  # as the first release named them
 }
 SINCE = {  # as they were named before the method had a specification of its own
     "2e97d50b1f1e": {
-        "method": "sam", "gate": "random", "gate_options": {"p": 0.3}, "perturb_from": 0.25, "rho": 0.1, "rho_min": 0.01,
+        "method": "sam", "gate": "random", "gate_options": {"p": 0.3}, "perturb_from": 0.25, "rho": 0.1,
+        "rho_min": 0.01,
         "rho_schedule": "linear", "rho_warmup_epochs": 2,
     },
     "657dbc985754": {
         "method": "gsam", "method_options": {"alpha": 0.3}, "rho": 0.2, "rho_schedule": "lr", "rho_min": 0.05,
         "lr": 0.3, "lr_min": 0.01, "nesterov": True, "momentum": 0.8, "weight_decay": 1e-3, "decay_all": True,
-        "grad_clip": 2.0, "batch_size": 64, "m": 16, "same_rng": False, "shrink_perturb": 0.01, "label_smoothing": 0.1, "epochs": 7,
+        "grad_clip": 2.0, "batch_size": 64, "m": 16, "same_rng": False, "shrink_perturb": 0.01, "label_smoothing": 0.1,
+        "epochs": 7,
         "warmup_epochs": 1.5, "checkpoints": [3, 2], "evaluate_every": 2, "seed": 5, "data_seed": 2,
     },
     "81a8056cb792": {"method": "bsam", "lr": 0.05, "weight_decay": 1e-4, "rho": 0.02},

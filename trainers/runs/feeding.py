@@ -12,14 +12,11 @@ from landscape.objectives import obf_loss
 from trainers.config import TrainConfig
 from trainers.data.splits import Split
 from trainers.randomness import stream
-from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.tasks.losses import Loss, make_loss
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-SQUARES = (
-    128  # reference examples, one a pass, for masks from squared gradients, unless `reference_size` says otherwise
-)
+SQUARES = 128  # reference examples, one a pass, for masks from squared gradients, where `reference_size` is None
 
 
 @dataclass
@@ -116,12 +113,6 @@ class Feeder:
             return list(found.ascents or found.descents), found.sizes
 
         return closures
-
-
-def attach_reference(optimizer: SharpnessAware, feeder: Feeder, step: Callable[[], int]) -> None:
-    """Give an optimizer its reference set, if its method needs one."""
-    if optimizer.needs_reference:
-        optimizer.reference = feeder.reference(optimizer.needs_reference, step)
 
 
 def shares(config: TrainConfig, examples: int, *, world: int = 1) -> tuple[int | None, int | None]:

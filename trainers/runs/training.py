@@ -16,7 +16,7 @@ from trainers.models.building import build_model, check_outputs
 from trainers.randomness import stream
 from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, save_checkpoint
-from trainers.runs.feeding import Feeder, attach_reference, shares
+from trainers.runs.feeding import Feeder, shares
 from trainers.runs.folder import Run, load_data
 from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
@@ -80,7 +80,8 @@ class Training:
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
         self.feeder = Feeder(config, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
-        attach_reference(self.optimizer, self.feeder, lambda: self.step)
+        if self.optimizer.needs_reference:
+            self.optimizer.reference = self.feeder.reference(self.optimizer.needs_reference, lambda: self.step)
         self.rate = LearningRate(
             kind=config.lr_schedule,
             peak=config.lr,

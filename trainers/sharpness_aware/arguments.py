@@ -44,14 +44,11 @@ def check_base(base: Any) -> None:
 
 
 _SEVERAL = ("betas", "window", "sizes")  # arguments that hold several numbers
-_DEFAULTS = {"lr": None, "momentum": 0.0, "nesterov": False, "betas": (0.9, 0.999), "weight_decay": 0.0}
 
 
 def check_given_base(base: Optimizer, given: Mapping[str, Any]) -> None:
-    """Raise a ValueError for settings of a base optimizer that contradict the one that was passed."""
+    """Raise a ValueError for settings, other than the defaults, that contradict the base optimizer that was passed."""
     for name, value in given.items():
-        if value == _DEFAULTS[name]:
-            continue
         held = [group.get(name) for group in base.param_groups]
         if not any(_same(value, one) for one in held):
             raise ValueError(

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from landscape.perturbation import check_radius
 from trainers.naming import nearest
 from trainers.options import checked, validated
 from trainers.sharpness_aware.arguments import (
@@ -35,6 +34,7 @@ from trainers.sharpness_aware.ranks import Sharing
 Base = Literal["sgd", "adamw", "bsam"]
 RadiusSchedule = Literal["constant", "lr", "lr_multiple", "linear", "start_jump", "cosine"]
 GateName = Literal["periodic", "random", "adaptive"]
+OF_BASE = ("lr", "momentum", "nesterov", "betas", "weight_decay")
 GATES: dict[str, type[Gate]] = {"periodic": EveryK, "random": Bernoulli, "adaptive": AdaptiveNorm}
 
 
@@ -214,8 +214,8 @@ class MethodSpec:
             raise ValueError(f"`weight_decay` must be finite and >= 0, got {self.weight_decay!r}.")
         if not isinstance(self.base, str):
             check_base(self.base)
-            given = ("lr", "momentum", "nesterov", "betas", "weight_decay")
-            check_given_base(self.base, {name: getattr(self, name) for name in given})
+            mine = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name in OF_BASE}
+            check_given_base(self.base, {name: value for name, (value, usual) in mine.items() if value != usual})
             return
         if self.base == "bsam" and entry.base != "bsam":
             raise ValueError(f"`base` 'bsam' belongs to method 'bsam', got method {self.method!r}; take sgd or adamw.")
@@ -235,7 +235,6 @@ class MethodSpec:
         if self.entry.rho is None:
             return ConstantRadius(0.0)
         rho = self.entry.rho if self.rho is None else self.rho
-        check_radius(rho)
         if self.rho_schedule in ("linear", "start_jump") and self.rho_steps < 1:
             raise ValueError(
                 f"`rho_schedule` {self.rho_schedule!r} needs the steps that it takes: pass `rho_steps=`, got "

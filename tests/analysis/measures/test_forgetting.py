@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from stopping import without_checksums
 
 from analysis.measures.catalogue import forgetting as entries
+from analysis.measures.catalogue.complexity import training_speed
 from analysis.measures.registry import MEASURES, SIGNS
 from analysis.measures.subject import Subject
 from analysis.table import to_frame, with_variant
@@ -85,6 +86,21 @@ def test_a_last_update_needs_the_checkpoint_one_step_before(subject, tmp_path):
     model = type(subject)(subject.model, subject.data, "b", step=5, run=run)
     moved = entries.last_update(model)  # this model's weights are those of step 4
     assert all(float(t.abs().max()) < 1e-7 for t in moved.values())
+
+
+def test_a_record_says_where_the_sweep_was_left_out(tmp_path):
+    run = fit({**SMALL, "evaluate_every": 2, "checkpoints": [1], "spurious": None}, out=tmp_path)
+    data = load_dataset("digits", train_size=80, validation_size=60, test_size=80, seed=0)
+    first, last = (Subject.of_checkpoint(run, step, data) for step in (4, 12))
+    swept = {r.measure: r for r in entries.example_forgetting(last) if r.options["protocol"] == "sweep"}
+    assert swept["forgetting_events"].options["presentations"] == 2  # epochs 2 and 3
+    shown, left_out = (
+        [r for r in entries.example_forgetting(first) if r.options["protocol"] == p] for p in ("presentation", "sweep")
+    )
+    assert all(math.isfinite(r.value) for r in shown)
+    assert {r.measure for r in left_out} == set(swept)
+    assert all(math.isnan(r.value) and "`evaluate_every` left out the sweep" in r.warnings for r in left_out)
+    assert {r.options["every"] for r in training_speed(last)} == {"2 epochs"}
 
 
 def test_data_without_a_shortcut_say_so(subject):

@@ -12,8 +12,8 @@ from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.sharpness_aware.spec import MethodSpec
 
 SETTINGS = {
-    "lr": 0.1, "momentum": 0.9, "rho": 0.3, "rho_schedule": "linear", "rho_min": 0.1, "rho_steps": 2, "gate": "periodic",
-    "gate_options": {"k": 2}, "grad_clip": 0.5, "shrink_perturb": 0.01, "alpha": 0.2,
+    "lr": 0.1, "momentum": 0.9, "rho": 0.3, "rho_schedule": "linear", "rho_min": 0.1, "rho_steps": 2,
+    "gate": "periodic", "gate_options": {"k": 2}, "grad_clip": 0.5, "shrink_perturb": 0.01, "alpha": 0.2,
 }  # fmt: skip
 
 
