@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -195,7 +195,7 @@ class PureModel:
             raise ReentrantError
         return any(g is not None and bool(g.isnan().any()) for g in grads)
 
-    def recalibrated(self, theta: Params, batches: Sequence[Batch]) -> "PureModel":
+    def recalibrated(self, theta: Params, batches: Iterable[Batch]) -> "PureModel":
         """A copy in mode "eval" whose running statistics are those of θ on these batches, see `recalibrate`."""
         clone = self._apart()
         clone.mode = "eval"

@@ -9,10 +9,10 @@ from trainers.data.splits import DataBundle, Split
 from trainers.tasks.losses import Loss
 
 
-def predict(model: nn.Module, x: Tensor, *, batch: int = 2048) -> Tensor:
+def predict(model: nn.Module, split: Split, *, batch: int = 2048) -> Tensor:
     """Outputs on many examples, without gradient; the caller sets the mode."""
     with torch.no_grad():
-        return torch.cat([model(part) for part in x.split(batch)])
+        return torch.cat([model(x) for x, _ in split.batches(size=batch)])
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
         The columns of the history, and which training examples were right.
     """
     model.eval()
-    logits = predict(model, train.x)
+    logits = predict(model, train)
     answers = logits.argmax(-1)
     right = answers == train.y
     row = {
@@ -42,8 +42,8 @@ def evaluate(
     for name, split in (("validation", data.validation), ("test", data.test)):
         value = error = math.nan
         if held_out and len(split):
-            split = split.to(train.x.device)
-            logits = predict(model, split.x)
+            split = split.to(train.device, workers=train.workers)
+            logits = predict(model, split)
             value = float(loss(logits, split.y))
             error = 1 - float((logits.argmax(-1) == split.y).float().mean())
         row[f"{name}_loss"], row[f"{name}_error"] = value, error
