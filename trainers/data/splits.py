@@ -81,7 +81,8 @@ class Split:
             what="All inputs of a split, which are read one by one,",
             instead="go through its `batches`",
         )
-        return self.take(torch.arange(len(self)))[0]
+        x: Tensor = self.take(slice(None))[0]
+        return x
 
     def take(self, positions: Int[Tensor, " k"] | slice) -> Batch:
         """The examples at these positions, as a pair (inputs, labels)."""

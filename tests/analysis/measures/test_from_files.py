@@ -10,7 +10,7 @@ from trainers import fit, list_runs
 from trainers.data.items import ItemInputs
 from trainers.data.loading import load_dataset
 
-TRAIN, TEST, MEASURES = 2600, 60, ["hessian_trace", "ascent_sharpness", "gradient_covariance"]
+TRAIN, TEST, MEASURES = 2200, 60, ["hessian_trace", "ascent_sharpness"]
 
 MODULE = """
 import weakref
@@ -70,13 +70,13 @@ def test_files_are_trained_on_and_measured_without_being_in_memory(folder):
     import filed_data
 
     config = {
-        "dataset": "filed_data:files", "validation_size": 20, "epochs": 2, "batch_size": 256, "method": "sam",
+        "dataset": "filed_data:files", "validation_size": 20, "epochs": 1, "batch_size": 256, "method": "sam",
         "rho": 0.05, "model_options": {"width": 8, "depth": 1},
     }  # fmt: skip
     run = fit(config, out=folder / "runs", trust=True)
     assert run.status()["status"] == "finished"
     rows = measure_run(run.folder, plan(MEASURES), trust=True)
-    assert filed_data.alive["most"] < 2200  # of a batch; the training set has 2580
+    assert filed_data.alive["most"] < 2100  # of a batch; the training set has 2180
     assert rows["value"].notna().all()
 
     ahead = fit(config, out=folder / "ahead", trust=True, workers=2)
