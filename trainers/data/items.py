@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -41,13 +41,13 @@ class ItemInputs(Dataset[Tensor]):
     Args:
         sets: Train and test.
         where: What they are called, for messages.
-        y: The labels of all, which each item must have when it is read.
+        y: The targets of all, which each item must have when it is read.
 
     Raises:
         ValueError: If an item cannot be read or is not like the first one of its set: when it is asked for.
     """
 
-    def __init__(self, sets: Sequence[Any], where: Sequence[str], y: Int[Tensor, " n"]) -> None:
+    def __init__(self, sets: Sequence[Any], where: Sequence[str], y: Shaped[Tensor, "n ..."]) -> None:
         self.sets, self.where, self.y = sets, where, y
         self.ends = [len(sets[0]), len(sets[0]) + len(sets[1])]
         first = as_input(pair(sets[0], 0, self.where[0])[0], self.where[0])
@@ -59,7 +59,7 @@ class ItemInputs(Dataset[Tensor]):
     def __getitem__(self, i: int) -> Tensor:
         part = int(i >= self.ends[0])
         j, where = i - part * self.ends[0], self.where[part]
-        x, label = pair(self.sets[part], j, where)
+        x, y = pair(self.sets[part], j, where)
         x = as_input(x, where)
         if tuple(x.shape) != self.shape or x.dtype != self.dtype:
             raise ValueError(
@@ -68,8 +68,8 @@ class ItemInputs(Dataset[Tensor]):
             )
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise ValueError(f"`dataset` {where}: item {j} holds NaN or infinite numbers: leave it out, or fill it in.")
-        if int(label) != int(self.y[i]):
-            raise ValueError(f"`dataset` {where}: item {j} has label {int(label)}, not {int(self.y[i])}.")
+        if not torch.equal(y := torch.as_tensor(y).to(self.y.dtype), self.y[i]):
+            raise ValueError(f"`dataset` {where}: item {j} has label {y.tolist()}, not {self.y[i].tolist()}.")
         return x
 
 
@@ -136,8 +136,8 @@ def pair(dataset: Any, i: int, where: str) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def read(dataset: Any, where: str) -> tuple[Tensor, Int[Tensor, " n"]]:
-    """All inputs and labels of a data set, in memory.
+def read(dataset: Any, where: str, *, labels: bool) -> tuple[Tensor, Shaped[Tensor, "n ..."]]:
+    """All inputs and targets of a data set, in memory; `labels` says whether these must be labels.
 
     Raises:
         ValueError: If they are no data that can be learned from; the message says why.
@@ -160,7 +160,7 @@ def read(dataset: Any, where: str) -> tuple[Tensor, Int[Tensor, " n"]]:
             raise ValueError(f"`dataset` {where}: all inputs must have one shape, got {sorted(shapes)[:3]}.")
         x = torch.stack(inputs)
     _require_numbers(x, where, axes=4)
-    y = as_labels(y, where)
+    y = _as_targets(y, where, labels=labels)
     if x.is_floating_point() and not bool((finite := torch.isfinite(x).flatten(1).all(1)).all()):
         bad = (~finite).nonzero()[:, 0].tolist()
         raise ValueError(
@@ -170,11 +170,11 @@ def read(dataset: Any, where: str) -> tuple[Tensor, Int[Tensor, " n"]]:
     return _stored(x), y
 
 
-def labels(dataset: Any, where: str) -> Int[Tensor, " n"]:
-    """The labels of a data set: its `targets`, as torchvision's have them, or what its items say when all are read.
+def targets_of(dataset: Any, where: str, *, labels: bool) -> Shaped[Tensor, "n ..."]:
+    """The targets alone: the data set's own `targets`, as torchvision's have them, or what all items say when read.
 
     Raises:
-        ValueError: If they are no whole numbers from 0, one an item.
+        ValueError: If there is not one an item, or they are no labels where they must be.
     """
     require_map_style(dataset, where)
     y = getattr(dataset, "targets", None)
@@ -186,21 +186,16 @@ def labels(dataset: Any, where: str) -> Int[Tensor, " n"]:
         raise ValueError(f"`dataset` {where}: its labels are not all alike ({error}).") from error
     if len(y) != len(dataset):
         raise ValueError(f"`dataset` {where}: `targets` has {len(y)} labels for {len(dataset)} items.")
-    return as_labels(y, where)
+    return _as_targets(y, where, labels=labels)
 
 
-def as_labels(y: Tensor, where: str) -> Int[Tensor, " n"]:
-    """Labels in int64.
-
-    Raises:
-        ValueError: If they are no whole numbers from 0, one an example.
-    """
-    if y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0:
+def _as_targets(y: Tensor, where: str, *, labels: bool) -> Tensor:
+    if labels and (y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0):
         raise ValueError(
             f"`dataset` {where}: labels must be whole numbers from 0, one an example, got {y.dtype} of shape "
             f"{tuple(y.shape[1:])} per example."
         )
-    return y.to(torch.int64)
+    return y.to(torch.float32 if y.is_floating_point() else torch.int64)
 
 
 def as_input(x: Any, where: str) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 
-from trainers.data.items import ItemInputs, Pixels, in_memory, labels, pixels_of, read
+from trainers.data.items import ItemInputs, Pixels, in_memory, pixels_of, read, targets_of
 from trainers.data.rereading import PARTS, check_repeats
 from trainers.reference import call
 
@@ -49,8 +49,8 @@ class Source:
 
     Attributes:
         inputs: A tensor (n, ...), float32, int64 for tokens or uint8 for images; or what reads them one by one.
-        y: True labels (n,), int64, in [0, classes).
-        classes: Number of classes.
+        y: True labels (n,), int64, in [0, classes); or other targets (n, ...) of a user's own task.
+        classes: Number of classes, or of entries of a target.
         test_start: Index of the first example of an official test set, which ends the data; None where there is none.
         test_size: Size of the test set by default; None means all of the official one.
         images: Whether inputs are images or signals, which corruptions and patches can be applied to.
@@ -59,7 +59,7 @@ class Source:
     """
 
     inputs: Tensor | ItemInputs
-    y: Int[Tensor, " n"]
+    y: Shaped[Tensor, "n ..."]
     classes: int
     test_start: int | None = None
     test_size: int | None = None
@@ -132,7 +132,13 @@ def mnist1d() -> Source:
 
 
 def from_function(
-    function: Callable[..., Any], name: str, *, train_size: int | None, validation_size: int, seed: int
+    function: Callable[..., Any],
+    name: str,
+    *,
+    train_size: int | None,
+    validation_size: int,
+    seed: int,
+    labels: bool = True,
 ) -> Source:
     """Read the train and test sets that a user's function returns.
 
@@ -140,7 +146,8 @@ def from_function(
     together, or None for all) and `seed` that it accepts, and returns two map-style `torch.utils.data.Dataset`s of
     (x, y): x an array or tensor of one shape, floating point, int64 for tokens or uint8 for images (c, h, w); y an
     integer label from 0. The number of classes is the largest label plus one, or the length of the train set's
-    `classes` where that is larger. Inputs of shape (c, h, w) count as images.
+    `classes` where that is larger. Inputs of shape (c, h, w) count as images. Without `labels`, y is whatever the task
+    takes, in tensors of one shape; in place of the number of classes stands the number of entries of one target.
 
     Both are read into memory if that takes an eighth of what is free, or their attribute `in_memory` is True; otherwise
     items are read whenever they are needed, and a data set's `targets`, as torchvision's have them, save a first pass
@@ -159,14 +166,16 @@ def from_function(
     where = [f"{name!r}, {part}" for part in PARTS]
     held = in_memory(sets, where)
     if held:
-        (x, y), (x_test, y_test) = (read(dataset, place) for dataset, place in zip(sets, where, strict=True))
+        (x, y), (x_test, y_test) = (
+            read(dataset, place, labels=labels) for dataset, place in zip(sets, where, strict=True)
+        )
         if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
             raise ValueError(
                 f"`dataset` {name!r}: train and test inputs must be alike, got {x.dtype} {tuple(x.shape[1:])} "
                 f"and {x_test.dtype} {tuple(x_test.shape[1:])}."
             )
     else:
-        y, y_test = (labels(dataset, place) for dataset, place in zip(sets, where, strict=True))
+        y, y_test = (targets_of(dataset, place, labels=labels) for dataset, place in zip(sets, where, strict=True))
     known = (function, *arguments.items())
     if known not in _repeatable:
         check_repeats(sets, lambda: _two_sets(function, name, arguments), name)
@@ -178,7 +187,9 @@ def from_function(
     return Source(
         inputs=inputs,
         y=every,
-        classes=max(int(every.max()) + 1, len(named) if hasattr(named, "__len__") else 0),
+        classes=max(int(every.max()) + 1, len(named) if hasattr(named, "__len__") else 0)
+        if labels
+        else max(1, every[0].numel()),
         test_start=len(y),
         images=images,
         shades=Shades.of(x) if held and images and pixels is None else None,

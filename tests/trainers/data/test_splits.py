@@ -62,6 +62,13 @@ class Short(Items):
         super().__init__(x, y)
         self.targets = self.targets[1:]
 
+def vectors(): return halves(lambda x, y: TensorDataset(x / 255, x[:, 0, 0] / 255))
+def loaded_vectors():
+    class Vectors(Items):
+        def __getitem__(self, i):
+            return self.x[i] / 255, self.x[i, 0, 0] / 255
+    return halves(lambda x, y: Vectors(x, y, targets=False))
+
 def liar(): return halves(Liar)
 def ragged(): return halves(Ragged)
 def broken(): return halves(Broken)
@@ -201,6 +208,17 @@ def test_items_that_are_none_are_named_when_they_are_read(function, message, wor
     with pytest.raises(ValueError, match=message) as refused:
         whole(split.batches(size=4))
     assert "\n" not in str(refused.value)
+
+
+def test_targets_of_a_task_of_ones_own():
+    held, loaded = load("vectors", labels=False), load("loaded_vectors", labels=False)
+    assert held.classes == loaded.classes == 4
+    assert torch.equal(held.train.y, held.train.x[:, 0, 0])
+    for (x, y), (z, w) in zip(held.train.batches(size=5), loaded.train.batches(size=5), strict=True):
+        assert torch.equal(x, z)
+        assert torch.equal(y, w)
+    with pytest.raises(ValueError, match=r"labels must be whole numbers from 0, one an example, got torch\.float32"):
+        load("loaded_vectors")
 
 
 def test_wrong_pixels_and_targets_are_refused():
