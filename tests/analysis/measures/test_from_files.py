@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from stopping import signal_after
 
 from analysis.measures.collect import measure_run
 from analysis.measures.plan import plan
@@ -92,13 +93,15 @@ def test_files_are_trained_on_and_measured_without_being_in_memory(folder):
     assert rows["value"].tolist() == other["value"].tolist()
 
 
-def test_a_stopped_epoch_of_files_goes_on_with_the_same_batches(folder):
+def test_a_stopped_epoch_of_files_goes_on_with_the_same_batches(folder, monkeypatch):
     config = {
         "dataset": "filed_data:files", "train_size": 60, "validation_size": 20, "epochs": 2, "batch_size": 16,
         "model_options": {"width": 8, "depth": 1},
     }  # fmt: skip
     whole = fit(config, out=folder / "whole", trust=True)
-    fit(config, out=folder / "parts", trust=True, time_limit=1e-9, snapshot_seconds=0)
+    signal_after(monkeypatch, 3)  # of the 4 steps of an epoch
+    with pytest.raises(SystemExit):
+        fit(config, out=folder / "parts", trust=True)
     assert list_runs(folder / "parts")[0].status()["status"] == "interrupted"
     parts = fit(config, out=folder / "parts", trust=True, workers=1)
     for name in ("loss", "train_loss", "test_error"):

@@ -170,7 +170,7 @@ def test_memory_is_that_of_the_data_once():
 
 
 def noise(x, generator):
-    return x + torch.rand(x.shape, generator=generator)
+    return torch.rand(x.shape, generator=generator)
 
 
 @pytest.mark.parametrize("function", ["floats", "loaded_floats"])
@@ -188,7 +188,9 @@ def test_a_transform_depends_on_seed_epoch_and_example_alone(function):
     assert torch.equal(first[order.argsort()], seen(None, 32))
     for other in (seen(order, 7, seed=6), seen(order, 7, epoch=3)):
         assert not (other == first).flatten(1).all(1).any()
-    assert not torch.equal(first[0] - split.x[order[0]], first[1] - split.x[order[1]])
+    assert not torch.equal(first[0], first[1])
+    alone = split.some(order[9:10]).batches(augment=Augmentation(noise, 5, 2))
+    assert torch.equal(first[9:10], whole(alone)[0])  # whatever its place in the split
 
 
 @pytest.mark.parametrize(
