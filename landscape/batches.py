@@ -1,22 +1,35 @@
-"""Batches of data in every form: pairs (inputs, targets), dicts and objects; read, counted, cut and joined."""
+"""Batches of data in every form: pairs (inputs, targets), dicts and objects, in lists, loaders and splits."""
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import rnn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset, default_collate
 
 from landscape.calling import Signature
-from landscape.items import Items, examples, holds_items, marked
+from landscape.examples import (
+    Batch,
+    batch_size,
+    by_example,
+    can_be_cut,
+    is_object,
+    joined,
+    require_counted,
+    slice_batch,
+    split_batches,
+    take,
+)
+from landscape.items import marked
+from landscape.loaded import Batches, LoadedBatches
 from landscape.trees import cut_off, map_nodes, map_tensors, tensors
 
 __all__ = [
     "Batch",
+    "Batches",
+    "LoadedBatches",
     "as_batches",
     "batch_size",
     "by_example",
@@ -32,54 +45,63 @@ __all__ = [
     "tensors",
 ]
 
-Batch = tuple[Any, Any]
-
 FORMS = "a pair (inputs, targets), a dict, a list of such batches or a DataLoader"
 
 
-def as_batches(data: Any, model: torch.nn.Module | None = None) -> list[Batch]:
-    """Turn a pair, a dict, an object, a list of batches or a DataLoader into a list of (inputs, targets).
+def as_batches(data: Any, model: torch.nn.Module | None = None) -> Batches:
+    """Turn data into a sequence of pairs (inputs, targets).
+
+    A pair, a dict, an object and a list of batches stay in memory as they are. What can be gone through again, such as
+    a DataLoader, is read anew in every pass and never kept, see `LoadedBatches`; the tensors of a `TensorDataset` that
+    one reads in their order are cut instead. What can be gone through once only, such as a generator, is kept.
 
     A dict, a dataclass or a batch of graphs is its own target: it is passed to the model, a dict by keyword, and to the
     loss as it is. Mappings of other types become dicts. Several inputs make a tuple; a list is one input, whose items
     may be the examples, see `landscape.items.marked`.
 
     Args:
-        data: See above.
+        data: A pair, a dict, an object, a list of such batches, a DataLoader, or an object with a method `batches` that
+            gives one of these, as the splits of `trainers` have.
         model: What takes the inputs, to tell several inputs from a list of examples.
 
     Raises:
         ValueError: If it has no such form.
     """
-    return list(read_batches(data, model))
+    data = _unsplit(data)
+    if isinstance(data, LoadedBatches):
+        return data
+    if _is_batch(data) or isinstance(data, list | tuple | Iterator):
+        return list(read_batches(data, model))
+    batches = _opened(data)
+    if isinstance(batches, list):
+        return list(read_batches(batches, model))
+    return LoadedBatches(lambda: read_batches(batches, model))
 
 
 def read_batches(data: Any, model: torch.nn.Module | None = None) -> Iterator[Batch]:
     """What `as_batches` gives, one batch at a time."""
     takes = None if model is None else Signature.of(model)
+    data = _unsplit(data)
     for batch in [data] if _is_batch(data) else _opened(data):
         pair = _pair(batch)
         yield pair if takes is None or pair[0] is pair[1] else marked(pair, takes.positional, takes.required)
+
+
+def _unsplit(data: Any) -> Any:
+    return data.batches() if callable(getattr(data, "batches", None)) else data
 
 
 def _is_batch(data: Any) -> bool:
     """Whether data is one batch, and not several."""
     if isinstance(data, tuple) and len(data) == 2:
         return not all(_may_be_batch(part) for part in data)
-    return isinstance(data, Mapping) or _is_object(data)
+    return isinstance(data, Mapping) or is_object(data)
 
 
 def _may_be_batch(part: Any) -> bool:
     if isinstance(part, list | tuple) and not isinstance(part, rnn.PackedSequence):
         return len(part) == 2 and not all(isinstance(item, Mapping) for item in part)
     return isinstance(part, Mapping)
-
-
-def _is_object(data: Any) -> bool:
-    """Whether it is a batch of a class of its own: a dataclass, or graphs as libraries make them."""
-    if isinstance(data, Tensor | np.ndarray | type | list | tuple | Mapping | DataLoader | torch.nn.Module):
-        return False
-    return is_dataclass(data) or _is_opaque(data)
 
 
 def _opened(data: Any) -> Iterable[Any]:
@@ -90,7 +112,19 @@ def _opened(data: Any) -> Iterable[Any]:
         )
     if isinstance(data, Tensor | str | bytes | np.ndarray) or not isinstance(data, Iterable):
         raise ValueError(f"`data` must be {FORMS}, got {type(data).__name__}{_hint(data)}.")
-    return data
+    return _cut_tensors(data) if isinstance(data, DataLoader) else data
+
+
+def _cut_tensors(loader: Any) -> Any:
+    """The batches of a loader that goes through tensors in their order, cut out of these; else the loader."""
+    data, size = loader.dataset, loader.batch_size
+    plain = type(loader) is DataLoader and loader.collate_fn is default_collate and size is not None
+    if not (plain and type(data) is TensorDataset and type(loader.sampler) is SequentialSampler):
+        return loader
+    if not all(t.is_contiguous() for t in data.tensors):  # which stacking single examples would make them
+        return loader
+    stop = len(data) - len(data) % size if loader.drop_last else len(data)
+    return [[t[i : i + size] for t in data.tensors] for i in range(0, stop, size)]
 
 
 def _hint(part: Any) -> str:
@@ -103,7 +137,7 @@ def _pair(batch: Any) -> Batch:
     if isinstance(batch, Mapping):  # a tokenizer's batches are mappings, but no dicts
         plain = _plain(dict(batch))
         return plain, plain
-    if _is_object(batch):
+    if is_object(batch):
         return batch, batch
     if isinstance(batch, list | tuple) and len(batch) == 2 and not isinstance(batch[0], str):
         return _plain(batch[0]), _plain(batch[1])
@@ -131,192 +165,3 @@ def _plain(tree: Any) -> Any:
         return part
 
     return tree if isinstance(tree, Tensor) else map_nodes(one, tree)
-
-
-def batch_size(batch: Batch) -> int:
-    """Number of examples of one batch, see `landscape.items.examples`; 1 for an object that does not tell.
-
-    Raises:
-        ValueError: If it has no tensor and no list of examples.
-    """
-    n = examples(*batch)
-    if n is not None:
-        return n
-    if _is_object(batch[0]):
-        return 1
-    raise ValueError(
-        "`data` has a batch without a tensor of examples: give tensors, or dicts, lists and tuples of them."
-    )
-
-
-def require_counted(batches: Sequence[Batch]) -> None:
-    """Check that each of several batches tells how many examples it has.
-
-    Raises:
-        ValueError: If one does not, with `weight` as the way out.
-    """
-    for batch in batches if len(batches) > 1 else []:
-        if _is_object(batch[0]) and examples(*batch) is None:
-            raise ValueError(
-                f"`data` has batches of type {type(batch[0]).__name__} that do not tell how many examples they have: "
-                "give `weight`, what a batch counts for, or pairs (batch, targets) with one target each."
-            )
-
-
-def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
-    """Examples start to stop of a batch; tensors of another length than the batch (a mask for all, say) stay whole.
-
-    Raises:
-        ValueError: If the batch has a part that cannot be cut, such as a batch of graphs.
-    """
-    size = batch_size(batch)
-    if start <= 0 and stop >= size and not can_be_cut(batch):
-        return batch
-    return _selected(batch, size, slice(start, stop))
-
-
-def take(batch: Batch, index: Tensor) -> Batch:
-    """The examples of a batch with these numbers, in this order; errors as `slice_batch`."""
-    return _selected(batch, batch_size(batch), index)
-
-
-def split_batches(batches: Iterable[Batch], size: int) -> list[Batch]:
-    """Cut every batch into parts of at most `size` examples."""
-    return [
-        part
-        for batch in batches
-        for n in [batch_size(batch)]
-        for part in ([slice_batch(batch, i, i + size) for i in range(0, n, size)] if n > size else [batch])
-    ]
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    """All examples in one batch.
-
-    Raises:
-        ValueError: If the batches differ in form, or in more than their number of examples.
-    """
-    if len(batches) == 1:
-        return batches[0]
-    sizes = [batch_size(b) for b in batches]
-    try:
-        inputs = _together([b[0] for b in batches], sizes)
-        own = all(b[0] is b[1] for b in batches)
-        return inputs, inputs if own else _together([b[1] for b in batches], sizes)
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"`data` has batches that cannot be put together ({str(error).partition(chr(10))[0]}), as chunks of all "
-            "examples need: give all examples in one batch."
-        ) from error
-
-
-def by_example(batch: Batch) -> bool:
-    """Whether all parts are plain tensors with one row an example, so that a batch may be cut and stacked anywhere."""
-    n = examples(*batch)
-    plain = all(_is_plain(leaf) for leaf in _leaves(batch))
-    return plain and all(t.ndim and len(t) == n for part in batch for t in tensors(part))
-
-
-def can_be_cut(batch: Batch) -> bool:
-    """Whether examples can be taken out of a batch."""
-    return not any(_is_opaque(leaf) for leaf in _leaves(batch))
-
-
-def _leaves(batch: Batch) -> list[Any]:
-    found: list[Any] = []
-
-    def note(part: Any) -> Any:
-        if isinstance(part, Items | rnn.PackedSequence) or not (
-            isinstance(part, Mapping | list | tuple) or is_dataclass(part)
-        ):
-            found.append(part)
-        return part
-
-    for part in batch:
-        if isinstance(part, Tensor):
-            found.append(part)
-        else:
-            map_nodes(note, part)
-    return found
-
-
-def _is_plain(leaf: Any) -> bool:
-    if isinstance(leaf, Tensor):
-        return leaf.layout == torch.strided and not leaf.is_nested
-    return not isinstance(leaf, rnn.PackedSequence | Items) and not _is_opaque(leaf)
-
-
-def _is_opaque(leaf: Any) -> bool:
-    """Whether it is an object of unknown parts that holds data, as batches of graphs do."""
-    if isinstance(leaf, Tensor | rnn.PackedSequence | list | tuple | Mapping | torch.dtype | torch.device):
-        return False
-    return not is_dataclass(leaf) and (hasattr(leaf, "to") or hasattr(leaf, "num_graphs"))
-
-
-def _selected(batch: Batch, size: int, which: slice | Tensor) -> Batch:
-    def cut(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return _rows(part, which) if part.ndim and part.size(0) == size else part
-        if isinstance(part, rnn.PackedSequence):
-            return _sequences(part, which)
-        if holds_items(part, size):
-            some = part[which] if isinstance(which, slice) else [part[i] for i in which.tolist()]
-            return Items(some) if isinstance(part, list) else tuple(some)
-        if _is_opaque(part):
-            raise ValueError(
-                f"`data` has a batch of type {type(part).__name__}, which cannot be cut into examples: give smaller "
-                "batches, and leave out `m` and `micro_batch`."
-            )
-        return part
-
-    if batch[0] is batch[1]:
-        part = map_nodes(cut, batch[0])
-        return part, part
-    return map_nodes(cut, batch[0]), map_nodes(cut, batch[1])
-
-
-def _rows(t: Tensor, which: slice | Tensor) -> Tensor:
-    if _is_plain(t):
-        return t[which] if isinstance(which, slice) else t[which.to(t.device)]
-    numbers = torch.arange(t.size(0))[which]
-    if t.is_nested:
-        parts = t.unbind()
-        nested: Tensor = torch.nested.as_nested_tensor([parts[i] for i in numbers.tolist()], layout=t.layout)
-        return nested
-    rows: Tensor = t.to_sparse_coo().index_select(0, numbers.to(t.device))
-    return rows if t.layout == torch.sparse_coo else rows.to_sparse(layout=t.layout)
-
-
-def _sequences(packed: rnn.PackedSequence, which: slice | Tensor) -> rnn.PackedSequence:
-    padded, lengths = rnn.pad_packed_sequence(packed, batch_first=True)
-    few = lengths[which] if isinstance(which, slice) else lengths[which.cpu()]
-    rows = _rows(padded, which)[:, : int(few.max()) if len(few) else 0]
-    return rnn.pack_padded_sequence(rows, few, batch_first=True, enforce_sorted=False)
-
-
-def _together(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
-    first = parts[0]
-    if len({type(part) for part in parts}) > 1:
-        raise TypeError(f"a {type(first).__name__} and another type in one place")
-    if isinstance(first, Tensor):
-        if all(t.ndim and t.size(0) == n for t, n in zip(parts, sizes, strict=True)):
-            return torch.cat(list(parts))
-        if all(torch.equal(first, t) for t in parts[1:]):
-            return first
-        raise TypeError("tensors of another length than the batch that differ")
-    if all(holds_items(part, n) for part, n in zip(parts, sizes, strict=True)):
-        return Items(item for part in parts for item in part)
-    if isinstance(first, dict):
-        return {key: _together([part[key] for part in parts], sizes) for key in first}
-    if isinstance(first, list | tuple) and not isinstance(first, rnn.PackedSequence):
-        made = [_together(column, sizes) for column in zip(*parts, strict=True)]
-        return type(first)(*made) if hasattr(first, "_fields") else type(first)(made)
-    if is_dataclass(first):
-        other = copy.copy(first)
-        for field in fields(first):
-            column = [getattr(part, field.name) for part in parts]
-            object.__setattr__(other, field.name, _together(column, sizes))
-        return other
-    if isinstance(first, str | int | float | bool | None) and all(part == first for part in parts):
-        return first
-    raise TypeError(f"parts of type {type(first).__name__}")

@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -15,11 +15,11 @@ from landscape.batches import Batch, batch_size, can_be_cut, slice_batch
 from landscape.batchnorm import recalibrate, tracking_modules
 from landscape.calling import Signature
 from landscape.embeddings import bound_embeddings
+from landscape.modules import buffer_slots, shared_copy, slots, unwrapped
 from landscape.params import Params
 from landscape.trees import map_tensors, tensors
 
 Mode = Literal["eval", "batch", "recalibrate", "train"]
-Slot = tuple[Any, Any]  # a container that holds a parameter, and the key or index where
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 EXAMPLES = 8  # on which `look` looks
@@ -71,7 +71,7 @@ class PureModel:
         lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
         if lazy:
             raise ValueError(f"`model` has parameters without a shape yet, {lazy}: call it on a batch first.")
-        self.module = _shared_copy(_unwrapped(model))
+        self.module = shared_copy(unwrapped(model))
         self.module.train(mode == "train")
         if mode in ("batch", "train"):
             for norm in tracking_modules(self.module):
@@ -82,7 +82,7 @@ class PureModel:
                 setattr(child, "forward", partial(_affine_norm, child, child.forward))  # noqa: B010
         self.parameters: dict[str, nn.Parameter] = dict(self.module.named_parameters())
         self.recomputes: bool | None = None  # whether the backward pass calls the module again; None: not looked yet
-        self._slots = _slots(self.module, self.parameters)
+        self._slots = slots(self.module, self.parameters)
         bound_embeddings(self.module, {id(p) for name, p in self.parameters.items() if len(self._slots[name]) > 1})
         self.signature = Signature.of(self.module)
         self._complex = any(p.is_complex() for p in self.parameters.values())
@@ -116,7 +116,7 @@ class PureModel:
         copies, given = {name: t.clone() for name, t in theta.items()}, map_tensors(torch.clone, inputs)
         held = {name: p._version for name, p in self.parameters.items() if name not in theta}
         buffers = dict(self.module.named_buffers())
-        self._lent = _buffer_slots(self.module, set(buffers))
+        self._lent = buffer_slots(self.module, set(buffers))
         try:
             out, loans = self._called(copies, given), self._loans
             after = dict(self.module.named_buffers())
@@ -135,7 +135,7 @@ class PureModel:
             raise ValueError(f"`model` makes its parameters {made} at its first call: call it on a batch before.")
         lent = {name: loans[id(b)] for name, b in buffers.items()}
         self._changed = {n for n, b in buffers.items() if after.get(n) is not lent[n] or _differ(lent[n], b)}
-        self._lent = _buffer_slots(self.module, self._changed)
+        self._lent = buffer_slots(self.module, self._changed)
         pairs = zip(tensors(given), tensors(inputs), strict=True)
         self._writes_inputs = any(_differ(a, b) for a, b in pairs)
         self._watched = True
@@ -195,7 +195,7 @@ class PureModel:
             raise ReentrantError
         return any(g is not None and bool(g.isnan().any()) for g in grads)
 
-    def recalibrated(self, theta: Params, batches: Sequence[Batch]) -> "PureModel":
+    def recalibrated(self, theta: Params, batches: Iterable[Batch]) -> "PureModel":
         """A copy in mode "eval" whose running statistics are those of θ on these batches, see `recalibrate`."""
         clone = self._apart()
         clone.mode = "eval"
@@ -267,9 +267,9 @@ class PureModel:
     def _apart(self) -> "PureModel":
         """A copy with a tree of modules of its own."""
         clone = copy.copy(self)
-        clone.module = _shared_copy(self.module)
-        clone._slots = _slots(clone.module, self.parameters)
-        clone._lent, clone._owed = _buffer_slots(clone.module, self._changed), []
+        clone.module = shared_copy(self.module)
+        clone._slots = slots(clone.module, self.parameters)
+        clone._lent, clone._owed = buffer_slots(clone.module, self._changed), []
         return clone
 
     def _put(self, theta: Params) -> None:
@@ -287,54 +287,6 @@ class PureModel:
         while self._owed:
             owner, key, own = self._owed.pop()
             owner[key] = own
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while True:
-        if hasattr(model, "_orig_mod"):  # torch.compile
-            model = model._orig_mod  # type: ignore[assignment]
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
-
-
-def _shared_copy(model: nn.Module) -> nn.Module:
-    """A copy of the tree of modules and buffers that shares parameters, and tensors that cannot be copied."""
-    shared: dict[int, Any] = {id(p): p for p in model.parameters()}
-    for child in model.modules():
-        for value in child.__dict__.values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # computed by a hook before each call
-                shared[id(value)] = value
-    try:
-        return copy.deepcopy(model, memo=shared)
-    except Exception as error:
-        raise ValueError(
-            f"`model` cannot be copied ({type(error).__name__}: {error}): give `EmpiricalRisk` a function "
-            "predict(theta, inputs) instead, such as torch.func.functional_call makes."
-        ) from error
-
-
-def _slots(module: nn.Module, parameters: dict[str, nn.Parameter]) -> dict[str, list[Slot]]:
-    """All places in the tree of modules that hold each parameter."""
-    places: dict[int, list[Slot]] = {id(p): [] for p in parameters.values()}
-    for child in module.modules():
-        containers: list[Any] = [child._parameters, child.__dict__]
-        containers += [
-            v for v in child.__dict__.values() if isinstance(v, list) and v
-        ]  # recurrent layers' flat weights
-        for container in containers:
-            items = enumerate(container) if isinstance(container, list) else container.items()
-            for key, value in items:
-                if isinstance(value, nn.Parameter) and id(value) in places:
-                    places[id(value)].append((container, key))
-    return {name: places[id(parameter)] for name, parameter in parameters.items()}
-
-
-def _buffer_slots(module: nn.Module, names: set[str]) -> list[tuple[Any, str]]:
-    """Where buffers of these names are held."""
-    prefixes = [(child._buffers, f"{path}." if path else "") for path, child in module.named_modules()]
-    return [(held, key) for held, path in prefixes for key, b in held.items() if b is not None and path + key in names]
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

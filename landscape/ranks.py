@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from landscape.batches import Batch, batch_size, slice_batch
 
 T = TypeVar("T")
 
@@ -217,32 +215,27 @@ class Ranks:
 
     # -- examples --------------------------------------------------------------------------------------------------
 
-    def share(self, batches: Sequence[Batch], *, whole: bool) -> list[Batch]:
-        """This process's part of the batches: as many examples as any other, or one less or more.
+    def places(self, sizes: Sequence[int], *, whole: bool) -> list[list[tuple[int, int]]]:
+        """This process's part of each batch of these sizes: as many examples as any other's, or one less or more.
 
         Args:
-            batches: All batches, the same in every process.
+            sizes: Of all batches, the same in every process.
             whole: Deal out whole batches in turn, for a risk where a batch is one fixed function.
 
         Raises:
             ValueError: If there is not one example, or batch, for each process.
         """
         rank, count = self.rank, self.count
-        total = len(batches) if whole else sum(map(batch_size, batches))
+        total = len(sizes) if whole else sum(sizes)
         if total < count:
             what = "batches" if whole else "examples"
             raise ValueError(f"`data` has {total} {what}, too few for {count} processes: use fewer processes.")
         if whole:
-            return list(batches[rank::count])
+            return [[(0, n)] if i % count == rank else [] for i, n in enumerate(sizes)]
         first, last = total * rank // count, total * (rank + 1) // count
-        mine, at = [], 0
-        for batch in batches:
-            n = batch_size(batch)
-            a, b = max(first - at, 0), min(last - at, n)
-            if a < b:
-                mine.append(batch if (a, b) == (0, n) else slice_batch(batch, a, b))
-            at += n
-        return mine
+        ends = accumulate(sizes)
+        inside = [(max(first - end + n, 0), min(last - end + n, n)) for end, n in zip(ends, sizes, strict=True)]
+        return [[(a, b)] if a < b else [] for a, b in inside]
 
     def bounds(self, sizes: Sequence[int]) -> list[list[tuple[int, int]]]:
         """Where `share` cuts each batch of these sizes."""

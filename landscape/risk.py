@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from landscape.batches import Batch, as_batches, batch_size, joined, require_counted, split_batches, take
+from landscape.batches import Batch, as_batches
 from landscape.checks.additivity import require_additive, require_chunks, require_cut
 from landscape.checks.arguments import as_point, require_generator, require_loss, require_model, require_whole
 from landscape.checks.trust import Trust
 from landscape.evaluation import Look
+from landscape.examples import Places, batch_size, joined, places, require_counted, split_batches, take
 from landscape.functional import Mode, PureModel
+from landscape.loaded import Batches, LoadedBatches, cut_batches, in_memory
 from landscape.params import Params, real_parts, select
 from landscape.precision import own_precision
 from landscape.ranks import Ranks
@@ -34,7 +36,7 @@ class EmpiricalRisk:
     Attributes:
         predict: Maps (θ, inputs) to outputs; pure in θ.
         loss: Maps (outputs, targets) to the mean loss over one batch's examples.
-        batches: Pairs (inputs, targets); they may differ in size.
+        batches: Pairs (inputs, targets); they may differ in size. `LoadedBatches` are read anew in every pass.
         theta: The point that methods use when no other is given.
         names: Names of θ in the model's `named_parameters()` order, the order of every flat vector.
         weight: Maps (inputs, targets) to a batch's weight; None means its number of examples. A loss that is a mean
@@ -47,7 +49,7 @@ class EmpiricalRisk:
 
     predict: Callable[[Params, Any], Any]
     loss: Callable[[Any, Any], Tensor]
-    batches: Sequence[Batch]
+    batches: Batches
     theta: Params
     weight: Callable[[Any, Any], float] | None = None
     ranks: Ranks | None = None
@@ -57,10 +59,14 @@ class EmpiricalRisk:
 
     def __post_init__(self) -> None:
         require_loss(self.loss)
+        if not isinstance(self.batches, Sequence | LoadedBatches):
+            object.__setattr__(self, "batches", as_batches(self.batches))
+        if isinstance(self.batches, LoadedBatches):
+            self.batches.note(self.weight)
+        elif self.weight is None:
+            require_counted(self.batches)
         if not self.batches:
             raise ValueError("`data` has no batch: a risk needs at least one example.")
-        if self.weight is None:
-            require_counted(self.batches)
         if not any(self.sizes):
             raise ValueError("`data` has no example: all batches are empty.")
         if not self.theta:
@@ -90,8 +96,8 @@ class EmpiricalRisk:
         Args:
             model: Any module; frozen parameters stay out of θ, tied ones count once.
             loss: Mean loss of one batch, called as loss(outputs, targets); for dict batches, loss(outputs, batch).
-            data: A pair (inputs, targets) of tensors, a list of batches, or a DataLoader. A dict batch is passed to
-                the model by keyword.
+            data: A pair (inputs, targets) of tensors, a list of batches, a DataLoader or a split; see
+                `landscape.batches.as_batches`. A dict batch is passed to the model by keyword.
             parameters: What to differentiate by: names, globs ("*.weight") or modules ("blocks.0"); None means all
                 that require a gradient.
             mode: "eval" fixes BatchNorm's running statistics and switches dropout off. "batch" normalises by each
@@ -122,7 +128,8 @@ class EmpiricalRisk:
     @cached_property
     def sizes(self) -> list[int]:
         """Number of examples in each batch."""
-        return [batch_size(b) for b in self.batches]
+        batches = self.batches
+        return batches.sizes if isinstance(batches, LoadedBatches) else [batch_size(b) for b in batches]
 
     @property
     def n(self) -> int:
@@ -143,7 +150,10 @@ class EmpiricalRisk:
         """
         if self.weight is None:
             return [float(k) for k in self.sizes]
-        weights = [float(self.weight(x, y)) for x, y in self.batches]
+        if isinstance(self.batches, LoadedBatches):
+            weights = self.batches.weights(self.weight)
+        else:
+            weights = [float(self.weight(x, y)) for x, y in self.batches]
         if not (math.isfinite(sum(weights)) and sum(weights) > 0 and min(weights) >= 0):
             raise ValueError(f"`weight` must give batches weights >= 0, not all of them 0, got {weights}.")
         return weights
@@ -204,25 +214,27 @@ class EmpiricalRisk:
                 f"`{argument}` = {size} would cut batches whose statistics are estimated, which changes them: use "
                 ".settled(theta), then .in_parts(size)."
             )
-        self.require_cut([cuts(n, size) for n in self.sizes], f"`{argument}` = {size}")
-        return self._cut(self.trust.once(("parts", self.batches, size), lambda: split_batches(self.batches, size)))
+        self._require_cut(size, f"`{argument}` = {size}")
 
-    def require_cut(self, bounds: list[list[tuple[int, int]]], what: str) -> None:
-        """Check once that batches may be cut where the bounds say, see `landscape.checks.additivity.require_cut`."""
-        key = (
-            "cut",
-            self.loss,
-            self.batches,
-            self.weight,
-            max((b - a for batch in bounds for a, b in batch), default=0),
-        )
-        self.trust.once(key, lambda: require_cut(self, bounds, what))
+        def cut() -> Batches:
+            return cut_batches(self.batches, self.sizes, [places(n, size) for n in self.sizes])
+
+        return self._cut(self.trust.once(("parts", self.batches, size), cut))
 
     def require_examples(self, what: str) -> None:
         """Check once that the risk is the mean of the losses of its single examples, by number or by `weight`."""
-        self.require_cut([cuts(n, 1) for n in self.sizes], what)
+        self._require_cut(1, what)
 
-    def _cut(self, batches: list[Batch], **changes: Any) -> "EmpiricalRisk":
+    def _require_cut(self, size: int, what: str, ranks: Ranks | None = None) -> None:
+        """Check once that batches may be cut into parts of `size` examples, or to be shared out to `ranks`."""
+
+        def check() -> None:
+            where: Sequence[Places] = [places(n, size) for n in self.sizes]
+            require_cut(self, where if ranks is None else ranks.bounds(self.sizes), what)
+
+        self.trust.once(("cut", self.loss, self.batches, self.weight, size, "" if ranks is None else "ranks"), check)
+
+    def _cut(self, batches: Batches, **changes: Any) -> "EmpiricalRisk":
         """The same risk in other batches, which have been checked to add up to it."""
         self.shares  # noqa: B018 (which checks the user's own batches)
         self.trust.once(("additive", self.loss, batches, self.weight), lambda: None)
@@ -247,8 +259,8 @@ class EmpiricalRisk:
         ranks = Ranks.of(group, needed_by="`sharded`")
         whole = self.mode in ("batch", "train")
         if not whole:
-            self.require_cut(ranks.bounds(self.sizes), "`sharded`")
-        mine = self._cut(ranks.share(self.batches, whole=whole), ranks=ranks)
+            self._require_cut(ranks.count, "`sharded`", ranks)
+        mine = self._cut(cut_batches(self.batches, self.sizes, ranks.places(self.sizes, whole=whole)), ranks=ranks)
         return replace(mine, total=ranks.total(math.fsum(mine.weights), self.device))
 
     def settled(self, theta: Params | None = None) -> "EmpiricalRisk":
@@ -374,7 +386,7 @@ class EmpiricalRisk:
             raise ValueError(f"`m` must be between 1 and the number of examples {self.n}, got {m}.")
         if self.ranks is not None:
             raise ValueError("`m` needs all data in each process: take the chunks before .sharded().")
-        whole, order = joined(self.batches), None
+        whole, order = joined(in_memory(self.batches, f"`m` = {m}")), None
         if generator is not None:
             order = torch.randperm(self.n, generator=generator, device=generator.device)
             whole = take(whole, order)
@@ -399,11 +411,6 @@ def _one_tensor(found: Any, what: str) -> Tensor:
     if not isinstance(found, Tensor):
         raise ValueError(f"`risk` must have one tensor as {what} here, got {type(found).__name__}.")
     return found
-
-
-def cuts(n: int, size: int) -> list[tuple[int, int]]:
-    """Where the parts of n examples begin and end, of at most `size` each."""
-    return [(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def scalar(loss: Any) -> float:

@@ -104,9 +104,7 @@ class Subject:
     @cached_property
     def risk(self) -> EmpiricalRisk:
         """Plain cross-entropy over the training set, evaluation mode, no augmentation."""
-        train = self.data.train
-        batches = list(zip(train.x.split(1024), train.y.split(1024), strict=True))
-        return EmpiricalRisk.from_model(self.model, F.cross_entropy, batches)
+        return EmpiricalRisk.from_model(self.model, F.cross_entropy, self.data.train)
 
     @property
     def held_out(self) -> Split:
@@ -194,7 +192,7 @@ class Subject:
         return None if self.initial_model is None else fold(self.initial_model, self._random_inputs())
 
     def _random_inputs(self) -> Tensor:
-        x = self.data.train.x[:2]
+        x, _ = self.data.train.take(slice(2))
         return torch.randn(x.shape, generator=self.generator("inputs")).to(x) if x.is_floating_point() else x
 
     @cached_property

@@ -78,7 +78,7 @@ def chosen_examples(split: Split, name: str, recipe: Recipe) -> Split:
         return split
     order = torch.randperm(len(split), generator=stream(recipe.seed, f"surface examples {name}"))
     index = order[: recipe.examples].sort().values
-    return Split(split.x[index], split.y[index], split.clean[index], split.index[index])
+    return split.some(index)
 
 
 def surface_splits(subject: Subject, recipe: Recipe) -> dict[str, Split]:
@@ -109,7 +109,7 @@ def surface_risks(subject: Subject, recipe: Recipe) -> dict[str, EmpiricalRisk]:
     found: dict[str, EmpiricalRisk] = {}
     for name, split in splits.items():
         size = recipe.batch_size
-        batches = list(zip(split.x.split(size), split.y.split(size), strict=True))
+        batches = split.batches(size=size)
         if not found:
             found[name] = EmpiricalRisk.from_model(subject.model, F.cross_entropy, batches, mode=recipe.mode)
         else:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -54,18 +55,18 @@ def require_additive(risk: "EmpiricalRisk") -> None:
     Raises:
         NotAdditiveError: If it does, with `weight` named as the way out.
     """
-    batches = [b for b, w in zip(risk.batches, risk.weights, strict=True) if w and batch_size(b)]
-    weights = [w for b, w in zip(risk.batches, risk.weights, strict=True) if w and batch_size(b)]
+    counting = [bool(w and n) for w, n in zip(risk.weights, risk.sizes, strict=True)]
+    weights = list(compress(risk.weights, counting))
     given = risk.weight is not None
-    if len(batches) < 2 or (given and max(weights) - min(weights) <= 1e-9 * max(weights)):
+    if len(weights) < 2 or (given and max(weights) - min(weights) <= 1e-9 * max(weights)):
         return
-    if plain_mean(risk.loss, batches):
+    if plain_mean(risk.loss, compress(risk.batches, counting)):
         return
-    for whole, parts in Pieces(risk).together(batches, weights):
+    for whole, parts in Pieces(risk).together(compress(risk.batches, counting), weights):
         shares, sizes = shares_of(p.weight for p in parts), shares_of(p.n for p in parts)
         if whole.is_mean_of(parts, shares) or (given and whole.is_mean_of(parts, sizes)):
             continue
-        _require_shapes(risk, batches[0])
+        _require_shapes(risk, next(compress(risk.batches, counting)))
         own = whole.own_shares(parts)
         if given and own is None:  # a loss over pairs of examples, or a sum, which the user weighs as wished
             continue

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, batch_size, can_be_cut, slice_batch
-from landscape.checks.trees import UncutError, cut, join, leaves, rebuilt
+from landscape.examples import Batch, batch_size, can_be_cut, join, select, slice_batch
 from landscape.params import Params
 from landscape.precision import own_precision
+from landscape.trees import map_tensors, tensors
 
 if TYPE_CHECKING:
     from landscape.risk import EmpiricalRisk
@@ -86,7 +86,7 @@ class Pieces:
         mixing = risk.mode in ("batch", "train")
         self.model_may = not mixing  # otherwise an example's outputs depend on the others
 
-    def together(self, batches: Sequence[Batch], weights: Sequence[float]) -> Iterator[tuple[Reading, list[Reading]]]:
+    def together(self, batches: Iterable[Batch], weights: Sequence[float]) -> Iterator[tuple[Reading, list[Reading]]]:
         """Neighbours together and apart; each group begins with the last batch of the one before."""
         yield from self._groups(((self._outputs(b), *b) for b in batches), weights)
 
@@ -101,7 +101,7 @@ class Pieces:
             parts = []
             for (a, b), w in zip(places, weights, strict=True):
                 part = slice_batch(batch, a, b)
-                parts.append(self._read(None if out is None else cut(out, n, slice(a, b)), part, w))
+                parts.append(self._read(None if out is None else select(out, n, slice(a, b)), part, w))
             return whole, parts
         except _AskModelError:
             return self.apart(batch, places, weights)
@@ -119,7 +119,7 @@ class Pieces:
             try:
                 every, n = join(made, sizes), sum(sizes)
                 where = torch.arange(n) if order is None else order
-                outs = [cut(every, n, where[i * m : (i + 1) * m]) for i in range(len(chunks))]
+                outs = [select(every, n, where[i * m : (i + 1) * m]) for i in range(len(chunks))]
             except Exception:
                 self.by_outputs = False
         yield from self._groups(((o, *c) for o, c in zip(outs, chunks, strict=True)), weights)
@@ -131,7 +131,7 @@ class Pieces:
         held = 0
         for (out, x, y), w in zip(pieces, weights, strict=True):
             group.append((out, (x, y), w))
-            held += sum(t.numel() * t.element_size() for t in leaves(out))
+            held += sum(t.numel() * t.element_size() for t in tensors(out))
             if len(group) > 1 and (len(group) == PIECES or held > BYTES):
                 yield from self._group(group)
                 group, held = group[-1:], 0
@@ -179,7 +179,7 @@ class Pieces:
             return self.risk.predict(self.theta, batch[0])
 
         out = self.risk.findings.without_graph(ask)
-        if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in leaves(out)):
+        if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors(out)):
             self.theta = self.risk.theta
             out = self.risk.findings.without_graph(ask)
         return out
@@ -193,15 +193,14 @@ class Pieces:
             return Reading(count, weight, float(loss), [], _tolerance([loss]))
         leaves: list[Tensor] = []
 
-        def leaf(ts: list[Tensor], _: list[int]) -> Tensor:
-            t = ts[0]
+        def leaf(t: Tensor) -> Tensor:
             if t.is_floating_point():
                 t = t.detach().requires_grad_()
                 leaves.append(t)
             return t
 
         with own_precision(), torch.enable_grad():
-            loss = self.risk.loss(rebuilt([out], [count], leaf), batch[1])
+            loss = self.risk.loss(map_tensors(leaf, out), batch[1])
         slopes: Sequence[Tensor] = []
         if loss.requires_grad:
             slopes = torch.autograd.grad(loss, leaves, materialize_grads=True)
@@ -210,7 +209,7 @@ class Pieces:
             if self.model_may:  # a loss of the model's own, say
                 self.by_outputs = False
                 raise _AskModelError
-            raise UncutError
+            raise TypeError("slopes of a loss in something else than outputs of examples")
         wide = [s.double() if s.device.type != "mps" else s.float() for s in by_example]
         return Reading(count, weight, float(loss.detach()), wide, _tolerance([loss, *leaves]))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +33,7 @@ def require_repeatable(risk: "EmpiricalRisk", theta: Params | None = None) -> No
 
     def check() -> None:
         settled = risk.settled(point)
-        batch = next((b for b, n in zip(risk.batches, risk.sizes, strict=True) if n), risk.batches[0])
+        batch = next(compress(risk.batches, risk.sizes))
         few = slice_batch(batch, 0, EXAMPLES) if batch_size(batch) > EXAMPLES and can_be_cut(batch) else batch
 
         def value(examples: Batch) -> float:

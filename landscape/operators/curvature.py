@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -110,7 +110,7 @@ class RiskOperator(Algebra, ABC):
             self.point = self.point.lean()
         self._kept: list[RowMap] = []
         if self.path == "kept":
-            self._kept = [self._of_batch(i) for i in range(len(self.point.risk.batches))]
+            self._kept = [self._of_batch(i, batch) for i, batch in enumerate(self.point.risk.batches)]
 
     @abstractmethod
     def _map(self, i: int, batch: Batch, path: str) -> RowMap:
@@ -220,13 +220,14 @@ class RiskOperator(Algebra, ABC):
             self._vectors_agree = True
         rows = v.detach().reshape(p, -1).T.contiguous()
         with own_precision():
-            if len(risk.batches) == 1 and risk.ranks is None and len(rows):
-                total = self._of_batch(0)(rows)
+            batches = self._kept or risk.batches
+            if len(self._shares) == 1 and risk.ranks is None and len(rows):
+                total = self._of_batch(0, next(iter(batches)))(rows)
             else:
                 total = torch.zeros_like(rows)
-                for i, share in enumerate(self._shares):
-                    if share and len(rows):
-                        total.add_(self._of_batch(i)(rows), alpha=share)
+                for i, (batch, share) in enumerate(zip(batches, self._shares, strict=True) if len(rows) else ()):
+                    if share:
+                        total.add_(self._of_batch(i, batch)(rows), alpha=share)
                 if risk.ranks is not None:
                     risk.ranks.sum_(total)
         return total[0] if v.ndim == 1 else total.T.contiguous()
@@ -250,10 +251,8 @@ class RiskOperator(Algebra, ABC):
         """Each batch's part of the matrix."""
         return self.point.risk.shares
 
-    def _of_batch(self, i: int) -> RowMap:
-        if self._kept:
-            return self._kept[i]
-        return self._map(i, self.point.batch(self.point.risk.batches[i]), self.path)
+    def _of_batch(self, i: int, batch: Any) -> RowMap:
+        return self._kept[i] if self._kept else self._map(i, self.point.batch(batch), self.path)
 
     def _decide(self, path: Path, budget: int | None, micro_batch: int | None) -> str:
         """The path to take, after memory and the kernels."""

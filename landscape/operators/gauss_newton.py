@@ -6,9 +6,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, tensors
+from landscape.batches import Batch, map_tensors, tensors
 from landscape.checks import plain_mean
-from landscape.checks.trees import rebuilt
 from landscape.kernels import second_derivatives
 from landscape.labels import IGNORED
 from landscape.operators.derivatives import Disagreement, compared
@@ -72,11 +71,7 @@ def _at_outputs(point: Point, out: Any) -> Point:
     places = {id(t): name for name, t in leaves.items()}
 
     def predict(theta: Params, _: Any) -> Any:
-        def there(ts: list[Tensor], _: list[int]) -> Tensor:
-            name = places.get(id(ts[0]))
-            return ts[0] if name is None else theta[name]
-
-        return rebuilt([out], [0], there)
+        return map_tensors(lambda t: theta[places[id(t)]] if id(t) in places else t, out)
 
     theta = {name: t.detach().clone().requires_grad_() for name, t in leaves.items()}
     return Point(replace(point.risk, predict=predict, weight=None, ranks=None), theta, {}, channels_last=False)

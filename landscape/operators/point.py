@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.batches import Batch, map_tensors
+from landscape.batches import Batch, Batches, map_tensors
 from landscape.checks.arguments import require_risk
 from landscape.functional import PureModel
 from landscape.params import Params, select
@@ -93,7 +93,7 @@ class Point:
             return batch
         return map_tensors(lambda t: _laid_out(t, True), batch[0]), batch[1]
 
-    def on(self, batches: Sequence[Batch]) -> "Point":
+    def on(self, batches: Batches) -> "Point":
         """The same point with the same data in other batches."""
         return replace(self, risk=replace(self.risk, batches=batches))
 

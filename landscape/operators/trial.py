@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -54,8 +55,7 @@ class Trial:
     @classmethod
     def _made(cls, point: Point, checks: bool) -> "Trial":
         risk = point.risk
-        counting = (b for b, share in zip(risk.batches, risk.shares, strict=True) if share)
-        batch = point.batch(next(counting, risk.batches[0]))
+        batch = point.batch(next(compress(risk.batches, risk.shares), None) or risk.batches[0])
         few, fewer = _parts(point, batch)
         if checks:
             require_same(lambda: _value(point, few), point.dtype, cause(point.risk, probe=True))

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from landscape.complexity.layers import LAYERS
-from landscape.functional import PureModel, _unwrapped
+from landscape.functional import PureModel
+from landscape.modules import unwrapped
 from landscape.params import Params
 
 How = Literal["filter", "layer", "weight", "dfilter", "dlayer", "none"]
@@ -102,7 +103,7 @@ def filters_of(model: nn.Module | PureModel) -> dict[str, Filters | None]:
     Source:
         Our definition; Li et al. (2018) take the first axis always.
     """
-    module = model.module if isinstance(model, PureModel) else _unwrapped(model)
+    module = model.module if isinstance(model, PureModel) else unwrapped(model)
     names = {id(p): name for name, p in module.named_parameters()}
     found: dict[str, Filters | None] = {}
     for owner in module.modules():

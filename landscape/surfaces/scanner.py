@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.batches import Batch, as_batches, batch_size
+from landscape.batches import Batch, Batches, as_batches, batch_size
 from landscape.evaluation import NEEDS_GRAPH
 from landscape.functional import PureModel
 from landscape.params import Params
@@ -94,11 +94,11 @@ class Scanner:
         self._theta = _copied(axes, first.predict)
         self._moved = [name for name in axes.origin if any(name in axis.direction for axis in axes.axes)]
         self._statistics = _statistics(axes, list(models.values()))
-        self._calibration: list[Batch] | None = None
+        self._calibration: Batches | None = None
         if self.mode == "recalibrate":
             data = first if calibration is None else calibration
             first_model = first.predict.module if isinstance(first.predict, PureModel) else None
-            self._calibration = list(data.batches) if isinstance(data, EmpiricalRisk) else as_batches(data, first_model)
+            self._calibration = data.batches if isinstance(data, EmpiricalRisk) else as_batches(data, first_model)
         self._put([0.0] * len(axes))
 
         def all_prepared() -> list[Subset]:

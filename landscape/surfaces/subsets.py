@@ -13,6 +13,7 @@ from landscape.batches import Batch, batch_size, by_example, slice_batch, split_
 from landscape.checks.arguments import require_risk
 from landscape.checks.repeatability import require_repeatable, undrawn
 from landscape.functional import PureModel
+from landscape.loaded import in_memory
 from landscape.params import Params
 from landscape.precision import own_precision
 from landscape.risk import EmpiricalRisk
@@ -82,8 +83,9 @@ def prepared(
     """
     notes: list[str] = []
     whole = risk.mode == "batch" and isinstance(predict, PureModel) and bool(predict.normalised)
-    whole = whole or not all(by_example(batch) for batch in risk.batches)
-    largest = max(risk.batches, key=batch_size)
+    batches = in_memory(risk.batches, "a scan")  # of which every point makes a pass
+    whole = whole or not all(by_example(batch) for batch in batches)
+    largest = max(batches, key=batch_size)
     probe = largest if whole else slice_batch(largest, 0, PROBE)
     risk.shares  # noqa: B018 (which checks that the loss may be cut into these batches)
     with own_precision(), without_gradient():
@@ -94,14 +96,14 @@ def prepared(
             risk,
             outputs,
             probe,
-            whole=[largest, *(b for b in risk.batches if b is not largest and batch_size(b))],
+            whole=[largest, *(b for b in batches if b is not largest and batch_size(b))],
         )
     for metric in found:
         if metric.risk and not metric.sampled:
             whole = True
             notes.append(f"{metric.columns[0]!r} has no standard error: it is no mean of losses of single examples.")
     activation = 0 if whole else _activation(predict, theta, probe, without_gradient)
-    parts = [batch for batch in risk.batches if batch_size(batch)]
+    parts = [batch for batch in batches if batch_size(batch)]
     if activation and risk.device.type == "cpu":
         size = batch_size(largest)
         pieces = -(-size // max(1, CACHE_BYTES // activation))

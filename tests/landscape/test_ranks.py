@@ -13,9 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape.batches import batch_size
+from landscape.loaded import cut_batches
 from landscape.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
+
+
+def share(rank, count, batches, *, whole):
+    sizes = [batch_size(batch) for batch in batches]
+    return cut_batches(batches, sizes, Ranks(rank, count).places(sizes, whole=whole))
 
 
 @settings(max_examples=15)
@@ -26,9 +32,9 @@ def test_examples_are_shared_out_evenly_and_in_order(sizes, count):
     batches = [(part, -part) for part in x.split(sizes)]
     if total < count:
         with pytest.raises(ValueError, match=f"`data` has {total} examples, too few for {count} processes: use fewer"):
-            Ranks(0, count).share(batches, whole=False)
+            share(0, count, batches, whole=False)
         return
-    shares = [Ranks(rank, count).share(batches, whole=False) for rank in range(count)]
+    shares = [share(rank, count, batches, whole=False) for rank in range(count)]
     assert torch.equal(torch.cat([part for share in shares for part, _ in share]), x)
     assert all(torch.equal(-part, target) for share in shares for part, target in share)
     loads = [sum(map(batch_size, share)) for share in shares]
@@ -41,9 +47,9 @@ def test_whole_batches_are_dealt_out_in_turn(many, count):
     batches = [(torch.full((2,), i), torch.zeros(2)) for i in range(many)]
     if many < count:
         with pytest.raises(ValueError, match=f"`data` has {many} batches, too few for {count} processes"):
-            Ranks(0, count).share(batches, whole=True)
+            share(0, count, batches, whole=True)
         return
-    shares = [Ranks(rank, count).share(batches, whole=True) for rank in range(count)]
+    shares = [share(rank, count, batches, whole=True) for rank in range(count)]
     assert sorted(int(x[0]) for share in shares for x, _ in share) == list(range(many))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from landscape.randomness import source_of
 from trainers.data.corruptions import CORRUPTIONS, corrupt
-from trainers.data.sources import Source, digits, from_function, mnist1d
+from trainers.data.sources import Shades, Source, digits, from_function, mnist1d
 from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
 from trainers.data.spurious import patch_codes, stamp
 from trainers.naming import nearest
@@ -45,6 +45,7 @@ def load_dataset(
     label_noise: float = 0.0,
     spurious: float | None = None,
     seed: int = 0,
+    labels: bool = True,
     trust: bool = True,
 ) -> DataBundle:
     """Read a data set and split it, without overlap.
@@ -69,6 +70,7 @@ def load_dataset(
         spurious: Probability q that a patch in the corner names the label (in train, the label given to training), see
             `trainers.data.spurious`; None for no patch. In `ood["spurious"]` the patch names a random class.
         seed: Decides everything that is random here.
+        labels: Whether the targets must be labels; False for a task of one's own, on data that a function returns.
         trust: False refuses references, for names that come out of a file.
 
     Returns:
@@ -81,34 +83,40 @@ def load_dataset(
     """
     _check_arguments(train_size, validation_size, test_size, label_noise, spurious)
     check_seed(seed)
-    source = _source(name, train_size, USUAL if validation_size is None else validation_size, seed, trust)
+    source = _source(
+        name, train_size, USUAL if validation_size is None else validation_size, seed, labels=labels, trust=trust
+    )
     if spurious is not None and not source.images:
+        raise ValueError(f"`spurious` needs images or signals, and those of {name!r} have shape {source.shape}.")
+    if spurious is not None and not isinstance(source.inputs, Tensor):
         raise ValueError(
-            f"`spurious` needs images or signals, and those of {name!r} have shape {tuple(source.x.shape[1:])}."
+            f"`spurious` needs the data in memory, and those of {name!r} are read one by one: let the data set say "
+            "`in_memory = True`, if they fit."
         )
     test_index, validation_index, train_index = _cut(source, train_size, validation_size, test_size, seed)
 
     given = source.y.clone()
-    given[train_index] = noisy_labels(
-        source.y, label_noise, classes=source.classes, generator=stream(seed, "label noise")
-    )[train_index]
+    if labels:
+        noisy = noisy_labels(source.y, label_noise, classes=source.classes, generator=stream(seed, "label noise"))
+        given[train_index] = noisy[train_index]
 
-    x = source.x
+    codes = None
     if spurious is not None:
         codes = patch_codes(given, spurious, classes=source.classes, generator=stream(seed, "patch"))
-        x = _stamped(source, codes)
 
     def split(index: Tensor) -> Split:
-        return Split(x[index], given[index], source.y[index], index)
+        inputs = source.inputs[index] if isinstance(source.inputs, Tensor) else source.inputs
+        plain = Split(inputs, given[index], source.y[index], index, source.pixels)
+        return plain if codes is None else stamped(plain, codes[index], source.classes, source.shades)
 
     test = split(test_index)
     makers: dict[str, Callable[[], Split]] = {}
     if source.images:
         for kind in CORRUPTIONS:
             for severity in (1, 2, 3):
-                makers[f"{kind}:{severity}"] = functools.partial(_corrupted, test, source, kind, severity, seed)
+                makers[f"{kind}:{severity}"] = functools.partial(_corrupted, test, source.shades, kind, severity, seed)
     if spurious is not None:
-        makers["spurious"] = functools.partial(_random_patches, test, source, seed)
+        makers["spurious"] = functools.partial(_random_patches, test, source.classes, source.shades, seed)
     return DataBundle(
         name=name,
         train=split(train_index),
@@ -116,7 +124,7 @@ def load_dataset(
         test=test,
         ood=ShiftedSplits(makers),
         classes=source.classes,
-        shape=tuple(source.x.shape[1:]),
+        shape=source.shape,
     )
 
 
@@ -134,11 +142,12 @@ def noisy_labels(
     return torch.where(hit, torch.randint(classes, (len(labels),), generator=generator), labels)
 
 
-def _source(name: str, train_size: int | None, validation_size: int, seed: int, trust: bool) -> Source:
+def _source(name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool) -> Source:
     if is_reference(name):
         return from_function(
-            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed
-        )
+            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed,
+            labels=labels,
+        )  # fmt: skip
     if name not in DATASETS:
         raise ValueError(
             f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, or your own as `module:function`."
@@ -198,15 +207,21 @@ def _check_arguments(
         raise ValueError(f"`spurious` must be a probability in [0, 1], or None for no patch, got {spurious!r}.")
 
 
-def _stamped(source: Source, codes: Tensor, x: Tensor | None = None) -> Tensor:
-    return stamp(source.x if x is None else x, codes, classes=source.classes, low=source.low, high=source.high)
+def stamped(split: Split, codes: Tensor, classes: int, shades: Shades | None) -> Split:
+    """A split whose inputs have a patch that names a class, see `trainers.data.spurious.stamp`."""
+    assert isinstance(split.inputs, Tensor)
+    low, high = (0, 255) if shades is None else (shades.low, shades.high)  # of bytes
+    return replace(split, inputs=stamp(split.inputs, codes, classes=classes, low=low, high=high))
 
 
-def _corrupted(test: Split, source: Source, kind: str, severity: int, seed: int) -> Split:
+def _corrupted(test: Split, shades: Shades | None, kind: str, severity: int, seed: int) -> Split:
+    x = test.x
+    shades = shades or Shades.of(x)
     generator = stream(seed, f"corruption {kind}")
-    return replace(test, x=corrupt(test.x, kind, severity, generator=generator, fill=source.fill, scale=source.scale))
+    x = corrupt(x, kind, severity, generator=generator, fill=shades.fill, scale=shades.scale)
+    return replace(test, inputs=x, pixels=None, dtype=None)
 
 
-def _random_patches(test: Split, source: Source, seed: int) -> Split:
-    codes = torch.randint(source.classes, (len(test),), generator=stream(seed, "random patch"))
-    return replace(test, x=_stamped(source, codes, test.x))
+def _random_patches(test: Split, classes: int, shades: Shades | None, seed: int) -> Split:
+    codes = torch.randint(classes, (len(test),), generator=stream(seed, "random patch"))
+    return stamped(test, codes, classes, shades)

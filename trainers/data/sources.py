@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from trainers.data.rereading import check_repeats, item
+from trainers.data.items import ItemInputs, Pixels, in_memory, pixels_of, read, targets_of
+from trainers.data.rereading import PARTS, check_repeats
 from trainers.reference import call
 
 # Of x / 16 over all 1,797 digits: fixed, so that a pixel value means the same in every split, size and seed.
@@ -22,32 +22,55 @@ DIGITS_STD = 0.3760492217920148
 
 
 @dataclass(frozen=True)
+class Shades:
+    """The values that images or signals have.
+
+    Attributes:
+        low: The smallest: dark.
+        high: The largest: lit.
+        fill: That of the background.
+        scale: Standard deviation.
+    """
+
+    low: float
+    high: float
+    fill: float
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Shades":
+        """Those of some inputs."""
+        return cls(float(x.min()), float(x.max()), float(x.min()), float(x.std()) or 1.0)
+
+
+@dataclass(frozen=True)
 class Source:
     """All examples of a data set, in an order that never changes.
 
     Attributes:
-        x: Inputs (n, ...), float32, or int64 for tokens.
-        y: True labels (n,), int64, in [0, classes).
-        classes: Number of classes.
+        inputs: A tensor (n, ...), float32, int64 for tokens or uint8 for images; or what reads them one by one.
+        y: True labels (n,), int64, in [0, classes); or other targets (n, ...) of a user's own task.
+        classes: Number of classes, or of entries of a target.
         test_start: Index of the first example of an official test set, which ends the data; None where there is none.
         test_size: Size of the test set by default; None means all of the official one.
-        images: Whether x are images or signals, which corruptions and patches can be applied to.
-        low: Smallest value of x: dark.
-        high: Largest value of x: lit.
-        fill: Value of the background.
-        scale: Standard deviation of x.
+        images: Whether inputs are images or signals, which corruptions and patches can be applied to.
+        shades: Their values at use; None for those of the test set, where the others are not in memory.
+        pixels: How uint8 becomes floating point.
     """
 
-    x: Tensor
-    y: Int[Tensor, " n"]
+    inputs: Tensor | ItemInputs
+    y: Shaped[Tensor, "n ..."]
     classes: int
     test_start: int | None = None
     test_size: int | None = None
     images: bool = True
-    low: float = 0.0
-    high: float = 1.0
-    fill: float = 0.0
-    scale: float = 1.0
+    shades: Shades | None = None
+    pixels: Pixels | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.inputs.shape[1:]) if isinstance(self.inputs, Tensor) else self.inputs.shape
 
 
 @functools.cache
@@ -66,13 +89,11 @@ def digits() -> Source:
     x = (raw.images / 16 - DIGITS_MEAN) / DIGITS_STD
     low, high = -DIGITS_MEAN / DIGITS_STD, (1 - DIGITS_MEAN) / DIGITS_STD
     return Source(
-        x=torch.tensor(x, dtype=torch.float32).unsqueeze(1),
+        inputs=torch.tensor(x, dtype=torch.float32).unsqueeze(1),
         y=torch.tensor(raw.target, dtype=torch.int64),
         classes=10,
         test_size=697,
-        low=low,
-        high=high,
-        fill=low,
+        shades=Shades(low, high, fill=low),
     )
 
 
@@ -102,25 +123,36 @@ def mnist1d() -> Source:
         random.setstate(python_state)
     x = np.concatenate([raw["x"], raw["x_test"]])
     return Source(
-        x=torch.tensor(x, dtype=torch.float32).unsqueeze(1),
+        inputs=torch.tensor(x, dtype=torch.float32).unsqueeze(1),
         y=torch.tensor(np.concatenate([raw["y"], raw["y_test"]]), dtype=torch.int64),
         classes=10,
         test_start=len(raw["x"]),
-        low=float(x.min()),
-        high=float(x.max()),
+        shades=Shades(float(x.min()), float(x.max()), fill=0.0),
     )
 
 
 def from_function(
-    function: Callable[..., Any], name: str, *, train_size: int | None, validation_size: int, seed: int
+    function: Callable[..., Any],
+    name: str,
+    *,
+    train_size: int | None,
+    validation_size: int,
+    seed: int,
+    labels: bool = True,
 ) -> Source:
     """Read the train and test sets that a user's function returns.
 
     The function is called with those of the keyword arguments `train_size` (here the size of train and validation
     together, or None for all) and `seed` that it accepts, and returns two map-style `torch.utils.data.Dataset`s of
-    (x, y): x a float tensor or array of one shape (int64 for tokens), y an integer label from 0. Both are read into
-    memory. The number of classes is the largest label plus one, or the length of the train set's `classes` where that
-    is larger. Inputs of shape (c, h, w) count as images.
+    (x, y): x an array or tensor of one shape, floating point, int64 for tokens or uint8 for images (c, h, w); y an
+    integer label from 0. The number of classes is the largest label plus one, or the length of the train set's
+    `classes` where that is larger. Inputs of shape (c, h, w) count as images. Without `labels`, y is whatever the task
+    takes, in tensors of one shape; in place of the number of classes stands the number of entries of one target.
+
+    Both are read into memory if that takes an eighth of what is free, or their attribute `in_memory` is True; otherwise
+    items are read whenever they are needed, and a data set's `targets`, as torchvision's have them, save a first pass
+    over its items for the labels. Images of uint8 stay what they are until they are used, as (v / 255 - mean) / std
+    with the train set's `mean` and `std`, one number or one a channel; 0 and 1 where it has none.
 
     Raises:
         ValueError: If what it returns is something else, or other data when it is called or read again; the message
@@ -130,33 +162,38 @@ def from_function(
     parameters = inspect.signature(function).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     arguments = {key: value for key, value in wanted.items() if key in parameters or everything}
-    result = _two_sets(function, name, arguments)
-    (x, y), (x_test, y_test) = (
-        _read(dataset, f"{name!r}, {part}") for part, dataset in zip(("train", "test"), result, strict=True)
-    )
+    sets = _two_sets(function, name, arguments)
+    where = [f"{name!r}, {part}" for part in PARTS]
+    held = in_memory(sets, where)
+    if held:
+        (x, y), (x_test, y_test) = (
+            read(dataset, place, labels=labels) for dataset, place in zip(sets, where, strict=True)
+        )
+        if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
+            raise ValueError(
+                f"`dataset` {name!r}: train and test inputs must be alike, got {x.dtype} {tuple(x.shape[1:])} "
+                f"and {x_test.dtype} {tuple(x_test.shape[1:])}."
+            )
+    else:
+        y, y_test = (targets_of(dataset, place, labels=labels) for dataset, place in zip(sets, where, strict=True))
     known = (function, *arguments.items())
     if known not in _repeatable:
-        check_repeats(result, lambda: _two_sets(function, name, arguments), name)
+        check_repeats(sets, lambda: _two_sets(function, name, arguments), name)
         _repeatable.add(known)
-    if x.shape[1:] != x_test.shape[1:] or x.dtype != x_test.dtype:
-        raise ValueError(
-            f"`dataset` {name!r}: train and test inputs must be alike, got {x.dtype} {tuple(x.shape[1:])} "
-            f"and {x_test.dtype} {tuple(x_test.shape[1:])}."
-        )
-    labels = torch.cat([y, y_test])
-    named = getattr(result[0], "classes", ())
-    images = x.is_floating_point() and x.ndim == 4
-    low, high = (float(x.min()), float(x.max())) if images else (0.0, 1.0)
+    every, named = torch.cat([y, y_test]), getattr(sets[0], "classes", ())
+    inputs = torch.cat([x, x_test]) if held else ItemInputs(sets, where, every)
+    images = inputs.dtype in (torch.float32, torch.uint8) and len(inputs[0].shape) == 3
+    pixels = pixels_of(sets[0], inputs[0].shape[0], where[0]) if inputs.dtype == torch.uint8 else None
     return Source(
-        x=torch.cat([x, x_test]),
-        y=labels,
-        classes=max(int(labels.max()) + 1, len(named) if hasattr(named, "__len__") else 0),
-        test_start=len(x),
+        inputs=inputs,
+        y=every,
+        classes=max(int(every.max()) + 1, len(named) if hasattr(named, "__len__") else 0)
+        if labels
+        else max(1, every[0].numel()),
+        test_start=len(y),
         images=images,
-        low=low,
-        high=high,
-        fill=low,
-        scale=(float(x.std()) or 1.0) if images else 1.0,
+        shades=Shades.of(x) if held and images and pixels is None else None,
+        pixels=pixels,
     )
 
 
@@ -172,48 +209,3 @@ def _two_sets(function: Callable[..., Any], name: str, arguments: dict[str, Any]
             + (f" of length {len(result)}." if isinstance(result, tuple | list) else ".")
         )
     return result
-
-
-def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
-    """A map-style data set as two tensors."""
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        hint = "; give its `dataset`" if hasattr(dataset, "dataset") else ""
-        raise ValueError(
-            f"`dataset` {where} must be a map-style torch Dataset, with a length and items, "
-            f"got {type(dataset).__name__}{hint}."
-        )
-    if call(f"`dataset` {where}, asked for its length,", len, dataset) == 0:
-        raise ValueError(f"`dataset` {where} is empty.")
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        x, y = (t.detach().cpu() for t in dataset.tensors)
-    else:
-        items = [item(dataset, i, where) for i in range(len(dataset))]
-        wrong = next((item for item in items if not isinstance(item, tuple | list) or len(item) != 2), None)
-        if wrong is not None:
-            raise ValueError(f"`dataset` {where} must have items (x, y), got {type(wrong).__name__}.")
-        try:
-            inputs = [torch.as_tensor(a) for a, _ in items]
-            y = torch.stack([torch.as_tensor(b) for _, b in items])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"`dataset` {where}: an item is not a pair (array, label), the labels all alike ({error}); "
-                "turn images into tensors with a transform."
-            ) from error
-        shapes = {tuple(a.shape) for a in inputs}
-        if len(shapes) > 1:
-            raise ValueError(f"`dataset` {where}: all inputs must have one shape, got {sorted(shapes)[:3]}.")
-        x = torch.stack(inputs)
-    if x.dtype in (torch.uint8, torch.bool) or x.is_complex():
-        raise ValueError(f"`dataset` {where}: inputs are {x.dtype}; scale them to floating point first.")
-    if y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0:
-        raise ValueError(
-            f"`dataset` {where}: labels must be whole numbers from 0, one an example, got {y.dtype} of shape "
-            f"{tuple(y.shape[1:])} per example."
-        )
-    if x.is_floating_point() and not bool((finite := torch.isfinite(x).flatten(1).all(1)).all()):
-        bad = (~finite).nonzero()[:, 0].tolist()
-        raise ValueError(
-            f"`dataset` {where}: {len(bad)} of {len(x)} inputs hold NaN or infinite numbers, such as item {bad[0]}: "
-            f"leave them out, or fill them in."
-        )
-    return x.to(torch.float32 if x.is_floating_point() else torch.int64), y.to(torch.int64)

@@ -4,8 +4,35 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from landscape.batches import Batch, Batches, LoadedBatches
+from landscape.memory import require
+from trainers.data.items import ItemInputs, Pixels
+from trainers.randomness import stream
+
+BATCH = 1024  # examples, where the caller does not say
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random transform of single examples, decided by (seed, epoch, example) alone.
+
+    Attributes:
+        transform: Maps (input as it is stored, generator) to an input of the same kind.
+        seed: Of the run.
+        epoch: Whose turn it is.
+    """
+
+    transform: Callable[[Tensor, Generator], Tensor]
+    seed: int
+    epoch: int = 0
+
+    def __call__(self, stored: Tensor, example: int) -> Tensor:
+        """The input of the example at this position of the source, as this epoch sees it."""
+        return self.transform(stored, stream(self.seed, f"augmentation {self.epoch} {example}"))
 
 
 @dataclass(frozen=True)
@@ -13,23 +40,135 @@ class Split:
     """Examples, with where they come from.
 
     Attributes:
-        x: Inputs (n, ...), float32, or int64 for tokens.
-        y: Labels (n,) as given to training, int64.
+        inputs: Inputs as they are stored: a tensor (n, ...) in memory, float32, int64 for tokens or uint8 for images;
+            or what reads them one by one, by their position in the source.
+        y: Labels (n,) as given to training, int64, or other targets (n, ...).
         clean: True labels (n,), int64; other than y only where label noise hit.
         index: Position of each example in the source (n,), int64.
+        pixels: How uint8 becomes floating point, at use; None for other inputs.
+        dtype: Of floating-point inputs at use; None means as they are stored, float32 for pixels.
+        workers: Processes that read ahead where inputs are read or augmented one by one; they change no bit.
     """
 
-    x: Tensor
-    y: Int[Tensor, " n"]
-    clean: Int[Tensor, " n"]
+    inputs: Tensor | ItemInputs
+    y: Shaped[Tensor, "n ..."]
+    clean: Shaped[Tensor, "n ..."]
     index: Int[Tensor, " n"]
+    pixels: Pixels | None = None
+    dtype: torch.dtype | None = None
+    workers: int = 0
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def to(self, device: torch.device | str) -> "Split":
-        """The same examples on another device."""
-        return Split(self.x.to(device), self.y.to(device), self.clean.to(device), self.index.to(device))
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are used and labels lie."""
+        return self.y.device
+
+    @property
+    def x(self) -> Tensor:
+        """All inputs as the model takes them; unless they are stored so, they are made anew each time.
+
+        Raises:
+            MemoryError: If they are read one by one, and do not fit.
+        """
+        if isinstance(self.inputs, Tensor):
+            return self._used(self.inputs)
+        require(
+            self.inputs.bytes_each * len(self),
+            "cpu",
+            what="All inputs of a split, which are read one by one,",
+            instead="go through its `batches`",
+        )
+        x: Tensor = self.take(slice(None))[0]
+        return x
+
+    def take(self, positions: Int[Tensor, " k"] | slice) -> Batch:
+        """The examples at these positions, as a pair (inputs, labels)."""
+        if isinstance(self.inputs, Tensor):
+            return self._used(self.inputs[positions]), self.y[positions]
+        stored = torch.stack([self.inputs[i] for i in self.index[positions].tolist()])
+        return self._used(stored), self.y[positions]
+
+    def batches(
+        self, order: Int[Tensor, " k"] | None = None, size: int = BATCH, *, augment: Augmentation | None = None
+    ) -> Batches:
+        """The examples in batches, pairs (inputs, labels) on the split's device, to be gone through again and again.
+
+        Inputs in memory are cut, or taken in the order given; others, and augmented ones, are read by a DataLoader with
+        `workers` processes. No batch is kept.
+
+        Args:
+            order: Positions, in turn; None means all, as they are.
+            size: Examples in a batch; the last may have fewer.
+            augment: Transforms each example; None shows it as it is stored.
+        """
+        count = len(self) if order is None else len(order)
+        sizes = [min(size, count - i) for i in range(0, count, size)]
+        if not isinstance(self.inputs, Tensor) or augment is not None:
+            turn = torch.arange(count) if order is None else order
+            return LoadedBatches(lambda: self._read(turn, size, augment), sizes=sizes, bytes=self._bytes(count))
+        parts = [slice(i, i + size) for i in range(0, count, size)] if order is None else order.split(size)
+        if order is None and self.pixels is None and self.dtype is None:
+            return [self.take(part) for part in parts]
+        return LoadedBatches(lambda: map(self.take, parts), sizes=sizes, bytes=self._bytes(count), draws=False)
+
+    def some(self, positions: Int[Tensor, " k"]) -> "Split":
+        """The examples at these positions, as a split."""
+        inputs = self.inputs[positions] if isinstance(self.inputs, Tensor) else self.inputs
+        y, clean, index = (t[positions] for t in (self.y, self.clean, self.index))
+        return replace(self, inputs=inputs, y=y, clean=clean, index=index)
+
+    def to(self, device: torch.device | str, *, workers: int | None = None) -> "Split":
+        """The same examples used on another device, or read by so many processes."""
+        y, clean, index = (t.to(device) for t in (self.y, self.clean, self.index))
+        inputs = self.inputs.to(device) if isinstance(self.inputs, Tensor) else self.inputs
+        workers = self.workers if workers is None else workers
+        return replace(self, inputs=inputs, y=y, clean=clean, index=index, workers=workers)
+
+    def double(self) -> "Split":
+        """The same examples with inputs in float64; tokens stay what they are."""
+        if isinstance(self.inputs, Tensor) and self.pixels is None:
+            return replace(self, inputs=self.inputs.double()) if self.inputs.is_floating_point() else self
+        return replace(self, dtype=torch.float64)
+
+    def _used(self, stored: Tensor) -> Tensor:
+        stored = stored.to(self.device)
+        if self.pixels is not None:
+            return self.pixels(stored, self.dtype or torch.float32)
+        return stored if self.dtype is None or not stored.is_floating_point() else stored.to(self.dtype)
+
+    def _read(self, order: Tensor, size: int, augment: Augmentation | None) -> Iterator[Batch]:
+        apart = not isinstance(self.inputs, Tensor) or self.inputs.device.type == "cpu"
+        loader = DataLoader(
+            _Stored(self, augment),
+            size,
+            sampler=order.tolist(),
+            num_workers=self.workers if apart else 0,
+            generator=Generator(),  # or it would draw from the global one
+        )
+        try:
+            for stored, positions in zip(loader, order.split(size), strict=True):
+                yield self._used(stored), self.y[positions]
+        except ValueError as error:  # with the trace of a worker
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+    def _bytes(self, count: int) -> int:
+        each = self.inputs[:1].nbytes if isinstance(self.inputs, Tensor) else self.inputs.bytes_each
+        return count * each * (4 if self.pixels is not None else 1)
+
+
+class _Stored(Dataset[Tensor]):
+    """What worker processes read: one input as it is stored, transformed where that is asked for."""
+
+    def __init__(self, split: Split, augment: Augmentation | None) -> None:
+        self.inputs, self.index, self.augment = split.inputs, split.index.cpu(), augment
+
+    def __getitem__(self, position: int) -> Tensor:
+        example = int(self.index[position])
+        stored: Tensor = self.inputs[position if isinstance(self.inputs, Tensor) else example]
+        return stored if self.augment is None else self.augment(stored, example)
 
 
 @dataclass(frozen=True)
@@ -76,27 +215,29 @@ class DataBundle:
     classes: int
     shape: tuple[int, ...]
 
-    def to(self, device: torch.device | str) -> "DataBundle":
+    def to(self, device: torch.device | str, *, workers: int | None = None) -> "DataBundle":
         """The same data on another device; shifted splits go there when they are asked for."""
         ood = self.ood
         return replace(
             self,
-            train=self.train.to(device),
-            validation=self.validation.to(device),
-            test=self.test.to(device),
+            train=self.train.to(device, workers=workers),
+            validation=self.validation.to(device, workers=workers),
+            test=self.test.to(device, workers=workers),
             ood=replace(ood, device=device)
             if isinstance(ood, ShiftedSplits)
             else {key: split.to(device) for key, split in ood.items()},
         )
 
 
-def stratified_order(labels: Int[Tensor, " n"], generator: Generator) -> Int[Tensor, " n"]:
-    """A random permutation in which every class is spread evenly.
+def stratified_order(labels: Shaped[Tensor, "n ..."], generator: Generator) -> Int[Tensor, " n"]:
+    """A random permutation in which every class is spread evenly; targets that are no labels are of one class.
 
     The j-th of the n_c examples of a class, in random order, is put at (j + u) / n_c with u uniform in [0, 1), and all
     are sorted: a stretch of the unit interval of length t holds t · n_c of them, up to less than two.
     """
     n = len(labels)
+    if labels.is_floating_point() or labels.ndim != 1:
+        labels = torch.zeros(n, dtype=torch.int64)
     shuffled = torch.randperm(n, generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)

@@ -107,7 +107,7 @@ def fit_curve(
         {name: torch.zeros_like(s.parameters[name]) for name in moving} for s in curve.points[1:-1]
     ]
     whole = (data[0], data[1]) if isinstance(data, tuple) and isinstance(data[0], Tensor) else None
-    batches = as_batches(data)
+    batches = list(as_batches(data))
     count = math.ceil(len(whole[0]) / batch_size) if whole else len(batches)
     step, steps = 0, max(epochs * count, 1)
     for epoch in range(epochs):

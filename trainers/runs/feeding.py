@@ -75,7 +75,7 @@ class Feeder:
 
     def batch(self, index: Tensor) -> Closures:
         """The closures of a batch, given by the positions of its examples in the training data."""
-        return self.closures(self.train.x[index], self.train.y[index], self.config.chunk)
+        return self.closures(*self.train.take(index), self.config.chunk)
 
     def closures(self, x: Tensor, y: Tensor, chunk: int) -> Closures:
         """The closures of examples, so many a forward and backward pass."""
@@ -109,7 +109,7 @@ class Feeder:
                 torch.arange(n) if many >= n else torch.randperm(n, generator=stream(self.config.seed, purpose))[:many]
             )
             one = 1 if needs == "squares" else self.config.batch_size
-            found = self.closures(self.train.x[index], self.train.y[index], one)
+            found = self.closures(*self.train.take(index), one)
             return list(found.ascents or found.descents), found.sizes
 
         return closures

@@ -318,7 +318,7 @@ def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
 
 def in_double(split: Split) -> Split:
     """The same examples with inputs in float64; tokens stay what they are."""
-    return replace(split, x=split.x.double()) if split.x.is_floating_point() else split
+    return split.double()
 
 
 def _shifted_in_double(ood: Mapping[str, Split], name: str) -> Split:

@@ -26,6 +26,7 @@ def fit(
     *,
     out: str | Path = "runs",
     device: str = "cpu",
+    workers: int = 0,
     trust: bool = False,
     progress: Progress | None = None,
     stop: Callable[[int], bool] | None = None,
@@ -44,6 +45,7 @@ def fit(
         config: What decides the result.
         out: Folder of runs.
         device: Where to train.
+        workers: Processes that read data which are not in memory; they change no bit.
         trust: Import a model or dataset that the configuration names as module:function.
         progress: Called after each epoch with its row of the history.
         stop: Called after each epoch with its number; True ends the call with a snapshot, and the run can be continued.
@@ -79,7 +81,8 @@ def fit(
         return run
     with StopSignals(active=signals) as asked, seeded(derive(config.seed, "training")), ExitStack() as stack:
         data = load_data(config, trust=trust)
-        training = Training(config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None)
+        diagnose = log_steps is not None
+        training = Training(config, run, data=data, device=device, trust=trust, diagnose=diagnose, workers=workers)
         lock = stack.enter_context(locked(run.folder))
         if not run.finished:  # else the process that held the lock until now has done it
             training.begin(log)

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.batches import Batch
 from trainers.config import TrainConfig
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
@@ -51,6 +52,7 @@ class Training:
         trust: As for `fit`.
         diagnose: Have the optimizer work out the cosine between clean and perturbed gradient.
         data: That of the configuration, where it is loaded already.
+        workers: Processes that read data which are not in memory.
     """
 
     def __init__(
@@ -62,14 +64,15 @@ class Training:
         trust: bool = False,
         diagnose: bool = False,
         data: DataBundle | None = None,
+        workers: int = 0,
     ) -> None:
         self.config, self.run, self.device = config, run, device_of(device)
         self.data = load_data(config, trust=trust) if data is None else data
-        self.train = self.data.train.to(self.device)
+        self.train = self.data.train.to(self.device, workers=workers)
         model = self.build(config.model_options, trust=trust)
         self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
         if is_reference(config.model):
-            check_outputs(self.model, self.train.x[:2], classes=self.data.classes, name=config.model)
+            check_outputs(self.model, self.train.take(slice(2))[0], classes=self.data.classes, name=config.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         shapes = None
@@ -95,6 +98,7 @@ class Training:
         self.generator = stream(config.seed, "order")
         self.order = self.next_order()
         self.epoch = self.step = self.position = 0
+        self.ahead: Iterator[Batch] | None = None  # the rest of the epoch, which may be read before its turn
         self.tally = Tally()
         self.losses: list[Tensor] = []
         self.hits: list[Tensor] = []
@@ -137,8 +141,10 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         size = self.config.batch_size
+        if self.ahead is None:
+            self.ahead = iter(self.train.batches(self.order[self.position * size :], size))
         index = self.order[self.position * size : (self.position + 1) * size]
-        closures = self.feeder.batch(index)
+        closures = self.feeder.closures(*next(self.ahead), self.config.chunk)
         loss = self.optimizer.step(closures.descents, sizes=closures.sizes, ascent=closures.ascents)
         assert loss is not None  # only a step without closures has none
         self.step += 1
@@ -189,7 +195,7 @@ class Training:
         }
         self.history.append(row)
         self.model.train()
-        self.order, self.position, self.tally = self.next_order(), 0, Tally()
+        self.order, self.position, self.tally, self.ahead = self.next_order(), 0, Tally(), None
         self.losses, self.hits = [], []
         return row
 

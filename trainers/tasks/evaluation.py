@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 def batch_of(x: Tensor) -> int:
-    """Examples a forward pass without gradient.
+    """Examples a forward pass without gradient, for inputs like these.
 
     Large batches of large inputs fall out of a processor's cache, which makes a pass of a convolutional network two to
     three times slower; small inputs, and other devices, are as fast in one batch.
@@ -22,10 +22,11 @@ def batch_of(x: Tensor) -> int:
     return 2048 if x.device.type != "cpu" else max(128, min(2048, 2**17 // max(1, x[:1].numel())))
 
 
-def predict(model: nn.Module, x: Tensor) -> Tensor:
+def predict(model: nn.Module, split: Split) -> Tensor:
     """Outputs on many examples, without gradient; the caller sets the mode."""
+    size = batch_of(split.take(slice(1))[0])
     with torch.no_grad():
-        return torch.cat([model(part) for part in x.split(batch_of(x))])
+        return torch.cat([model(x) for x, _ in split.batches(size=size)])
 
 
 def evaluate(model: nn.Module, loss: Loss, train: Split, data: DataBundle) -> tuple[dict[str, float], Tensor]:
@@ -41,7 +42,7 @@ def evaluate(model: nn.Module, loss: Loss, train: Split, data: DataBundle) -> tu
         The `COLUMNS` of the history, and which training examples were right.
     """
     model.eval()
-    logits = predict(model, train.x)
+    logits = predict(model, train)
     answers = logits.argmax(-1)
     right = answers == train.y
     row = {
@@ -52,8 +53,8 @@ def evaluate(model: nn.Module, loss: Loss, train: Split, data: DataBundle) -> tu
     for name, split in (("validation", data.validation), ("test", data.test)):
         value = error = math.nan
         if len(split):
-            split = split.to(train.x.device)
-            logits = predict(model, split.x)
+            split = split.to(train.device, workers=train.workers)
+            logits = predict(model, split)
             value = float(loss(logits, split.y))
             error = 1 - float((logits.argmax(-1) == split.y).float().mean())
         row[f"{name}_loss"], row[f"{name}_error"] = value, error

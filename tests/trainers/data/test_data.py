@@ -48,11 +48,11 @@ def test_digits_are_scikit_learns(seed):
 
 
 def test_constants_of_digits_are_those_of_the_data():
-    x = digits().x.double()
+    x = digits().inputs.double()
     assert abs(float(x.mean())) < 1e-7
     assert abs(float(x.std(correction=0)) - 1) < 1e-7
-    assert float(x.min()) == pytest.approx(digits().low, abs=1e-7)
-    assert float(x.max()) == pytest.approx(digits().high, abs=1e-7)
+    assert float(x.min()) == pytest.approx(digits().shades.low, abs=1e-7)
+    assert float(x.max()) == pytest.approx(digits().shades.high, abs=1e-7)
 
 
 def test_seed_decides_the_split():
@@ -163,7 +163,7 @@ def test_patches_change_nothing_but_the_corner():
         assert torch.equal(a.index, b.index)
         assert torch.equal(a.x[..., ~corner], b.x[..., ~corner])
     cells = stamped.train.x[..., corner]
-    assert set(cells.unique().tolist()) == {float(digits().x.min()), float(digits().x.max())}
+    assert set(cells.unique().tolist()) == {float(digits().inputs.min()), float(digits().inputs.max())}
     assert torch.equal(read_codes(stamped.test.x), stamped.test.clean)
     assert "spurious" not in plain.ood
 
@@ -214,16 +214,16 @@ def test_corruptions_are_in_the_units_of_the_data():
     bundle = load_dataset("digits")
     difference = bundle.ood["noise:2"].x - bundle.test.x
     assert float(difference.std()) == pytest.approx(CORRUPTIONS["noise"].amounts[1], rel=0.02)
-    assert float(bundle.ood["shift:3"].x.min()) == pytest.approx(digits().low)  # dark enters, not grey
+    assert float(bundle.ood["shift:3"].x.min()) == pytest.approx(digits().shades.low)  # dark enters, not grey
 
 
 def test_nothing_touches_global_randomness_or_the_source():
-    before, source = torch.get_rng_state(), digits().x.clone()
+    before, source = torch.get_rng_state(), digits().inputs.clone()
     bundle = load_dataset("digits", label_noise=0.3, spurious=0.5)
     bundle.train.x.zero_()
     list(bundle.ood.values())
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(digits().x, source)
+    assert torch.equal(digits().inputs, source)
 
 
 def test_bundles_move_to_another_device():

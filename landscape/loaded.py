@@ -1,0 +1,180 @@
+"""Batches that are read anew in every pass over them, as a DataLoader gives them."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from landscape.examples import Batch, Places, batch_size, parts_of, require_counted
+from landscape.memory import require
+from landscape.trees import tensors
+
+MARKED = 2**14  # entries of a tensor that are compared between passes
+Weight = Callable[[Any, Any], float]
+
+
+class LoadedBatches:
+    """Batches that are read anew in every pass, and never kept.
+
+    The first pass notes the size of each batch, what it counts for and a mark of its content; every later one must find
+    the same. Each pass has random numbers of its own, so that what shuffles or augments shows it, and torch's global
+    random state stays what it was. Single batches are found from the start: all but the first few take long.
+
+    Args:
+        read: Begins a pass.
+        sizes: Number of examples in each batch, where that is known: nothing is marked then before there are weights.
+        bytes: Of all tensors, likewise.
+        draws: Whether reading may draw random numbers.
+
+    Raises:
+        ValueError: In a pass, if it finds other batches than the first did.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[Batch]],
+        *,
+        sizes: list[int] | None = None,
+        bytes: int = 0,
+        draws: bool = True,
+    ) -> None:
+        self._read, self._draws = read, draws
+        self._passes = 0
+        self._sizes, self.bytes = sizes, bytes
+        self._marks: list[int] | None = None
+        self._weights: dict[Weight, list[float]] = {}
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of examples in each batch."""
+        self.note()
+        assert self._sizes is not None
+        return self._sizes
+
+    def weights(self, weight: Weight) -> list[float]:
+        """What each batch counts for by a function of (inputs, targets)."""
+        self.note(weight)
+        return self._weights[weight]
+
+    def note(self, weight: Weight | None = None) -> None:
+        """Note what is told of the batches, with what they count for by `weight`; in one pass, unless it is known.
+
+        Raises:
+            ValueError: If there is no `weight`, and several batches do not tell how many examples they have.
+        """
+        if self._sizes is not None and (weight is None or weight in self._weights):
+            return
+        sizes, marks, weights, held = list[int](), list[int](), list[float](), 0
+        for batch in self if self._marks is not None else self._pass():
+            if weight is None and sizes:
+                require_counted([batch, batch])
+            sizes.append(batch_size(batch))
+            marks.append(_mark(batch))
+            held += sum(t.numel() * t.element_size() for t in _tensors(batch))
+            if weight is not None:
+                weights.append(float(weight(*batch)))
+        self._sizes, self._marks, self.bytes = sizes, marks, held
+        if weight is not None:
+            self._weights[weight] = weights
+
+    def cut(self, where: Sequence[Places]) -> "LoadedBatches":
+        """The same data in smaller batches: for each batch, the parts of it at these places."""
+
+        def read() -> Iterator[Batch]:
+            for batch, n, places in zip(self, self.sizes, where, strict=True):
+                yield from parts_of(batch, n, places)
+
+        sizes = [b - a for places in where for a, b in places]
+        return LoadedBatches(read, sizes=sizes, bytes=self.bytes, draws=False)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, i: int) -> Batch:
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return next(islice(self, i % len(self), None))
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._marks is None:
+            yield from self._pass()
+            return
+        i = -1
+        for i, batch in enumerate(self._pass()):
+            if i >= len(self._marks) or _mark(batch) != self._marks[i]:
+                raise _other(i)
+            yield batch
+        if i + 1 < len(self._marks):
+            raise _other(i + 1)
+
+    def _pass(self) -> Iterator[Batch]:
+        if not self._draws:
+            yield from self._read()
+            return
+        self._passes += 1
+        own, batches, end = Generator().manual_seed(self._passes).get_state(), None, object()
+        while True:
+            callers = torch.get_rng_state()
+            torch.set_rng_state(own)
+            try:
+                batches = iter(self._read()) if batches is None else batches
+                batch: Any = next(batches, end)
+            finally:
+                own = torch.get_rng_state()
+                torch.set_rng_state(callers)
+            if batch is end:
+                return
+            yield batch
+
+
+Batches = Sequence[Batch] | LoadedBatches
+
+
+def in_memory(batches: Batches, what: str) -> Sequence[Batch]:
+    """All batches at once.
+
+    Args:
+        batches: Of a risk.
+        what: What needs them, for the message.
+
+    Raises:
+        MemoryError: If they are loaded, and estimated not to fit when they are put together.
+    """
+    if not isinstance(batches, LoadedBatches):
+        return batches
+    batches.sizes  # noqa: B018 (which notes how large they are)
+    require(
+        2 * batches.bytes, "cpu", what=f"{what}, which holds all examples in memory,", instead="take fewer examples"
+    )
+    return list(batches)
+
+
+def cut_batches(batches: Batches, sizes: Sequence[int], where: Sequence[Places]) -> Batches:
+    """The parts of batches of these sizes at these places; a list of them, unless they are read anew in every pass."""
+    if isinstance(batches, LoadedBatches):
+        return batches.cut(where)
+    return [part for batch, n, places in zip(batches, sizes, where, strict=True) for part in parts_of(batch, n, places)]
+
+
+def _tensors(batch: Batch) -> Iterator[Tensor]:
+    return tensors(batch[0] if batch[0] is batch[1] else batch)
+
+
+def _mark(batch: Batch) -> int:
+    """A number that other content would hardly give."""
+    seen: list[Any] = []
+    for t in _tensors(batch):
+        seen.append((tuple(t.shape) if t.layout == torch.strided and not t.is_nested else None, t.dtype))
+        if seen[-1][0] is not None and t.numel():
+            some = t.detach().reshape(-1)[:: max(1, t.numel() // MARKED)].contiguous()
+            seen.append(some.view(torch.uint8).cpu().numpy().tobytes())
+    return hash(tuple(seen))
+
+
+def _other(i: int) -> ValueError:
+    return ValueError(
+        f"`data` gave other batches when it was gone through again, from batch {i} on, as loaders that shuffle or "
+        "augment do: use shuffle=False and no random transforms, or list(data), which keeps the batches of one pass."
+    )
