@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.utils import rnn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset, default_collate
 
@@ -75,7 +75,15 @@ def as_batches(data: Any, model: torch.nn.Module | None = None) -> Batches:
     batches = _opened(data)
     if isinstance(batches, list):
         return list(read_batches(batches, model))
-    return LoadedBatches(lambda: read_batches(batches, model))
+    return LoadedBatches(lambda: read_batches(batches, model), generators=_generators(batches))
+
+
+def _generators(loader: Any) -> list[Generator]:
+    """A DataLoader's own, and those of its samplers."""
+    sampler, batched = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    holders = (loader, sampler, batched, getattr(batched, "sampler", None))
+    found = [generator for h in holders if isinstance(generator := getattr(h, "generator", None), Generator)]
+    return list({id(generator): generator for generator in found}.values())
 
 
 def read_batches(data: Any, model: torch.nn.Module | None = None) -> Iterator[Batch]:

@@ -1,9 +1,11 @@
 """Batches that are read anew in every pass over them, as a DataLoader gives them."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -18,15 +20,16 @@ Weight = Callable[[Any, Any], float]
 class LoadedBatches:
     """Batches that are read anew in every pass, and never kept.
 
-    The first pass notes the size of each batch, what it counts for and a mark of its content; every later one must find
-    the same. Each pass has random numbers of its own, so that what shuffles or augments shows it, and torch's global
-    random state stays what it was. Single batches are found from the start: all but the first few take long.
+    All passes see the same random numbers, so that a loader that shuffles or augments gives the same batches in each:
+    the risk is that of one draw. The caller's random states (torch's, NumPy's, Python's, the loader's own) stay what
+    they were. The first pass notes the size of each batch, what it counts for and a mark of its content; every later
+    one must find the same. Single batches are found from the start: all but the first few take long.
 
     Args:
         read: Begins a pass.
         sizes: Number of examples in each batch, where that is known: nothing is marked then before there are weights.
         bytes: Of all tensors, likewise.
-        draws: Whether reading may draw random numbers.
+        generators: Where reading draws its random numbers beside the global states; None means that it draws none.
 
     Raises:
         ValueError: In a pass, if it finds other batches than the first did.
@@ -38,10 +41,11 @@ class LoadedBatches:
         *,
         sizes: list[int] | None = None,
         bytes: int = 0,
-        draws: bool = True,
+        generators: Sequence[Generator] | None = (),
     ) -> None:
-        self._read, self._draws = read, draws
-        self._passes = 0
+        self._read = read
+        self._sources = None if generators is None else _Sources(generators)
+        self._start = None if self._sources is None else self._sources.seeded()
         self._sizes, self.bytes = sizes, bytes
         self._marks: list[int] | None = None
         self._weights: dict[Weight, list[float]] = {}
@@ -87,7 +91,7 @@ class LoadedBatches:
                 yield from parts_of(batch, n, places)
 
         sizes = [b - a for places in where for a, b in places]
-        return LoadedBatches(read, sizes=sizes, bytes=self.bytes, draws=False)
+        return LoadedBatches(read, sizes=sizes, bytes=self.bytes, generators=None)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -110,23 +114,48 @@ class LoadedBatches:
             raise _other(i + 1)
 
     def _pass(self) -> Iterator[Batch]:
-        if not self._draws:
+        if self._sources is None:
             yield from self._read()
             return
-        self._passes += 1
-        own, batches, end = Generator().manual_seed(self._passes).get_state(), None, object()
+        own, batches, end = self._start, None, object()
         while True:
-            callers = torch.get_rng_state()
-            torch.set_rng_state(own)
+            callers = self._sources.states()
+            self._sources.set(own)
             try:
                 batches = iter(self._read()) if batches is None else batches
                 batch: Any = next(batches, end)
             finally:
-                own = torch.get_rng_state()
-                torch.set_rng_state(callers)
+                own = self._sources.states()
+                self._sources.set(callers)
             if batch is end:
                 return
             yield batch
+
+
+class _Sources:
+    """Where random numbers come from while data are read: the global states, and a loader's own generators."""
+
+    def __init__(self, generators: Sequence[Generator]) -> None:
+        self.generators = generators
+
+    def states(self) -> tuple[Any, ...]:
+        """As they are."""
+        own = [g.get_state() for g in self.generators]
+        return torch.get_rng_state(), np.random.get_state(), random.getstate(), *own  # noqa: NPY002 - the user's
+
+    def set(self, states: Any) -> None:
+        """Put them back."""
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
+        for generator, state in zip(self.generators, states[3:], strict=True):
+            generator.set_state(state)
+
+    def seeded(self) -> tuple[Any, ...]:
+        """The global ones from seed 0, a loader's own as they are now."""
+        _, _, _, *own = self.states()
+        numpy, python = np.random.RandomState(0), random.Random(0)
+        return Generator().manual_seed(0).get_state(), numpy.get_state(), python.getstate(), *own
 
 
 Batches = Sequence[Batch] | LoadedBatches
@@ -175,6 +204,6 @@ def _mark(batch: Batch) -> int:
 
 def _other(i: int) -> ValueError:
     return ValueError(
-        f"`data` gave other batches when it was gone through again, from batch {i} on, as loaders that shuffle or "
-        "augment do: use shuffle=False and no random transforms, or list(data), which keeps the batches of one pass."
+        f"`data` gave other batches when it was gone through again, from batch {i} on, though all passes see the same "
+        "random numbers: leave what changes it out, or pass list(data), which keeps the batches of one pass."
     )

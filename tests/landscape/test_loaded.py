@@ -1,15 +1,17 @@
 """Batches that are read anew in every pass: the same numbers as from a list, and nothing kept."""
 
 import gc
+import random
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from problems import F64
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 from landscape import EmpiricalFisher, EmpiricalRisk, GaussNewton, Hessian, ascent_sharpness, flatten
 from landscape.batches import as_batches
@@ -107,21 +109,50 @@ def test_sizes_and_weights_are_noted_in_one_pass_and_shared():
     assert asked == [8, 8, 4]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_loaders_that_shuffle_or_augment_are_refused(workers):
-    noisy = DataLoader(Items(lambda x: x + torch.randn(3, dtype=F64)), batch_size=8, num_workers=workers)
-    loaders = [noisy] if workers else [noisy, DataLoader(Items(), batch_size=8, shuffle=True)]
-    for loader in loaders:
-        with torch.random.fork_rng():
-            risk = EmpiricalRisk.from_model(model(), cross_entropy, loader)
-        for ask in (
-            risk.value,
-            lambda risk=risk: Hessian(risk),
-            lambda risk=risk: ascent_sharpness(risk, AscentStep(0.1)),
-        ):
-            with pytest.raises(ValueError, match=r"`data` gave other batches .* from batch 0 on, .* shuffle=False"):
-                ask()
-        assert EmpiricalRisk.from_model(nn.Linear(3, 2, dtype=F64), cross_entropy, list(loader)).value() > 0
+def numpy_noise(x):
+    return x + torch.from_numpy(np.random.randn(3)) + random.random()  # noqa: NPY002 - as augmentations draw
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DataLoader(Items(), batch_size=8, shuffle=True),
+        lambda: DataLoader(Items(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3)),
+        lambda: DataLoader(Items(), batch_size=8, sampler=WeightedRandomSampler(torch.ones(20), 20)),
+        lambda: DataLoader(Items(lambda x: x + torch.randn(3, dtype=F64)), batch_size=8),
+        lambda: DataLoader(Items(lambda x: x + torch.randn(3, dtype=F64)), batch_size=8, num_workers=1),
+        lambda: DataLoader(Items(numpy_noise), batch_size=8, shuffle=True),
+    ],
+    ids=["shuffled", "by its own generator", "weighted", "augmented", "augmented by a worker", "by NumPy and Python"],
+)
+def test_loaders_that_shuffle_or_augment_are_one_draw_in_every_pass(loader):
+    loader = loader()
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    own = None if loader.generator is None else loader.generator.get_state()
+    with torch.random.fork_rng():
+        net = model()
+    risk = EmpiricalRisk.from_model(net, cross_entropy, loader)
+    kept = EmpiricalRisk.from_model(net, cross_entropy, list(risk.batches))
+    assert isinstance(risk.batches, LoadedBatches)
+    assert risk.value() == risk.value() == kept.value()
+    ours, theirs = Hessian(risk, path="afresh"), Hessian(kept, path="afresh")
+    v = torch.linspace(-1, 1, ours.shape[0], dtype=F64)
+    assert torch.equal(ours @ v, theirs @ v)
+    assert ascent_sharpness(risk, AscentStep(0.1), m=3).value == ascent_sharpness(kept, AscentStep(0.1), m=3).value
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert own is None or torch.equal(loader.generator.get_state(), own)
+
+
+def test_other_draws_in_each_pass_are_refused():
+    source = torch.Generator()  # which nobody knows of
+    loader = DataLoader(Items(lambda x: x + torch.randn(3, dtype=F64, generator=source)), batch_size=8)
+    with torch.random.fork_rng():
+        risk = EmpiricalRisk.from_model(model(), cross_entropy, loader)
+    for ask in (risk.value, lambda: Hessian(risk), lambda: ascent_sharpness(risk, AscentStep(0.1))):
+        with pytest.raises(ValueError, match=r"`data` gave other batches .* from batch 0 on, .* pass list\(data\)"):
+            ask()
+    assert EmpiricalRisk.from_model(nn.Linear(3, 2, dtype=F64), cross_entropy, list(loader)).value() > 0
 
 
 def test_a_source_that_runs_dry_or_grows_is_refused():

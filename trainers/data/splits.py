@@ -112,7 +112,7 @@ class Split:
         parts = [slice(i, i + size) for i in range(0, count, size)] if order is None else order.split(size)
         if order is None and self.pixels is None and self.dtype is None:
             return [self.take(part) for part in parts]
-        return LoadedBatches(lambda: map(self.take, parts), sizes=sizes, bytes=self._bytes(count), draws=False)
+        return LoadedBatches(lambda: map(self.take, parts), sizes=sizes, bytes=self._bytes(count), generators=None)
 
     def some(self, positions: Int[Tensor, " k"]) -> "Split":
         """The examples at these positions, as a split."""
