@@ -14,17 +14,20 @@ from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.sweep.running import expand, part, train_all
 from trainers.sweep.search import RandomSearch
+from trainers.tasks.task import Classification, Task
 
 __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
     "AscentObjective",
+    "Classification",
     "Composition",
     "Objective",
     "RandomSearch",
     "Run",
     "SharpnessAware",
+    "Task",
     "TrainConfig",
     "build_model",
     "expand",

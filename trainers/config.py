@@ -16,6 +16,7 @@ from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
+from trainers.tasks.task import CLASSIFICATION
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
 
@@ -34,7 +35,7 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task",
 )  # fmt: skip
 
 
@@ -90,8 +91,10 @@ class TrainConfig(Strict):
     """Sizes of the model."""
 
     # objective
+    task: str = CLASSIFICATION
+    """What is learned: classification, or module:Class."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
-    """Training loss."""
+    """Training loss of classification."""
     label_smoothing: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
@@ -194,7 +197,7 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"`method` {self.method!r} is unknown; there are {sorted(METHODS)}.{nearest(self.method, METHODS)}"
             )
-        for key, registry in (("dataset", DATASETS), ("model", MODELS)):
+        for key, registry in (("dataset", DATASETS), ("model", MODELS), ("task", (CLASSIFICATION,))):
             name = getattr(self, key)
             if name not in registry and not is_reference(name):
                 raise ValueError(
@@ -210,6 +213,8 @@ class TrainConfig(Strict):
             raise ValueError(f"`rho` has no meaning for method {self.method!r}, got {self.rho!r}; leave it out.")
         if self.base == "bsam" and entry.base != "bsam":
             raise ValueError(f"`base` 'bsam' belongs to method 'bsam', got method {self.method!r}; take sgd or adamw.")
+        if self.task != CLASSIFICATION:
+            self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         if self.ascent == "obf" and entry.rho is not None and not entry.other_ascent:
             raise ValueError(f"`ascent` 'obf' has no meaning for method {self.method!r}; leave it out.")
         if self.nesterov and self.momentum == 0:
@@ -246,6 +251,14 @@ class TrainConfig(Strict):
                 f"`group_size` goes with `sharing` 'group', got {self.group_size} with {self.sharing!r}: give both or "
                 f"neither."
             )
+
+    def _check_labels(self, ascent: str | None) -> None:
+        """Of a task of the user's own, of which only the user knows what its targets are."""
+        for key, given in (("label_noise", self.label_noise), ("spurious", self.spurious), ("ascent", ascent == "obf")):
+            if given:
+                raise ValueError(
+                    f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
+                )
 
     def _check_window(self) -> None:
         if self.perturb_from >= self.perturb_until:
@@ -299,7 +312,9 @@ class TrainConfig(Strict):
             unread |= {"lr_milestones", "lr_factor"}
         if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
-        if self.label_smoothing == 0:
+        if self.task != CLASSIFICATION:
+            unread |= {"loss", "label_smoothing"}
+        if self.label_smoothing == 0 or self.task != CLASSIFICATION:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
         return self.model_copy(update=changes)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from analysis.measures.subject import Subject
+from analysis.measures.subject import Subject, batches
 from analysis.surfaces.drawing import Drawing, grid_around
 from analysis.surfaces.places import label, surface_risks, surface_splits
 from analysis.surfaces.recipe import Recipe
@@ -36,6 +35,7 @@ from landscape.surfaces.scanner import Scanner
 from landscape.surfaces.trajectory import ProjectedPath
 from trainers.randomness import stream
 from trainers.runs.connectivity import fit_curve
+from trainers.tasks.task import batch_weight
 
 EPOCHS, LR, BENDS = 30, 0.05, 1  # of a curve's fit
 MARGIN = 0.3  # of the extent of three models, left free around them
@@ -80,15 +80,15 @@ def passages(subjects: Sequence[Subject], recipe: Recipe, *, tell: Tell = silent
     splits = surface_splits(subjects[0], recipe)
     first, second = states_of(subjects)
     model = subjects[0].model
-    size = recipe.batch_size
-    batches = {n: list(zip(s.x.split(size), s.y.split(size), strict=True)) for n, s in splits.items()}
-    evaluate = StateEvaluator(model, F.cross_entropy, batches)
+    data = {name: batches(split, recipe.batch_size) for name, split in splits.items()}
+    task = subjects[0].task
+    evaluate = StateEvaluator(model, task.loss, data, weight=batch_weight(task))
     where = line_coordinates(points=recipe.counts[0]) if recipe.radius is None else _around(recipe)
     ends: dict[str, ModelState] = {"line": second}
     known: dict[str, dict[str, Any]] = {"line": {}}
     if recipe.align:
         tell("aligning")
-        found = align(model, first, second, next(iter(batches.values())), generator=stream(recipe.seed, "alignment"))
+        found = align(model, first, second, next(iter(data.values())), generator=stream(recipe.seed, "alignment"))
         ends["line, aligned"] = found.state
         known["line, aligned"] = {
             "distance_before": found.matching.distance_before,
@@ -117,7 +117,7 @@ def fitted(
     train = subject.data.train
     data = (train.x, train.y) if recipe.precision is None else (train.x.to(next(subject.model.parameters())), train.y)
     return fit_curve(
-        subject.model, F.cross_entropy, start, end, data, kind=kind, bends=BENDS, epochs=EPOCHS, lr=LR,
+        subject.model, subject.task.loss, start, end, data, kind=kind, bends=BENDS, epochs=EPOCHS, lr=LR,
         generator=stream(recipe.seed, "curve"),
         progress=lambda s: tell(f"fitting the {kind} curve: epoch {s.epoch} of {s.epochs}, loss {s.loss:.4f}"),
     )  # fmt: skip

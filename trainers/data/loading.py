@@ -45,6 +45,7 @@ def load_dataset(
     label_noise: float = 0.0,
     spurious: float | None = None,
     seed: int = 0,
+    labels: bool = True,
     trust: bool = True,
 ) -> DataBundle:
     """Read a data set and split it, without overlap.
@@ -69,6 +70,7 @@ def load_dataset(
         spurious: Probability q that a patch in the corner names the label (in train, the label given to training), see
             `trainers.data.spurious`; None for no patch. In `ood["spurious"]` the patch names a random class.
         seed: Decides everything that is random here.
+        labels: Whether the targets must be labels; False for a task of one's own, on data that a function returns.
         trust: False refuses references, for names that come out of a file.
 
     Returns:
@@ -81,7 +83,9 @@ def load_dataset(
     """
     _check_arguments(train_size, validation_size, test_size, label_noise, spurious)
     check_seed(seed)
-    source = _source(name, train_size, USUAL if validation_size is None else validation_size, seed, trust)
+    source = _source(
+        name, train_size, USUAL if validation_size is None else validation_size, seed, labels=labels, trust=trust
+    )
     if spurious is not None and not source.images:
         raise ValueError(
             f"`spurious` needs images or signals, and those of {name!r} have shape {tuple(source.x.shape[1:])}."
@@ -89,9 +93,9 @@ def load_dataset(
     test_index, validation_index, train_index = _cut(source, train_size, validation_size, test_size, seed)
 
     given = source.y.clone()
-    given[train_index] = noisy_labels(
-        source.y, label_noise, classes=source.classes, generator=stream(seed, "label noise")
-    )[train_index]
+    if labels:
+        noisy = noisy_labels(source.y, label_noise, classes=source.classes, generator=stream(seed, "label noise"))
+        given[train_index] = noisy[train_index]
 
     x = source.x
     if spurious is not None:
@@ -134,11 +138,12 @@ def noisy_labels(
     return torch.where(hit, torch.randint(classes, (len(labels),), generator=generator), labels)
 
 
-def _source(name: str, train_size: int | None, validation_size: int, seed: int, trust: bool) -> Source:
+def _source(name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool) -> Source:
     if is_reference(name):
         return from_function(
-            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed
-        )
+            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed,
+            labels=labels,
+        )  # fmt: skip
     if name not in DATASETS:
         raise ValueError(
             f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, or your own as `module:function`."

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -27,8 +27,8 @@ class Source:
 
     Attributes:
         x: Inputs (n, ...), float32, or int64 for tokens.
-        y: True labels (n,), int64, in [0, classes).
-        classes: Number of classes.
+        y: True labels (n,), int64, in [0, classes); or other targets (n, ...) of a user's own task.
+        classes: Number of classes, or of entries of a target.
         test_start: Index of the first example of an official test set, which ends the data; None where there is none.
         test_size: Size of the test set by default; None means all of the official one.
         images: Whether x are images or signals, which corruptions and patches can be applied to.
@@ -39,7 +39,7 @@ class Source:
     """
 
     x: Tensor
-    y: Int[Tensor, " n"]
+    y: Shaped[Tensor, "n ..."]
     classes: int
     test_start: int | None = None
     test_size: int | None = None
@@ -112,7 +112,13 @@ def mnist1d() -> Source:
 
 
 def from_function(
-    function: Callable[..., Any], name: str, *, train_size: int | None, validation_size: int, seed: int
+    function: Callable[..., Any],
+    name: str,
+    *,
+    train_size: int | None,
+    validation_size: int,
+    seed: int,
+    labels: bool = True,
 ) -> Source:
     """Read the train and test sets that a user's function returns.
 
@@ -120,7 +126,8 @@ def from_function(
     together, or None for all) and `seed` that it accepts, and returns two map-style `torch.utils.data.Dataset`s of
     (x, y): x a float tensor or array of one shape (int64 for tokens), y an integer label from 0. Both are read into
     memory. The number of classes is the largest label plus one, or the length of the train set's `classes` where that
-    is larger. Inputs of shape (c, h, w) count as images.
+    is larger. Inputs of shape (c, h, w) count as images. Without `labels`, y is whatever the task takes, in one tensor;
+    in place of the number of classes stands the number of entries of one target.
 
     Raises:
         ValueError: If what it returns is something else, or other data when it is called or read again; the message
@@ -132,7 +139,8 @@ def from_function(
     arguments = {key: value for key, value in wanted.items() if key in parameters or everything}
     result = _two_sets(function, name, arguments)
     (x, y), (x_test, y_test) = (
-        _read(dataset, f"{name!r}, {part}") for part, dataset in zip(("train", "test"), result, strict=True)
+        _read(dataset, f"{name!r}, {part}", labels=labels)
+        for part, dataset in zip(("train", "test"), result, strict=True)
     )
     known = (function, *arguments.items())
     if known not in _repeatable:
@@ -143,14 +151,16 @@ def from_function(
             f"`dataset` {name!r}: train and test inputs must be alike, got {x.dtype} {tuple(x.shape[1:])} "
             f"and {x_test.dtype} {tuple(x_test.shape[1:])}."
         )
-    labels = torch.cat([y, y_test])
+    targets = torch.cat([y, y_test])
     named = getattr(result[0], "classes", ())
     images = x.is_floating_point() and x.ndim == 4
     low, high = (float(x.min()), float(x.max())) if images else (0.0, 1.0)
     return Source(
         x=torch.cat([x, x_test]),
-        y=labels,
-        classes=max(int(labels.max()) + 1, len(named) if hasattr(named, "__len__") else 0),
+        y=targets,
+        classes=max(int(targets.max()) + 1, len(named) if hasattr(named, "__len__") else 0)
+        if labels
+        else max(1, targets[0].numel()),
         test_start=len(x),
         images=images,
         low=low,
@@ -174,7 +184,7 @@ def _two_sets(function: Callable[..., Any], name: str, arguments: dict[str, Any]
     return result
 
 
-def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
+def _read(dataset: Any, where: str, *, labels: bool = True) -> tuple[Tensor, Tensor]:
     """A map-style data set as two tensors."""
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         hint = "; give its `dataset`" if hasattr(dataset, "dataset") else ""
@@ -205,7 +215,7 @@ def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
         x = torch.stack(inputs)
     if x.dtype in (torch.uint8, torch.bool) or x.is_complex():
         raise ValueError(f"`dataset` {where}: inputs are {x.dtype}; scale them to floating point first.")
-    if y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0:
+    if labels and (y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0):
         raise ValueError(
             f"`dataset` {where}: labels must be whole numbers from 0, one an example, got {y.dtype} of shape "
             f"{tuple(y.shape[1:])} per example."
@@ -216,4 +226,6 @@ def _read(dataset: Any, where: str) -> tuple[Tensor, Tensor]:
             f"`dataset` {where}: {len(bad)} of {len(x)} inputs hold NaN or infinite numbers, such as item {bad[0]}: "
             f"leave them out, or fill them in."
         )
-    return x.to(torch.float32 if x.is_floating_point() else torch.int64), y.to(torch.int64)
+    return x.to(torch.float32 if x.is_floating_point() else torch.int64), (
+        y.to(torch.float32 if y.is_floating_point() else torch.int64)
+    )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Generator, Tensor
 
 
@@ -14,14 +14,14 @@ class Split:
 
     Attributes:
         x: Inputs (n, ...), float32, or int64 for tokens.
-        y: Labels (n,) as given to training, int64.
+        y: Labels (n,) as given to training, int64, or other targets (n, ...).
         clean: True labels (n,), int64; other than y only where label noise hit.
         index: Position of each example in the source (n,), int64.
     """
 
     x: Tensor
-    y: Int[Tensor, " n"]
-    clean: Int[Tensor, " n"]
+    y: Shaped[Tensor, "n ..."]
+    clean: Shaped[Tensor, "n ..."]
     index: Int[Tensor, " n"]
 
     def __len__(self) -> int:
@@ -90,13 +90,15 @@ class DataBundle:
         )
 
 
-def stratified_order(labels: Int[Tensor, " n"], generator: Generator) -> Int[Tensor, " n"]:
-    """A random permutation in which every class is spread evenly.
+def stratified_order(labels: Shaped[Tensor, "n ..."], generator: Generator) -> Int[Tensor, " n"]:
+    """A random permutation in which every class is spread evenly; targets that are no labels are of one class.
 
     The j-th of the n_c examples of a class, in random order, is put at (j + u) / n_c with u uniform in [0, 1), and all
     are sorted: a stretch of the unit interval of length t holds t · n_c of them, up to less than two.
     """
     n = len(labels)
+    if labels.is_floating_point() or labels.ndim != 1:
+        labels = torch.zeros(n, dtype=torch.int64)
     shuffled = torch.randperm(n, generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)

@@ -24,7 +24,8 @@ from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runtime import device_of
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.optimizers import make_optimizer
-from trainers.tasks.evaluation import evaluate
+from trainers.tasks.evaluation import LiveEvaluation
+from trainers.tasks.task import task_of
 
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
@@ -74,7 +75,9 @@ class Training:
             grad_scaler=scaler,
             diagnose=diagnose,
         )
-        self.feeder = Feeder(config, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
+        self.task = task_of(config, trust=trust)
+        self.feeder = Feeder(config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
+        self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data)
         attach_reference(self.optimizer, self.feeder, lambda: self.step)
         self.rate = LearningRate(
             kind=config.lr_schedule,
@@ -138,7 +141,8 @@ class Training:
         self.position += 1
         if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
             self.previous = index
-        self.hits.append(closures.hits())
+        if (hits := closures.hits(self.task)) is not None:
+            self.hits.append(hits)
         self.tally.add(self.optimizer.last, examples=len(index), lr=lr)
         overflow = self.optimizer.last.overflow
         if overflow:
@@ -153,12 +157,15 @@ class Training:
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate, append the epoch's row to the history, and make ready for the next epoch."""
         self.epoch += 1
-        right = torch.empty(len(self.order), dtype=torch.bool)
-        right[self.order.cpu()] = torch.cat(self.hits).cpu()
-        self.correct["presentation"].append(right.numpy())
+        if self.hits:
+            right = torch.empty(len(self.order), dtype=torch.bool)
+            right[self.order.cpu()] = torch.cat(self.hits).cpu()
+            self.correct["presentation"].append(right.numpy())
         due = self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs
-        evaluation, right = evaluate(self.model, self.feeder.loss, self.train, self.data, held_out=due)
-        self.correct["sweep"].append(right.cpu().numpy())
+        self.model.eval()
+        evaluation, swept = self.evaluation(held_out=due)
+        if swept is not None:
+            self.correct["sweep"].append(swept.numpy())
         rank, everywhere = shares(self.config, len(self.train))
         row = {
             "epoch": self.epoch,
@@ -292,7 +299,7 @@ class Training:
         self.run.write_examples(
             index=self.train.index.cpu().numpy(),
             noisy=(self.train.y != self.train.clean).cpu().numpy(),
-            **{name: np.array(rows) for name, rows in self.correct.items()},
+            **{name: np.array(rows) for name, rows in self.correct.items() if rows},
         )
         log.finish()
         self.write_status(status, reason)

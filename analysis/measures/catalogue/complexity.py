@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.measures.catalogue.curvature import context
@@ -96,7 +95,7 @@ def train_outputs(subject: Subject, *, form: Form = "adjusted") -> Rows:
     labels = subject.data.train.y.cpu().long()
     entropies = -(log_probs.exp() * log_probs.clamp(min=-1e300)).sum(1)
     for name, values in (
-        ("cross_entropy", F.nll_loss(log_probs, labels, reduction="none")),
+        ("cross_entropy", subject.task.each(subject.train_outputs.double(), labels)),
         ("output_entropy", entropies),
     ):
         value, stderr = float(values.mean()), float(values.std()) / math.sqrt(len(values))
@@ -155,10 +154,9 @@ def worst_case_bounds(
 def training_speed(subject: Subject) -> Rows:
     """Optimizer steps to the first end of an epoch with a training cross-entropy at or below a level."""
     reason, reached = "", dict[str, float]()
-    config = None if subject.config is None else subject.config.resolved()
-    if subject.run is None or config is None:
+    if subject.run is None or subject.config is None:
         reason = "the record of training is not known"
-    elif config.loss != "cross_entropy" or config.label_smoothing:
+    elif not subject.trained_plainly:
         reason = "the recorded loss is not the plain cross-entropy"
     else:
         history = subject.run.history()
@@ -186,7 +184,7 @@ def gradient_noise(subject: Subject) -> Rows:
     if start is None:
         reason = "the initial weights are not known"
         return [*rows, Row("gradient_noise_start", math.nan, math.nan, 0, options=options, warnings=reason)]
-    risk = EmpiricalRisk.from_model(start, F.cross_entropy, list(subject.risk.batches))
+    risk = subject.risk_of(start, list(subject.risk.batches))
     first = gradient_moments(risk).covariance_trace()
     return [*rows, Row("gradient_noise_start", first.value, first.stderr, first.draws, options=options)]
 
@@ -281,7 +279,7 @@ def _folded_risk(subject: Subject) -> EmpiricalRisk:
     like = next(iter(subject.risk.theta.values()))
     model = copy.deepcopy(subject.network.model).to(like.device, like.dtype)
     names = [name for name, p in model.named_parameters() if p.is_floating_point()]
-    return EmpiricalRisk.from_model(model, F.cross_entropy, list(subject.risk.batches), parameters=names)
+    return subject.risk_of(model, list(subject.risk.batches), parameters=names)
 
 
 def _weights(subject: Subject) -> tuple[Tensor, Tensor | None]:
@@ -300,6 +298,7 @@ MEASURES = {
         "T1 (a layer: all but *init*, *dist*, param_norm, l2) T2 T5",
         "1/3",
         gradients=0.5,
+        needs=("probabilities",),
     ),
     "spectral_norms_fft": Measure(
         spectral_norms_fft,
@@ -311,6 +310,7 @@ MEASURES = {
         "T1 (a layer: all but *init*) T2 T5",
         "1/3",
         usual=False,
+        needs=("probabilities",),
     ),
     "path_norm": Measure(
         path_norm,
@@ -322,6 +322,7 @@ MEASURES = {
         "T1 T2 T5",
         "1/3",
         gradients=0.2,
+        needs=("probabilities",),
     ),
     "train_outputs": Measure(
         train_outputs,
@@ -333,6 +334,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1/3",
         gradients=0.4,
+        needs=("probabilities",),
     ),
     "pacbayes": Measure(
         pacbayes,
@@ -347,6 +349,7 @@ MEASURES = {
         "T5; T1 about (pacbayes_mag_flatness)",
         "200",
         usual=False,
+        needs=("probabilities",),
     ),
     "worst_case_bounds": Measure(
         worst_case_bounds,
@@ -361,6 +364,7 @@ MEASURES = {
         "T5; T1 about (sharpness_mag_flatness)",
         "400",
         usual=False,
+        needs=("probabilities",),
     ),
     "training_speed": Measure(
         training_speed,

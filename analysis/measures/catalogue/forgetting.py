@@ -256,7 +256,7 @@ def _measure(
 def output_bias(subject: Subject) -> Rows:
     """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
     held_out = subject.held_out
-    probs = subject.risk.on(pair(held_out)).outputs().double().softmax(-1).numpy()
+    probs = subject.probabilities(subject.outputs(held_out.x)).numpy()
     return bias_of(probs, held_out.y.numpy(), split="held_out")
 
 
@@ -297,6 +297,7 @@ MEASURES = {
         INHERITS,
         "about 150",
         gradients=90,
+        needs=("probabilities",),
     ),
     "output_bias": Measure(
         output_bias,
@@ -319,6 +320,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1/3",
         gradients=0.2,
+        needs=("probabilities",),
     ),
     "forgetting_distances": Measure(
         forgetting_distances,
@@ -331,6 +333,7 @@ MEASURES = {
         "about 60",
         usual=False,
         gradients=90,
+        needs=("probabilities",),
     ),
     "forgetting_of_bias": Measure(
         forgetting_of_bias,
@@ -343,6 +346,7 @@ MEASURES = {
         "about 60",
         usual=False,
         gradients=90,
+        needs=("probabilities",),
     ),
     "membership": Measure(
         membership,
@@ -355,6 +359,7 @@ MEASURES = {
         "about 60",
         usual=False,
         gradients=60,
+        needs=("probabilities",),
     ),
     "feature_forgetting": Measure(
         feature_forgetting,
@@ -367,6 +372,7 @@ MEASURES = {
         "about 60, and n² a class",
         usual=False,
         gradients=60,
+        needs=("probabilities",),
     ),
     "spurious_forgetting": Measure(
         spurious_forgetting,
@@ -379,6 +385,7 @@ MEASURES = {
         "about 200",
         usual=False,
         gradients=200,
+        needs=("probabilities",),
     ),
 }
 
