@@ -118,7 +118,7 @@ class Subject:
         Raises:
             ValueError: If the task has no categorical predictions.
         """
-        if why := self.lacks(("probabilities",)):
+        if why := no_probabilities(self.task):
             raise ValueError(why)
         task: Any = self.task
         found: Tensor = task.probabilities(outputs)
@@ -126,8 +126,8 @@ class Subject:
 
     def lacks(self, needs: Iterable[Need]) -> str:
         """Why a measure that needs these cannot be taken; empty where it can."""
-        if "probabilities" in needs and not hasattr(self.task, "probabilities"):
-            return f"needs probabilities of classes, which the task with loss {self.task.name!r} has not"
+        if "probabilities" in needs and (why := no_probabilities(self.task)):
+            return why
         if "images" in needs and not any(True for _ in self.data.ood):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
         return ""
@@ -262,6 +262,13 @@ class Subject:
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
         return self.run.correctness(protocol)[: self.epoch]
+
+
+def no_probabilities(task: Task) -> str:
+    """Why a task cannot tell how likely classes are; empty where it can."""
+    if hasattr(task, "probabilities"):
+        return ""
+    return f"needs probabilities of classes, which the task with loss {task.name!r} has not"
 
 
 def batches(split: Split, size: int = BATCH) -> list[tuple[Tensor, Tensor]]:

@@ -25,10 +25,10 @@ from analysis.measures.catalogue.calibration import (
 )
 from analysis.measures.catalogue.checks import check_count
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, pair
+from analysis.measures.subject import Subject, no_probabilities, pair
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
-from trainers.tasks.task import Classification, Task, lead
+from trainers.tasks.task import CLASSIFICATION, Classification, Task, lead
 
 __all__ = [
     "DESCRIPTIONS",
@@ -129,8 +129,7 @@ def rows_of(
     rows: list[Row] = []
     values: dict[str, _Value] = {}
     logits: dict[str, tuple[Tensor, Tensor]] = {}
-    categorical = hasattr(task, "probabilities")
-    name = "error"
+    why, name = no_probabilities(task), "error"
     for split in ("train", "validation", "test"):
         if split not in splits:
             continue
@@ -145,10 +144,11 @@ def rows_of(
         if split == "train" and train_clean_labels is not None:
             rows.append(_scored(task, z, train_clean_labels.cpu())[1].row(f"train_clean_{name}", "train"))
         if split == "test":
-            rows += _calibration_rows(task, z, y, bins) if categorical else _uncalibrated(task, CALIBRATION)
+            rows += [] if why else _calibration_rows(task, z, y, bins)
     if "validation" in logits and "test" in logits:
-        several = (*logits["validation"], *logits["test"])
-        rows += _scaled_rows(task, *several, bins) if categorical else _uncalibrated(task, SCALED)
+        rows += [] if why else _scaled_rows(task, *logits["validation"], *logits["test"], bins)
+    if why and "test" in logits:
+        rows += [Row(n, math.nan, math.nan, 0, split="test", warnings=why) for n in (*CALIBRATION, *SCALED)]
     if "train" in splits and "test" in splits:
         for kind, called in (("score", name), ("loss", "loss")):
             rows.append((values[f"test_{kind}"] - values[f"train_{kind}"]).row(f"gap_{called}", "test"))
@@ -238,11 +238,6 @@ def _scored(task: Task, outputs: Tensor, targets: Tensor) -> tuple[str, _Value]:
     if score.dtype == torch.bool:
         found = Estimate(mean, math.sqrt(mean * (1 - mean) / len(values)), draws=len(values))
     return name, _Value(found, _not_finite(outputs), values)
-
-
-def _uncalibrated(task: Task, names: tuple[str, ...]) -> list[Row]:
-    why = f"needs probabilities of classes, which the task with loss {task.name!r} has not"
-    return [Row(name, math.nan, math.nan, 0, split="test", warnings=why) for name in names]
 
 
 def _calibration_rows(
@@ -344,7 +339,8 @@ def _final_loss(subject: Subject, here: Row) -> Row:
     if subject.run is not None and subject.config is not None:
         ends = subject.run.history()["train_loss"].dropna()
         if len(ends):
-            options = {"from": "history", "loss": subject.config.resolved().loss}
+            labelled = subject.config.task == CLASSIFICATION
+            options = {"from": "history", "loss": subject.config.loss if labelled else subject.task.name}
             return Row("train_loss_final", float(ends.iloc[-1]), math.nan, len(subject.data.train), options=options)
     return replace(here, measure="train_loss_final", options={"from": "weights"})
 
