@@ -25,6 +25,7 @@ from analysis.measures.catalogue.targets import TARGETS, fit_temperature, overla
 from analysis.measures.collect import collect, measure_run
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
+from analysis.progress import shown
 
 if TYPE_CHECKING:
     from analysis.curves import surface
@@ -92,6 +93,7 @@ __all__ = [
     "required_models",
     "robust_sign_error",
     "second_half",
+    "shown",
     "simpson",
     "split_selection",
     "spurious_forgetting",

@@ -3,8 +3,6 @@
 import functools
 from typing import Any, Literal, cast
 
-import torch.nn.functional as F
-
 from analysis.measures.subject import Subject
 from analysis.surfaces import survey
 from analysis.surfaces.between import Curve, Tell
@@ -24,7 +22,7 @@ def fitted(
     data = (train.x, train.y) if recipe.precision is None else (train.x.to(next(subject.model.parameters())), train.y)
     kind = cast(Literal["bezier", "polygon"], recipe.between)
     curve = fit_curve(
-        subject.model, F.cross_entropy, start, end, data, kind=kind, **SETTINGS,
+        subject.model, subject.task.loss, start, end, data, kind=kind, **SETTINGS,
         generator=stream(recipe.seed, "curve"),
         progress=lambda s: tell(f"fitting the {kind} curve: epoch {s.epoch} of {s.epochs}, loss {s.loss:.4f}"),
     )  # fmt: skip

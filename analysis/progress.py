@@ -46,6 +46,28 @@ def quiet(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:  # noqa
     yield from items
 
 
+def shown(what: str = "points") -> Callable[..., None]:
+    """A function to give as `progress`: to the estimators of `landscape`, and to `scan`.
+
+    It writes one line on stderr: again and again on a terminal, elsewhere at the end, and at most every 10 s before.
+
+    Args:
+        what: What numbers that come without a `Status` count.
+    """
+    written = time.monotonic()
+
+    def tell(now: Status | int, total: int | None = None) -> None:
+        nonlocal written
+        text = str(now) if total is None else f"{now}/{total} {what}"
+        if console.is_terminal:
+            console.print(text, end="\n" if now == total else "\r", highlight=False, overflow="crop", no_wrap=True)
+        elif now == total or time.monotonic() - written >= LINE_SECONDS:
+            print(text, file=sys.stderr, flush=True)
+            written = time.monotonic()
+
+    return tell
+
+
 @contextmanager
 def steps(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[Status], None]]]:
     """Show the progress of a few long steps, each with operator products of its own.

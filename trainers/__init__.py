@@ -16,12 +16,14 @@ from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.sharpness_aware.spec import MethodSpec
 from trainers.sweep.running import expand, part, train_all
 from trainers.sweep.search import RandomSearch
+from trainers.tasks.task import Classification, Task
 
 __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
     "AscentObjective",
+    "Classification",
     "Composition",
     "MethodSpec",
     "Objective",
@@ -29,6 +31,7 @@ __all__ = [
     "Run",
     "Runtime",
     "SharpnessAware",
+    "Task",
     "TrainConfig",
     "build_model",
     "expand",

@@ -19,6 +19,7 @@ from trainers.randomness import derive
 from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
+from trainers.tasks.task import CLASSIFICATION
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
 
@@ -37,7 +38,7 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task",
 )  # fmt: skip
 
 
@@ -93,8 +94,10 @@ class TrainConfig(Strict):
     """Sizes of the model."""
 
     # objective
+    task: str = CLASSIFICATION
+    """What is learned: classification, or module:Class."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
-    """Training loss."""
+    """Training loss of classification."""
     label_smoothing: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
@@ -194,7 +197,7 @@ class TrainConfig(Strict):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         entry = method_named(self.method)
-        for key, registry in (("dataset", DATASETS), ("model", MODELS)):
+        for key, registry in (("dataset", DATASETS), ("model", MODELS), ("task", (CLASSIFICATION,))):
             name = getattr(self, key)
             if name not in registry and not is_reference(name):
                 raise ValueError(
@@ -205,6 +208,8 @@ class TrainConfig(Strict):
         if self.model in MODELS:
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
+        if self.task != CLASSIFICATION:
+            self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         if self.nesterov and self.momentum == 0:
             raise ValueError("`nesterov` needs `momentum` above 0.")
         if self.m is not None and self.m > self.batch_size:
@@ -239,6 +244,14 @@ class TrainConfig(Strict):
                 f"`group_size` goes with `sharing` 'group', got {self.group_size} with {self.sharing!r}: give both or "
                 f"neither."
             )
+
+    def _check_labels(self, ascent: str | None) -> None:
+        """Of a task of the user's own, of which only the user knows what its targets are."""
+        for key, given in (("label_noise", self.label_noise), ("spurious", self.spurious), ("ascent", ascent == "obf")):
+            if given:
+                raise ValueError(
+                    f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
+                )
 
     def _check_window(self) -> None:
         if self.perturb_from >= self.perturb_until:
@@ -316,7 +329,9 @@ class TrainConfig(Strict):
             unread |= {"lr_milestones", "lr_factor"}
         if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
-        if self.label_smoothing == 0:
+        if self.task != CLASSIFICATION:
+            unread |= {"loss", "label_smoothing"}
+        if self.label_smoothing == 0 or self.task != CLASSIFICATION:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
         return self.model_copy(update=changes)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import logsigmoid
 
 from analysis.forgetting.providers import (
     PROVIDERS,
@@ -24,6 +24,7 @@ from analysis.forgetting.radii import iso_loss_radius
 from landscape import EmpiricalRisk, Params, displaced, norm
 from landscape.objectives import Link
 from landscape.randomness import source_of
+from trainers.tasks.task import Classification
 
 Array = np.ndarray
 Radius = Literal["own", "relative", "iso-loss"]
@@ -139,11 +140,10 @@ class Displacements:
             return f"no radius raised the loss by {self.iso_loss:g} nats on {missed} of {tried} batches"
         return self.missing(cell)
 
-    def logits(self, risk: EmpiricalRisk, theta: Params, x: Tensor) -> Float[Tensor, "n c"]:
-        """Logits whose softmax is the output, of one block of inputs, without gradient."""
-        with torch.no_grad():
-            raw = risk.predict(theta, x)
-            return raw if self.outputs == "softmax" else logsigmoid(raw)
+    def outputs_of(self, risk: EmpiricalRisk, theta: Params) -> Float[Tensor, "n c"]:
+        """Logits whose softmax is the output, of all inputs of a risk, in order."""
+        raw = risk.outputs(theta)
+        return raw if self.outputs == "softmax" else logsigmoid(raw)
 
     def draw(self, n: int, generator: Generator | None = None) -> "list[Draw]":
         """The batches, and a seed of noise for each; the draws depend on n, m and the number of batches alone.
@@ -325,4 +325,4 @@ class _Mover:
         return length
 
     def _loss_at(self, theta: Params) -> float:
-        return float(cross_entropy(self.asked.logits(self.risk, theta, self.x).double(), self.y))
+        return float(Classification().loss(self.asked.outputs_of(self.batch, theta).double(), self.y))

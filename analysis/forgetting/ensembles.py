@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from analysis.forgetting.displacements import Displacements
-from analysis.forgetting.evaluation import CHUNK, training_pairs
+from analysis.forgetting.evaluation import on_inputs, training_pairs
 from analysis.forgetting.information import entropy
 from analysis.forgetting.leaveout import over_batches, stderr_of_mean
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.randomness import source_of
+from trainers.tasks.task import Classification
 
 Array = np.ndarray
 
@@ -74,8 +75,8 @@ def data_forgetting(
         raise ValueError("`asked` must agree in providers, radii, `m`, `batches` and `outputs` over the models.")
 
     def outputs(k: int, theta: Params) -> Float[Array, "n c"]:
-        logits = torch.cat([asked[k].logits(risks[k], theta, part) for part in inputs.split(CHUNK)])
-        probs: Float[Array, "n c"] = logits.double().softmax(-1).cpu().numpy()
+        logits = asked[k].outputs_of(on_inputs(risks[k], inputs), theta)
+        probs: Float[Array, "n c"] = Classification().probabilities(logits).cpu().numpy()
         return probs
 
     probs = [outputs(k, risk.theta) for k, risk in enumerate(risks)]

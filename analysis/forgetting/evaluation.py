@@ -1,6 +1,6 @@
 """The data that outputs are compared on, and a model's outputs on them."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,18 +42,22 @@ class Evaluation:
             )
         self.by_batch = normalised and risk.mode == "batch"
         if self.by_batch:
-            self.parts = [*(x for x, _ in risk.batches), *other.to(self.x.device).split(max(risk.sizes))]
+            parts: Any = [*(x for x, _ in risk.batches), *other.to(self.x.device).split(max(risk.sizes))]
         else:
-            self.parts = list(torch.cat([self.x, other.to(self.x.device)]).split(CHUNK))
+            parts = torch.cat([self.x, other.to(self.x.device)])
+        self.inputs = on_inputs(risk, parts)
 
-    def logits(self, theta: Params, chosen: Int[Array, " m"]) -> Tensor:
-        """Logits on all examples, and on the batch once more where it is normalised by itself."""
-        return torch.cat([self.asked.logits(self.risk, theta, part) for part in self._parts(chosen)])
+    def logits(self, theta: Params, chosen: Int[Array, " m"] | None = None) -> Tensor:
+        """Logits on all examples, and on the chosen batch once more where it is normalised by itself."""
+        found = self.asked.outputs_of(self.inputs, theta)
+        if chosen is None or not self.by_batch:
+            return found
+        batch = self.x[torch.from_numpy(chosen).to(self.x.device)]
+        return torch.cat([found, self.asked.outputs_of(on_inputs(self.risk, [batch]), theta)])
 
     def outputs(self, theta: Params, chosen: Int[Array, " m"] | None = None) -> Outputs:
         """Outputs at θ."""
-        parts = self.parts if chosen is None else self._parts(chosen)
-        logits = torch.cat([self.asked.logits(self.risk, theta, part) for part in parts])
+        logits = self.logits(theta, chosen)
         labels = self.labels if chosen is None else self._labels(chosen)
         if logits.ndim != 2 or logits.shape[1] <= labels.max() or labels.min() < 0:
             raise ValueError(
@@ -74,13 +78,13 @@ class Evaluation:
         exposed = n + np.arange(len(chosen)) if self.by_batch else chosen
         return {"exposed": exposed, "other_train": np.flatnonzero(outside), "held_out": np.arange(self.n_train, n)}
 
-    def _parts(self, chosen: Int[Array, " m"]) -> Iterator[Tensor]:
-        yield from self.parts
-        if self.by_batch:
-            yield self.x[torch.from_numpy(chosen).to(self.x.device)]
-
     def _labels(self, chosen: Int[Array, " m"]) -> Int[Array, " n"]:
         return np.concatenate([self.labels, self.labels[chosen]]) if self.by_batch else self.labels
+
+
+def on_inputs(risk: EmpiricalRisk, parts: Tensor | Sequence[Tensor]) -> EmpiricalRisk:
+    """The model of a risk on inputs alone, to be asked for its outputs."""
+    return risk.on([(part, part) for part in (parts.split(CHUNK) if isinstance(parts, Tensor) else parts)])
 
 
 def training_pairs(risk: EmpiricalRisk) -> tuple[Tensor, Tensor]:

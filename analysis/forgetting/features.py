@@ -10,10 +10,11 @@ from scipy.special import logsumexp
 from torch import Generator, Tensor, nn
 
 from analysis.forgetting.displacements import Displacements
-from analysis.forgetting.evaluation import CHUNK, Evaluation
+from analysis.forgetting.evaluation import Evaluation, on_inputs
 from analysis.forgetting.leaveout import over_batches, stderr_of_mean
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
+from landscape.batches import Batch
 from landscape.functional import PureModel
 from landscape.randomness import source_of
 
@@ -61,17 +62,16 @@ def features(
         caught.append(inputs[0].detach())
 
     hook = known[name].register_forward_pre_hook(catch)
-    rows = []
+
+    def read(_: Any, batch: Batch) -> Tensor:
+        calls = list(caught)
+        caught.clear()
+        if len(calls) != 1 or len(calls[0]) != len(batch[0]):
+            raise ValueError(f"`layer` {name!r} must be called once, with one row an example, got {len(calls)} calls.")
+        return calls[0].flatten(1).cpu().double()
+
     try:
-        for part in x.split(CHUNK):
-            caught.clear()
-            with torch.no_grad():
-                risk.predict(risk.theta if theta is None else theta, part)
-            if len(caught) != 1 or len(caught[0]) != len(part):
-                raise ValueError(
-                    f"`layer` {name!r} must be called once, with one row an example, got {len(caught)} calls."
-                )
-            rows.append(caught[0].flatten(1).cpu().double())
+        rows = on_inputs(risk, x).over(read, theta)
     finally:
         hook.remove()
     found: Float[Array, "n d"] = torch.cat(rows).numpy()

@@ -4,17 +4,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from analysis.forgetting.displacements import Displacements
-from analysis.forgetting.evaluation import CHUNK, training_pairs
+from analysis.forgetting.evaluation import on_inputs, training_pairs
 from analysis.forgetting.information import Correction, output_information, selectivity
 from analysis.forgetting.leaveout import Leaveout
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.randomness import source_of
+from trainers.tasks.task import Classification
 
 Array = np.ndarray
 GROUPS = 20  # of examples, left out one at a time for the standard error
@@ -101,7 +101,7 @@ def spurious_forgetting(
     def at(theta: Params) -> dict[str, Float[Array, " g"]]:
         sets = {"shuffled": data.shuffled, "kept": data.kept, "removed": data.removed}
         probs = {
-            name: torch.cat([asked.logits(risk, theta, part) for part in t.split(CHUNK)]).double().softmax(-1).cpu()
+            name: Classification().probabilities(asked.outputs_of(on_inputs(risk, t), theta)).cpu()
             for name, t in sets.items()
             if t is not None
         }

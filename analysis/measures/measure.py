@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from analysis.measures.subject import Need
 from analysis.table import Row
 
 Rows = list[Row]
@@ -24,6 +25,7 @@ class Measure:
         invariant: Transformations T1 to T5 under which it does not change.
         cost: In gradients over the training data.
         gradients: Expected cost of the default options on networks like the default study's, in gradients.
+        needs: What the task and the data must have; where they lack it, the rows are marked with that reason.
         version: Raise it when the measure comes to mean another number: what was kept is then measured again.
         usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
             others.
@@ -39,4 +41,5 @@ class Measure:
     cost: str
     usual: bool = True
     gradients: float = 0.0
+    needs: tuple[Need, ...] = ()
     version: int = 1

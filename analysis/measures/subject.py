@@ -2,14 +2,14 @@
 
 import copy
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.forgetting.providers import OwnPerturbation
@@ -27,10 +27,14 @@ from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
 from trainers.sweep.parallel import cores
+from trainers.tasks.task import CLASSIFICATION, Classification, Task, batch_weight, measured, task_of
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
 
+Need = Literal["probabilities", "images"]
+
+BATCH = 1024  # examples a forward pass
 KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes
 
 
@@ -50,6 +54,7 @@ class Subject:
         seed: Of all random choices of the measures; the same for every model, so that they are compared on equal draws.
         progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
         initial_buffers: The buffers before training, such as running statistics, where they are known.
+        task: What losses, scores and probabilities come from: the run's, as it is measured.
     """
 
     model: nn.Module
@@ -63,6 +68,7 @@ class Subject:
     seed: int = 0
     progress: Progress = False
     initial_buffers: Params | None = None
+    task: Task = field(default_factory=Classification)
 
     @classmethod
     def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
@@ -79,8 +85,9 @@ class Subject:
             stored = read_weights(first / "params.safetensors")
             initial = {name: stored.pop(name) for name in meta["names"]}
             buffers = stored
-        subject = cls(model, data, meta["run_id"], step, meta["epoch"], run.config(), initial, run, seed)
-        return replace(subject, initial_buffers=buffers)
+        config = run.config()
+        subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
+        return replace(subject, initial_buffers=buffers, task=measured(task_of(config, trust=trust)))
 
     @classmethod
     def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
@@ -103,8 +110,44 @@ class Subject:
 
     @cached_property
     def risk(self) -> EmpiricalRisk:
-        """Plain cross-entropy over the training set, evaluation mode, no augmentation."""
-        return EmpiricalRisk.from_model(self.model, F.cross_entropy, self.data.train)
+        """The task's loss over the training set, evaluation mode, no augmentation: plain cross-entropy for labels."""
+        return self.risk_of(self.model, self.data.train)
+
+    def risk_of(self, model: nn.Module, data: Any, **options: Any) -> EmpiricalRisk:
+        """The task's loss of a model on data; options as of `EmpiricalRisk.from_model`."""
+        return EmpiricalRisk.from_model(model, self.task.loss, data, weight=batch_weight(self.task), **options)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """The model's outputs on inputs, in order, on the CPU."""
+        return self.risk.on([(part, part) for part in x.split(BATCH)]).outputs().cpu()
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """What a classifier's outputs say of each class, in float64.
+
+        Raises:
+            ValueError: If the task has no categorical predictions.
+        """
+        if why := no_probabilities(self.task):
+            raise ValueError(why)
+        task: Any = self.task
+        probabilities: Tensor = task.probabilities(outputs)
+        return probabilities
+
+    def lacks(self, needs: Iterable[Need]) -> str:
+        """Why a measure that needs these cannot be taken; empty where it can."""
+        if "probabilities" in needs and (why := no_probabilities(self.task)):
+            return why
+        if "images" in needs and not any(True for _ in self.data.ood):
+            return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
+        return ""
+
+    @property
+    def trained_plainly(self) -> bool:
+        """Whether it is known that the training loss was the plain cross-entropy."""
+        config = self.config
+        if config is None or config.task != CLASSIFICATION:
+            return False
+        return config.loss == "cross_entropy" and config.label_smoothing == 0
 
     @property
     def held_out(self) -> Split:
@@ -228,6 +271,13 @@ class Subject:
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
         return self.run.correctness(protocol, until=self.epoch)
+
+
+def no_probabilities(task: Task) -> str:
+    """Why a task cannot tell how likely classes are; empty where it can."""
+    if hasattr(task, "probabilities"):
+        return ""
+    return f"needs probabilities of classes, which the task with loss {task.name!r} has not"
 
 
 def pair(split: Split) -> tuple[Tensor, Tensor]:

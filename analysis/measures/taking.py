@@ -40,7 +40,8 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                rows = MEASURES[key].function(subject, **options)
+                why = subject.lacks(MEASURES[key].needs)
+                rows = failed_rows(key, why) if why else MEASURES[key].function(subject, **options)
             except Exception as error:  # one bad measure is marked rows, the others go on
                 rows = failed_rows(key, f"{type(error).__name__}: {error}")
         notes = list(

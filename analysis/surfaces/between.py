@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.measures.subject import Subject
@@ -35,6 +34,7 @@ from landscape.surfaces import Axes, Axis, Grid, Surface
 from landscape.surfaces.scanner import Scanner
 from landscape.surfaces.trajectory import ProjectedPath
 from trainers.randomness import stream
+from trainers.tasks.task import batch_weight
 
 MARGIN = 0.3  # of the extent of three models, left free around them
 
@@ -88,15 +88,15 @@ def passages(
     splits = surface_splits(subjects[0], recipe)
     first, second = states_of(subjects)
     model = subjects[0].model
-    size = recipe.batch_size
-    batches = {n: list(zip(s.x.split(size), s.y.split(size), strict=True)) for n, s in splits.items()}
-    evaluate = StateEvaluator(model, F.cross_entropy, batches)
+    data = {name: split.batches(size=recipe.batch_size) for name, split in splits.items()}
+    task = subjects[0].task
+    evaluate = StateEvaluator(model, task.loss, data, weight=batch_weight(task))
     where = line_coordinates(points=recipe.counts[0]) if recipe.radius is None else _around(recipe)
     ends: dict[str, ModelState] = {"line": second}
     known: dict[str, dict[str, Any]] = {"line": {}}
     if recipe.align:
         tell("aligning")
-        found = align(model, first, second, next(iter(batches.values())), generator=stream(recipe.seed, "alignment"))
+        found = align(model, first, second, next(iter(data.values())), generator=stream(recipe.seed, "alignment"))
         ends["line, aligned"] = found.state
         known["line, aligned"] = {
             "distance_before": found.matching.distance_before,

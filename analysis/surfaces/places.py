@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from analysis.measures.checkpoints import WEIGHTS, Checkpoint, RunCheckpoint, WeightsFile
 from analysis.measures.subject import Subject
@@ -100,7 +99,7 @@ def surface_splits(subject: Subject, recipe: Recipe) -> dict[str, Split]:
 
 
 def surface_risks(subject: Subject, recipe: Recipe) -> dict[str, EmpiricalRisk]:
-    """Plain cross-entropy on the examples of each split, by split; the first is what axes are made of.
+    """The task's loss on the examples of each split, by split; the first is what axes are made of.
 
     Raises:
         ValueError: If a split has no example.
@@ -108,10 +107,9 @@ def surface_risks(subject: Subject, recipe: Recipe) -> dict[str, EmpiricalRisk]:
     splits = surface_splits(subject, recipe)
     found: dict[str, EmpiricalRisk] = {}
     for name, split in splits.items():
-        size = recipe.batch_size
-        batches = split.batches(size=size)
+        parts = split.batches(size=recipe.batch_size)
         if not found:
-            found[name] = EmpiricalRisk.from_model(subject.model, F.cross_entropy, batches, mode=recipe.mode)
+            found[name] = subject.risk_of(subject.model, parts, mode=recipe.mode)
         else:
-            found[name] = next(iter(found.values())).on(batches)
+            found[name] = next(iter(found.values())).on(parts)
     return found

@@ -196,7 +196,7 @@ def context_of(subject: Subject, checkpoint: Checkpoint, recipe: Recipe) -> dict
         "step": checkpoint.step,
         "epoch": subject.epoch,
         "data": subject.data.name,
-        "loss": "cross-entropy",
+        "loss": subject.task.name.replace("_", "-"),
         "recipe": recipe.model_dump(mode="json"),
     }
     if subject.config is not None:

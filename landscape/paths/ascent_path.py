@@ -105,9 +105,7 @@ def ascent_path(
     for i, a in enumerate(where.tolist()):
         j = min(math.floor(a), steps - 1)
         point = displaced(corners[j], deltas[j], float(parts[j, i])) if parts[j, i] else corners[j]
-        readings.append(
-            {name: evaluate(part, point, examples=True, losses=True).examples for name, part in subsets.items()}
-        )
+        readings.append({name: evaluate(part, point, losses=True).examples for name, part in subsets.items()})
     tables = {
         (name, risk.mode): {m: torch.stack([r[name][m] for r in readings]) for m in readings[0][name]}
         for name in subsets

@@ -77,7 +77,7 @@ class StateEvaluator:
             here = pure.recalibrated(state.parameters, self.calibration) if mode == "recalibrate" else pure
             for name, batches in self.batches.items():
                 risk = EmpiricalRisk(here, self.loss, batches, state.parameters, self.weight, trust=self._trust)
-                found[name, mode] = evaluate(risk, examples=True, losses=True).examples
+                found[name, mode] = evaluate(risk, losses=True).examples
         return {(name, mode): found[name, mode] for name in self.batches for mode in self.modes}
 
     def _set_buffers(self, pure: PureModel, buffers: Params) -> None:

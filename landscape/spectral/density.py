@@ -205,7 +205,7 @@ def spectral_density(
         runs: Independent start vectors; 2 or more give standard errors.
         steps: Lanczos steps of a run, with full reorthogonalisation; memory is steps × p, used again by each run. A
             run ends earlier where its Krylov space closes, and its quadrature is exact then.
-        progress: True shows a line on stderr, a function is called with each `Status`, after each run.
+        progress: A function that is called with each `Status`, after each run; see `analysis.shown`.
         generator: Source of the start vectors; None means a fresh one from seed 0.
 
     Returns:

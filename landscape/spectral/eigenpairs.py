@@ -117,7 +117,7 @@ def top_eigenpairs(
             random one of the same length, so that no direction is missed. None means the operator's own `guess`: for
             the curvature of a risk its gradient, which lies mostly along the top eigenvectors of a trained network
             and saves a fifth to a third of the products. Without one the start is random.
-        progress: True for a bar with the products and the relative residual, or a function of each `Status`.
+        progress: A function that is called with each `Status`; its residual is the relative one. See `analysis.shown`.
         generator: Source of the start vectors; None means a fresh one from seed 0.
 
     Returns:

@@ -61,7 +61,7 @@ def trace(
         blocks: Names of blocks of rows, each a slice or a tensor of indices, such as an operator's `layers`: the
             traces of these diagonal blocks are estimated from the same products. They add up to the whole if the
             blocks divide it.
-        progress: True shows a line on stderr, a function is called with each `Status`; its residual is the relative
+        progress: A function that is called with each `Status`, see `analysis.shown`; its residual is the relative
             standard error.
         generator: Source of all randomness; None means a fresh one from seed 0.
 

@@ -2,13 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from torch import Tensor
 
 from landscape.precision import in_own_precision
@@ -90,7 +86,7 @@ def scan(
     metrics: Metrics | None = None,
     calibration: EmpiricalRisk | Any = None,
     batch_points: int | Literal["auto"] = "auto",
-    progress: bool | Told = False,
+    progress: Told | None = None,
     start: Surface | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Surface:
@@ -103,7 +99,7 @@ def scan(
         metrics: See `Scanner`.
         calibration: See `Scanner`.
         batch_points: See `Scanner`.
-        progress: True for a bar on stderr with the time left, or a function told(points done, points in all).
+        progress: A function told(points done, points in all), such as `analysis.shown` makes.
         start: A scan of the same axes and grid that was interrupted; its points are kept, and K is its own.
         context: What else decides the values, kept with them.
 
@@ -135,16 +131,16 @@ def scan(
     centre = scanner.centre()
     missing = [block for block in scanner.blocks(n) if not bool(computed[block.start : block.stop].all())]
     try:
-        with _telling(progress) as tell:
-            done = n - sum(len(block) for block in missing)
+        tell = progress or (lambda _done, _total: None)
+        done = n - sum(len(block) for block in missing)
+        tell(done, n)
+        for block, found in scan_blocks(scanner, grid, missing):
+            for c, (value, stderr) in found.items():
+                table[c][0][block.start : block.stop] = value
+                table[c][1][block.start : block.stop] = stderr
+            computed[block.start : block.stop] = True
+            done += len(block)
             tell(done, n)
-            for block, found in scan_blocks(scanner, grid, missing):
-                for c, (value, stderr) in found.items():
-                    table[c][0][block.start : block.stop] = value
-                    table[c][1][block.start : block.stop] = stderr
-                computed[block.start : block.stop] = True
-                done += len(block)
-                tell(done, n)
     except KeyboardInterrupt:
         raise ScanInterrupted(assemble(scanner, grid, table, computed, centre=centre, context=context)) from None
     return assemble(scanner, grid, table, computed, centre=centre, context=context)
@@ -168,22 +164,3 @@ def _check_start(start: Surface, scanner: Scanner, grid: Grid) -> None:
         )
     if not torch.equal(start.gram, scanner.axes.gram):
         raise ValueError("`start` has other axes: their lengths or angles differ.")
-
-
-@contextmanager
-def _telling(progress: bool | Told) -> Iterator[Told]:
-    if callable(progress):
-        yield progress
-    elif progress is True:
-        columns = (
-            TextColumn("scan"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("points, left"),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("scan", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    else:
-        yield lambda done, total: None  # noqa: ARG005

@@ -31,7 +31,7 @@ def scores(outputs, targets):
 def test_means_and_errors_are_those_of_all_examples_together(sizes):
     risk = network(sizes)
     out, y = risk.outputs(), risk.targets()
-    found = evaluate(risk, scores=scores, examples=True)
+    found = evaluate(risk, scores=scores)
     assert found.loss == pytest.approx(float(F.cross_entropy(out, y)), rel=1e-12)
     for name, given in scores(out, y).items():
         values, weights = given if isinstance(given, tuple) else (given, None)
@@ -78,7 +78,7 @@ def test_model_and_loss_are_asked_once_a_batch():
     counted = replace(risk, predict=predict)
     evaluate(counted)  # what is checked once
     calls.clear()
-    evaluate(counted, scores=scores, examples=True)
+    evaluate(counted, scores=scores)
     assert calls == [5, 4]
 
 

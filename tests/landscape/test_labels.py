@@ -48,7 +48,7 @@ def test_errors_are_those_of_the_labels_that_count(loss, label):
     assert evaluate(risk).error == pytest.approx(want, rel=1e-14)
     assert evaluate_with_gradient(risk)[0].error == pytest.approx(want, rel=1e-14)
     assert ascent_sharpness(risk, AscentStep(0.0)).error == pytest.approx(want, rel=1e-14)
-    assert float(evaluate(risk, examples=True).examples["error"].mean()) == pytest.approx(want, rel=1e-14)
+    assert float(evaluate(risk).examples["error"].mean()) == pytest.approx(want, rel=1e-14)
     axes = Axes(risk.theta, random_axes(risk.theta, SOURCE, count=1))
     centre = scan(risk, axes, Grid.around(0.1, 3, axes=1), metrics=["error", "error by class"]).centre
     assert centre["error"][0] == pytest.approx(want, rel=1e-14)

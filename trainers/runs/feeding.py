@@ -13,7 +13,8 @@ from trainers.config import TrainConfig
 from trainers.data.splits import Split
 from trainers.randomness import stream
 from trainers.sharpness_aware.objective import AscentObjective, Objective
-from trainers.tasks.losses import Loss, make_loss
+from trainers.tasks.losses import Loss
+from trainers.tasks.task import Task, lead
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 SQUARES = 128  # reference examples, one a pass, for masks from squared gradients, where `reference_size` is None
@@ -33,17 +34,22 @@ class Closures:
     sizes: list[int]
     ascents: list[AscentObjective] | None
 
-    def hits(self) -> Tensor:
+    def hits(self, task: Task) -> Tensor | None:
         """Whether each example was right in the first pass, at the clean weights where the method evaluates them there.
 
-        An example that no pass saw counts as wrong.
+        An example that no pass saw counts as wrong. None where the task does not tell right from wrong.
         """
         found = []
         for i, descent in enumerate(self.descents):
             first = self.ascents[i].first_logits if self.ascents else None
             logits = descent.first_logits if first is None else first
             y = descent.y
-            found.append(torch.zeros_like(y, dtype=torch.bool) if logits is None else logits.argmax(-1) == y)
+            wrong = torch.ones(len(y), dtype=torch.bool, device=y.device)
+            if logits is not None:
+                wrong = lead(task.scores(logits, y))[1]
+                if wrong.dtype != torch.bool:
+                    return None
+            found.append(~wrong)
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
@@ -53,12 +59,14 @@ class Feeder:
 
     Args:
         config: Resolved.
+        task: Gives the loss.
         model: The model to train.
         train: The training data, on the model's device.
         scaler: Loss scaling, for float16.
     """
 
     config: TrainConfig
+    task: Task
     model: nn.Module
     train: Split
     scaler: torch.amp.GradScaler | None = None
@@ -69,7 +77,7 @@ class Feeder:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.loss = make_loss(config.loss, smoothing=config.label_smoothing, convention=config.smoothing_convention)
+        self.loss = self.task.loss
         self.ascent = partial(obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=config.obf_link or "softmax")
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 

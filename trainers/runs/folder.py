@@ -25,6 +25,7 @@ from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.runs.checkpoint import META, WAY_OUT
 from trainers.runs.records import read_parts
+from trainers.tasks.task import CLASSIFICATION
 
 HISTORY = (
     "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -173,8 +174,9 @@ class Run:
         return found.reindex(columns=[*HISTORY, *(c for c in found.columns if c not in HISTORY)])
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Write the history, whole, with the columns of `HISTORY`."""
-        frame = pd.DataFrame(rows, columns=list(HISTORY))
+        """Write the history, whole, with the columns of `HISTORY`, and those that the rows have besides."""
+        more = [name for name in (rows[0] if rows else ()) if name not in HISTORY]
+        frame = pd.DataFrame(rows, columns=[*HISTORY, *more])
         write_atomically(self.folder / "history.parquet", lambda aside: frame.to_parquet(aside, index=False))
 
     def steps(self) -> pd.DataFrame:
@@ -219,7 +221,9 @@ class Run:
             ValueError: If it is damaged, or another run's.
         """
         path = self.check("examples.npz")
-        stored = read_arrays(path, ("n", protocol), hint=WAY_OUT)
+        known = self.config().task == CLASSIFICATION
+        hint = WAY_OUT if known else "the run's task may not tell right from wrong"
+        stored = read_arrays(path, ("n", protocol), hint=hint)
         bits, n = stored[protocol], stored["n"]
         if bits.dtype != np.uint8 or bits.ndim != 2 or n.shape or not 0 <= n <= 8 * bits.shape[1]:
             raise ValueError(f"{path} holds something else than bits of examples over epochs: {WAY_OUT}.")
@@ -303,6 +307,7 @@ def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
         label_noise=config.label_noise,
         spurious=config.spurious,
         seed=config.data_seed,
+        labels=config.task == CLASSIFICATION,
         trust=trust,
     )
     if config.precision != "float64":

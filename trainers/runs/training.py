@@ -24,7 +24,8 @@ from trainers.runs.schedules import LearningRate
 from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runtime import device_of
 from trainers.sharpness_aware.optimizers import optimizer_of
-from trainers.tasks.evaluation import COLUMNS, evaluate
+from trainers.tasks.evaluation import LiveEvaluation
+from trainers.tasks.task import CLASSIFICATION, task_of
 
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
@@ -82,7 +83,9 @@ class Training:
         examples = len(self.train)
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
-        self.feeder = Feeder(config, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
+        self.task = task_of(config, trust=trust)
+        self.feeder = Feeder(config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
+        self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data)
         if self.optimizer.needs_reference:
             self.optimizer.reference = self.feeder.reference(self.optimizer.needs_reference, lambda: self.step)
         self.rate = LearningRate(
@@ -151,7 +154,8 @@ class Training:
         self.position += 1
         if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
             self.previous = index
-        self.hits.append(closures.hits())
+        if (hits := closures.hits(self.task)) is not None:
+            self.hits.append(hits)
         self.tally.add(self.optimizer.last, examples=len(index), lr=lr)
         overflow = self.optimizer.last.overflow
         if overflow:
@@ -175,13 +179,14 @@ class Training:
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate where it is time to, append the epoch's row to the history, and make ready for the next epoch."""
         self.epoch += 1
-        right = torch.empty(len(self.order), dtype=torch.bool)
-        right[self.order.cpu()] = torch.cat(self.hits).cpu()
-        self.correct["presentation"].append(right.numpy())
-        evaluation = dict.fromkeys(COLUMNS, math.nan)
-        if self.epoch % self.config.evaluate_every == 0 or self.epoch == self.config.epochs:
-            evaluation, right = evaluate(self.model, self.feeder.loss, self.train, self.data)
-            self.correct["sweep"].append(right.cpu().numpy())
+        if self.hits:
+            right = torch.empty(len(self.order), dtype=torch.bool)
+            right[self.order.cpu()] = torch.cat(self.hits).cpu()
+            self.correct["presentation"].append(right.numpy())
+        self.model.eval()
+        evaluation, swept = self.evaluation() if self.due(self.epoch) else (self.evaluation.nothing(), None)
+        if swept is not None:
+            self.correct["sweep"].append(swept.numpy())
         rank, everywhere = self.sharers
         row = {
             "epoch": self.epoch,
@@ -198,6 +203,10 @@ class Training:
         self.order, self.position, self.tally, self.ahead = self.next_order(), 0, Tally(), None
         self.losses, self.hits = [], []
         return row
+
+    def due(self, epoch: int) -> bool:
+        """Whether an epoch ends with an evaluation."""
+        return epoch % self.config.evaluate_every == 0 or epoch == self.config.epochs
 
     def problem(self) -> str:
         """Why the run has diverged; empty where it has not."""
@@ -305,8 +314,12 @@ class Training:
         self.run.write_examples(
             index=self.train.index.cpu().numpy(),
             noisy=(self.train.y != self.train.clean).cpu().numpy(),
-            swept=np.array([row["epoch"] for row in self.history if not math.isnan(row["train_error"])], dtype=int),
-            **{name: np.array(rows, dtype=bool).reshape(-1, len(self.train)) for name, rows in self.correct.items()},
+            swept=np.array([row["epoch"] for row in self.history if self.due(row["epoch"])], dtype=int),
+            **{
+                name: np.array(rows, dtype=bool).reshape(-1, len(self.train))
+                for name, rows in self.correct.items()
+                if rows or self.config.task == CLASSIFICATION
+            },
         )
         log.finish()
         self.write_status(status, reason)

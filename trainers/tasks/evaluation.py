@@ -1,16 +1,22 @@
-"""Loss and error of a model on a split, in evaluation mode."""
+"""Loss and scores of a model on the splits of its data while it trains."""
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from landscape.evaluate import evaluate
+from landscape.risk import EmpiricalRisk
 from trainers.data.splits import DataBundle, Split
-from trainers.tasks.losses import Loss
+from trainers.randomness import seeded
+from trainers.tasks.task import Task, batch_weight
 
-COLUMNS = (
-    "train_loss", "train_error", "train_clean_error", "validation_loss", "validation_error", "test_loss", "test_error",
-)  # fmt: skip
+T = TypeVar("T")
+
+CLEAN = "clean_"  # before the name of a score against labels without noise
 
 
 def batch_of(x: Tensor) -> int:
@@ -22,40 +28,83 @@ def batch_of(x: Tensor) -> int:
     return 2048 if x.device.type != "cpu" else max(128, min(2048, 2**17 // max(1, x[:1].numel())))
 
 
-def predict(model: nn.Module, split: Split) -> Tensor:
-    """Outputs on many examples, without gradient; the caller sets the mode."""
-    size = batch_of(split.take(slice(1))[0])
-    with torch.no_grad():
-        return torch.cat([model(x) for x, _ in split.batches(size=size)])
-
-
-def evaluate(model: nn.Module, loss: Loss, train: Split, data: DataBundle) -> tuple[dict[str, float], Tensor]:
-    """Loss and error in evaluation mode on the training data, validation and test; NaN where a split is empty.
+class LiveEvaluation:
+    """Evaluates a model with the weights and in the mode that it has at the time.
 
     Args:
-        model: Left in evaluation mode.
-        loss: The training loss.
-        train: The training data, on the model's device.
+        model: The model, on the device of the training data.
+        task: Gives loss, scores and weights.
+        train: The training data.
         data: All splits.
 
-    Returns:
-        The `COLUMNS` of the history, and which training examples were right.
+    Attributes:
+        columns: Of the history: loss and scores of the training, validation and test data.
     """
-    model.eval()
-    logits = predict(model, train)
-    answers = logits.argmax(-1)
-    right = answers == train.y
-    row = {
-        "train_loss": float(loss(logits, train.y)),
-        "train_error": 1 - float(right.float().mean()),
-        "train_clean_error": 1 - float((answers == train.clean).float().mean()),
-    }
-    for name, split in (("validation", data.validation), ("test", data.test)):
-        value = error = math.nan
-        if len(split):
-            split = split.to(train.device, workers=train.workers)
-            logits = predict(model, split)
-            value = float(loss(logits, split.y))
-            error = 1 - float((logits.argmax(-1) == split.y).float().mean())
-        row[f"{name}_loss"], row[f"{name}_error"] = value, error
-    return row, right
+
+    def __init__(self, model: nn.Module, task: Task, train: Split, data: DataBundle) -> None:
+        self.task, self.noisy = task, not torch.equal(train.y, train.clean)
+        held_out = {"validation": data.validation, "test": data.test}
+        self.risks = {"train": _risk(model, task, train, noisy=self.noisy)} | {
+            name: _risk(model, task, split.to(train.device, workers=train.workers))
+            for name, split in held_out.items()
+            if len(split)
+        }
+        names = _names(model, task, train)
+        self.columns = [f"train_{name}" for name in ("loss", *names, f"{CLEAN}{names[0]}")]
+        self.columns += [f"{split}_{name}" for split in held_out for name in ("loss", *names)]
+
+    def __call__(self) -> tuple[dict[str, float], Tensor | None]:
+        """The columns, NaN where a split is empty; and which training examples were right, where the task tells."""
+        row, scores = self._columns("train")
+        first = next(iter(scores))
+        row.setdefault(f"train_{CLEAN}{first}", row[f"train_{first}"])
+        for split in self.risks.keys() - {"train"}:
+            row |= self._columns(split)[0]
+        wrong = scores[first]
+        return self.nothing() | row, ~wrong if wrong.dtype == torch.bool else None
+
+    def nothing(self) -> dict[str, float]:
+        """The columns of an epoch that is not evaluated."""
+        return dict.fromkeys(self.columns, math.nan)
+
+    def _columns(self, split: str) -> tuple[dict[str, float], Mapping[str, Tensor]]:
+        noisy = self.noisy and split == "train"
+        evaluation = evaluate(self.risks[split], scores=self._noisy_scores if noisy else self.task.scores)
+        means = {f"{split}_{name}": _mean(score) for name, score in evaluation.examples.items()}
+        return {f"{split}_loss": evaluation.loss, **means}, evaluation.examples
+
+    def _noisy_scores(self, outputs: Any, targets: Tensor) -> Mapping[str, Tensor]:
+        given, clean = (self.task.scores(outputs, y) for y in targets.unbind(1))
+        return {**given, **{CLEAN + name: score for name, score in clean.items()}}
+
+
+def _names(model: nn.Module, task: Task, train: Split) -> list[str]:
+    """Of the task's scores, from one example."""
+    x, y = train.take(slice(1))
+    mode = model.training
+    with seeded(0), torch.no_grad():
+        names = list(task.scores(model.eval()(x), y))
+    model.train(mode)
+    return names
+
+
+def _risk(model: nn.Module, task: Task, split: Split, *, noisy: bool = False) -> EmpiricalRisk:
+    """The risk of a model that has its own weights, whatever θ is; with `noisy`, targets are the given and the true."""
+    loss, weight = task.loss, batch_weight(task)
+    if noisy:
+        split = replace(split, y=torch.stack((split.y, split.clean), 1))
+        loss, weight = _of_given(loss), weight and _of_given(weight)
+    batches = split.batches(size=batch_of(split.take(slice(1))[0]))
+    risk = EmpiricalRisk(lambda _, x: model(x), loss, batches, {"": torch.zeros((), device=split.device)}, weight)
+    # a model that draws random numbers has a history too
+    risk.trust.once(("repeatable", risk.predict, risk.loss, risk.mode), lambda: None)
+    return risk
+
+
+def _of_given(function: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
+    return lambda first, both: function(first, both[:, 0])
+
+
+def _mean(score: Tensor) -> float:
+    """The mean over examples; of true and false one minus the share of the false, as histories have always had it."""
+    return 1 - float((~score).float().mean()) if score.dtype == torch.bool else float(score.mean())

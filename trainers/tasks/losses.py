@@ -13,6 +13,7 @@ from trainers.sharpness_aware.example_losses import CrossEntropy, ExampleLosses
 from trainers.sharpness_aware.example_losses import Loss as Loss
 
 Convention = Literal["uniform", "others"]
+Reduction = Literal["mean", "none"]
 
 
 def smoothed_targets(
@@ -35,9 +36,11 @@ def cross_entropy(
     *,
     smoothing: float = 0.0,
     convention: Convention = "uniform",
-) -> Float[Tensor, ""]:
-    """Softmax cross-entropy, mean over the batch, in nats."""
-    return F.cross_entropy(logits, targets, label_smoothing=_torch_smoothing(logits, smoothing, convention))
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*n"]:
+    """Softmax cross-entropy in nats, mean over the batch, or of each example."""
+    given = _torch_smoothing(logits, smoothing, convention)
+    return F.cross_entropy(logits, targets, label_smoothing=given, reduction=reduction)
 
 
 def bce(
@@ -46,10 +49,12 @@ def bce(
     *,
     smoothing: float = 0.0,
     convention: Convention = "uniform",
-) -> Float[Tensor, ""]:
-    """Binary cross-entropy with logits: sum over classes, mean over the batch."""
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*n"]:
+    """Binary cross-entropy with logits: sum over classes, mean over the batch, or of each example."""
     soft = smoothed_targets(targets, logits.shape[-1], smoothing, convention=convention).to(logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(-1).mean()
+    each = F.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(-1)
+    return each.mean() if reduction == "mean" else each
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "bce": bce}

@@ -38,7 +38,7 @@ def nll(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:
         ValueError: If shapes do not match.
     """
     _check(logits, labels)
-    return _mean(cross_entropy(logits.double(), labels.long(), reduction="none"))
+    return mean_of(cross_entropy(logits.double(), labels.long(), reduction="none"))
 
 
 def brier(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:
@@ -48,8 +48,12 @@ def brier(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:
         ValueError: If shapes do not match.
     """
     _check(logits, labels)
-    probs = logits.double().softmax(1)
-    return _mean((probs - torch.nn.functional.one_hot(labels.long(), probs.shape[1])).square().sum(1))
+    return squared_distance(logits.double().softmax(1), labels)
+
+
+def squared_distance(probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:
+    """The Brier score of probabilities."""
+    return mean_of((probabilities - torch.nn.functional.one_hot(labels.long(), probabilities.shape[1])).square().sum(1))
 
 
 def calibration_error(
@@ -234,7 +238,8 @@ def paired_error_difference(correct_a: Bool[Array, " n"], correct_b: Bool[Array,
     return PairedDifference(value, math.sqrt((differ - value**2) / n), only_a, only_b, n, p_value)
 
 
-def _mean(values: Float[Tensor, " n"]) -> Estimate:
+def mean_of(values: Float[Tensor, " n"]) -> Estimate:
+    """The mean over examples with its standard error."""
     n = len(values)
     stderr = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(float(values.mean()), stderr, draws=n)

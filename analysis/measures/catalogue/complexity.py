@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from analysis.measures.catalogue.curvature import context
@@ -96,7 +95,7 @@ def train_outputs(subject: Subject, *, form: Form = "adjusted") -> Rows:
     labels = subject.data.train.y.cpu().long()
     entropies = -(log_probs.exp() * log_probs.clamp(min=-1e300)).sum(1)
     for name, values in (
-        ("cross_entropy", F.nll_loss(log_probs, labels, reduction="none")),
+        ("cross_entropy", subject.task.each(subject.train_outputs.double(), labels)),
         ("output_entropy", entropies),
     ):
         value, stderr = float(values.mean()), float(values.std()) / math.sqrt(len(values))
@@ -158,7 +157,7 @@ def training_speed(subject: Subject) -> Rows:
     config = None if subject.config is None else subject.config.resolved()
     if subject.run is None or config is None:
         reason = "the record of training is not known"
-    elif config.loss != "cross_entropy" or config.label_smoothing:
+    elif not subject.trained_plainly:
         reason = "the recorded loss is not the plain cross-entropy"
     else:
         history = subject.run.history()
@@ -188,7 +187,7 @@ def gradient_noise(subject: Subject) -> Rows:
     if start is None:
         reason = "the initial weights are not known"
         return [*rows, Row("gradient_noise_start", math.nan, math.nan, 0, options=options, warnings=reason)]
-    risk = EmpiricalRisk.from_model(start, F.cross_entropy, list(subject.risk.batches))
+    risk = subject.risk_of(start, list(subject.risk.batches))
     first = gradient_moments(risk).covariance_trace()
     return [*rows, Row("gradient_noise_start", first.value, first.stderr, first.draws, options=options)]
 
@@ -283,7 +282,7 @@ def _folded_risk(subject: Subject) -> EmpiricalRisk:
     like = next(iter(subject.risk.theta.values()))
     model = copy.deepcopy(subject.network.model).to(like.device, like.dtype)
     names = [name for name, p in model.named_parameters() if p.is_floating_point()]
-    return EmpiricalRisk.from_model(model, F.cross_entropy, list(subject.risk.batches), parameters=names)
+    return subject.risk_of(model, list(subject.risk.batches), parameters=names)
 
 
 def _weights(subject: Subject) -> tuple[Tensor, Tensor | None]:
@@ -302,6 +301,7 @@ MEASURES = {
         "T1 (a layer: all but *init*, *dist*, param_norm, l2) T2 T5",
         "1/3",
         gradients=0.5,
+        needs=("probabilities",),
     ),
     "spectral_norms_fft": Measure(
         spectral_norms_fft,
@@ -313,6 +313,7 @@ MEASURES = {
         "T1 (a layer: all but *init*) T2 T5",
         "1/3",
         usual=False,
+        needs=("probabilities",),
     ),
     "path_norm": Measure(
         path_norm,
@@ -324,6 +325,7 @@ MEASURES = {
         "T1 T2 T5",
         "1/3",
         gradients=0.2,
+        needs=("probabilities",),
     ),
     "train_outputs": Measure(
         train_outputs,
@@ -335,6 +337,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1/3",
         gradients=0.4,
+        needs=("probabilities",),
     ),
     "pacbayes": Measure(
         pacbayes,
@@ -349,6 +352,7 @@ MEASURES = {
         "T5; T1 about (pacbayes_mag_flatness)",
         "200",
         usual=False,
+        needs=("probabilities",),
     ),
     "worst_case_bounds": Measure(
         worst_case_bounds,
@@ -363,6 +367,7 @@ MEASURES = {
         "T5; T1 about (sharpness_mag_flatness)",
         "400",
         usual=False,
+        needs=("probabilities",),
     ),
     "training_speed": Measure(
         training_speed,

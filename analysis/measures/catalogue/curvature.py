@@ -144,7 +144,7 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
 
 def context(subject: Subject) -> dict[str, Any]:
     """What decides every measure on the training loss."""
-    return {"loss": "cross_entropy", "mode": subject.risk.mode, "n": subject.risk.n}
+    return {"loss": subject.task.name, "mode": subject.risk.mode, "n": subject.risk.n}
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,9 @@ class Stability:
         if subject.config is None or subject.run is None or subject.step == 0:
             return None
         config = subject.config.resolved()
-        plain = config.method == "sgd" and config.loss == "cross_entropy" and config.label_smoothing == 0
-        if not plain or config.grad_clip is not None or config.shrink_perturb:
+        if config.method != "sgd" or not subject.trained_plainly:
+            return None
+        if config.grad_clip is not None or config.shrink_perturb:
             return None
         history = subject.run.history()
         lr = float(history.loc[history["step"] <= subject.step, "lr"].iloc[-1])

@@ -245,7 +245,7 @@ def _measure(
 def output_bias(subject: Subject) -> Rows:
     """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
     held_out = subject.held_out
-    probs = subject.risk.on(pair(held_out)).outputs().cpu().double().softmax(-1).numpy()
+    probs = subject.probabilities(subject.outputs(held_out.x)).numpy()
     return bias_of(probs, held_out.y.cpu().numpy(), split="held_out")
 
 
@@ -286,6 +286,7 @@ MEASURES = {
         INHERITS,
         "about 150",
         gradients=90,
+        needs=("probabilities",),
     ),
     "output_bias": Measure(
         output_bias,
@@ -308,6 +309,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1/3",
         gradients=0.2,
+        needs=("probabilities",),
     ),
     "forgetting_distances": Measure(
         forgetting_distances,
@@ -320,6 +322,7 @@ MEASURES = {
         "about 60",
         usual=False,
         gradients=90,
+        needs=("probabilities",),
     ),
     "forgetting_of_bias": Measure(
         forgetting_of_bias,
@@ -332,6 +335,7 @@ MEASURES = {
         "about 60",
         usual=False,
         gradients=90,
+        needs=("probabilities",),
     ),
     "membership": Measure(
         membership,
@@ -344,6 +348,7 @@ MEASURES = {
         "about 60",
         usual=False,
         gradients=60,
+        needs=("probabilities",),
     ),
     "feature_forgetting": Measure(
         feature_forgetting,
@@ -356,6 +361,7 @@ MEASURES = {
         "about 60, and n² a class",
         usual=False,
         gradients=60,
+        needs=("probabilities",),
     ),
     "spurious_forgetting": Measure(
         spurious_forgetting,
@@ -368,6 +374,7 @@ MEASURES = {
         "about 200",
         usual=False,
         gradients=200,
+        needs=("probabilities",),
     ),
 }
 

@@ -10,7 +10,7 @@ import torch
 from analysis.measures.catalogue.checks import check_block_size, check_count, check_some
 from analysis.measures.catalogue.curvature import context
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject
+from analysis.measures.subject import Need, Subject
 from analysis.table import Row
 from landscape import (
     AbsWeight,
@@ -490,8 +490,9 @@ def _entry(
     cost: str,
     *,
     usual: bool = False,
+    needs: tuple[Need, ...] = (),
 ) -> Measure:
-    return Measure(function, rows, help, "sharpness", "sharper", +1, invariant, cost, usual=usual)
+    return Measure(function, rows, help, "sharpness", "sharper", +1, invariant, cost, usual=usual, needs=needs)
 
 
 PLAIN, ADAPTIVE = "T3 T5", "T1 T2 T5"
@@ -606,6 +607,7 @@ MEASURES = {
         "the same, adaptive, for the loss of normalised logits",
         "T1 T2 T4 T5",
         "21 a radius",
+        needs=("probabilities",),
     ),
     "keskar": _entry(
         keskar,
@@ -627,6 +629,7 @@ MEASURES = {
         "1/sigma^2 for the noise that costs a tenth of training accuracy, plain and in proportion to the weights",
         "T3 T5 (plain); about T1 T5 (magnitude)",
         "130 each",
+        needs=("probabilities",),
     ),
     "worst_case_radius": _entry(
         worst_case_radius,
@@ -634,6 +637,7 @@ MEASURES = {
         "1/alpha^2 for the box in which PGD finds a tenth of training accuracy lost",
         "T3 T5 (plain); about T1 T5 (magnitude)",
         "200 to 400 each",
+        needs=("probabilities",),
     ),
     "relative_flatness": _entry(
         relative_flatness,

@@ -17,15 +17,18 @@ from analysis.measures.catalogue.calibration import (
     calibration_error,
     error,
     fit_temperature,
+    mean_of,
     nll,
     paired_error_difference,
     reliability,
+    squared_distance,
 )
 from analysis.measures.catalogue.checks import check_count
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, pair
+from analysis.measures.subject import Subject, no_probabilities, pair
 from analysis.table import Row
-from landscape import Estimate
+from landscape import EmpiricalRisk, Estimate
+from trainers.tasks.task import CLASSIFICATION, Classification, Task, lead
 
 __all__ = [
     "DESCRIPTIONS",
@@ -55,6 +58,7 @@ DESCRIPTIONS = (
     "test_loss", "ood_error_severity", "ood_error_worst", "ood_gap", *CALIBRATION, *SCALED,
 )  # fmt: skip
 CHUNK = 4096  # examples a forward pass
+Outputs = Callable[[Tensor], Tensor]
 
 
 def target_rows(
@@ -64,6 +68,7 @@ def target_rows(
     train_clean_labels: Int[Tensor, " n"] | None = None,
     bins: int = 15,
     paired: bool = False,
+    task: Task | None = None,
 ) -> list[Row]:
     """Evaluate a classifier on its splits, as rows of the measures table.
 
@@ -87,6 +92,8 @@ def target_rows(
         train_clean_labels: Labels of the training inputs without their noise, for `train_clean_error`.
         bins: Number of bins of the calibration errors.
         paired: Whether every shifted set holds the test examples, each shifted, in their order.
+        task: What is scored; None means classification. The first score of another task has the place of the error, and
+            where it has no probabilities, the rows on calibration are marked.
 
     Returns:
         The rows; a value whose logits are not all finite is NaN, and says so in `warnings`. Rows of the test set and of
@@ -96,6 +103,25 @@ def target_rows(
         ValueError: If a split is unknown, a name of a shifted set is not "corruption:severity", shapes do not match, or
             sets that are `paired` differ in size.
     """
+    task = Classification() if task is None else task
+
+    def outputs(x: Tensor) -> Tensor:
+        parts = [(part, part) for part in x.split(CHUNK)]
+        return EmpiricalRisk(lambda _, part: predict(part), task.loss, parts, {"": torch.zeros(())}).outputs().cpu()
+
+    return rows_of(outputs, splits, task, train_clean_labels=train_clean_labels, bins=bins, paired=paired)
+
+
+def rows_of(
+    outputs: Outputs,
+    splits: Mapping[str, Any],
+    task: Task,
+    *,
+    train_clean_labels: Tensor | None = None,
+    bins: int = 15,
+    paired: bool = False,
+) -> list[Row]:
+    """What `target_rows` gives, for a function from all inputs of a set to the outputs on them, on the CPU."""
     choices = ("train", "test", "validation", "ood")
     for name in splits:
         if name not in choices:
@@ -103,31 +129,35 @@ def target_rows(
     rows: list[Row] = []
     values: dict[str, _Value] = {}
     logits: dict[str, tuple[Tensor, Tensor]] = {}
+    why, name = no_probabilities(task), "error"
     for split in ("train", "validation", "test"):
         if split not in splits:
             continue
         x, y = splits[split]
-        z, y = logits[split] = _evaluate(predict, x), y.cpu()
-        note = _not_finite(z)
-        values[f"{split}_error"] = _Value(error(z, y), note, z.argmax(1) != y)
-        values[f"{split}_loss"] = _Value(nll(z, y), note)
-        rows += [values[f"{split}_{kind}"].row(f"{split}_{kind}", split) for kind in ("error", "loss")]
+        z, y = logits[split] = outputs(x), y.cpu()
+        name, values[f"{split}_score"] = _scored(task, z, y)
+        values[f"{split}_loss"] = _Value(mean_of(task.each(z.double(), y)), _not_finite(z))
+        rows += [
+            values[f"{split}_score"].row(f"{split}_{name}", split),
+            values[f"{split}_loss"].row(f"{split}_loss", split),
+        ]
         if split == "train" and train_clean_labels is not None:
-            clean = _Value(error(z, train_clean_labels.cpu()), note)
-            rows.append(clean.row("train_clean_error", "train"))
+            rows.append(_scored(task, z, train_clean_labels.cpu())[1].row(f"train_clean_{name}", "train"))
         if split == "test":
-            rows += _calibration_rows(z, y, bins)
+            rows += [] if why else _calibration_rows(task, z, y, bins)
     if "validation" in logits and "test" in logits:
-        rows += _scaled_rows(*logits["validation"], *logits["test"], bins)
+        rows += [] if why else _scaled_rows(task, *logits["validation"], *logits["test"], bins)
+    if why and "test" in logits:
+        rows += [Row(n, math.nan, math.nan, 0, split="test", warnings=why) for n in (*CALIBRATION, *SCALED)]
     if "train" in splits and "test" in splits:
-        for kind in ("error", "loss"):
-            rows.append((values[f"test_{kind}"] - values[f"train_{kind}"]).row(f"gap_{kind}", "test"))
+        for kind, called in (("score", name), ("loss", "loss")):
+            rows.append((values[f"test_{kind}"] - values[f"train_{kind}"]).row(f"gap_{called}", "test"))
         both = overlap(splits["train"][0], splits["test"][0])
         if both:
             said = f"{both} of {len(splits['test'][0])} test examples are in the training data too"
             rows = [replace(r, warnings=_joined(r.warnings, said)) if r.split == "test" else r for r in rows]
     if splits.get("ood"):
-        rows += _ood_rows(predict, splits["ood"], values.get("test_error"), paired)
+        rows += _ood_rows(outputs, splits["ood"], task, values.get("test_score"), paired)
     return rows
 
 
@@ -194,20 +224,37 @@ def _of_examples(each: Tensor, note: str) -> _Value:
     return value
 
 
+def _scored(task: Task, outputs: Tensor, targets: Tensor) -> tuple[str, _Value]:
+    """The task's leading score on a set."""
+    name, score = lead(task.scores(outputs, targets))
+    if score.shape != (len(targets),) or len(outputs) != len(targets):
+        raise ValueError(
+            f"`splits` must hold a target for each output, got outputs of shape {tuple(outputs.shape)} for targets of "
+            f"shape {tuple(targets.shape)}."
+        )
+    values = score.double()
+    mean = float(values.mean())
+    found = mean_of(values)
+    if score.dtype == torch.bool:
+        found = Estimate(mean, math.sqrt(mean * (1 - mean) / len(values)), draws=len(values))
+    return name, _Value(found, _not_finite(outputs), values)
+
+
 def _calibration_rows(
-    logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int, note: str = "", suffix: str = ""
+    task: Any, logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int, note: str = "", suffix: str = ""
 ) -> list[Row]:
     note = note or _not_finite(logits)
     options: tuple[dict[str, Any], ...] = ({"bins": bins}, {"bins": bins}, {})
     if note:
         nothing = _Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
         return [nothing.row(name + suffix, "test", **o) for name, o in zip(CALIBRATION, options, strict=True)]
-    top = logits.double().softmax(1).max(1)
+    probabilities = task.probabilities(logits)
+    top = probabilities.max(1)
     confidence, correct = top.values.clamp(max=1.0).numpy(), (top.indices == labels).numpy()
     estimates = (
         calibration_error(confidence, correct, bins=bins),
         calibration_error(confidence, correct, bins=bins, binning="adaptive"),
-        brier(logits, labels),
+        squared_distance(probabilities, labels),
     )
     return [
         _Value(e, "").row(name + suffix, "test", **o)
@@ -215,7 +262,9 @@ def _calibration_rows(
     ]
 
 
-def _scaled_rows(validation: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, bins: int) -> list[Row]:
+def _scaled_rows(
+    task: Task, validation: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, bins: int
+) -> list[Row]:
     """The fitted temperature, and what the test says with the logits divided by it."""
     note = _not_finite(validation)
     if note or not len(labels):
@@ -229,16 +278,15 @@ def _scaled_rows(validation: Tensor, labels: Tensor, test: Tensor, test_labels: 
         )
         fitted = replace(_Value(temperature, "").row("temperature", "validation"), warnings=end)
         scaled = test.double() / temperature.value
-    loss = _Value(nll(scaled, test_labels), note or _not_finite(test)).row("test_loss_scaled", "test")
-    rows = [loss, *_calibration_rows(scaled, test_labels, bins, note, "_scaled")]
+    loss = _Value(mean_of(task.each(scaled.double(), test_labels)), note or _not_finite(test))
+    rows = [loss.row("test_loss_scaled", "test"), *_calibration_rows(task, scaled, test_labels, bins, note, "_scaled")]
     said = fitted.warnings if not note else ""
     return [fitted, *(replace(r, converged=fitted.converged, warnings=r.warnings or said) for r in rows)]
 
 
-def _ood_rows(
-    predict: Callable[[Tensor], Tensor], sets: Mapping[str, Pair], test: _Value | None, paired: bool
-) -> list[Row]:
+def _ood_rows(outputs: Outputs, sets: Mapping[str, Pair], task: Task, test: _Value | None, paired: bool) -> list[Row]:
     rows: list[Row] = []
+    kind = "error"
     by_corruption: dict[str, list[_Value]] = {}
     values: dict[str, _Value] = {}
     for name in sets:
@@ -248,34 +296,29 @@ def _ood_rows(
                 f"`splits['ood']` has {name!r}; name a set 'corruption:severity', like 'noise:3', or by one word."
             )
         x, y = sets[name]
-        logits = _evaluate(predict, x)
-        value = values[name] = _Value(error(logits, y.cpu()), _not_finite(logits), logits.argmax(1) != y.cpu())
+        kind, value = _scored(task, outputs(x), y.cpu())
+        values[name] = value
         by_corruption.setdefault(corruption, []).append(value)
         if colon:
-            rows.append(value.row("ood_error_severity", "ood", corruption=corruption, severity=int(severity)))
+            rows.append(value.row(f"ood_{kind}_severity", "ood", corruption=corruption, severity=int(severity)))
     sizes = {len(v.wrong) for v in [*values.values(), *([test] if test else [])] if v.wrong is not None}
     if paired and len(sizes) > 1:
         raise ValueError(f"`paired` sets must hold the same examples, got sets of {sorted(sizes)}; give paired=False.")
     means = {corruption: _Value.mean(parts, paired) for corruption, parts in by_corruption.items()}
-    rows += [value.row("ood_error", "ood", corruption=corruption) for corruption, value in means.items()]
+    rows += [value.row(f"ood_{kind}", "ood", corruption=corruption) for corruption, value in means.items()]
     overall = _Value.mean(list(means.values()), paired)
-    rows.append(overall.row("ood_error_mean", "ood"))
+    rows.append(overall.row(f"ood_{kind}_mean", "ood"))
     # a set that could not be evaluated could be the worst
     worst = max(values, key=lambda name: math.inf if values[name].note else values[name].estimate.value)
-    rows.append(values[worst].row("ood_error_worst", "ood", set=worst))
+    rows.append(values[worst].row(f"ood_{kind}_worst", "ood", set=worst))
     if test is not None:
         gap = overall.minus_paired(test) if paired else overall - test
         rows.append(gap.row("ood_gap", "ood"))
     return rows
 
 
-def _evaluate(predict: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([predict(part).cpu() for part in x.split(CHUNK)])
-
-
 def _not_finite(logits: Tensor) -> str:
-    bad = int((~logits.isfinite()).any(1).sum())
+    bad = int((~logits.isfinite()).flatten(1).any(1).sum())
     return f"logits are not finite on {bad} of {len(logits)} examples" if bad else ""
 
 
@@ -288,14 +331,10 @@ def targets(subject: Subject, *, bins: int = 15) -> Rows:
     data = subject.data
     ood = {name: data.ood[name] for name in data.ood}
     paired = all(torch.equal(split.index, data.test.index) for split in ood.values())
-
-    def predict(x: Tensor) -> Tensor:
-        return torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)])
-
     splits = {"train": pair(data.train), "test": pair(data.test), "ood": {k: pair(split) for k, split in ood.items()}}
     if len(data.validation):
         splits["validation"] = pair(data.validation)
-    rows = target_rows(predict, splits, train_clean_labels=data.train.clean, bins=bins, paired=paired)
+    rows = rows_of(subject.outputs, splits, subject.task, train_clean_labels=data.train.clean, bins=bins, paired=paired)
     return [*rows, _final_loss(subject, next(r for r in rows if r.measure == "train_loss"))]
 
 
@@ -303,7 +342,8 @@ def _final_loss(subject: Subject, here: Row) -> Row:
     if subject.run is not None and subject.config is not None:
         ends = subject.run.history()["train_loss"].dropna()
         if len(ends):
-            options = {"from": "history", "loss": subject.config.resolved().loss}
+            labelled = subject.config.task == CLASSIFICATION
+            options = {"from": "history", "loss": subject.config.loss if labelled else subject.task.name}
             return Row("train_loss_final", float(ends.iloc[-1]), math.nan, len(subject.data.train), options=options)
     return replace(here, measure="train_loss_final", options={"from": "weights"})
 
@@ -315,10 +355,10 @@ def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
     """
     check_count("bins", bins)
     x, y = pair(subject.data.test)
-    z, y = torch.cat([subject.risk.on((part, part)).outputs() for part in x.split(1024)]).cpu(), y.cpu()
+    z, y = subject.outputs(x), y.cpu()
     if note := _not_finite(z):
         return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
-    top = z.double().softmax(1).max(1)
+    top = subject.probabilities(z).max(1)
     bands = reliability(top.values.numpy().clip(0, 1), (top.indices == y).numpy(), bins=bins)
     columns = (bands[name].tolist() for name in ("bin", "n", "confidence", "accuracy"))
     return [
@@ -340,6 +380,7 @@ MEASURES = {
         "1/3",
         usual=False,
         gradients=0.3,
+        needs=("probabilities",),
     ),
     "targets": Measure(
         targets,

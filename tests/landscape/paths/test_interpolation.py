@@ -183,7 +183,7 @@ def squares(out, y):
 def test_examples_average_to_the_risk(loss):
     risk = o2((3, 2))
     risk = type(risk)(risk.predict, loss, risk.batches, risk.theta)
-    found = evaluate(risk, examples=True, losses=True).examples
+    found = evaluate(risk, losses=True).examples
     assert found["loss"].shape == (5,)
     assert float(found["loss"].mean()) == pytest.approx(risk.value(), rel=1e-12)
     x, y = risk.batches[1]
@@ -197,7 +197,7 @@ def test_a_loss_that_couples_examples_has_no_standard_error():
         return F.cross_entropy(out, y) + out.var()
 
     risk = type(risk)(risk.predict, coupled, risk.batches, risk.theta, weight=lambda *_: 1.0)
-    found = evaluate(risk, examples=True, losses=True).examples
+    found = evaluate(risk, losses=True).examples
     assert found["loss"].shape == (1,)
     assert float(found["loss"]) == pytest.approx(risk.value(), rel=1e-12)
     assert found["error"].shape == (5,)
@@ -206,7 +206,7 @@ def test_a_loss_that_couples_examples_has_no_standard_error():
 def test_weights_of_batches_count():
     risk = o2((3, 2))
     risk = type(risk)(risk.predict, risk.loss, risk.batches, risk.theta, weight=lambda *_: 1.0)
-    assert float(evaluate(risk, examples=True, losses=True).examples["loss"]) == pytest.approx(risk.value(), rel=1e-12)
+    assert float(evaluate(risk, losses=True).examples["loss"]) == pytest.approx(risk.value(), rel=1e-12)
 
 
 def test_infinite_losses_are_kept():

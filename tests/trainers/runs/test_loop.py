@@ -11,10 +11,12 @@ from stopping import assert_same, without_checksums
 
 from trainers import fit, list_runs, load_checkpoint, read_weights
 from trainers.config import train_config
+from trainers.data.splits import DataBundle, Split
 from trainers.files.tree import equal
 from trainers.runs.folder import Run, load_data
 from trainers.runs.loop import Training
-from trainers.tasks.evaluation import batch_of, predict
+from trainers.tasks.evaluation import LiveEvaluation, batch_of
+from trainers.tasks.task import Classification
 
 SMALL = {
     "train_size": 60, "validation_size": 40, "test_size": 50, "label_noise": 0.2, "epochs": 4, "batch_size": 16,
@@ -331,9 +333,22 @@ def test_evaluation_goes_in_batches_that_fit_the_cache_and_in_one_for_small_inpu
     assert 128 <= batch_of(torch.zeros(3, 1, 28, 28)) <= 512
     assert batch_of(torch.zeros(3, 3, 224, 224)) == 128
     assert batch_of(torch.zeros(3, 3, 32, 32, device="meta")) == 2048
-    x = torch.randn(300, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(300, 1, 28, 28, generator=draw), torch.randint(4, (300,), generator=draw)
+    given = torch.where(torch.arange(300) < 30, (y + 1) % 4, y)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 4))
-    torch.testing.assert_close(predict(model, x), model(x).detach())
+    train, none = Split(x, given, y, torch.arange(300)), Split(x[:0], y[:0], y[:0], torch.arange(0))
+    held_out = Split(x, y, y, torch.arange(300))
+    data = DataBundle("own", train, none, held_out, {}, 4, (1, 28, 28))
+    row, right = LiveEvaluation(model, Classification(), train, data)()
+    logits = model(x).detach()
+    assert row["train_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, given)), rel=1e-6)
+    assert row["test_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, y)), rel=1e-6)
+    assert row["train_error"] == pytest.approx(float((logits.argmax(1) != given).float().mean()), abs=1e-7)
+    assert row["train_clean_error"] == row["test_error"]
+    assert row["test_error"] == pytest.approx(float((logits.argmax(1) != y).float().mean()), abs=1e-7)
+    assert math.isnan(row["validation_loss"])
+    assert torch.equal(right, logits.argmax(1) == given)
 
 
 def test_the_configuration_on_disk_rebuilds_the_run(tmp_path):
