@@ -20,6 +20,7 @@ from trainers.reference import is_reference, load_reference
 from trainers.sweep.conditions import Condition
 from trainers.sweep.running import expand
 from trainers.sweep.search import RandomSearch
+from trainers.tasks.task import CLASSIFICATION
 
 Options = dict[str, Any]
 
@@ -111,7 +112,8 @@ class StudyConfig(Strict):
                     f"`statistics.compare` names {name!r}, which is no measure.{nearest(measure, names())}"
                 )
         lead = self.statistics.lead
-        if lead is not None and lead.partition("[")[0] not in TARGETS:
+        own = any(c.task != CLASSIFICATION for c in configs)  # whose scores nobody knows before they are made
+        if lead is not None and not own and lead.partition("[")[0] not in TARGETS:
             raise ValueError(
                 f"`statistics.lead` must be a target, one of {', '.join(TARGETS)}, got {lead!r}."
                 f"{nearest(lead, TARGETS)}"

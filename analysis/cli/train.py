@@ -11,7 +11,7 @@ from analysis.cli.output import show_table
 from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
-from trainers.runs.folder import Run
+from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
 from trainers.runs.tracking import TrackerName
 
@@ -105,7 +105,10 @@ def train(
     )
     if status["epochs"]:
         last = run.history().iloc[-1]
-        line += f": train error {last['train_error']:.4f}, test error {last['test_error']:.4f}"
+        own = [c for c in last.index if c.startswith("test_") and c not in HISTORY]  # of a task of one's own
+        score = (own or ["test_error"])[0].removeprefix("test_")
+        values = (f"{split} {score.replace('_', ' ')} {last[f'{split}_{score}']:.4f}" for split in ("train", "test"))
+        line += f": {', '.join(values)}"
     print(line)
     if status.get("skipped_steps"):
         print(f"{status['skipped_steps']} steps skipped by overflow, the first: {', '.join(status['first_skipped'])}")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from analysis.measures.catalogue.targets import DESCRIPTIONS, TARGETS
+from analysis.measures.catalogue.targets import DESCRIPTIONS, TARGETS, of_scores
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.ceiling import COEFFICIENTS, noise_ceiling
 from analysis.statistics.comparison import paired_difference
@@ -114,7 +114,8 @@ def correlate(
 
     Args:
         table: The long measures table joined with `hp.*` columns; each run's last checkpoint is used.
-        targets: Variants to be explained, or measures for all their variants; None for all in `TARGETS`.
+        targets: Variants to be explained, or measures for all their variants; None for all in `TARGETS`, and the same
+            of the scores of tasks of one's own.
         measures: Variants or measures that may explain; None for all but `TARGETS`, the targets and `exclude`.
         exclude: Variants or measures left out when `measures` is None.
         compare: Pairs of variants (forgetting, sharpness) whose |tau_b| are compared on each target.
@@ -149,12 +150,12 @@ def correlate(
         raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(STATISTICS)}.")
     data = units(table, group=group, seed_column=seed_column)
     known = list(data.values.columns)
-    wanted = TARGETS if targets is None else targets
+    wanted = of_scores(TARGETS, known) if targets is None else targets
     chosen_targets = variants("targets", wanted, data, strict=targets is not None)
     if not chosen_targets:
         raise ValueError(f"`table` has none of the targets {list(wanted)}: name some of {known[:20]} in `targets`.")
     if measures is None:
-        left_out = {*chosen_targets, *variants("exclude", (*TARGETS, *exclude), data, strict=False)}
+        left_out = {*chosen_targets, *variants("exclude", of_scores((*TARGETS, *exclude), known), data, strict=False)}
         chosen = [v for v in known if v not in left_out]
     else:
         chosen = variants("measures", measures, data, strict=True)

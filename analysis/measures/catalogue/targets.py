@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +58,20 @@ DESCRIPTIONS = (
     "test_loss", "ood_error_severity", "ood_error_worst", "ood_gap", *CALIBRATION, *SCALED,
 )  # fmt: skip
 CHUNK = 4096  # examples a forward pass
+
+
+def of_scores(names: Iterable[str], measures: Iterable[str]) -> list[str]:
+    """Names of targets or descriptions, and the same with the scores of tasks of one's own in place of the error.
+
+    Args:
+        names: Such as `TARGETS`.
+        measures: Those of a table, whose gaps tell which scores it has.
+    """
+    gaps = (m.partition("[")[0] for m in measures if m.startswith("gap_"))
+    scores = [s for s in dict.fromkeys(gap.removeprefix("gap_") for gap in gaps) if s not in ("error", "loss")]
+    return list(dict.fromkeys([*names, *(name.replace("error", s) for s in scores for name in names)]))
+
+
 Outputs = Callable[[Tensor], Tensor]
 
 

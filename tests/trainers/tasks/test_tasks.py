@@ -1,17 +1,21 @@
 """Tasks: what classification gives, and that a user's own task trains and is measured with what a task has, no more."""
 
 import math
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from numbers_task import Regression, line
 from torch.testing import assert_close
 
+from analysis.cli import main
 from analysis.measures.plan import plan
 from analysis.measures.subject import Subject
 from analysis.measures.taking import measure_subject
+from analysis.statistics.correlation import correlate
 from trainers import Classification, Task, fit, load_checkpoint
 from trainers.config import train_config
 from trainers.runs.folder import load_data
@@ -122,6 +126,28 @@ def test_a_regression_is_measured_with_what_it_has(run):
         assert math.isnan(found[name].value)
         assert found[name].warnings == "needs probabilities of classes, which the task with loss 'mse' has not"
     assert "the run's task may not tell right from wrong" in found["forgetting_events"].warnings
+
+
+def test_the_scores_of_a_task_of_ones_own_are_targets_and_explain_nothing():
+    draw = np.random.default_rng(0)
+    names = ("gap_absolute_error", "test_absolute_error", "ece", "train_absolute_error", "gap_loss", "sharpness")
+    rows = [
+        {"run_id": f"r{i}", "step": 1, "epoch": 1.0, "split": "test", "measure": name, "options": "{}", "value": value,
+         "stderr": math.nan, "draws": 0, "converged": True, "warnings": "", "hp.method": "sam", "hp.rho": i,
+         "hp.seed": 0}
+        for i in range(6)
+        for name, value in zip(names, draw.normal(size=6), strict=True)
+    ]  # fmt: skip
+    found = correlate(pd.DataFrame(rows), draws=20, permutations=19).table
+    assert set(found["measure"]) == {"sharpness"}
+    assert set(found["target"]) == {"gap_absolute_error", "test_absolute_error", "gap_loss"}
+
+
+def test_the_command_line_prints_the_score_that_leads(tmp_path, capsys):
+    arguments = [f"--{key.replace('_', '-')}={value}" for key, value in LINE.items() if key != "model_options"]
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["train", *arguments, "--model-options", "width", "8", "depth", "1", "--out", str(tmp_path)])
+    assert re.search(r"train absolute error \d\.\d{4}, test absolute error \d\.\d{4}", capsys.readouterr().out)
 
 
 def test_the_data_are_those_of_the_function():
