@@ -145,7 +145,7 @@ def test_the_scores_of_a_task_of_ones_own_are_targets_and_explain_nothing():
 
 def test_the_command_line_prints_the_score_that_leads(tmp_path, capsys):
     arguments = [f"--{key.replace('_', '-')}={value}" for key, value in LINE.items() if key != "model_options"]
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["train", *arguments, "--model-options", "width", "8", "depth", "1", "--out", str(tmp_path)])
     assert re.search(r"train absolute error \d\.\d{4}, test absolute error \d\.\d{4}", capsys.readouterr().out)
 
