@@ -1,5 +1,6 @@
 """Batches of data in every form: pairs (inputs, targets), dicts and objects, in lists, loaders and splits."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -75,7 +76,17 @@ def as_batches(data: Any, model: torch.nn.Module | None = None) -> Batches:
     batches = _opened(data)
     if isinstance(batches, list):
         return list(read_batches(batches, model))
-    return LoadedBatches(lambda: read_batches(batches, model), generators=_generators(batches))
+    loader = _with_workers_of_its_own(batches)
+    return LoadedBatches(lambda: read_batches(loader, model), generators=_generators(batches))
+
+
+def _with_workers_of_its_own(loader: Any) -> Any:
+    """A loader whose workers do not live on between passes, since theirs would go on with other random numbers."""
+    if not getattr(loader, "persistent_workers", False):
+        return loader
+    fresh = copy.copy(loader)
+    vars(fresh)["persistent_workers"] = False  # a DataLoader lets nobody set it
+    return fresh
 
 
 def _generators(loader: Any) -> list[Generator]:

@@ -122,8 +122,17 @@ def numpy_noise(x):
         lambda: DataLoader(Items(lambda x: x + torch.randn(3, dtype=F64)), batch_size=8),
         lambda: DataLoader(Items(lambda x: x + torch.randn(3, dtype=F64)), batch_size=8, num_workers=1),
         lambda: DataLoader(Items(numpy_noise), batch_size=8, shuffle=True),
+        lambda: DataLoader(Items(), batch_size=8, shuffle=True, num_workers=1, persistent_workers=True),
     ],
-    ids=["shuffled", "by its own generator", "weighted", "augmented", "augmented by a worker", "by NumPy and Python"],
+    ids=[
+        "shuffled",
+        "by its own generator",
+        "weighted",
+        "augmented",
+        "augmented by a worker",
+        "by NumPy and Python",
+        "persistent",
+    ],
 )
 def test_loaders_that_shuffle_or_augment_are_one_draw_in_every_pass(loader):
     loader = loader()

@@ -21,6 +21,38 @@ class Regression:
         return {"absolute_error": (outputs - targets).abs().mean(1), "far": (outputs - targets).square().mean(1)}
 
 
+class Weighted(Regression):
+    """The same with a weight of each example, in the second column of the targets."""
+
+    name = "weighted mse"
+
+    def weight(self, targets):
+        return targets[:, 1].sum()
+
+    def each(self, outputs, targets):
+        return (outputs[:, 0] - targets[:, 0]).square()
+
+    def loss(self, outputs, targets):
+        return (targets[:, 1] * self.each(outputs, targets)).sum() / targets[:, 1].sum()
+
+    def scores(self, outputs, targets):
+        return {"absolute_error": (outputs[:, 0] - targets[:, 0]).abs()}
+
+
+class Summed(Regression):
+    """Its loss is no mean of the examples' losses."""
+
+    def loss(self, outputs, targets):
+        return F.mse_loss(outputs, targets, reduction="sum")
+
+
+class Pooled(Regression):
+    """Its score is one number."""
+
+    def scores(self, outputs, targets):
+        return {"absolute_error": (outputs - targets).abs().mean()}
+
+
 class Half:
     """No task: it has no scores."""
 
@@ -35,3 +67,16 @@ def line():
     x = torch.randn(160, 3, generator=g)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.1 * torch.randn(160, 1, generator=g)
     return TensorDataset(x[:120], y[:120]), TensorDataset(x[120:], y[120:])
+
+
+def weighted():
+    """The line with weights between 0 and 2."""
+    (x, y), (x_test, y_test) = (d.tensors for d in line())
+    g = torch.Generator().manual_seed(1)
+    targets = (torch.cat([t, 2 * torch.rand(len(t), 1, generator=g)], 1) for t in (y, y_test))
+    return tuple(TensorDataset(*pair) for pair in zip((x, x_test), targets, strict=True))
+
+
+def to_one(shape, classes):
+    """A model with one output, whatever the targets are."""
+    return torch.nn.Linear(shape[0], 1)

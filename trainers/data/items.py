@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from landscape.memory import free_bytes
-from trainers.data.rereading import item
+from trainers.data.rereading import item, same
 from trainers.reference import call
 
 MEMORY_SHARE = 8  # an eighth of the free memory may go into a data set, on which several processes may work
@@ -68,7 +68,7 @@ class ItemInputs(Dataset[Tensor]):
             )
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise ValueError(f"`dataset` {where}: item {j} holds NaN or infinite numbers: leave it out, or fill it in.")
-        if not torch.equal(y := torch.as_tensor(y).to(self.y.dtype), self.y[i]):
+        if not same(y := torch.as_tensor(y).to(self.y.dtype), self.y[i]):
             raise ValueError(f"`dataset` {where}: item {j} has label {y.tolist()}, not {self.y[i].tolist()}.")
         return x
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -60,6 +60,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def noisy(self) -> Bool[Tensor, " n"]:
+        """Which examples have another target than the true one."""
+        missing = (self.y != self.y) & (self.clean != self.clean)
+        other = (self.y != self.clean) & ~missing
+        return other.flatten(1).any(1) if other.ndim > 1 else other
 
     @property
     def device(self) -> torch.device:

@@ -72,7 +72,7 @@ class Training:
         self.train = self.data.train.to(self.device, workers=workers)
         model = self.build(config.model_options, trust=trust)
         self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
-        if is_reference(config.model):
+        if is_reference(config.model) and config.task == CLASSIFICATION:
             check_outputs(self.model, self.train.take(slice(2))[0], classes=self.data.classes, name=config.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
@@ -290,6 +290,8 @@ class Training:
         self.hits = [] if state["hits"] is None else [state["hits"].to(self.device)]
         self.earlier, self.started = state["seconds"], time.monotonic()
         self.correct = {k: list(v.numpy()) for k, v in state["correct"].items()}
+        if len(sweeps := self.correct["sweep"]) == self.epoch:  # all epochs, as versions before swept them
+            self.correct["sweep"] = [row for epoch, row in enumerate(sweeps, 1) if self.due(epoch)]
         if len(self.previous) and self.optimizer.needs_previous:
             last = self.feeder.batch(self.previous)
             self.optimizer.remember(last.descents, sizes=last.sizes, ascent=last.ascents)
@@ -313,7 +315,7 @@ class Training:
         self.run.write_history(self.history)
         self.run.write_examples(
             index=self.train.index.cpu().numpy(),
-            noisy=(self.train.y != self.train.clean).cpu().numpy(),
+            noisy=self.train.noisy.cpu().numpy(),
             swept=np.array([row["epoch"] for row in self.history if self.due(row["epoch"])], dtype=int),
             **{
                 name: np.array(rows, dtype=bool).reshape(-1, len(self.train))

@@ -12,10 +12,11 @@ from landscape.evaluate import evaluate
 from landscape.risk import EmpiricalRisk
 from trainers.data.splits import DataBundle, Split
 from trainers.randomness import seeded
-from trainers.tasks.task import Task, batch_weight
+from trainers.tasks.task import Classification, Task, batch_weight, example_weights
 
 T = TypeVar("T")
 
+CHECKED = 8  # examples
 CLEAN = "clean_"  # before the name of a score against labels without noise
 
 
@@ -42,7 +43,7 @@ class LiveEvaluation:
     """
 
     def __init__(self, model: nn.Module, task: Task, train: Split, data: DataBundle) -> None:
-        self.task, self.noisy = task, not torch.equal(train.y, train.clean)
+        self.task, self.noisy = task, bool(train.noisy.any())
         held_out = {"validation": data.validation, "test": data.test}
         self.risks = {"train": _risk(model, task, train, noisy=self.noisy)} | {
             name: _risk(model, task, split.to(train.device, workers=train.workers))
@@ -79,13 +80,41 @@ class LiveEvaluation:
 
 
 def _names(model: nn.Module, task: Task, train: Split) -> list[str]:
-    """Of the task's scores, from one example."""
-    x, y = train.take(slice(1))
+    """Of the task's scores, from a few examples, on which a task of one's own is checked.
+
+    Raises:
+        ValueError: If its scores or losses are not one number an example, or their mean is not the loss.
+    """
+    x, y = train.take(slice(CHECKED))
     mode = model.training
     with seeded(0), torch.no_grad():
-        names = list(task.scores(model.eval()(x), y))
+        outputs = model.eval()(x)
+        scores = task.scores(outputs, y)
+        if not isinstance(task, Classification):
+            _check(task, outputs, y, scores)
     model.train(mode)
-    return names
+    return list(scores)
+
+
+def _check(task: Task, outputs: Any, y: Tensor, scores: Mapping[str, Any]) -> None:
+    if not isinstance(scores, Mapping) or not scores:
+        raise ValueError(f"`task` {task.name!r}: `scores` must give at least one score by name, got {scores!r:.100}.")
+    losses = task.each(outputs, y)
+    for name, values in (("each", losses), *((f"scores, {name!r},", values) for name, values in scores.items())):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        if shape != (len(y),) or values.is_complex():
+            raise ValueError(
+                f"`task` {task.name!r}: `{name}` must give a real number an example, of shape ({len(y)},), got {shape}."
+            )
+    weights = example_weights(task, y)
+    weights = torch.ones(len(y), dtype=torch.float64) if weights is None else weights
+    each, loss = losses.double().cpu(), float(task.loss(outputs, y))
+    mean = float((weights * each).sum() / weights.sum())
+    if math.isfinite(mean) and abs(mean - loss) > 1e-4 * max(abs(mean), abs(loss)) + 1e-7:
+        raise ValueError(
+            f"`task` {task.name!r}: `loss` is {loss:.6g} on the first {len(y)} examples, and the mean of `each` over "
+            f"them {mean:.6g}: let `loss` be that mean, weighted by what `weight` says of each example if it is given."
+        )
 
 
 def _risk(model: nn.Module, task: Task, split: Split, *, noisy: bool = False) -> EmpiricalRisk:

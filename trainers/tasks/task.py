@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from trainers.reference import call, load_reference
@@ -81,9 +82,16 @@ def batch_weight(task: Task) -> Callable[[Any, Any], float] | None:
     return None if weight is None else lambda _, targets: weight(targets)
 
 
+def example_weights(task: Task, targets: Any) -> Tensor | None:
+    """What each example counts for, of shape (n,) in float64; None where all count alike."""
+    if task.weight is None:
+        return None
+    return torch.tensor([float(task.weight(targets[i : i + 1])) for i in range(len(targets))], dtype=torch.float64)
+
+
 def lead(scores: Mapping[str, Tensor]) -> tuple[str, Tensor]:
     """The score that studies lead with."""
     return next(iter(scores.items()))
 
 
-__all__ = ["CLASSIFICATION", "Classification", "Task", "batch_weight", "lead", "measured", "task_of"]
+__all__ = ["CLASSIFICATION", "Classification", "Task", "batch_weight", "example_weights", "lead", "measured", "task_of"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from landscape import Estimate
+from landscape.scores import mean_and_stderr
 
 Array = np.ndarray
 Binning = Literal["equal-width", "adaptive"]
@@ -238,9 +239,12 @@ def paired_error_difference(correct_a: Bool[Array, " n"], correct_b: Bool[Array,
     return PairedDifference(value, math.sqrt((differ - value**2) / n), only_a, only_b, n, p_value)
 
 
-def mean_of(values: Float[Tensor, " n"]) -> Estimate:
-    """The mean over examples with its standard error."""
+def mean_of(values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | None = None) -> Estimate:
+    """The mean over examples with its standard error; with weights see `landscape.scores.mean_and_stderr`."""
     n = len(values)
+    if weights is not None:
+        mean, error = mean_and_stderr(values[:, None], weights[:, None])
+        return Estimate(float(mean), float(error), draws=int((weights > 0).sum()))
     stderr = float(values.std()) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(float(values.mean()), stderr, draws=n)
 

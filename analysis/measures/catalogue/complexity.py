@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from analysis.measures.catalogue.calibration import mean_of
 from analysis.measures.catalogue.curvature import context
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject
@@ -32,6 +33,7 @@ from landscape.complexity import (
     vc_count,
 )
 from landscape.sharpness import gradient_moments, noise_radius, worst_case_radius
+from trainers.tasks.task import example_weights
 
 Form = Literal["adjusted", "raw"]
 
@@ -93,12 +95,14 @@ def train_outputs(subject: Subject, *, form: Form = "adjusted") -> Rows:
     rows = _rows(subject, margin_measures(m=subject.risk.n, margin=_margin(subject)), ("inverse_margin",), form)
     log_probs = subject.train_outputs.double().log_softmax(1)
     labels = subject.data.train.y.cpu().long()
+    weights = example_weights(subject.task, labels)
     entropies = -(log_probs.exp() * log_probs.clamp(min=-1e300)).sum(1)
     for name, values in (
         ("cross_entropy", subject.task.each(subject.train_outputs.double(), labels)),
         ("output_entropy", entropies),
     ):
-        value, stderr = float(values.mean()), float(values.std()) / math.sqrt(len(values))
+        estimate = mean_of(values, weights if name == "cross_entropy" else None)
+        value, stderr = estimate.value, estimate.stderr
         warning = "" if math.isfinite(value) else "the outputs are not all finite"
         value, stderr = (math.nan, math.nan) if warning else (value, stderr)
         rows.append(Row(name, value, stderr, len(values), options=context(subject), warnings=warning))

@@ -28,7 +28,7 @@ from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject, no_probabilities, pair
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
-from trainers.tasks.task import CLASSIFICATION, Classification, Task, lead
+from trainers.tasks.task import CLASSIFICATION, Classification, Task, example_weights, lead
 
 __all__ = [
     "DESCRIPTIONS",
@@ -150,7 +150,7 @@ def rows_of(
         x, y = splits[split]
         z, y = logits[split] = outputs(x), y.cpu()
         name, values[f"{split}_score"] = _scored(task, z, y)
-        values[f"{split}_loss"] = _Value(mean_of(task.each(z.double(), y)), _not_finite(z))
+        values[f"{split}_loss"] = _Value(mean_of(task.each(z.double(), y), example_weights(task, y)), _not_finite(z))
         rows += [
             values[f"{split}_score"].row(f"{split}_{name}", split),
             values[f"{split}_loss"].row(f"{split}_loss", split),

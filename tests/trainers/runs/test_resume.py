@@ -292,6 +292,23 @@ def test_what_is_left_of_a_dead_finish_is_swept_away(tmp_path):
     assert_same(fit(SMALL, out=tmp_path), run)
 
 
+def test_sweeps_of_a_version_that_made_one_every_epoch_are_taken_over(tmp_path, monkeypatch):
+    """A run that such a version began, with a sweep an epoch in its snapshot, and that is continued."""
+    config = {**SMALL, "epochs": 5, "evaluate_every": 2}
+    fit(config, out=tmp_path, stop=lambda epoch: epoch == 3)
+
+    def with_all(folder):
+        state = read_snapshot(folder)
+        assert len(state["correct"]["sweep"]) == 1
+        return {**state, "correct": {**state["correct"], "sweep": state["correct"]["presentation"]}}
+
+    monkeypatch.setattr("trainers.runs.training.read_snapshot", with_all)
+    run = fit(config, out=tmp_path)
+    assert len(run.correctness("presentation")) == 5
+    assert len(run.correctness("sweep")) == 3  # after epochs 2, 4 and 5
+    assert (run.correctness("sweep", until=3) == run.correctness("presentation")[1:2]).all()
+
+
 @pytest.mark.parametrize(("cost", "expected"), [(0.01, [6, 12, 18, 24]), (0.5, [10, 20]), (2.0, [])])
 def test_a_twentieth_of_the_time_goes_into_snapshots(cost, expected, tmp_path, monkeypatch):
     written = []

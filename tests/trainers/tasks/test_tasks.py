@@ -18,6 +18,7 @@ from analysis.measures.taking import measure_subject
 from analysis.statistics.correlation import correlate
 from trainers import Classification, Task, fit, load_checkpoint
 from trainers.config import train_config
+from trainers.data.splits import Split
 from trainers.runs.folder import load_data
 from trainers.tasks.task import measured, task_of
 
@@ -126,6 +127,47 @@ def test_a_regression_is_measured_with_what_it_has(run):
         assert math.isnan(found[name].value)
         assert found[name].warnings == "needs probabilities of classes, which the task with loss 'mse' has not"
     assert "the run's task may not tell right from wrong" in found["forgetting_events"].warnings
+
+
+def test_losses_are_measured_with_the_weights_of_the_task(tmp_path):
+    given = {
+        **LINE,
+        "model": "numbers_task:to_one",
+        "dataset": "numbers_task:weighted",
+        "task": "numbers_task:Weighted",
+    }
+    run = fit({**given, "model_options": {}}, out=tmp_path, trust=True)
+    data = load_data(run.config(), trust=True)
+    subject = Subject.of_checkpoint(run, max(run.checkpoints()), data, trust=True)
+    found = {row.measure: row for rows in measure_subject(subject, plan(("targets",))).values() for row in rows}
+    last = run.history().iloc[-1]
+    for split, part in (("train", data.train), ("test", data.test)):
+        with torch.no_grad():
+            e, w = (subject.model(part.x)[:, 0] - part.y[:, 0]).square().double(), part.y[:, 1].double()
+        mean = float((w * e).sum() / w.sum())
+        assert found[f"{split}_loss"].value == pytest.approx(mean, rel=1e-6)
+        assert last[f"{split}_loss"] == pytest.approx(mean, rel=1e-5)
+        n = len(e)
+        error = math.sqrt(n / (n - 1) * float((w**2 * (e - mean) ** 2).sum())) / float(w.sum())
+        assert found[f"{split}_loss"].stderr == pytest.approx(error, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Summed", r"`task` 'mse': `loss` is .* and the mean of `each` over them .*: let `loss` be that mean"),
+        ("Pooled", r"`task` 'mse': `scores, 'absolute_error',` must give a real number an example, .* got \(\)"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_refused(name, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fit({**LINE, "task": f"numbers_task:{name}"}, out=tmp_path, trust=True)
+
+
+def test_targets_that_are_missing_on_both_sides_are_the_same():
+    y = torch.tensor([[1.0, math.nan], [2.0, 3.0], [4.0, 5.0]])
+    clean = torch.tensor([[1.0, math.nan], [2.0, math.nan], [4.0, 5.0]])
+    assert Split(torch.zeros(3, 2), y, clean, torch.arange(3)).noisy.tolist() == [False, True, False]
 
 
 def test_the_scores_of_a_task_of_ones_own_are_targets_and_explain_nothing():
