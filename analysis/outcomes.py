@@ -25,7 +25,7 @@ def outcomes(folder: str | Path, measures: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         Columns run_id, status, method (with "+OBF" where that objective is ascended), configuration (a number shared
-        by runs that differ in the seed alone), every setting by its name, the errors of the last epoch and
+        by runs that differ in their seeds alone), every setting by its name, the errors of the last epoch and
         "..._stopped" those of the evaluated epoch with the lowest validation error (NaN for runs that did not finish),
         and the measures.
 
@@ -41,7 +41,7 @@ def outcomes(folder: str | Path, measures: Sequence[str] = ()) -> pd.DataFrame:
         row["method"] = method_label(settings.get("method"), settings.get("ascent"))
         rows.append(row)
     frame = pd.DataFrame(rows)
-    decides = [c for c in frame.columns if c not in ("seed", "run_id", "status", *ERRORS)]
+    decides = [c for c in frame.columns if c not in (*table.SEEDS, "run_id", "status", *ERRORS)]
     frame["configuration"] = pd.factorize(frame[decides].map(str).agg("|".join, axis=1))[0]
     if measures:
         path = Path(folder) / "measures.parquet"

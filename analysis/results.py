@@ -25,7 +25,7 @@ import pandas as pd
 from analysis.statistics.catalogue import STATISTICS
 from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
-from analysis.table import COLUMNS, join_config, last_step, read, with_variant
+from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
 from trainers.files.reading import Shape, read_json, read_table
 from trainers.runs.folder import HISTORY as RECORDED
@@ -202,16 +202,16 @@ class StudyResults:
     def configuration_columns(self) -> list[str]:
         """The columns that tell configurations apart: `hp.method`, and those in which runs of one method differ.
 
-        The seed is not among them, nor what a method brings with it, such as its own options.
+        The seeds are not among them, nor what a method brings with it, such as its own options.
         """
-        columns = [c for c in self.runs.columns if c.startswith("hp.") and c not in ("hp.seed", "hp.method")]
+        columns = [c for c in self.runs.columns if c.startswith("hp.") and c not in (*SEED_COLUMNS, "hp.method")]
         within = [self.runs[c].map(str).groupby(method_labels(self.runs)).nunique().max() for c in columns]
         varied = [c for c, n in zip(columns, within, strict=True) if n > 1]
         return (["hp.method"] if len(self.methods) > 1 else []) + varied
 
     def configurations(self) -> pd.DataFrame:
-        """One row a run: run_id, status, method, and configuration: a number shared by runs that differ in the seed."""
-        columns = [c for c in self.runs.columns if c.startswith("hp.") and c != "hp.seed"]
+        """One row a run: run_id, status, method, and configuration: shared by runs that differ in their seeds."""
+        columns = [c for c in self.runs.columns if c.startswith("hp.") and c not in SEED_COLUMNS]
         keys = self.runs[columns].map(str).agg("|".join, axis=1) if columns else self.runs["run_id"]
         return pd.DataFrame(
             {

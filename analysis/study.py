@@ -257,7 +257,7 @@ class Study:
         folders = {run.run_id: run.folder for run in self.runs()}
         places = {}
         for label in wanted.methods:
-            rows = chosen[chosen["method"] == label].sort_values(["hp.seed", "run_id"])
+            rows = chosen[chosen["method"] == label].sort_values([*table.SEED_COLUMNS, "run_id"])
             if len(rows):
                 places[label] = checkpoint_of(folders[str(rows["run_id"].iloc[0])], trust=self.trust)
         if not places:

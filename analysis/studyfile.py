@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from analysis.measures.catalogue.targets import TARGETS
 from analysis.measures.plan import plan
 from analysis.measures.registry import entry_of, names
-from analysis.style import method_label
+from analysis.style import FAMILIES, method_label
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
 from trainers.files.reading import read_yaml
@@ -44,8 +44,10 @@ class Statistics(Strict):
 
     draws: Annotated[int, Field(ge=0)] = 2000
     """Bootstrap resamples of configurations."""
-    permutations: Annotated[int, Field(ge=0)] = 9999
-    """Permutations for p-values."""
+    permutations: Annotated[int, Field(ge=0)] | None = None
+    """Permutations for p-values; None is 100,000 for up to 100 configurations and 10,000 for more."""
+    correction: Literal["max-T", "holm"] = "max-T"
+    """How p-values are corrected for the number of measures tried."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Coverage of the intervals."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -54,6 +56,9 @@ class Statistics(Strict):
     """Target that the report leads with; None is the gap in error."""
     compare: list[tuple[str, str]] = Field(default_factory=list)
     """Pairs (forgetting, sharpness) whose correlation with generalisation is compared; fixed before the study runs."""
+    representatives: dict[str, str] = Field(default_factory=dict)
+    """For a family of measures, such as sharpness, the one that stands for it in the report; named before the study
+    runs. A family that is not named has the usual one."""
 
 
 class Surfaces(Strict):
@@ -106,11 +111,18 @@ class StudyConfig(Strict):
         if len(taken) == 1:
             raise ValueError("`measures` has nothing beside targets that might explain them: name one more.")
         configs = self.configs()
-        for name in dict.fromkeys(name for pair in self.statistics.compare for name in pair):
-            if entry_of(measure := name.partition("[")[0]) is None:
-                raise ValueError(
-                    f"`statistics.compare` names {name!r}, which is no measure.{nearest(measure, names())}"
-                )
+        compared = dict.fromkeys(name for pair in self.statistics.compare for name in pair)
+        for key, chosen in (("compare", compared), ("representatives", self.statistics.representatives.values())):
+            for name in chosen:
+                if entry_of(measure := name.partition("[")[0]) is None:
+                    raise ValueError(
+                        f"`statistics.{key}` names {name!r}, which is no measure.{nearest(measure, names())}"
+                    )
+        if unknown := [name for name in self.statistics.representatives if name not in FAMILIES]:
+            raise ValueError(
+                f"`statistics.representatives` names {unknown[0]!r}, which is no family of measures."
+                f"{nearest(unknown[0], FAMILIES)}"
+            )
         lead = self.statistics.lead
         own = any(c.task != CLASSIFICATION for c in configs)  # whose scores nobody knows before they are made
         if lead is not None and not own and lead.partition("[")[0] not in TARGETS:
@@ -149,6 +161,13 @@ class StudyConfig(Strict):
         for later in ("random", "surfaces"):  # so that folders made before there was this key still belong
             if values[later] is None:
                 del values[later]
+        statistics = values["statistics"]
+        if statistics["permutations"] is None:
+            statistics["permutations"] = 9999  # the earlier default
+        if statistics["correction"] == "max-T":
+            del statistics["correction"]
+        if not statistics["representatives"]:
+            del statistics["representatives"]
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

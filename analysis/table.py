@@ -34,6 +34,8 @@ COLUMNS: dict[str, str] = {
 }
 
 # The options that tell two rows of one measure apart; the rest is context, recorded but not part of the name.
+SEEDS = ("seed", "data_seed")  # runs that differ in these alone are of one configuration
+SEED_COLUMNS = tuple(f"hp.{name}" for name in SEEDS)
 NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol", "bin", "events")
 # Options that are named only where they are not the usual ones.
 USUAL = {
@@ -238,13 +240,13 @@ def join_settings(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]
     """`join_config` for settings from elsewhere, which may not fit.
 
     Raises:
-        ValueError: If a measured run has no settings, or no settings beside its seed.
+        ValueError: If a measured run has no settings, or no settings beside its seeds.
     """
     runs = sorted(table["run_id"].unique())
     stems = [_stem(run) for run in runs]
     alone = {run: stem for run, stem in zip(runs, stems, strict=True) if stems.count(stem) == 1}
     found = {run: settings.get(run) or settings.get(alone.get(run, run)) or {} for run in runs}
-    bare = [run for run in runs if not set(found[run]) - {"seed"}]
+    bare = [run for run in runs if not set(found[run]) - set(SEEDS)]
     if bare:
         there = "" if any(found.values()) else f"; it has {sorted(settings)[:5]}"
         raise ValueError(f"the settings lack {len(bare)} of {len(runs)} measured runs, such as {bare[:5]}{there}.")

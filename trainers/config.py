@@ -85,7 +85,8 @@ class TrainConfig(Strict):
     spurious: Share | None = None
     """Probability that a planted patch agrees with the label; None plants no patch."""
     data_seed: Seed = 0
-    """Seed of the split, the label noise and the patch."""
+    """Seed of the split, the label noise and the patch; "seed" in a study file is the number of the run's own seed, so
+    that each seed is a new draw of the data."""
 
     # model
     model: str = "mlp"
@@ -193,6 +194,13 @@ class TrainConfig(Strict):
     # replication
     seed: Seed = 0
     """Seed of the initialisation, the order of the data and all other randomness of training."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _draw_of_the_data(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("data_seed") == "seed":
+            return {**values, "data_seed": values.get("seed", 0)}
+        return values
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.reporting.table import Table, plain
 from analysis.style import fixed, p_value
+from analysis.table import SEEDS
 from trainers.config import TrainConfig
 
 PERCENT = ("error",)  # what ends so is shown in percent
@@ -75,7 +76,7 @@ def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[
     chosen = here[here["configuration"] == row["configuration"]]
     if chosen.empty:
         return "none finished"
-    settings = [c for c in TrainConfig.model_fields if c in here.columns and c not in ("method", "seed", group, *by)]
+    settings = [c for c in TrainConfig.model_fields if c in here.columns and c not in ("method", *SEEDS, group, *by)]
     varied = [c for c in settings if here[c].map(str).nunique() > 1]
     return ", ".join(f"{c}={plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
 

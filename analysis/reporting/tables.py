@@ -25,6 +25,7 @@ from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.statistic import INTERVAL, SHOWN, WITHIN, Cell, Statistic, chance, number, whole, words
 from analysis.style import count, fixed, looks, missing, ordered, p_value
+from analysis.table import SEED_COLUMNS
 
 __all__ = ["SHOWN_ROWS", "TABLES", "Table", "escape_latex", "methods", "p_value", "to_csv", "to_latex", "to_markdown"]
 
@@ -211,7 +212,7 @@ def problems(results: StudyResults) -> Table:
 
 
 def _where_row(results: StudyResults, row: dict[Any, Any]) -> str:
-    columns = [*results.configuration_columns, "hp.seed"]
+    columns = [*results.configuration_columns, *SEED_COLUMNS]
     return (
         ", ".join(f"{c.removeprefix('hp.')}={plain(row[c])}" for c in columns if c in row and not missing(row[c]))
         or "–"

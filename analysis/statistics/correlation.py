@@ -37,7 +37,7 @@ from analysis.statistics.resampling import (
     mid_ranks,
     percentile_interval,
 )
-from analysis.statistics.units import Units, single, units, variants
+from analysis.statistics.units import SEED_COLUMNS, Units, single, units, variants
 
 __all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
 
@@ -95,7 +95,7 @@ def correlate(
     exclude: Sequence[str] = CONTROLS,
     compare: Sequence[tuple[str, str]] = (),
     group: str | Sequence[str] | None = None,
-    seed_column: str | Sequence[str] = "hp.seed",
+    seed_column: str | Sequence[str] = SEED_COLUMNS,
     draws: int = 2000,
     permutations: int = 9999,
     level: float = 0.95,

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.statistics.resampling import holm
+from analysis.table import SEEDS
 
 EXACT = 16  # seeds up to which all sign flips are visited
 FLIPS = 20_000
@@ -24,7 +25,7 @@ def compare_methods(
     target: str = "test_error",
     choose: str | None = "validation_error",
     configuration: str = "configuration",
-    seed: str = "seed",
+    seed: str | Sequence[str] = SEEDS,
     level: float = 0.95,
     seed_of_flips: int = 0,
 ) -> pd.DataFrame:
@@ -47,7 +48,7 @@ def compare_methods(
         target: Column to compare, smaller is better.
         choose: Column that chooses the configuration; None takes the target itself, which is optimistic.
         configuration: Column that tells configurations apart.
-        seed: Column by which runs are paired.
+        seed: Columns by which runs are paired, of those that the table has.
         level: Coverage of the intervals.
         seed_of_flips: Of the sign flips where there are too many to visit all.
 
@@ -62,7 +63,8 @@ def compare_methods(
     Source:
         Our definition.
     """
-    needed = [group, *by, target, configuration, seed, *([choose] if choose else [])]
+    pairing = [seed] if isinstance(seed, str) else [name for name in seed if name in runs.columns] or [seed[0]]
+    needed = [group, *by, target, configuration, *pairing, *([choose] if choose else [])]
     missing = [name for name in needed if name not in runs.columns]
     if missing:
         raise ValueError(f"`runs` lacks the columns {missing}; it has {sorted(runs.columns)}.")
@@ -73,10 +75,10 @@ def compare_methods(
     rows = []
     for cell, here in runs.groupby(list(by), dropna=False, sort=True) if by else [((), runs)]:
         where = dict(zip(by, cell if isinstance(cell, tuple) else (cell,), strict=True))
-        against = _chosen(here[here[group] == baseline], target, choose, configuration, seed)
+        against = _chosen(here[here[group] == baseline], target, choose, configuration, pairing)
         for name in sorted(set(here[group]), key=lambda name: (name != baseline, str(name))):
             of_group = here[here[group] == name]
-            found = _chosen(of_group, target, choose, configuration, seed)
+            found = _chosen(of_group, target, choose, configuration, pairing)
             row = {**where, "group": name, "configuration": found.name, "seeds": len(found)}
             row |= {
                 "configurations": of_group[configuration].nunique(),
@@ -93,7 +95,7 @@ def compare_methods(
     return table
 
 
-def _chosen(runs: pd.DataFrame, target: str, choose: str | None, configuration: str, seed: str) -> pd.Series:
+def _chosen(runs: pd.DataFrame, target: str, choose: str | None, configuration: str, seed: list[str]) -> pd.Series:
     """The target by seed at the chosen configuration, whose number is the series' name."""
     if runs.empty:
         return pd.Series(dtype=float, name=math.nan)

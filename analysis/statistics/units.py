@@ -12,9 +12,14 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.statistics.resampling import significant
-from analysis.table import last_step, wide, with_variant
+from analysis.table import SEED_COLUMNS, last_step, wide, with_variant
 
 GROUP = ("hp.method", "hp.ascent")
+OF_METHOD = (
+    *("rho", "rho_schedule", "rho_min", "rho_warmup_epochs", "gate", "gate_options", "perturb_from", "perturb_until"),
+    *("m", "sharing", "group_size", "reference_size", "ascent", "obf_classes", "obf_gamma", "obf_link"),
+    *("method_options", "base_model_options", "same_rng", "shrink_perturb"),
+)  # settings of a perturbation; all others are hyper-parameters of training, whose values make a cell
 MAXIMUM_LEVELS = 12  # a hyper-parameter with more is drawn at random, and no axis of a grid
 
 
@@ -27,6 +32,9 @@ class Units:
         measure: Name of the measure behind each variant.
         configuration: For each run, the number of its configuration.
         methods: For each configuration, the label of its method group.
+        cells: For each configuration, the number of its cell: those of one cell have equal hyper-parameters of training
+            and differ in the method and its settings (`OF_METHOD`) alone.
+        draws_of_data: For each run, the number of the draw of the data (its `hp.data_seed`) that it was trained on.
         hyper: One row a configuration, its `hp.*` columns without the seed; those of the methods are left out.
         draws: For each variant, the examples (or draws) behind a value, the median over runs.
         loose: For each variant with values that did not converge, in which runs; shape (runs,).
@@ -37,6 +45,8 @@ class Units:
     measure: dict[str, str]
     configuration: Int[np.ndarray, " r"]
     methods: list[str]
+    cells: Int[np.ndarray, " c"]
+    draws_of_data: Int[np.ndarray, " r"]
     hyper: pd.DataFrame
     draws: dict[str, float]
     loose: dict[str, Bool[np.ndarray, " r"]]
@@ -108,7 +118,7 @@ class Units:
 
 
 def units(
-    table: pd.DataFrame, *, group: str | Sequence[str] | None = None, seed_column: str | Sequence[str] = "hp.seed"
+    table: pd.DataFrame, *, group: str | Sequence[str] | None = None, seed_column: str | Sequence[str] = SEED_COLUMNS
 ) -> Units:
     """Sort the runs of a measures table into configurations and methods.
 
@@ -141,6 +151,12 @@ def units(
     names, configuration = np.unique(np.array(keys), return_inverse=True)
     first = runs.iloc[[int(np.argmax(configuration == c)) for c in range(len(names))]]
     labels = ["+".join(t for t in map(_text, row) if t) or "all" for row in first[columns].to_numpy()]
+    of_cells = [c for c in hyper if c not in seeds and c not in columns and not of_method(c)]
+    cells = np.unique([json.dumps([_text(v) for v in row]) for row in first[of_cells].to_numpy()], return_inverse=True)[
+        1
+    ]
+    data_seed = runs["hp.data_seed"].map(_text) if "hp.data_seed" in runs else pd.Series("", index=runs.index)
+    draws = np.unique(data_seed.to_numpy(dtype=str), return_inverse=True)[1]
     named = with_variant(table[["measure", "options", "split"]].drop_duplicates())
     measure = dict(zip(named["variant"], named["measure"], strict=True))
     kept = [c for c in hyper if c not in seeds and c not in columns]
@@ -157,11 +173,18 @@ def units(
         measure,
         configuration,
         labels,
+        cells,
+        draws,
         first[kept].reset_index(drop=True),
         {str(k): float(v) for k, v in last.groupby("variant")["draws"].median().items()},
         {str(k): values.index.isin(ids) for k, ids in loose},
         said,
     )
+
+
+def of_method(column: str) -> bool:
+    """Whether a column, such as hp.rho or hp.gate_options.k, is a setting of the method."""
+    return column.removeprefix("hp.").partition(".")[0] in (*OF_METHOD, "method")
 
 
 def _text(value: object) -> str:

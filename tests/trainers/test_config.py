@@ -6,6 +6,7 @@ import pytest
 
 from trainers.config import TrainConfig, train_config
 from trainers.sharpness_aware.methods import METHODS
+from trainers.sweep.running import expand
 
 
 def test_the_name_of_a_run_depends_on_what_decides_the_result_alone():
@@ -173,3 +174,17 @@ def test_every_method_resolves_to_a_configuration_that_reads_back(method):
 
 def test_every_key_is_documented():
     assert [k for k, f in TrainConfig.model_fields.items() if not f.description] == []
+
+
+def test_each_seed_may_be_a_draw_of_the_data():
+    config = train_config({"data_seed": "seed", "seed": 3})
+    assert (config.seed, config.data_seed) == (3, 3)
+    assert config.run_id == train_config({"data_seed": 3, "seed": 3}).run_id
+    assert train_config({"data_seed": "seed"}).data_seed == 0
+    with pytest.raises(ValueError, match="data_seed"):
+        train_config({"data_seed": "other"})
+
+
+def test_a_sweep_over_seeds_draws_the_data_anew():
+    configs = expand({"data_seed": "seed"}, {"seed": [0, 2], "lr": [0.1, 0.2]})
+    assert [(c.seed, c.data_seed) for c in configs] == [(0, 0), (0, 0), (2, 2), (2, 2)]

@@ -1,5 +1,7 @@
 """The further tables of `correlate`."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,7 @@ from analysis.statistics.partial import partial_correlation
 from analysis.statistics.power import required_models
 from analysis.statistics.sign_error import robust_sign_error
 from analysis.statistics.slopes import simpson
+from analysis.statistics.units import units
 from analysis.table import Row, join_config, to_frame
 
 FEW = {"draws": 100, "permutations": 99}
@@ -271,3 +274,21 @@ def test_no_table_crashes_or_gives_a_silent_nan(seed):
         frame = getattr(found, name)
         silent = frame[~np.isfinite(frame[column].astype(float)) & (frame["warnings"] == "")]
         assert silent.empty, (name, silent.to_dict("records"))
+
+
+def test_configurations_are_sorted_into_cells_and_runs_into_draws_of_the_data():
+    configs, values = {}, {}
+    for k, (method, rho, lr, seed) in enumerate(product(("sgd", "sam"), (0.1, 0.2), (0.1, 0.3), (0, 1))):
+        if method == "sgd" and rho == 0.2:
+            continue
+        configs[f"r{k}"] = {
+            "method": method, "lr": lr, "seed": seed, "data_seed": seed, "rho": None if method == "sgd" else rho,
+            "gate_options.k": 5 if method == "sam" else None,
+        }  # fmt: skip
+        values[f"r{k}"] = {"test_error": 0.1 + k, "x": float(k)}
+    data = units(table(values, configs))
+    assert len(data.methods) == 6  # sgd, and sam with two radii, at two learning rates each
+    assert data.draws_of_data.tolist() == [configs[run]["data_seed"] for run in data.values.index]
+    lr = data.hyper["hp.lr"].to_numpy(dtype=float)
+    assert len(set(data.cells)) == 2
+    assert all((data.cells[lr == level] == data.cells[lr == level][0]).all() for level in (0.1, 0.3))
