@@ -37,7 +37,8 @@ from analysis.statistics.resampling import (
     mid_ranks,
     percentile_interval,
 )
-from analysis.statistics.units import SEED_COLUMNS, Units, single, units, variants
+from analysis.statistics.units import Units, single, units, variants
+from analysis.table import SEED_COLUMNS
 
 __all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
 
@@ -97,7 +98,7 @@ def correlate(
     group: str | Sequence[str] | None = None,
     seed_column: str | Sequence[str] = SEED_COLUMNS,
     draws: int = 2000,
-    permutations: int = 9999,
+    permutations: int | None = None,
     level: float = 0.95,
     seed: int = 0,
     interval: str = "stabilised",
@@ -122,7 +123,7 @@ def correlate(
         group: Columns that make a method; None for `hp.method` and `hp.ascent`, whichever the table has.
         seed_column: Columns that tell runs of one configuration apart.
         draws: Bootstrap resamples; 0 for no intervals of any kind.
-        permutations: Random permutations; 0 for no p-values.
+        permutations: Random permutations; 0 for no p-values, None for 9,999.
         level: Coverage of the intervals, inside (0, 1).
         seed: Fixes all randomness.
         interval: "stabilised", "bca" or "percentile"; the last two resample configurations `draws` times. With "bca"
@@ -143,6 +144,7 @@ def correlate(
         Unit, comparison and flags are our definition; within against pooled: Simpson (1951), JRSS B 13(2).
     """
     check_resampling(draws=draws, level=level)
+    permutations = 9999 if permutations is None else permutations
     if permutations < 0:
         raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
     check_interval(interval)
