@@ -152,9 +152,8 @@ def units(
     first = runs.iloc[[int(np.argmax(configuration == c)) for c in range(len(names))]]
     labels = ["+".join(t for t in map(_text, row) if t) or "all" for row in first[columns].to_numpy()]
     of_cells = [c for c in hyper if c not in seeds and c not in columns and not of_method(c)]
-    cells = np.unique([json.dumps([_text(v) for v in row]) for row in first[of_cells].to_numpy()], return_inverse=True)[
-        1
-    ]
+    shared = [json.dumps([_text(v) for v in row]) for row in first[of_cells].to_numpy()]
+    cells = np.unique(np.array(shared), return_inverse=True)[1]
     data_seed = runs["hp.data_seed"].map(_text) if "hp.data_seed" in runs else pd.Series("", index=runs.index)
     draws = np.unique(data_seed.to_numpy(dtype=str), return_inverse=True)[1]
     named = with_variant(table[["measure", "options", "split"]].drop_duplicates())
