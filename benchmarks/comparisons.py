@@ -102,6 +102,7 @@ WORLDS = {
     "0.8 and 0.3": World(0.8, 0.3),
     "0.3 and 0 (tau 0.19 and 0)": World(0.3, 0.0),
     "0 and 0": World(0.0, 0.0),
+    "0.6 and 0.3": World(0.6, 0.3),
     "0.6 and 0.3, slopes by draw": World(0.6, 0.3, slope=0.4),
     "0.6 and 0.3, methods 0.2": World(0.6, 0.3, method=0.2),
     "0.6 and 0.3, methods 0.5": World(0.6, 0.3, method=0.5),
@@ -110,22 +111,26 @@ WORLDS = {
 }
 
 
+SIZES = (("0.6 and 0.3", 3), ("0.6 and 0.3", 12))  # other numbers of methods
+
+
 def lines(samples: int) -> Iterator[str]:
     """The rows of the table."""
-    for name, world in WORLDS.items():
+    for name, methods in (*((name, METHODS) for name in WORLDS), *SIZES):
+        world = WORLDS[name]
         for kind in ("pooled", "stratified"):
             true = truth(world, kind)
-            found = covered(world, kind, samples=samples)
+            found = covered(world, kind, samples=samples, methods=methods)
             cells = " | ".join(f"{100 * found[key]:.1f}" for key in INTERVALS)
-            yield f"| {name} | {kind} | {true['first']:.2f}, {true['second']:.2f} | {cells} |"
+            yield f"| {name} | {methods} | {kind} | {true['first']:.2f}, {true['second']:.2f} | {cells} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparisons", description=__doc__)
     parser.add_argument("--samples", type=int, default=400)
     asked = parser.parse_args()
-    print("| correlations of the true values | pairs | tau | " + " | ".join(INTERVALS) + " |")
-    print("|---|---|---|" + "---|" * len(INTERVALS))
+    print("| correlations of the true values | methods | pairs | tau | " + " | ".join(INTERVALS) + " |")
+    print("|---|---|---|---|" + "---|" * len(INTERVALS))
     for line in lines(asked.samples):
         print(line)
         sys.stdout.flush()

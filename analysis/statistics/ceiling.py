@@ -63,11 +63,11 @@ def noise_ceiling(
     """Split-half reliability of a target, what its true values would reach, and oracle-with-noise.
 
     With k seeds a half has h = ⌊k/2⌋ of them (an odd one sits out). The Spearman-Brown step from h to k seeds is
-    f r/(1 + (f-1) r) with f = k/h (means over configurations where they differ), exact for Pearson's correlation under
-    independent noise of equal variance and a convention for the rank coefficients. The true values reach √R, R
-    this step on Pearson's scale: rank coefficients go there and back as in a normal distribution. The oracle is the seed mean plus normal noise with variance s²/k, s² the variance over seeds pooled over
-    configurations. What a draw of the data adds to all models alike orders none of them and is no noise: it is taken
-    out first.
+    R = f r/(1 + (f-1) r) with f = k/h (means over configurations where they differ), exact for Pearson's correlation
+    under independent noise of equal variance and a convention for the rank coefficients. True values reach √R, with
+    the step taken on Pearson's scale: rank coefficients go there and back as those of a normal distribution do. The
+    oracle is the seed mean plus normal noise with variance s²/k, s² the variance over seeds pooled over configurations.
+    What a draw of the data adds to all models alike orders none of them and is no noise: it is taken out first.
 
     Args:
         seeds: The target, a row a configuration, a column a seed; NaN where there is no finite run.
@@ -212,7 +212,7 @@ def _means(values: Float[np.ndarray, "c s"], half: Bool[np.ndarray, "b c s"]) ->
 def _of_true_values(split_half: float, step: float, coefficient: str) -> float:
     """What true values reach with the mean over `step` times the seeds of a half, 0 where the halves do not agree."""
     if not split_half > 0:
-        return split_half * 0  # NaN stays NaN
+        return math.nan if math.isnan(split_half) else 0.0
     to_pearson, back = {
         "kendall": (lambda tau: math.sin(math.pi / 2 * tau), lambda r: 2 / math.pi * math.asin(r)),
         "spearman": (lambda rho: 2 * math.sin(math.pi / 6 * rho), lambda r: 6 / math.pi * math.asin(r / 2)),

@@ -37,6 +37,7 @@ from analysis.statistics.resampling import (
     mid_ranks,
     percentile_interval,
 )
+from analysis.statistics.sign_error import check_orientation
 from analysis.statistics.units import Units, units, variants
 from analysis.table import SEED_COLUMNS
 
@@ -104,6 +105,8 @@ def correlate(
     interval: str = "stabilised",
     tables: Sequence[str] | None = None,
     controls: Sequence[str] | None = None,
+    representatives: Mapping[str, str] | None = None,
+    oriented: str = "pooled",
 ) -> Correlations:
     """Correlate measures with generalisation, configuration by configuration.
 
@@ -132,6 +135,8 @@ def correlate(
         controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`; None for the final
             train loss, the usual hyper-parameters where they vary, and for a measure of forgetting the rise of the loss
             and the information before, under the same perturbation.
+        representatives: For families of measures the one that stands for each; None for the usual ones.
+        oriented: Which sign of a measure is right in `sign_errors`: its "pooled" one, or the "expected" one.
 
     Returns:
         The tables. Below 5 configurations a row has its value and a warning, and no interval or p-value.
@@ -148,6 +153,7 @@ def correlate(
     if permutations < 0:
         raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
     check_interval(interval)
+    check_orientation(oriented)
     if unknown := [t for t in tables or () if t not in STATISTICS]:
         raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(STATISTICS)}.")
     data = units(table, group=group, seed_column=seed_column)
@@ -163,7 +169,7 @@ def correlate(
         chosen = variants("measures", measures, data, strict=True)
     if not chosen:
         raise ValueError(f"`table` has no measure besides the targets {chosen_targets}: name some in `measures`.")
-    settings = Settings(draws, permutations, level, seed, interval)
+    settings = Settings(draws, permutations, level, seed, interval, representatives or {}, oriented)
     evidence = Evidence(data, chosen, chosen_targets, settings, controls=controls)
     evidence = replace(evidence, correlations=_table(evidence))
     return Correlations(
