@@ -33,7 +33,7 @@ REPRESENTATIVES: Mapping[str, Sequence[str]] = {
     "baseline": ("train_error", "train_loss", "validation_error"),
 }  # fmt: skip
 EXACT_PAIRS = 4_950  # those of 100 configurations; with more, pairs give way to ranks
-PERMUTATIONS = 9_999  # at most: a choice needs no finer p
+PERMUTATIONS = 1_999  # at most: of the best of many no finer p is asked
 KEYS = ("value", "low", "high", "stratified", "stratified_low", "stratified_high", "p")
 
 
@@ -63,7 +63,8 @@ def best_of_k(
     """The measure with the largest |tau_b|, and how often chance alone makes the largest as large.
 
     The target is permuted, for all measures at once, over all configurations, or inside cells; each permutation tells
-    the largest |tau_b| over the measures (single-step max-T: for the strongest the same as the step-down one).
+    the largest |tau_b| over the measures (single-step max-T: for the strongest the same as the step-down one). |tau_b|
+    is taken in units of its deviation by chance: a measure of 6 configurations reaches 0.6 easily, one of 60 does not.
 
     Args:
         x: Measures; a configuration without a value is NaN, and then no part of that measure's coefficient.
@@ -75,26 +76,35 @@ def best_of_k(
     Source:
         Westfall and Young (1993), Resampling-Based Multiple Testing, section 2.6.
     """
-    generator = source_of(generator)
     cells = np.zeros(len(y), dtype=np.int64) if cells is None else cells
-    known = np.isfinite(x)
-    tau, hits = np.full(len(x), np.nan), np.full(permutations, 0.0)
-    for pattern in np.unique(known, axis=0):
-        rows = np.flatnonzero((known == pattern).all(axis=1))
-        groups = _groups(cells, pattern)
-        if groups:
-            tau[rows] = tau_inside(x[rows], y[None], np.ones((1, len(y)), dtype=np.int64), groups)[:, 0, 0]
-    if np.isnan(tau).all():
-        return Best(-1, math.nan, math.nan)
-    place = int(np.nanargmax(np.abs(tau)))
-    if not permutations:
-        return Best(place, float(tau[place]), math.nan)
-    order = orders_inside(cells, count=permutations, generator=generator)
-    for pattern in np.unique(known[np.isfinite(tau)], axis=0):
-        rows = np.flatnonzero((known == pattern).all(axis=1) & np.isfinite(tau))
-        hits = np.maximum(hits, _strongest(x[rows], y, order, _groups(cells, pattern)))
-    p = (1 + int((hits >= abs(tau[place]) - 1e-6).sum())) / (1 + permutations)
-    return Best(place, float(tau[place]), p)
+    order = orders_inside(cells, count=permutations, generator=source_of(generator))
+    return _taus(x, y, cells, order).best(range(len(x)))
+
+
+@dataclass(frozen=True)
+class _Taus:
+    """Coefficients of measures, and those of permuted targets.
+
+    Attributes:
+        tau: tau_b of each measure.
+        chance: Its deviation by chance, without ties.
+        null: |tau_b| in each order of the target; 0 where it has none.
+    """
+
+    tau: Float[np.ndarray, " m"]
+    chance: Float[np.ndarray, " m"]
+    null: Float[np.ndarray, "m b"]
+
+    def best(self, places: Sequence[int]) -> Best:
+        """The strongest of some of the measures."""
+        tau, chance = self.tau[places], self.chance[places]
+        if np.isnan(tau).all():
+            return Best(-1, math.nan, math.nan)
+        place = int(np.nanargmax(np.abs(tau) / chance))
+        largest = (self.null[places] / chance[:, None].astype(np.float32)).max(axis=0)
+        hits = int((largest >= (abs(tau[place]) - 1e-6) / chance[place]).sum())
+        count = len(largest)
+        return Best(place, float(tau[place]), (1 + hits) / (1 + count) if count else math.nan)
 
 
 def orders_inside(
@@ -114,13 +124,34 @@ def _groups(cells: Int[np.ndarray, " n"], used: Bool[np.ndarray, " n"]) -> list[
     return [rows for rows in groups if len(rows) >= CELL_MINIMUM]
 
 
-def _strongest(
+def _taus(
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, " n"], cells: Int[np.ndarray, " n"], order: Int[np.ndarray, "b n"]
+) -> _Taus:
+    """Coefficients in the order found and in others.
+
+    An order is of all configurations: a measure that lacks some sees the permuted target in those that it has.
+    """
+    found = _Taus(np.full(len(x), np.nan), np.ones(len(x)), np.zeros((len(x), len(order)), dtype=np.float32))
+    known = np.isfinite(x)
+    for pattern in np.unique(known, axis=0):
+        rows, groups = np.flatnonzero((known == pattern).all(axis=1)), _groups(cells, pattern)
+        if groups:
+            some = np.where(pattern, x[rows], 0.0)
+            found.tau[rows] = tau_inside(some, y[None], np.ones((1, len(y)), dtype=np.int64), groups)[:, 0, 0]
+            found.null[rows] = _permuted(some, y, order, groups)
+            sizes = np.array([len(g) for g in groups])
+            variance = (sizes * (sizes - 1) * (2 * sizes + 5)).sum() / 18
+            found.chance[rows] = math.sqrt(variance) / (sizes * (sizes - 1) / 2).sum()
+    return found
+
+
+def _permuted(
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, " n"],
     order: Int[np.ndarray, "b n"],
     groups: list[Int[np.ndarray, " g"]],
-) -> Float[np.ndarray, " b"]:
-    """The largest |tau_b| over measures in each order of the target.
+) -> Float[np.ndarray, "m b"]:
+    """|tau_b| of each measure in each order of the target.
 
     With many pairs the sum of signs gives way to its projection on ranks, 4/n Σ (R - mean)(S - mean) in each group, at
     the variance that the sum has without ties.
@@ -131,7 +162,7 @@ def _strongest(
     untied = np.abs(_signs(x, groups)).sum(axis=1, dtype=np.float64)
     ranks = dense_ranks(y[None])[0].astype(np.float32)
     untied_y = np.abs(_signs(ranks[None], groups)).sum(axis=1, dtype=np.float64)
-    largest = np.empty(len(order))
+    found = np.zeros((len(x), len(order)), dtype=np.float32)
     step = max(16, BLOCK // left.shape[1])
     for part in (slice(start, start + step) for start in range(0, len(order), step)):
         right = scores(ranks[order[part]], groups)
@@ -139,8 +170,8 @@ def _strongest(
             untied_y = np.abs(right).sum(axis=1, dtype=np.float64)
         scale = np.sqrt(untied[:, None] * untied_y)
         score = np.abs(left @ right.T)
-        largest[part] = np.divide(score, scale, out=np.zeros(score.shape), where=scale > 0).max(axis=0)
-    return largest
+        np.divide(score, scale, out=found[:, part], where=scale > 0, casting="same_kind")
+    return found
 
 
 def _signs(values: Float[np.ndarray, "m n"], groups: list[Int[np.ndarray, " g"]]) -> Float[np.ndarray, "m p"]:
@@ -192,31 +223,41 @@ def table(evidence: Evidence) -> Rows:
         families["baseline" if name in baselines else family(name)].append(name)
     rows: Rows = []
     for target in evidence.targets:
-        known = data.values[target].notna().to_numpy()
-        y = data.average([target], known)[0]
+        y = data.average([target], data.values[target].notna().to_numpy())[0]
+        used = np.isfinite(y)
+        n = int(used.sum())
+        tried = [m for m in names if m != target]
+        x = _averages(evidence, tried, target)[:, used]
+        taus = []
+        for stream, cells in enumerate((np.zeros(n, dtype=np.int64), data.cells[used])):
+            order = orders_inside(cells, count=count * (n >= MINIMUM), generator=settings.generator(8, n, stream))
+            taus.append(_taus(x, y[used], cells, order))
         here = kept[kept["target"] == target].set_index("measure")
         for kind, members in families.items():
-            variants = [m for m in members if m != target and m in here.index]
+            variants = [m for m in members if m != target]
             if not variants:
                 continue
             shown, remark = representative(kind, variants, settings.representatives)
             of_shown = here.loc[shown, list(KEYS)].tolist() if shown else [math.nan] * len(KEYS)
-            used = np.isfinite(y)
-            x = np.concatenate([data.average([m], known & data.values[m].notna().to_numpy()) for m in variants])[
-                :, used
-            ]
-            n = int(used.sum())
-            found = [
-                best_of_k(x, y[used], cells=cells, permutations=count if n >= MINIMUM else 0,
-                          generator=settings.generator(8, n, place))
-                for place, cells in enumerate((None, data.cells[used]))
-            ]  # fmt: skip
-            best = [value for b in found for value in (variants[b.place] if b.place >= 0 else "", b.value, b.p)]
+            places = [tried.index(m) for m in variants]
+            best: list[object] = []
+            for of_kind in taus:
+                found = of_kind.best(places)
+                best += [variants[found.place] if found.place >= 0 else "", found.value, found.p]
             rows.append((
                 kind, target, len(variants), shown, *of_shown[:-1], *best[:3], of_shown[-1], *best[3:],
                 joined(remark, NO_CLAIM * (n < MINIMUM)),
             ))  # fmt: skip
     return rows
+
+
+def _averages(evidence: Evidence, measures: list[str], target: str) -> Float[np.ndarray, "m c"]:
+    """Of each measure over the runs in which the target is finite too; NaN where there is none."""
+    found = np.full((len(measures), len(evidence.data.methods)), np.nan)
+    place = {name: k for k, name in enumerate(measures)}
+    for some, _, runs in evidence.data.blocks(measures, [target]):
+        found[[place[name] for name in some]] = evidence.data.average(some, runs)
+    return found
 
 
 def _shown(rows: pd.DataFrame, _: Sequence[str]) -> pd.DataFrame:
