@@ -352,7 +352,7 @@ class StudyResults:
             "level": level,
             "intervals": jackknife if "stabilised" in kinds else resampled,
             "resampled": resampled,
-            "permutations": f"{permutations} permutations" if permutations else "permutations",
+            "permutations": f"{permutations:,} permutations" if permutations else "permutations",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }
 
