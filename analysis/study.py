@@ -22,7 +22,7 @@ from analysis.measures.collect import Call, tabulate, take, to_measure
 from analysis.measures.plan import Choice, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
-from analysis.statistics.correlation import Correlations, correlate
+from analysis.statistics.correlation import Correlations, correlate, defaults
 from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
@@ -297,10 +297,16 @@ class Study:
 
 
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
-    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet, and how: FOLDER.json."""
+    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet, and how: FOLDER.json.
+
+    How is every setting that was used, also those that nobody chose; `usual` names those that a rule decided.
+    """
     found = correlate(joined, **settings)
+    used = {**defaults(), **settings}
+    usual = [key for key in ("permutations",) if used[key] is None]
+    used |= {"permutations": found.permutations, "usual": usual}
     with locked(folder, "statistics.lock", wait=math.inf):  # tables that belong together
-        write_json(folder.with_suffix(".json"), {key: value for key, value in settings.items() if value is not None})
+        write_json(folder.with_suffix(".json"), {key: value for key, value in used.items() if value is not None})
         _write_tables(found, folder)
     return found
 

@@ -282,6 +282,11 @@ def count(n: Any) -> str:
     return "–" if missing(n) or not math.isfinite(n) else str(int(n))
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: `1 run`, `96 runs`."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
 def missing(value: Any) -> bool:
     """Whether a value is None or NaN."""
     return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -4,8 +4,10 @@ The unit is the configuration, averaged over its seeds. For each measure and tar
 which both are finite; a configuration without such a run is left out and counted, never filled in.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,6 +77,7 @@ class Correlations:
         warnings: What holds for the whole analysis.
         further: The tables of `STATISTICS` that were asked for, by name; each is an attribute too, empty where it was
             not.
+        permutations: How many were drawn for each p-value, where not all orders were visited.
     """
 
     table: pd.DataFrame
@@ -82,6 +85,7 @@ class Correlations:
     ceilings: pd.DataFrame
     warnings: list[str]
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    permutations: int = 0
 
     def __getattr__(self, name: str) -> pd.DataFrame:
         if name not in STATISTICS:
@@ -178,7 +182,14 @@ def correlate(
         ceiling.table(evidence),
         _overall(data, chosen_targets),
         {name: s.made(evidence) for name, s in STATISTICS.items() if tables is None or name in tables},
+        permutations,
     )
+
+
+def defaults() -> dict[str, Any]:
+    """The settings of `correlate` that it takes where it is told nothing, as a JSON file holds them."""
+    given = {p.name: p.default for p in inspect.signature(correlate).parameters.values() if p.default is not p.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _table(evidence: Evidence) -> pd.DataFrame:

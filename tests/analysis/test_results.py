@@ -165,13 +165,36 @@ def test_without_validation_nothing_is_chosen():
     assert rule.startswith("all finished configurations")
 
 
-def test_facts_are_those_of_the_study():
+def test_facts_are_those_that_the_statistics_were_made_with():
     given = make(methods=(("sgd", None),))
     study = {**given.study, "study": {"statistics": {"level": 0.9, "draws": 500, "permutations": 99}}}
-    facts = StudyResults(**{**given.__dict__, "study": study}).facts()
-    assert facts["level"] == "90 %"
-    assert facts["intervals"].startswith("90 % intervals resample configurations (500 times)")
-    assert facts["permutations"] == "99 permutations"
+    used = {"level": 0.8, "draws": 400, "permutations": 19, "usual": []}
+    facts = StudyResults(**{**given.__dict__, "study": study, "statistics": used}).facts()
+    assert facts["level"] == "80 %"
+    assert facts["intervals"].startswith("80 % intervals resample configurations (400 times)")
+    assert facts["permutations"] == "19 permutations"
+    older = StudyResults(**{**given.__dict__, "study": study}).facts()  # what it asked for need not be what was done
+    assert older["level"] == "90 %"
+    assert older["intervals"].startswith("90 % intervals resample configurations, all")
+    assert older["permutations"] == "permutations"
+
+
+def test_what_a_rule_decided_is_not_otherwise():
+    given = make(methods=(("sgd", None),))
+    used = {"level": 0.95, "draws": 2000, "permutations": 9999, "interval": "bca"}
+    study = {**given.study, "study": {"statistics": {"permutations": None}}}
+    results = StudyResults(**{**given.__dict__, "study": study, "statistics": {**used, "usual": ["permutations"]}})
+    assert results.other_statistics() == "interval bca"
+    chosen = StudyResults(**{**given.__dict__, "study": study, "statistics": {**used, "usual": []}})
+    assert chosen.other_statistics() == "permutations 9999, interval bca"
+
+
+def test_results_print_as_one_line():
+    given = make()
+    assert repr(given) == (
+        "<StudyResults 'toy_study': 34 runs (31 finished) of 17 configurations, "
+        f"{given.correlations['measure'].nunique()} measures, 3 targets; folder 'toy'>"
+    )
 
 
 def test_further_statistics_may_be_absent(folder):
