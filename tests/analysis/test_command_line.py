@@ -266,7 +266,7 @@ def test_files_of_one_stem_have_tables_and_names_of_their_own(own):
     own_things = imported()
     state = own_things.digits().state_dict()
     torch.save(state, "w.pt")
-    options = ["--model", "own_things:digits", "--train-size", 30, "--measures", "norms"]
+    options = ["--model", "own_things:digits", "--train-size", 30, "--measures", "baselines"]
     assert run("measure", "w.pt", *options) == 0
     assert (own / "w.measures.parquet").exists()
     save_file({name: 2 * t for name, t in state.items()}, "w.safetensors")
