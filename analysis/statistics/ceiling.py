@@ -219,11 +219,12 @@ def _of_true_values(split_half: float, step: float, coefficient: str) -> float:
     """What true values reach with the mean over `step` times the seeds of a half, 0 where the halves do not agree."""
     if not split_half > 0:
         return math.nan if math.isnan(split_half) else 0.0
-    to_pearson, back = {
+    scales: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
         "kendall": (lambda tau: math.sin(math.pi / 2 * tau), lambda r: 2 / math.pi * math.asin(r)),
         "spearman": (lambda rho: 2 * math.sin(math.pi / 6 * rho), lambda r: 6 / math.pi * math.asin(r / 2)),
         "pearson": (float, float),
-    }[coefficient]
+    }
+    to_pearson, back = scales[coefficient]
     r = min(to_pearson(split_half), 1.0)
     return back(math.sqrt(step * r / (1 + (step - 1) * r)))
 
