@@ -41,8 +41,8 @@ def correlate(
         seed: Seed of the resampling; by default the study's own, or 0.
         top: Number of measures to print for each target.
         interval: Kind of interval: jackknife on Fisher's z scale (stabilised), or a bootstrap (bca, percentile).
-        tables_only: Further tables to compute, out of granulated, information, sign_errors, partial, multilevel,
-            selection, prediction and power; by default all.
+        tables_only: Further tables to compute, out of families, granulated, information, sign_errors, partial,
+            multilevel, selection, prediction and power; by default all.
         controls: Measures or hyper-parameters to hold fixed in partial correlations; by default the usual ones.
         settings: For weights from elsewhere: CSV or Parquet with one row per file and its hyper-parameters as columns.
         settings_key: The column of `settings` that names the file.

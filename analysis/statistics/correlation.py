@@ -72,8 +72,10 @@ class Correlations:
             `n_runs`, `dropped` (configurations without a run in which both are finite); `within`, the mean over methods
             of the coefficient inside each, with its interval; `groups`, the methods in that mean; `reversal`, True
             where pooled and within have opposite signs; `interval`, its kind; `warnings`.
-        comparisons: One row a (forgetting, sharpness, target): `difference` of |tau_b| with its interval.
-        ceilings: One row a (target, coefficient): what noise over seeds lets any measure reach.
+        comparisons: One row a (forgetting, sharpness, target, pairs): `difference` of |tau_b| with its intervals over
+            configurations (`low`, `high`) and over configurations and draws of the data (`low_draws`, `high_draws`),
+            over all pairs ("pooled") and over those inside cells ("stratified").
+        ceilings: One row a (target, coefficient): what noise over seeds lets a measure of other runs reach.
         warnings: What holds for the whole analysis.
         further: The tables of `STATISTICS` that were asked for, by name; each is an attribute too, empty where it was
             not.
@@ -126,7 +128,8 @@ def correlate(
             of the scores of tasks of one's own.
         measures: Variants or measures that may explain; None for all but `TARGETS`, the targets and `exclude`.
         exclude: Variants or measures left out when `measures` is None.
-        compare: Pairs of variants (forgetting, sharpness) whose |tau_b| are compared on each target.
+        compare: Pairs of variants (forgetting, sharpness) whose |tau_b| are compared on each target; a known measure
+            that the table lacks is a row that says so.
         group: Columns that make a method; None for `hp.method` and `hp.ascent`, whichever the table has.
         seed_column: Columns that tell runs of one configuration apart.
         draws: Bootstrap resamples; 0 for no intervals of any kind.

@@ -215,7 +215,7 @@ def table(evidence: Evidence) -> Rows:
     count = min(settings.permutations, PERMUTATIONS)
     every = evidence.correlations[evidence.correlations["coefficient"] == "kendall"]
     names = list(dict.fromkeys(every["measure"]))
-    kept = every.reindex(columns=["measure", "target", *KEYS])
+    kept = every.reindex(columns=["measure", "target", *KEYS, "warnings"])
     roles = every["role"].eq("baseline") if "role" in every.columns else pd.Series(False, index=every.index)
     baselines = set(every.loc[roles, "measure"])
     families: dict[str, list[str]] = {f: [] for f in (*FAMILIES, "baseline")}
@@ -239,6 +239,7 @@ def table(evidence: Evidence) -> Rows:
                 continue
             shown, remark = representative(kind, variants, settings.representatives)
             of_shown = here.loc[shown, list(KEYS)].tolist() if shown else [math.nan] * len(KEYS)
+            said = str(here.loc[shown, "warnings"]) if shown else NO_CLAIM * (n < MINIMUM)
             places = [tried.index(m) for m in variants]
             best: list[object] = []
             for of_kind in taus:
@@ -246,7 +247,7 @@ def table(evidence: Evidence) -> Rows:
                 best += [variants[found.place] if found.place >= 0 else "", found.value, found.p]
             rows.append((
                 kind, target, len(variants), shown, *of_shown[:-1], *best[:3], of_shown[-1], *best[3:],
-                joined(remark, NO_CLAIM * (n < MINIMUM)),
+                joined(remark, said),
             ))  # fmt: skip
     return rows
 

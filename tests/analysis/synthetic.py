@@ -15,6 +15,7 @@ from made_surfaces import made
 from scipy.stats import kendalltau
 
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, HISTORY, StudyResults
+from analysis.statistics import families
 from analysis.surfaces.files import write_surface
 from analysis.table import COLUMNS, Row, check, join_config, last_step, with_variant
 
@@ -201,6 +202,11 @@ def further(stats):
         "information": keys.assign(
             k=abs(v) / 3, subset="lr+rho", sign_of_psi=np.sign(v), baseline=0.02, excess=abs(v) / 3 - 0.02
         ),
+        "families": pd.DataFrame(
+            [(f, t, 5, f, 0.5, 0.3, 0.7, 0.6, 0.4, 0.8, f, 0.6, 0.01, 0.02, f, 0.7, 0.001, "")
+             for f in ("sharpness", "forgetting") for t in TARGETS],
+            columns=families.STATISTIC.columns.split(),
+        ),
         "sign_errors": keys.assign(
             axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30
         ),
@@ -250,14 +256,19 @@ def make(folder=Path("toy"), *, methods=METHODS, seeds=2, epochs=20, seed=0, all
     if rows:
         tau = stats[stats["coefficient"] == "kendall"].set_index(["measure", "target"])["value"].abs()
         comparisons = pd.DataFrame([
-            {"forgetting": f, "sharpness": s, "target": t, "tau_forgetting": tau[f, t], "tau_sharpness": tau[s, t],
-             "difference": tau[f, t] - tau[s, t], "low": tau[f, t] - tau[s, t] - 0.3,
-             "high": tau[f, t] - tau[s, t] + 0.3,
-             "n_configurations": 30, "warnings": ""}
+            {"forgetting": f, "sharpness": s, "target": t, "pairs": "pooled", "tau_forgetting": tau[f, t],
+             "tau_sharpness": tau[s, t], "difference": tau[f, t] - tau[s, t], "low": tau[f, t] - tau[s, t] - 0.3,
+             "high": tau[f, t] - tau[s, t] + 0.3, "draws": 1, "n_configurations": 30, "warnings": ""}
             for f in FORGETTING for s in SHARPNESS for t in TARGETS[:2] if (f, t) in tau.index
         ], columns=list(COMPARISONS))  # fmt: skip
     ceilings = pd.DataFrame(
-        [(t, c, 0.8, 0.88, 0.85, 30, "") for t in TARGETS for c in ("kendall", "spearman", "pearson")] if rows else [],
+        [
+            (t, c, 0.8, 0.88, 0.85, 0.9, "F_mi", 0.7, 0.6, 30, "")
+            for t in TARGETS
+            for c in ("kendall", "spearman", "pearson")
+        ]
+        if rows
+        else [],
         columns=list(CEILINGS),
     )
     study = {

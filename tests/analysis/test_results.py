@@ -102,6 +102,24 @@ def test_a_table_without_its_columns_is_refused():
         StudyResults(**{**given.__dict__, "ceilings": given.ceilings.drop(columns="split_half")})
 
 
+def test_comparisons_and_ceilings_of_before_are_pooled_and_lack_the_rest(folder):
+    older = {
+        "comparisons": ["pairs", "low_draws", "high_draws", "signed", "signed_low", "signed_high", "draws"],
+        "ceilings": ["independent", "strongest", "strongest_value", "strongest_across"],
+    }
+    for name, columns in older.items():
+        path = folder / f"statistics/{name}.parquet"
+        pd.read_parquet(path).drop(columns=columns).to_parquet(path)
+    read = StudyResults.load(folder)
+    assert set(read.comparisons["pairs"]) == {"pooled"}
+    assert read.comparisons["signed_low"].isna().all()
+    assert read.ceilings["independent"].isna().all()
+    path = folder / "statistics/ceilings.parquet"
+    pd.read_parquet(path).drop(columns="split_half").to_parquet(path)
+    with pytest.raises(ValueError, match="split_half"):
+        StudyResults.load(folder)
+
+
 def test_statistics_without_expected_signs_are_read_as_unknown(folder):
     path = folder / "statistics/correlations.parquet"
     pd.read_parquet(path).drop(columns="expected_sign").to_parquet(path)
