@@ -225,7 +225,9 @@ def correlation_matrix(
     sure = rows.assign(clear=clear.astype(float)).pivot_table(index="measure", columns="target", values="clear")
     value = value.loc[matrix_rows(rows, top=top)]
     groups = {name: i for i, name in enumerate(FAMILIES)}
-    order = sorted(value.index, key=lambda m: (groups[family(m)], -np.nan_to_num(abs(value.loc[m].iloc[0]))))
+    first = np.abs(np.nan_to_num(value.to_numpy(dtype=float)[:, :1].ravel()))
+    strength = dict(zip(value.index, first, strict=True))
+    order = sorted(value.index, key=lambda m: (groups[family(m)], -strength[m]))
     value, sure = value.loc[order], sure.reindex(index=order, columns=names)
     ax.imshow(value.to_numpy(dtype=float), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for i, measure in enumerate(order):
