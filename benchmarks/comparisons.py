@@ -49,8 +49,7 @@ class World:
         self, methods: int, rng: np.random.Generator, draws: int = DRAWS
     ) -> tuple[Float[np.ndarray, "v n k"], Int[np.ndarray, " n"]]:
         """First, second and target of each model (method and cell) and draw of the data, and the models' cells."""
-        c, m = np.meshgrid(np.arange(CELLS), np.arange(methods), indexing="ij")
-        c, m = c.ravel(), m.ravel()
+        c, m = np.repeat(np.arange(CELLS), methods), np.tile(np.arange(methods), CELLS)
         rest = 1 - self.first**2 - self.second**2
         of_method, own = rng.standard_normal((3, methods)), rng.standard_normal((3, len(c)))
         latent = np.sqrt(self.method) * of_method[:, m] + np.sqrt(1 - self.method) * own
