@@ -238,7 +238,7 @@ def table(evidence: Evidence) -> Rows:
             if not variants:
                 continue
             shown, remark = representative(kind, variants, settings.representatives)
-            of_shown = here.loc[shown, list(KEYS)].tolist() if shown else [math.nan] * len(KEYS)
+            of_shown = [here.at[shown, key] if shown else math.nan for key in KEYS]
             said = str(here.loc[shown, "warnings"]) if shown else NO_CLAIM * (n < MINIMUM)
             places = [tried.index(m) for m in variants]
             best: list[object] = []
