@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.catalogue import STATISTICS
+from analysis.statistics.correlation_rows import COLUMNS as CORRELATION_COLUMNS
 from analysis.style import EXPOSURES, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
@@ -32,10 +33,7 @@ from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
 
 HISTORY = ("run_id", *RECORDED)
-CORRELATIONS = (
-    "measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs", "dropped",
-    "within", "within_low", "within_high", "groups", "reversal", "warnings", "expected_sign",
-)  # fmt: skip
+CORRELATIONS = (*CORRELATION_COLUMNS, "expected_sign")
 COMPARISONS = (
     "forgetting", "sharpness", "target", "tau_forgetting", "tau_sharpness", "difference", "low", "high",
     "n_configurations", "warnings",
@@ -52,7 +50,18 @@ ENTRIES = (
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
-_OPTIONAL = {"expected_sign": 0}  # columns that older statistics may lack, with what stands for "unknown"
+# Columns that tables of correlations made earlier may lack, with what stands for "unknown".
+_LATER = {
+    **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
+    **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
+    **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
+    **dict.fromkeys(("p_adjusted", "correction")),
+    "role": "candidate",
+    "cells": 0,
+    "cells_dropped": 0,
+    "cell_reversal": False,
+    "expected_sign": 0,
+}
 
 
 class StatisticsShape(Shape):
@@ -155,13 +164,11 @@ class StudyResults:
         again = f"make it with `landscape correlate {folder}`"
         statistics = {
             name: read_table(
-                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OPTIONAL], hint=again
+                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _LATER], hint=again
             )
             for name, columns in NEEDED.items()
         }
-        for column, unknown in _OPTIONAL.items():
-            if column not in statistics["correlations"].columns:
-                statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
+        statistics["correlations"] = _with_later_columns(statistics["correlations"])
         further = {
             name: read_table(path, statistic.needed, hint=again)
             for name, statistic in STATISTICS.items()
@@ -336,6 +343,14 @@ class StudyResults:
             "permutations": f"{permutations} permutations" if permutations else "permutations",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }
+
+
+def _with_later_columns(correlations: pd.DataFrame) -> pd.DataFrame:
+    """A table of correlations with all columns; earlier ones had Holm's correction alone."""
+    if "p_holm" in correlations.columns:
+        correlations = correlations.rename(columns={"p_holm": "p_adjusted"}).assign(correction="holm")
+    lacking = {column: unknown for column, unknown in _LATER.items() if column not in correlations.columns}
+    return correlations.assign(**lacking)
 
 
 def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:

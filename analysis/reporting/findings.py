@@ -97,7 +97,7 @@ def _correlations(results: StudyResults) -> list[Finding]:
             )
         ]
     clear = _clear(usable)
-    survive = clear[clear["p_holm"] < ALPHA]
+    survive = clear[clear["p_adjusted"] < ALPHA]
     if clear.empty:
         row = usable.iloc[0]
         head = (
@@ -126,12 +126,14 @@ def _sentence(row: Mapping[Any, Any], target: str) -> str:
     clear = r["low"] > 0 or r["high"] < 0
     if not clear:
         return text + "the interval contains 0, so no relation is claimed."
-    if not np.isfinite(r["p_holm"]):
+    if not np.isfinite(r["p_adjusted"]):
         text += "the interval excludes 0, but there is no p-value to correct for the number of measures"
-    elif r["p_holm"] < ALPHA:
-        text += f"it survives Holm's correction (p {_p(r['p_holm'])})"
+    elif r["p_adjusted"] < ALPHA:
+        text += f"it survives Holm's correction (p {_p(r['p_adjusted'])})"
     else:
-        text += f"it does not survive Holm's correction (p {_p(r['p_holm'])}); with as many measures as were tried, "
+        text += (
+            f"it does not survive Holm's correction (p {_p(r['p_adjusted'])}); with as many measures as were tried, "
+        )
         text += "it may well be chance"
     # The expected sign is about the gap; for another target the theory says nothing here.
     if target.startswith("gap") and r["expected_sign"] != 0:

@@ -115,7 +115,7 @@ def correlations(results: StudyResults) -> Table:
         "τ_b": number("value"),
         **INTERVAL,
         "p": chance("p"),
-        "p (Holm)": chance("p_holm"),
+        "p (Holm)": chance("p_adjusted"),
         "Within methods": WITHIN["Within"],
         "Expected": Cell(("expected_sign",), lambda s: SIGNS.get(int(s), "?")),
         "n": whole("n_configurations"),

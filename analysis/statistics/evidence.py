@@ -9,7 +9,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.statistics.grid import levels
-from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, permutation_orders
+from analysis.statistics.orders import Orders, orders_inside
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts
 from analysis.statistics.units import MAXIMUM_LEVELS, Units
 
 ALL, NO_GRID = "all", "no two configurations differ in one hyper-parameter alone"
@@ -28,6 +29,7 @@ class Settings:
         level: Coverage of the intervals.
         seed: Of all randomness.
         interval: Kind of interval of the correlations.
+        correction: Of p-values for the number of measures: "max-T" or "holm".
     """
 
     draws: int
@@ -35,6 +37,7 @@ class Settings:
     level: float
     seed: int
     interval: str = "stabilised"
+    correction: str = "max-T"
 
     def generator(self, *stream: int) -> np.random.Generator:
         """Random numbers that depend on the seed and the stream alone."""
@@ -44,9 +47,13 @@ class Settings:
         """Resamples of n configurations, the same for all measures on as many."""
         return bootstrap_counts(n, draws=self.draws, generator=self.generator(1, n, method + 1))
 
-    def orders(self, n: int) -> tuple[Int[np.ndarray, "b n"], bool]:
-        """Permutations of n configurations, and whether they are all there are."""
-        return permutation_orders(n, count=self.permutations, generator=self.generator(2, n))
+    def counts_in_cell(self, n: int, cell: int) -> Int[np.ndarray, "d n"]:
+        """Resamples of the n configurations of a cell."""
+        return bootstrap_counts(n, draws=self.draws, generator=self.generator(4, n, cell))
+
+    def orders(self, cells: Int[np.ndarray, " n"]) -> Orders:
+        """Permutations of configurations inside their cells; with one cell, of all."""
+        return orders_inside(cells, count=self.permutations, generator=self.generator(2, len(cells)))
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ class Evidence:
         settings: Of resampling.
         correlations: The table of correlations.
         controls: Names of what is held fixed in partial correlations; None for the usual.
+        baselines: Variants that the measures are judged against (errors, losses, ...), whether or not asked for.
     """
 
     data: Units
@@ -130,6 +138,7 @@ class Evidence:
     settings: Settings
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     controls: Sequence[str] | None = None
+    baselines: Sequence[str] = ()
 
     def blocks(self, measures: Sequence[str] | None = None, targets: Sequence[str] | None = None) -> Iterator[Block]:
         """The measures and targets, or some of them, in blocks."""

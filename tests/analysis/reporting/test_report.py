@@ -113,7 +113,7 @@ def test_a_figure_without_data_that_was_asked_for_is_an_error_and_its_old_files_
 
 
 def nothing_finite(results):
-    numbers = ["value", "low", "high", "p", "p_holm", "within"]
+    numbers = ["value", "low", "high", "p", "p_adjusted", "within"]
     history = results.history.assign(**dict.fromkeys(["test_error", "train_error", "validation_error"], np.nan))
     return changed(
         results,
@@ -188,7 +188,7 @@ def test_intervals_that_hold_zero_claim_nothing(results):
 def test_findings_hold_the_numbers_of_the_frames(results):
     rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")
     clear = rows[(rows["low"] > 0) | (rows["high"] < 0)]
-    survive = int((clear["p_holm"] < 0.05).sum())
+    survive = int((clear["p_adjusted"] < 0.05).sum())
     text = said(results, "Correlation")
     assert f"Of {len(rows)} measures, {len(clear)} have intervals" in text
     assert f"{survive} of these survive" in text
@@ -203,16 +203,16 @@ def test_findings_hold_the_numbers_of_the_frames(results):
 
 
 @pytest.mark.parametrize(
-    ("p_holm", "text"), [(0.01, "it survives Holm's"), (0.2, "may well be chance"), (np.nan, "no p-value")]
+    ("p_adjusted", "text"), [(0.01, "it survives Holm's"), (0.2, "may well be chance"), (np.nan, "no p-value")]
 )
-def test_holm_is_always_told(results, p_holm, text):
-    sure = results.correlations.assign(low=0.3, high=0.6, value=0.45, p_holm=p_holm, expected_sign=1)
+def test_holm_is_always_told(results, p_adjusted, text):
+    sure = results.correlations.assign(low=0.3, high=0.6, value=0.45, p_adjusted=p_adjusted, expected_sign=1)
     assert text in said(changed(results, correlations=sure), "Strongest sharpness measure")
 
 
 @pytest.mark.parametrize(("sign", "text"), [(1, "the one its theory predicts"), (-1, "opposite to what its theory")])
 def test_the_expected_sign_is_told_for_the_gap_alone(results, sign, text):
-    sure = results.correlations.assign(low=0.3, high=0.6, value=0.45, p_holm=0.001, expected_sign=sign)
+    sure = results.correlations.assign(low=0.3, high=0.6, value=0.45, p_adjusted=0.001, expected_sign=sign)
     assert text in said(changed(results, correlations=sure), "Strongest sharpness measure")
     other = sure[sure["target"] == "test_error"]
     assert "theory" not in said(changed(results, correlations=other), "Strongest sharpness measure")

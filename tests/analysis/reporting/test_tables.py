@@ -103,7 +103,7 @@ def test_correlations_shown_are_those_of_the_frame(results):
 
 
 def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results):
-    few = results.correlations.assign(low=np.nan, high=np.nan, p=np.nan, p_holm=np.nan, warnings="fewer than 5")
+    few = results.correlations.assign(low=np.nan, high=np.nan, p=np.nan, p_adjusted=np.nan, warnings="fewer than 5")
     table = tables.correlations(changed(results, correlations=few))
     shown = table.shown
     assert set(shown["95 % interval"]) == {"–"}
