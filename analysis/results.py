@@ -55,13 +55,13 @@ _LATER = {
     **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
     **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
-    **dict.fromkeys(("p_adjusted", "correction")),
     "role": "candidate",
     "cells": 0,
     "cells_dropped": 0,
     "cell_reversal": False,
     "expected_sign": 0,
 }
+_INSTEAD = ("p_adjusted", "correction")  # where those tables have p_holm
 
 
 class StatisticsShape(Shape):
@@ -164,7 +164,9 @@ class StudyResults:
         again = f"make it with `landscape correlate {folder}`"
         statistics = {
             name: read_table(
-                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _LATER], hint=again
+                folder / "statistics" / f"{name}.parquet",
+                [c for c in columns if c not in (*_LATER, *_INSTEAD)],
+                hint=again,
             )
             for name, columns in NEEDED.items()
         }

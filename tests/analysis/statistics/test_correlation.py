@@ -6,6 +6,7 @@ from scipy import stats
 
 from analysis.statistics.correlation import COLUMNS, NO_CELL, Correlations, correlate, units
 from analysis.statistics.resampling import holm
+from analysis.statistics.units import without_rounding
 from analysis.table import Row, join_config, to_frame
 
 FEW = {"draws": 200, "permutations": 199, "tables": ()}
@@ -513,3 +514,29 @@ def test_measures_that_differ_by_rounding_alone_are_constant():
     assert row(found, "m0")["warnings"] == "constant measure"
     assert np.isnan(row(found, "m0")["value"])
     assert row(found, "m1")["value"] == row(correlate(noisy(n=16), **FEW), "m1")["value"]
+
+
+def test_rounding_is_taken_off_and_nothing_else():
+    x = np.array(
+        [
+            [0.05, 0.05 * (1 + 5e-7), 0.05 * (1 - 3e-7), 0.1, 0.1 * (1 + 4e-7)],
+            [1.0, 1 + 2e-6, 1 + 4e-6, 1 + 6e-6, 1 + 8e-6],  # small steps, but steps
+            [1e6, 1e6 + 1, 1e6 + 2, 1e6, 1e6 + 1],  # counts are exact
+            [-3.0, -3.0 * (1 + 2e-7), np.nan, 0.0, 1e-9],
+            1 + 3e-7 * np.arange(5.0),  # a dense row does not run together
+        ]
+    )
+    found = without_rounding(x)
+    assert [len(set(row[np.isfinite(row)])) for row in found] == [2, 5, 3, 3, 2]
+    assert_allclose(found, x, rtol=2.0**-20)
+    assert_allclose(without_rounding(found), found, atol=0)
+
+
+def test_kinds_of_warnings_have_their_shares():
+    long = noisy()
+    some = (long["measure"] == "m0") & long["run_id"].str.endswith("-0")
+    long.loc[some, "warnings"] = [f"only {k} examples of a class; no root" if k % 2 else f"only {k} examples of a class"
+                                  for k in range(int(some.sum()))]  # fmt: skip
+    found = row(correlate(long, **FEW), "m0")
+    assert found["warned"] == pytest.approx(1 / 3)
+    assert found["warned_as"] == "only # examples of a class (33 %); no root (17 %)"
