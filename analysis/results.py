@@ -51,7 +51,7 @@ ENTRIES = (
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
 # Columns that tables of correlations made earlier may lack, with what stands for "unknown".
-_LATER = {
+_LATER: dict[str, Any] = {
     **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
     **dict.fromkeys(("permuted", "warned_as", "interval"), ""),

@@ -216,11 +216,11 @@ def alarm(
 def claims(measures: int, alike: float, *, samples: int, n: int = 28) -> dict[str, float]:
     """Share of families of null measures, with a given correlation between them, in which p < 0.05 is found."""
     rng = np.random.default_rng(0)
-    orders = free_orders(n, count=999, generator=rng)
     found = {"uncorrected": 0, "max-T": 0, "holm": 0}
     for _ in range(samples):
         x = math.sqrt(alike) * rng.standard_normal((1, n)) + math.sqrt(1 - alike) * rng.standard_normal((measures, n))
         seen = [Seen(np.arange(measures), x, rng.standard_normal(n), np.ones(n, dtype=bool))]
+        orders = free_orders(n, count=499, generator=rng)
         values = step_down("kendall", seen, orders, candidates=np.ones(measures, dtype=bool))
         smallest = {"uncorrected": values.p.min(), "max-T": values.adjusted.min(), "holm": holm(values.p).min()}
         for kind, p in smallest.items():

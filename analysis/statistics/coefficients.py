@@ -101,7 +101,7 @@ def _add_intervals(
             ends, left_out = _interval(name, x[rows], y, value, single, settings)
             if inside.any():
                 other, _ = _interval(name, x[rows], y, value, by_method, settings)
-                ends = tuple(np.where(inside, b, a) for a, b in zip(ends, other, strict=True))
+                ends = np.where(inside, other[0], ends[0]), np.where(inside, other[1], ends[1])
             out["low"][k, rows], out["high"][k, rows] = ends
             if settings.interval == "stabilised":
                 error, freedom = _error_inside(name, x[rows], y, groups)

@@ -44,7 +44,9 @@ def intraclass_correlation(x: Float[np.ndarray, "m n"], groups: Int[np.ndarray, 
     size = (n - (sizes**2).sum() / n) / (number - 1)
     total = between + (size - 1) * within
     varies = x.max(axis=1) > x.min(axis=1)
-    return np.divide(between - within, total, out=np.full(len(x), np.nan), where=varies & (total > 0))
+    share: Float[np.ndarray, " m"] = np.full(len(x), np.nan)
+    np.divide(between - within, total, out=share, where=varies & (total > 0))
+    return share
 
 
 def differ_by_method(

@@ -12,6 +12,7 @@ correlation of 0.998 with C - D, and with more a higher one.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -92,14 +93,14 @@ def step_down(
     for part, each in zip(parts, tested, strict=True):
         observed[each.places] = part.observed(len(each.y))
     limits = (observed * (1 - SLACK[coefficient]) - 1e-12).tolist()
-    rows = [(part, row, place) for part, each in enumerate(tested) for row, place in enumerate(each.places.tolist())]
+    rows = [(at, row, place) for at, each in enumerate(tested) for row, place in enumerate(each.places.tolist())]
     rows = [each for each in rows if np.isfinite(observed[each[2]])]
     rows.sort(key=lambda each: (observed[each[2]], -each[2]))  # the weakest first
     reached, above = np.zeros(len(candidates)), np.zeros(len(candidates))
     for null in _blocks(parts, tested, orders) if rows else ():
         running = np.zeros(null[0].shape[1], dtype=np.result_type(*null))
-        for part, row, place in rows:
-            values = null[part][row]
+        for at, row, place in rows:
+            values = null[at][row]
             reached[place] += np.count_nonzero(values >= limits[place])
             if candidates[place]:
                 np.maximum(running, values, out=running)
@@ -130,7 +131,7 @@ class _Part:
 
     def values(self, order: Int[np.ndarray, "b n"]) -> Float[np.ndarray, "m b"]:
         """|t| of every measure in every order."""
-        product = self.factor @ self.turned(order)
+        product: Float[np.ndarray, "m b"] = self.factor @ self.turned(order)
         if self.shift is not None:
             product += self.shift[:, None]
         np.abs(product, out=product)
@@ -181,9 +182,10 @@ def _of_signs(
 
     def turned(order: Int[np.ndarray, "b n"]) -> Float[np.ndarray, "f b"]:
         moved = np.ascontiguousarray(rank_y[order].T)
-        difference = moved[first]
+        difference: Float[np.ndarray, "f b"] = moved[first]
         difference -= moved[second]
-        return np.clip(difference, -1, 1, out=difference)  # of whole numbers, the sign
+        np.clip(difference, -1, 1, out=difference)  # of whole numbers, the sign
+        return difference
 
     signs = np.sign(rank_x[:, first] - rank_x[:, second])
     untied = np.abs(signs).sum(axis=1, dtype=np.float64) * float((rank_y[first] != rank_y[second]).sum())
@@ -221,7 +223,7 @@ def _of_lines(
         return np.concatenate([column[order].T for column in stacked.T])
 
     sums = [pair_sums(x[:, g], y[None, g], np.ones((1, len(g)), dtype=np.int64)) for g in groups]
-    score, untied_x, untied_y = (sum(each[k][..., 0] for each in sums) for k in range(3))
+    score, untied_x, untied_y = (np.sum([each[k][..., 0] for each in sums], axis=0) for k in range(3))
     scale = _scale(np.sqrt(untied_x * untied_y), spread, np.dtype(np.float64))
     return _Part(np.concatenate(factor, axis=1), turned, scale, shift, np.abs(score[:, 0]) * scale)
 
@@ -240,7 +242,8 @@ def _members(groups: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " g"]]:
     return [np.flatnonzero(groups == label) for label in np.unique(groups)]
 
 
-def _scale(size: Float[np.ndarray, " m"], spread: float, dtype: np.dtype[np.floating]) -> Float[np.ndarray, " m"]:
+def _scale(size: Float[np.ndarray, " m"], spread: float, dtype: np.dtype[Any]) -> Float[np.ndarray, " m"]:
     """1/(size · spread): what makes t of a product, from the size of its vectors and t's deviation without ties."""
-    scale = np.divide(1, size * spread, out=np.full(size.shape, np.nan), where=size > 0)
+    scale: Float[np.ndarray, " m"] = np.full(size.shape, np.nan)
+    np.divide(1, size * spread, out=scale, where=size > 0)
     return scale.astype(dtype)
