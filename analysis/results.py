@@ -25,6 +25,7 @@ import pandas as pd
 from analysis.statistics import ceiling, comparison
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import defaults
+from analysis.statistics.correlation_rows import COLUMNS as CORRELATION_COLUMNS
 from analysis.style import EXPOSURES, counted, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
@@ -35,10 +36,7 @@ from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
 
 HISTORY = ("run_id", *RECORDED)
-CORRELATIONS = (
-    "measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs", "dropped",
-    "within", "within_low", "within_high", "groups", "reversal", "warnings", "expected_sign",
-)  # fmt: skip
+CORRELATIONS = (*CORRELATION_COLUMNS, "expected_sign")
 COMPARISONS = comparison.COLUMNS
 CEILINGS = ceiling.COLUMNS
 NEEDED = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
@@ -50,14 +48,20 @@ ENTRIES = (
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
-_OLDER: dict[str, dict[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
-    "correlations": {"expected_sign": 0},
+_LATER: dict[str, dict[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
+    "correlations": {
+        **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
+        **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
+        **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
+        "role": "candidate", "cells": 0, "cells_dropped": 0, "cell_reversal": False, "expected_sign": 0,
+    },
     "comparisons": {
         "pairs": comparison.POOLED, "draws": 0,
         **dict.fromkeys(("low_draws", "high_draws", "signed", "signed_low", "signed_high"), math.nan),
     },
     "ceilings": {"strongest": "", **dict.fromkeys(("independent", "strongest_value", "strongest_across"), math.nan)},
 }  # fmt: skip
+_INSTEAD = ("p_adjusted", "correction")  # where older tables of correlations have p_holm
 
 
 class StatisticsShape(Shape):
@@ -172,13 +176,13 @@ class StudyResults:
         again = f"make it with `landscape correlate {folder}`"
         statistics = {
             name: read_table(
-                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OLDER[name]], hint=again
+                folder / "statistics" / f"{name}.parquet",
+                [c for c in columns if c not in (*_LATER[name], *_INSTEAD)],
+                hint=again,
             )
             for name, columns in NEEDED.items()
         }
-        for name, unknown in _OLDER.items():
-            had = statistics[name]
-            statistics[name] = had.assign(**{c: value for c, value in unknown.items() if c not in had.columns})
+        statistics = {name: _with_later_columns(name, rows) for name, rows in statistics.items()}
         further = {
             name: read_table(path, statistic.needed, hint=again)
             for name, statistic in STATISTICS.items()
@@ -368,6 +372,13 @@ class StudyResults:
             "permutations": f"{permutations:,} permutations" if permutations else "permutations",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }
+
+
+def _with_later_columns(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of statistics with all columns; earlier ones of correlations had Holm's correction alone."""
+    if name == "correlations" and "p_holm" in rows.columns:
+        rows = rows.rename(columns={"p_holm": "p_adjusted"}).assign(correction="holm")
+    return rows.assign(**{c: unknown for c, unknown in _LATER[name].items() if c not in rows.columns})
 
 
 def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:

@@ -157,7 +157,7 @@ def correlations(measures, runs):
                 half = 1.2 / np.sqrt(len(both))
                 out.append({
                     "measure": name, "target": target, "coefficient": coefficient, "value": tau, "low": tau - half,
-                    "high": min(tau + half, 1.0), "p": p, "p_holm": min(1.0, p * len(names)), "dropped": 2,
+                    "high": min(tau + half, 1.0), "p": p, "p_adjusted": min(1.0, p * len(names)), "dropped": 2,
                     "n_configurations": len(both) // 2, "n_runs": len(both),
                     "within": -0.3 if name == "top_eigenvalue" else tau / 2,
                     "within_low": np.nan, "within_high": np.nan, "groups": 5, "reversal": name == "top_eigenvalue",
@@ -168,14 +168,14 @@ def correlations(measures, runs):
 
 def extended(stats):
     """The correlations with baselines, coefficients inside cells, floors of p-values and warnings beside them."""
-    if stats.empty or "stratified" in stats.columns:
+    if stats.empty:
         return stats
     kendall = stats["coefficient"] == "kendall"
     inside = stats["value"].where(kendall) * 0.8
     inside = inside.mask(stats["measure"] == "trace", -inside)
     warned = np.where(stats["measure"] == "parameter_norm", 1.0, 0.0)
     more = stats.assign(
-        role="candidate", p_adjusted=stats["p_holm"], p_floor=1e-4, permuted="freely", stratified=inside,
+        role="candidate", p_floor=1e-4, permuted="freely", stratified=inside,
         stratified_low=inside - 0.2, stratified_high=np.minimum(inside + 0.2, 1.0), stratified_p=0.001,
         stratified_p_adjusted=np.where(kendall, 0.004, np.nan), stratified_p_floor=0.004, stratified_mean=inside,
         cells=4, cells_dropped=1, cell_reversal=kendall & (stats["measure"] == "trace"), warned=warned,

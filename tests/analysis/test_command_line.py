@@ -18,8 +18,10 @@ import torch
 import yaml
 from commands import command as run
 from safetensors.torch import save_file
+from synthetic import make
 
 from analysis import path as places
+from analysis.cli.correlate import show_correlations
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
@@ -256,6 +258,21 @@ def test_correlate_takes_the_settings_of_the_study_and_the_report_tells_those_us
     assert {key: used[key] for key in ("permutations", "interval", "seed")} == {
         "permutations": 19, "interval": "stabilised", "seed": 0,
     }  # fmt: skip
+
+
+def test_correlations_are_printed_with_whole_names_and_baselines(capsys):
+    rows = make().correlations.copy()
+    rows.loc[rows["measure"] == "trace", ["role", "warnings"]] = "baseline", "two tied parameters"
+    show_correlations(rows, 3)
+    printed = capsys.readouterr().out
+    words = "".join(printed.split())
+    leading = rows.query("coefficient == 'kendall' and target == 'test_error' and role == 'candidate'")
+    for name in leading.sort_values("value", key=abs, ascending=False)["measure"].head(3):
+        assert "".join(name.split("[")[0].split()) in words
+    assert "trace*" in words
+    assert "note: two tied parameters: trace" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "max-T" in printed
 
 
 def test_compare_takes_the_level_of_the_study(study, capsys):

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from synthetic import configs, make, write
 
-from analysis.results import StudyResults
+from analysis.results import CORRELATIONS, StudyResults
 from analysis.statistics.catalogue import STATISTICS
 
 
@@ -258,3 +258,21 @@ def test_captions_say_how_intervals_were_made():
     new = StudyResults(**{**given.__dict__, "correlations": given.correlations.assign(interval="stabilised")})
     assert "jackknife" in new.facts()["intervals"]
     assert "resample configurations" in new.facts()["resampled"]
+
+
+def test_tables_of_correlations_made_earlier_stay_readable(folder):
+    path = folder / "statistics" / "correlations.parquet"
+    old = pd.read_parquet(path).rename(columns={"p_adjusted": "p_holm"})
+    early = ["measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs"]
+    early += ["dropped", "within", "within_low", "within_high", "groups", "reversal", "warnings"]
+    old[early].to_parquet(path, index=False)
+    read = StudyResults.load(folder).correlations
+    assert set(CORRELATIONS) <= set(read.columns)
+    assert read["p_adjusted"].tolist() == old["p_holm"].tolist()
+    assert set(read["correction"]) == {"holm"}
+    assert set(read["role"]) == {"candidate"}
+    assert read[["stratified", "stratified_p", "p_floor", "warned"]].isna().all(axis=None)
+    assert not read["cell_reversal"].any()
+    old[early].drop(columns="p_holm").to_parquet(path, index=False)
+    with pytest.raises(ValueError, match="lacks the columns"):
+        StudyResults.load(folder)

@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from analysis.statistics.granulated import granulated_kendall
-from analysis.statistics.kendall import kendall_pvalues, weighted_kendall
+from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.max_t import Seen, step_down
+from analysis.statistics.orders import free_orders
 from analysis.statistics.partial import partial_correlation
-from analysis.statistics.resampling import permutation_orders
 from analysis.statistics.sign_error import sign_probability
 
 
@@ -25,8 +26,9 @@ def test_critical_tau_of_random_orders(n, critical):
     y = np.concatenate([x[:k][::-1], x[k:]])
     tau = stats.kendalltau(x, y).statistic
     assert tau == pytest.approx(critical, abs=4 / n)
-    orders, _ = permutation_orders(n, count=2999, generator=np.random.default_rng(n))
-    found = kendall_pvalues(x[None], y[None], orders)[0, 0]
+    orders = free_orders(n, count=2999, generator=np.random.default_rng(n))
+    tested = [Seen(np.arange(1), x[None], y, np.ones(n, dtype=bool))]
+    found = step_down("kendall", tested, orders, candidates=np.ones(1, dtype=bool)).p[0]
     expected = 2 * stats.norm.sf(tau / deviation)
     assert found == pytest.approx(expected, abs=4 * math.sqrt(expected / 2999) + 0.4 / n)
 
