@@ -159,9 +159,9 @@ def _permuted(
     number = sum(len(rows) * (len(rows) - 1) // 2 for rows in groups)
     scores = _signs if number <= EXACT_PAIRS else _centred_ranks
     left = scores(x, groups)
-    untied = np.abs(_signs(x, groups)).sum(axis=1, dtype=np.float64)
+    untied = _untied(x, groups)
     ranks = dense_ranks(y[None])[0].astype(np.float32)
-    untied_y = np.abs(_signs(ranks[None], groups)).sum(axis=1, dtype=np.float64)
+    untied_y = _untied(ranks[None], groups)
     found = np.zeros((len(x), len(order)), dtype=np.float32)
     step = max(16, BLOCK // left.shape[1])
     for part in (slice(start, start + step) for start in range(0, len(order), step)):
@@ -171,6 +171,16 @@ def _permuted(
         scale = np.sqrt(untied[:, None] * untied_y)
         score = np.abs(left @ right.T)
         np.divide(score, scale, out=found[:, part], where=scale > 0, casting="same_kind")
+    return found
+
+
+def _untied(values: Float[np.ndarray, "m n"], groups: list[Int[np.ndarray, " g"]]) -> Float[np.ndarray, " m"]:
+    """Pairs inside groups that differ, for each row."""
+    found = np.zeros(len(values))
+    for rows in groups:
+        for k, row in enumerate(values[:, rows]):
+            alike = np.unique(row, return_counts=True)[1]
+            found[k] += (len(rows) ** 2 - (alike**2).sum()) / 2
     return found
 
 
