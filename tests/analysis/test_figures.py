@@ -358,7 +358,7 @@ def test_the_forest_caption_tells_how_many_were_tried(results):
     assert facts["all"] == len(tried)
     assert "2 baselines" in facts["known"]
     assert "4 cells, 1 left out" in facts["hollow"]
-    assert facts["n"] == "13 to 15"
+    assert facts["n"] == "15"
 
 
 def many(n, family="F_mi"):
