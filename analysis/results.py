@@ -29,6 +29,7 @@ from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
 from trainers.files.reading import Shape, read_json, read_table
+from trainers.naming import nearest
 from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
 
@@ -275,8 +276,17 @@ class StudyResults:
         Returns:
             Columns configuration, method, x, x_sd, y, y_sd, seeds; configurations where either is not finite are left
             out. The standard deviation is NaN for a single seed.
+
+        Raises:
+            ValueError: If the table has no such variant, with the nearest name.
         """
         rows = with_variant(last_step(self.measures))
+        known = list(rows["variant"].unique())
+        for argument, name in (("measure", measure), ("target", target)):
+            if name not in known:
+                few = [v for v in known if v.partition("[")[0] == name]
+                meant = f" It has {few[:5]}: name one of them." if few else nearest(name, known)
+                raise ValueError(f"`{argument}` names {name!r}, which is not in the table.{meant}")
         rows = rows[rows["variant"].isin([measure, target])]
         value = rows.pivot_table(index="run_id", columns="variant", values="value", aggfunc="first")
         value = value.reindex(columns=[measure, target]).set_axis(["x", "y"], axis=1)

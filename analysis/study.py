@@ -44,7 +44,6 @@ __all__ = [
     "changes",
     "commit",
     "environment",
-    "present",
     "processor",
     "read_study",
     "write_statistics",
@@ -234,8 +233,8 @@ class Study:
         strangers = set(runs) - (self.promised or {c.run_id for c in self.config.configs()})  # of an earlier study here
         measures = measures[~measures["run_id"].isin(strangers)]
         joined = table.join_config(measures, {key: run.settings() for key, run in runs.items() if key not in strangers})
-        own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed"})
-        chosen = own | {"compare": present(self.config.statistics.compare, measures)}
+        own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed", "representatives"})
+        chosen = own | {"compare": self.config.statistics.compare}
         chosen |= {key: value for key, value in told.items() if value is not None}
         return write_statistics(joined, self.folder / "statistics", **chosen)
 
@@ -295,12 +294,6 @@ class Study:
             self.write(configs)
             path: Path = self.timed("report", lambda: report(self.folder, jobs=self.runtime.jobs))
         return path
-
-
-def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tuple[str, str]]:
-    """The pairs of which both sides were measured."""
-    known = set(table.with_variant(table.last_step(measures))["variant"])
-    return [(a, b) for a, b in pairs if a in known and b in known]
 
 
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:

@@ -125,6 +125,16 @@ def test_points_are_means_and_deviations_over_seeds():
     assert here["seeds"].tolist() == [2]
 
 
+def test_points_of_a_misspelt_measure_are_refused_with_the_nearest_name():
+    given = make()
+    with pytest.raises(ValueError, match=r"`measure` names 'top_eigenvalu', .*Did you mean 'top_eigenvalue'\?"):
+        given.points("top_eigenvalu", "test_error")
+    with pytest.raises(ValueError, match=r"`target` names 'test_eror', .*Did you mean 'test_error'\?"):
+        given.points("top_eigenvalue", "test_eror")
+    with pytest.raises(ValueError, match=r"`measure` names 'F_mi', .* It has \['F_mi\[.*name one of them"):
+        given.points("F_mi", "test_error")
+
+
 def test_points_leave_out_what_is_not_finite():
     given = make()
     run = "sam-r0.05-l0.1-s0"
@@ -206,7 +216,7 @@ def test_entries_are_those_of_the_registry_that_left_rows():
     given = make()
     timed = given.measures.assign(seconds=np.where(given.measures["step"] == 500, 3.0, 1.0))
     entries = StudyResults(**{**given.__dict__, "measures": timed}).entries().set_index("measure")
-    assert entries.loc["norms", "rows"] == "gradient_norm, parameter_norm"
+    assert entries.loc["norms", "rows"] == "gradient_norm"
     assert entries.loc["norms", ["family", "checkpoints", "seconds"]].tolist() == ["norm", 31, 3.0]
     finished = given.configurations().query("status == 'finished'")["run_id"]
     early = 3 * finished.str.endswith("s0").sum()  # also measured at three checkpoints before the last

@@ -284,6 +284,6 @@ def test_no_cell_says_nan(results, name):
 
 def test_what_was_measured_is_told_from_the_registry(results):
     shown = tables.TABLES["measures"](results).shown.set_index("Measure")
-    assert shown.loc["norms", "Rows"] == "gradient_norm, parameter_norm"
+    assert shown.loc["norms", "Rows"] == "gradient_norm"
     assert shown.loc["weight_norms", "Family"] == "complexity"
     assert shown.loc["hessian_eigenvalues", "Expected"] == "+"
