@@ -107,7 +107,7 @@ def test_an_unknown_figure_is_named(results, tmp_path):
 def test_a_figure_without_data_that_was_asked_for_is_an_error_and_its_old_files_go(results, tmp_path):
     report(results, out=tmp_path, figures=["comparison"])
     empty = changed(results, comparisons=results.comparisons.iloc[:0])
-    with pytest.raises(ValueError, match="nothing to draw: No forgetting measure was compared"):
+    with pytest.raises(ValueError, match="nothing to draw: No two measures were compared"):
         report(empty, out=tmp_path, figures=["comparison"])
     assert list((tmp_path / "figures").iterdir()) == []
 
@@ -240,9 +240,9 @@ def test_findings_hold_the_numbers_of_the_frames(results):
 @pytest.mark.parametrize(
     ("correction", "p", "text"),
     [
-        ("holm", 0.01, "which survives Holm's correction for all measures tried (p = 0.010)"),
-        ("max-T", 0.2, "which does not survive the max-T correction (p = 0.200): with as many"),
-        ("max-T", 1e-4, "which survives the max-T correction for all measures tried (p ≤ 0.0001)"),
+        ("holm", 0.01, "corrected p = 0.010."),
+        ("max-T", 0.2, "corrected p = 0.200, so that among as many measures as were tried it may be chance"),
+        ("max-T", 1e-4, "corrected p ≤ 0.0001."),
         ("max-T", np.nan, "no p-value"),
     ],
 )
