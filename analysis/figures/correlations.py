@@ -99,7 +99,7 @@ def forest(
     if measures is None:
         rows = strongest(correlations, target=target, coefficient=coefficient, top=top)
     else:
-        rows = of_target(correlations, target, coefficient).set_index("measure", drop=False).reindex(measures)
+        rows = of_target(correlations, target, coefficient).set_index("measure", drop=False).reindex(list(measures))
         rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     stratified = bool(np.isfinite(rows["stratified"].to_numpy(dtype=float)).any())
     lift = 0.19 if stratified else 0.0  # of the pooled above the middle of a line, and of the stratified below

@@ -197,7 +197,7 @@ def _survival(row: Mapping[Any, Any], of: str = "") -> str:
     if p == "–":
         return "with no p-value to correct for the number of measures"
     told = f"corrected p {p if p[0] in '<≤' else f'= {p}'}"
-    chance = row[f"{of}p_adjusted"] >= ALPHA
+    chance = bool(row[f"{of}p_adjusted"] >= ALPHA)
     return told + ", so that among as many measures as were tried it may be chance" * chance
 
 
