@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from synthetic import make
 
-from analysis.candidates import corrected_p
+from analysis.candidates import corrected_p, lineup
 from analysis.figures import strongest
 from analysis.reporting import tables
 from analysis.reporting.table import captioned, marked_latex, remarks
@@ -147,6 +147,17 @@ def test_variants_open_below_their_measure_and_none_is_lost(results):
         assert {name, *more["Measure"].str.strip(" †⚠")} == of_measure[name.partition("[")[0]]
         assert int(shown["Variants"]) == 1 + len(more)
         assert list(more.columns) == list(table.shown.columns)
+
+
+def test_no_variant_is_shown_for_being_the_strongest(results):
+    """Of measures that nobody named, the first variant by name, or the one that the study compares."""
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").copy()
+    cw = sorted(rows.loc[rows["measure"].str.startswith("cw["), "measure"])
+    rows.loc[rows["measure"] == cw[2], "value"] = 0.99
+    study = {**results.study, "study": {"statistics": {"compare": [[cw[1], "trace"]]}}}
+    for given, wanted in ((results.study, cw[0]), (study, cw[1])):
+        shown = {s.row["measure"] for s in lineup(changed(results, study=given), rows)}
+        assert {m for m in shown if m.startswith("cw[")} == {wanted}
 
 
 def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results):
