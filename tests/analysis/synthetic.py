@@ -196,7 +196,7 @@ def families(stats):
         variants=9, stratified=0.4, stratified_low=0.1, stratified_high=0.6, strongest="trace", strongest_value=0.5,
         best_of_k_p=0.03, p_of_representative=0.2, warnings="",
     )  # fmt: skip
-    return named.reindex(columns=STATISTICS["families"].columns.split())
+    return named.reindex(columns=STATISTICS["families"].columns.split()).reset_index(drop=True)
 
 
 def further(stats):
