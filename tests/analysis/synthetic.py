@@ -15,7 +15,7 @@ from made_surfaces import made
 from scipy.stats import kendalltau
 
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, HISTORY, StudyResults
-from analysis.statistics import families
+from analysis.statistics.catalogue import STATISTICS
 from analysis.surfaces.files import write_surface
 from analysis.table import COLUMNS, Row, check, join_config, last_step, with_variant
 
@@ -173,9 +173,10 @@ def extended(stats):
     kendall = stats["coefficient"] == "kendall"
     inside = stats["value"].where(kendall) * 0.8
     inside = inside.mask(stats["measure"] == "trace", -inside)
-    warned = np.where(stats["measure"] == "parameter_norm", 1.0, 0.0)
+    warned = np.where(stats["measure"] == "gradient_norm", 1.0, 0.0)
+    role = np.where(stats["measure"] == "parameter_norm", "baseline", "candidate")
     more = stats.assign(
-        role="candidate", p_floor=1e-4, permuted="freely", stratified=inside,
+        role=role, p_floor=1e-4, permuted="freely", stratified=inside,
         stratified_low=inside - 0.2, stratified_high=np.minimum(inside + 0.2, 1.0), stratified_p=0.001,
         stratified_p_adjusted=np.where(kendall, 0.004, np.nan), stratified_p_floor=0.004, stratified_mean=inside,
         cells=4, cells_dropped=1, cell_reversal=kendall & (stats["measure"] == "trace"), warned=warned,
@@ -185,6 +186,17 @@ def extended(stats):
     shifts = {"validation_error": 0.1, "train_error": -0.4}
     known = [known.assign(measure=name, value=known["value"] + shift) for name, shift in shifts.items()]
     return pd.concat([more, *known], ignore_index=True)
+
+
+def families(stats):
+    """One row a family and target, of the shape that `correlate` gives it."""
+    rows = stats[(stats["coefficient"] == "kendall") & stats["measure"].isin(("top_eigenvalue", FORGETTING[0]))]
+    named = rows[["target", "value", "low", "high"]].assign(
+        family=np.where(rows["measure"] == "top_eigenvalue", "sharpness", "forgetting"), representative=rows["measure"],
+        variants=9, stratified=0.4, stratified_low=0.1, stratified_high=0.6, strongest="trace", strongest_value=0.5,
+        best_of_k_p=0.03, p_of_representative=0.2, warnings="",
+    )  # fmt: skip
+    return named.reindex(columns=STATISTICS["families"].columns.split()).reset_index(drop=True)
 
 
 def further(stats):
@@ -198,14 +210,10 @@ def further(stats):
         for axis, scale in (("all", 0.5), ("lr", 0.2), ("rho", 0.8))
     ]
     return {
+        "families": families(stats),
         "granulated": pd.concat(axes, ignore_index=True),
         "information": keys.assign(
             k=abs(v) / 3, subset="lr+rho", sign_of_psi=np.sign(v), baseline=0.02, excess=abs(v) / 3 - 0.02
-        ),
-        "families": pd.DataFrame(
-            [(f, t, 5, f, 0.5, 0.3, 0.7, 0.6, 0.4, 0.8, f, 0.6, 0.01, 0.02, f, 0.7, 0.001, "")
-             for f in ("sharpness", "forgetting") for t in TARGETS],
-            columns=families.STATISTIC.columns.split(),
         ),
         "sign_errors": keys.assign(
             axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30
