@@ -180,7 +180,7 @@ class StudyResults:
             had = statistics[name]
             statistics[name] = had.assign(**{c: value for c, value in unknown.items() if c not in had.columns})
         further = {
-            name: read_table(path, statistic.needed, hint=again)
+            name: statistic.completed(read_table(path, statistic.needed, hint=again))
             for name, statistic in STATISTICS.items()
             if (path := folder / "statistics" / f"{name}.parquet").exists()
         }
