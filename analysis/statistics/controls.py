@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from analysis.measures.catalogue.targets import of_scores
+from analysis.measures.registry import sees_held_out
 from analysis.statistics.evidence import constant
 from analysis.statistics.units import MAXIMUM_LEVELS, Units, nearest, of_method, variants
 
@@ -20,6 +21,7 @@ MATCHED = "dCE"  # the rise of the loss under the same perturbation as a measure
 FORGETTING = ("F_", "selectivity", "dH", "KL", "cw", "wc", "M_gap")
 SAME = 2e-3  # of the largest value: displacements of equal loss reach it within a thousandth either way
 BESIDE = " + "  # between the names of what is held fixed together
+UNFAIR = "sees held-out labels, which these baselines do not: judge it given the validation error"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ def asked(names: Sequence[str], data: Units, measures: Sequence[str]) -> Iterato
         if BESIDE in text:
             found = [Control(sum((c.measures for c in found), ()), sum((c.hyper for c in found), ()))]
         yield from ((control, [m for m in measures if m not in control.measures]) for control in found)
+
+
+def unfair(measure: str, against: Sequence[str]) -> str:
+    """What is to be said of a measure that has seen labels of held-out examples, beside baselines that have not."""
+    return UNFAIR if against and sees_held_out(measure) and not any(map(sees_held_out, against)) else ""
 
 
 def still(name: str, data: Units) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from analysis.statistics.controls import BESIDE, asked, usual
+from analysis.statistics.controls import BESIDE, asked, unfair, usual
 from analysis.statistics.evidence import SLOW_PERMUTATIONS, Evidence, Rows, joined
 from analysis.statistics.intervals import PERFECT, stabilised_interval
 from analysis.statistics.kendall import EXACT_LIMIT
@@ -351,10 +351,11 @@ def table(evidence: Evidence) -> Rows:
                 block.x, block.y, held, settings.level, orders, settings.generator(10, block.n)
             )
             why[block.still & (why != CONSTANT)] = ""  # said already
+            seen = np.array([[unfair(m, control.measures)] * len(block.targets) for m in block.measures], dtype=object)
             perfect = np.where((np.abs(value) > 1 - 1e-12) & (block.n >= MINIMUM), PERFECT, "")
             ends = (low, high) if settings.draws else (math.nan,) * 2
             rows += block.rows(
-                control.name, held.coefficient, value, *ends, p, block.n, remarks=(held.note, why, perfect)
+                control.name, held.coefficient, value, *ends, p, block.n, remarks=(held.note, why, perfect, seen)
             )
     return rows
 

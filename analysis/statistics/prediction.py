@@ -17,7 +17,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.stats import t as student
 
-from analysis.statistics.controls import baselines
+from analysis.measures.registry import is_baseline
+from analysis.statistics.controls import baselines, unfair
 from analysis.statistics.evidence import Evidence, Rows, constant, joined
 from analysis.statistics.intervals import jackknife_error
 from analysis.statistics.kendall import weighted_kendall
@@ -332,7 +333,7 @@ def table(evidence: Evidence) -> Rows:
     training = known["training"]
     every = [*(training or known["held out"]), *known["validation"]]
     apart = [name for names in known.values() for name in names]
-    measures = [m for m in evidence.measures if m not in apart]
+    measures = [m for m in evidence.measures if m not in apart and not is_baseline(m)]
     sets = {
         "measures": (measures, False), HYPER: ([], True), "both": (measures, True),
         **{name: ([name], False) for name in apart}, TRAINING: (training, False), ALL: (every, False),
@@ -395,7 +396,7 @@ def _added(evidence: Evidence, target: str, name: str, names: list[str], alone: 
                 less = f"no better than {best} alone (R² {alone[best]:.2f})" if found.r2[i] <= alone[best] else ""
             rows.append((
                 target, f"{name} + measure", measure, "ridge", len(names) + 1, *values, block.n, len(set(methods)),
-                joined(*block.remarks(i, 0), *said, less),
+                joined(*block.remarks(i, 0), *said, less, unfair(measure, names)),
             ))  # fmt: skip
     return rows
 

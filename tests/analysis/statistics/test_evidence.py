@@ -276,6 +276,17 @@ def test_what_a_measure_adds_to_baselines():
     assert "no better than train_loss alone (R² 0.9" in row["warnings"]
 
 
+def test_measures_that_saw_held_out_labels_are_judged_by_the_validation_error():
+    found = correlate(baseline_runs(), tables=["partial", "prediction"], draws=0, permutations=0)
+    told = found.partial[found.partial["warnings"].str.contains("sees held-out labels")]
+    assert set(told["measure"]) == {"dCE[sam, held_out]"}  # not what compares predictions without labels
+    assert "train_error" in set(told["control"])
+    assert not told["control"].str.contains("validation|run$").any()
+    told = found.prediction[found.prediction["warnings"].str.contains("sees held-out labels")]
+    assert set(told["features"]) == {"training baselines + measure"}
+    assert set(told["added"]) == {"dCE[sam, held_out]"}
+
+
 def test_power_of_what_was_found():
     for row in FOUND.power.itertuples():
         if np.isfinite(row.required_configurations):
