@@ -181,26 +181,29 @@ def partials(
     level: float,
     permutations: int,
     generator: np.random.Generator,
+    *,
+    interval: bool = True,
 ) -> tuple[np.ndarray, ...]:
     """Many measures and targets given the same: value, interval's ends, p, and why a value is NaN; shape (m, t).
 
-    The interval is the weighted delete-one jackknife on Fisher's z scale, with quantiles of Student's t with
-    `Given.freedom` degrees of freedom.
+    The interval, if asked for, is the weighted delete-one jackknife on Fisher's z scale, with quantiles of Student's t
+    with `Given.freedom` degrees of freedom.
     """
     shape = len(x), len(y)
     value, low, high, p = (np.full(shape, math.nan) for _ in range(4))
     if held.reason or not len(held.cells):
         return value, low, high, p, np.full(shape, held.reason, dtype=object)
-    value, left_out = (_of_residuals if len(held.ranked) else _in_strata)(x, y, held)
+    value, left_out = _of_residuals(x, y, held, interval) if len(held.ranked) else _in_strata(x, y, held)
     if x.shape[1] >= MINIMUM:
-        low, high = stabilised_interval(value, _error(left_out, held), level=level, freedom=held.freedom)
+        if interval:
+            low, high = stabilised_interval(value, _error(left_out, held), level=level, freedom=held.freedom)
         if permutations:
             orders, exact = inside(held.cells, count=permutations, generator=generator)
             reached = (_reached_by_residuals if len(held.ranked) else _reached_in_strata)(x, y, held, orders)
             p = reached / len(orders) if exact else (1 + reached) / (1 + len(orders))
             p[np.isnan(value)] = math.nan
     why = np.where(np.isnan(value), "constant in every cell" if not len(held.ranked) else DETERMINED, "").astype(object)
-    lone = np.isfinite(value) & ~np.isfinite(low) & (x.shape[1] >= MINIMUM)
+    lone = np.isfinite(value) & ~np.isfinite(low) & (interval and x.shape[1] >= MINIMUM)
     why[lone] = "without one configuration nothing is left to order: no interval"
     return value, low, high, p, why
 
@@ -253,11 +256,11 @@ def _in_strata(x: np.ndarray, y: np.ndarray, held: Given) -> tuple[np.ndarray, n
     return tau(*(s.sum(axis=-1) for s in sums)), tau(*(s.sum(axis=-1, keepdims=True) / 2 - s for s in sums))
 
 
-def _of_residuals(x: np.ndarray, y: np.ndarray, held: Given) -> tuple[np.ndarray, np.ndarray]:
+def _of_residuals(x: np.ndarray, y: np.ndarray, held: Given, jackknife: bool) -> tuple[np.ndarray, np.ndarray]:
     """Correlation of the residuals of ranks, and without each unit in turn, ranked anew."""
     ranks = [mid_ranks(v) for v in (x, y, held.ranked)]
     left_out = np.empty((len(x), len(y), x.shape[1]))
-    for i in range(x.shape[1]):
+    for i in range(x.shape[1] * jackknife):
         rest = np.arange(x.shape[1]) != i
         fewer = [r[:, rest] - (r[:, rest] > r[:, [i]]) - 0.5 * (r[:, rest] == r[:, [i]]) for r in ranks]
         a, b = _residuals(fewer[:2], fewer[2], held.cells[rest])
@@ -348,14 +351,14 @@ def table(evidence: Evidence) -> Rows:
             block = evidence.block(block.measures, block.targets, runs, held.used)
             orders = min(settings.permutations, PERMUTATIONS if block.n <= EXACT_LIMIT else SLOW_PERMUTATIONS)
             value, low, high, p, why = partials(
-                block.x, block.y, held, settings.level, orders, settings.generator(10, block.n)
-            )
+                block.x, block.y, held, settings.level, orders, settings.generator(10, block.n),
+                interval=settings.draws > 0,
+            )  # fmt: skip
             why[block.still & (why != CONSTANT)] = ""  # said already
             seen = np.array([[unfair(m, control.measures)] * len(block.targets) for m in block.measures], dtype=object)
-            perfect = np.where((np.abs(value) > 1 - 1e-12) & (block.n >= MINIMUM), PERFECT, "")
-            ends = (low, high) if settings.draws else (math.nan,) * 2
+            perfect = np.where((np.abs(value) > 1 - 1e-12) & np.isfinite(low), PERFECT, "")
             rows += block.rows(
-                control.name, held.coefficient, value, *ends, p, block.n, remarks=(held.note, why, perfect, seen)
+                control.name, held.coefficient, value, low, high, p, block.n, remarks=(held.note, why, perfect, seen)
             )
     return rows
 
