@@ -250,7 +250,8 @@ def _in_strata(x: np.ndarray, y: np.ndarray, held: Given) -> tuple[np.ndarray, n
 
     def tau(score: np.ndarray, untied_x: np.ndarray, untied_y: np.ndarray) -> np.ndarray:
         scale = np.sqrt(untied_x[:, None] * untied_y[None])
-        return np.divide(score, scale, out=np.full(score.shape, math.nan), where=scale > 0)
+        found: np.ndarray = np.divide(score, scale, out=np.full(score.shape, math.nan), where=scale > 0)
+        return found
 
     sums = (score, untied_x, untied_y)  # of all units, each pair stands there twice
     return tau(*(s.sum(axis=-1) for s in sums)), tau(*(s.sum(axis=-1, keepdims=True) / 2 - s for s in sums))
@@ -384,7 +385,7 @@ STATISTIC = Statistic(
     ),
     shown={
         "Held fixed": words("control"),
-        "Coefficient": Cell(("coefficient",), lambda name: SAID.get(name, name)),
+        "Coefficient": Cell(("coefficient",), lambda name: SAID.get(name, str(name))),
         "Partial": number("value"),
         **INTERVAL,
         "p": chance("p"),
