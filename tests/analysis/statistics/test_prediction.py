@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from analysis.statistics.prediction import MODELS, NEIGHBOURS, PENALTIES, gain_over, leave_one_group_out
+from analysis.statistics.prediction import MODELS, NEIGHBOURS, PENALTIES, STATISTIC, gain_over, leave_one_group_out
 
 
 def data(n=48, features=5, groups=4, seed=0):
@@ -143,3 +144,12 @@ def test_what_is_added_is_predicted_as_by_scikit_learn():
     ]
     assert_allclose([found.tau[0], found.gain_tau[0]], [taus[1], taus[1] - taus[0]], atol=1e-12)
     assert found.low[0] > 0 > found.low[1]  # the other measure is noise
+
+
+def test_tables_of_earlier_versions_are_read_without_gains():
+    old = pd.DataFrame({"target": ["test_error"], "features": ["measures"], "model": ["ridge"], "r2": [0.5]})
+    assert not {"added", "gain", "gain_low", "gain_high"} & set(STATISTIC.needed)
+    read = STATISTIC.completed(old)
+    assert read["added"].tolist() == [""]
+    assert read[["gain", "gain_low", "gain_high", "gain_tau"]].isna().all(axis=None)
+    assert len(STATISTIC.chosen(read, ["flat"])) == 1
