@@ -184,7 +184,7 @@ class StudyResults:
         }
         statistics = {name: _with_later_columns(name, rows) for name, rows in statistics.items()}
         further = {
-            name: read_table(path, statistic.needed, hint=again)
+            name: statistic.completed(read_table(path, statistic.needed, hint=again))
             for name, statistic in STATISTICS.items()
             if (path := folder / "statistics" / f"{name}.parquet").exists()
         }

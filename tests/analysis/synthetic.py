@@ -218,16 +218,21 @@ def further(stats):
         "sign_errors": keys.assign(
             axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30
         ),
-        "partial": keys.assign(control="train_loss", value=v / 2, p=0.2, n_configurations=15, **ends),
+        "partial": keys.assign(
+            control="train_loss", coefficient="spearman of residuals", value=v / 2, p=0.2, n_configurations=15, **ends
+        ),
         "multilevel": keys.assign(
             level="method", pooled=v, within=-v / 3, between=v, reversal=True, se=0.1, p_permutation=0.3, clusters=6,
             random_slope=v / 2,
         ),
         "selection": keys.assign(variants=3, best=rows["measure"], naive=v, held_out=v / 2, chosen_share=0.7),
         "prediction": pd.DataFrame(
-            [(t, "measures", "ridge", 5, -0.5, -2.0, 0.3, 0.4, 0.01, 0.012, 15, 6, "") for t in TARGETS],
-            columns=["target", "features", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
-                     "n_configurations", "methods", "warnings"],
+            [(t, name, "", "ridge", 5, -0.5, -2.0, 0.3, 0.4, 0.01, 0.012, *(np.nan,) * 4, 15, 6, "") for t in TARGETS
+             for name in ("measures", "all baselines")]
+            + [(t, "all baselines + measure", m, "ridge", 6, 0.5, np.nan, np.nan, 0.4, 0.01, 0.012, 0.1, -0.1, 0.3,
+                0.05, 15, 6, "") for t in TARGETS for m in dict.fromkeys(rows["measure"])],
+            columns=["target", "features", "added", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
+                     "gain", "gain_low", "gain_high", "gain_tau", "n_configurations", "methods", "warnings"],
         ),
         "power": keys.assign(
             value=v, n_configurations=15, smallest_effect=0.45, power=0.6, required_configurations=40.0,
