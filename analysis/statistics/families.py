@@ -28,8 +28,8 @@ REPRESENTATIVES: Mapping[str, Sequence[str]] = {
         "F_mi[obf, iso-loss, m=64, other_train]", "F_mi[obf, iso-loss, m=64, held_out]", "F_mi", "forgetting_events",
     ),
     "complexity": ("pacbayes_mag_init", "path_norm", "inverse_margin", "l2"),
-    "norm": ("parameter_norm", "distance_from_init", "gradient_norm"),
-    "output bias": ("b_marg", "b_tv", "mean_confidence"),
+    "norm": ("distance_from_init", "gradient_norm"),
+    "output bias": ("b_marg", "b_tv"),
     "baseline": ("train_error", "train_loss", "validation_error"),
 }  # fmt: skip
 EXACT_PAIRS = 4_950  # those of 100 configurations; with more, pairs give way to ranks

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from analysis.measures.remarks import NOT_CONVERGED, kinds_of
+from analysis.measures.remarks import NOT_CONVERGED, OTHER, remarks_of
 from analysis.statistics.resampling import significant
 from analysis.table import SEED_COLUMNS, last_step, wide, with_variant
 
@@ -86,7 +86,7 @@ class Units:
         total = int(runs.sum())
         kinds: dict[str, Bool[np.ndarray, " r"]] = {}
         for text, places in self.said.get(name, {}).items():
-            for kind in kinds_of(text):
+            for kind in (remark if kind == OTHER else kind for kind, remark in remarks_of(text)):
                 kinds.setdefault(kind, np.zeros(len(runs), dtype=bool))[places] = True
         if name in self.loose:
             kinds[NOT_CONVERGED] = kinds.get(NOT_CONVERGED, False) | self.loose[name]

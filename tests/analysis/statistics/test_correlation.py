@@ -541,4 +541,4 @@ def test_kinds_of_warnings_have_their_shares():
                                   for k in range(int(some.sum()))]  # fmt: skip
     found = row(correlate(long, **FEW), "m0")
     assert found["warned"] == pytest.approx(1 / 3)
-    assert found["warned_as"] == "only # examples of a class (33 %); no root (17 %)"
+    assert found["warned_as"] == "few examples of a class (33 %); no root (17 %)"

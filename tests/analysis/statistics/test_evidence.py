@@ -51,8 +51,8 @@ def grid(seeds=2, seed=0, scale=0.05):
                     values[run] = {
                         "flat": level + 0.3 * rng.normal(),
                         "noise": rng.normal(),
-                        ("rho", "train", "rho", 0.1): level + rng.normal(),
-                        ("rho", "train", "rho", 0.2): level + 0.1 * rng.normal(),
+                        ("size", "train", "rho", 0.1): level + rng.normal(),
+                        ("size", "train", "rho", 0.2): level + 0.1 * rng.normal(),
                         ("F_mi", "held_out", "provider", "sam"): -level + rng.normal(),
                         ("dCE", "held_out", "provider", "sam"): level + rng.normal(),
                         "train_loss": rng.normal(),
@@ -126,7 +126,7 @@ def test_sign_errors_are_over_runs():
         assert_allclose([row["mean"], row["p90"], row["max"]], [e.mean, e.p90, e.maximum], atol=1e-12)
     row = one(FOUND.sign_errors, measure="flat", axis="all", weighting="weighted")
     assert np.isnan(row["max"])  # two seeds give four pairs at most
-    assert "at least 4 seeds are needed" in row["warnings"]
+    assert "no environment has 12 effective pairs of seeds (4 seeds" in row["warnings"]
     four = correlate(grid(seeds=4, scale=0.2), tables=["sign_errors"], **FEW).sign_errors
     row = one(four, measure="flat", axis="all", weighting="weighted")
     assert row["kept"] > 0
@@ -235,8 +235,8 @@ def test_slopes_of_both_levels():
 
 
 def test_selection_names_the_variant():
-    row = one(FOUND.selection, measure="rho")
-    assert (row["best"], row["variants"], row["n_configurations"]) == ("rho[rho=0.2]", 2, 18)
+    row = one(FOUND.selection, measure="size")
+    assert (row["best"], row["variants"], row["n_configurations"]) == ("size[rho=0.2]", 2, 18)
     assert row["naive"] > 0.5
     assert np.isfinite(row["held_out"])
 
@@ -336,7 +336,7 @@ def test_perfect_order_is_no_certainty():
 
 
 NUMBERS = np.array([0.0, 1.0, 0.5, 0.25, 2.0, np.nan, np.inf, -np.inf, 1e200, -1e-200])
-NAMES = ("flat", "test_error", ("rho", "train", "rho", 0.1), ("rho", "train", "rho", 0.2), "train_loss")
+NAMES = ("flat", "test_error", ("size", "train", "rho", 0.1), ("size", "train", "rho", 0.2), "train_loss")
 SHOWS = {
     "information": "k", "granulated": "psi", "sign_errors": "max", "partial": "value", "selection": "held_out",
     "prediction": "mae", "power": "value", "multilevel": "within", "table": "value",
