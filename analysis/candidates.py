@@ -15,32 +15,12 @@ import pandas as pd
 
 from analysis.measures.registry import sees_held_out
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.families import representative
 from analysis.statistics.resampling import MINIMUM
 from analysis.style import FAMILIES, family, fixed, p_value
 
-BASELINE = "baseline"
 SIZE_OF_ROUNDING = 1 + 1e-9
-
-# Columns of correlations that tables made before lack, and what stands for "unknown" there.
-UNKNOWN: dict[str, Any] = {
-    "p_floor": math.nan, "permuted": "", "stratified": math.nan, "stratified_low": math.nan,
-    "stratified_high": math.nan, "stratified_p": math.nan, "stratified_p_adjusted": math.nan,
-    "stratified_p_floor": math.nan, "stratified_mean": math.nan, "cells": 0, "cells_dropped": 0,
-    "cell_reversal": False, "warned": math.nan, "warned_as": "", "expected_sign": 0,
-}  # fmt: skip
-
-
-def completed(correlations: pd.DataFrame) -> pd.DataFrame:
-    """The table with every column that is read here: those that older tables lack are unknown."""
-    table = correlations
-    if "p_adjusted" not in table.columns:
-        holm = table["p_holm"] if "p_holm" in table.columns else math.nan
-        table = table.assign(p_adjusted=holm, correction="holm")
-    if "role" not in table.columns:
-        roles = {m: BASELINE if family(m) == BASELINE else "candidate" for m in table["measure"].unique()}
-        table = table.assign(role=table["measure"].map(roles))
-    return table.assign(**{name: value for name, value in UNKNOWN.items() if name not in table.columns})
 
 
 def family_of(row: Mapping[Any, Any]) -> str:

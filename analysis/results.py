@@ -26,6 +26,7 @@ from analysis.statistics import ceiling, comparison
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import defaults
 from analysis.statistics.correlation_rows import COLUMNS as CORRELATION_COLUMNS
+from analysis.statistics.correlation_rows import UNKNOWN, completed
 from analysis.style import EXPOSURES, counted, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
@@ -48,20 +49,14 @@ ENTRIES = (
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
-_LATER: dict[str, dict[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
-    "correlations": {
-        **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
-        **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
-        **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
-        "role": "candidate", "cells": 0, "cells_dropped": 0, "cell_reversal": False, "expected_sign": 0,
-    },
+_LATER: dict[str, Mapping[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
+    "correlations": {**UNKNOWN, "role": "", "p_adjusted": math.nan, "correction": ""},
     "comparisons": {
         "pairs": comparison.POOLED, "draws": 0,
         **dict.fromkeys(("low_draws", "high_draws", "signed", "signed_low", "signed_high"), math.nan),
     },
     "ceilings": {"strongest": "", **dict.fromkeys(("independent", "strongest_value", "strongest_across"), math.nan)},
 }  # fmt: skip
-_INSTEAD = ("p_adjusted", "correction")  # where older tables of correlations have p_holm
 
 
 class StatisticsShape(Shape):
@@ -177,7 +172,7 @@ class StudyResults:
         statistics = {
             name: read_table(
                 folder / "statistics" / f"{name}.parquet",
-                [c for c in columns if c not in (*_LATER[name], *_INSTEAD)],
+                [c for c in columns if c not in _LATER[name]],
                 hint=again,
             )
             for name, columns in NEEDED.items()
@@ -375,9 +370,9 @@ class StudyResults:
 
 
 def _with_later_columns(name: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """A table of statistics with all columns; earlier ones of correlations had Holm's correction alone."""
-    if name == "correlations" and "p_holm" in rows.columns:
-        rows = rows.rename(columns={"p_holm": "p_adjusted"}).assign(correction="holm")
+    """A table of statistics with all columns."""
+    if name == "correlations":
+        return completed(rows)
     return rows.assign(**{c: unknown for c, unknown in _LATER[name].items() if c not in rows.columns})
 
 

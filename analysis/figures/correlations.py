@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.candidates import BASELINE, completed, family_of, strength_first
+from analysis.candidates import family_of, strength_first
 from analysis.measures.registry import sees_held_out
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.resampling import MINIMUM
 from analysis.style import ALERT, FAMILIES, FAMILY_MARKERS, INK, MUTED, family, fixed, ink, interval, measure_name
 

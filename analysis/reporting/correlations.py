@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import BASELINE, corrected_p, lineup, marks
+from analysis.candidates import corrected_p, lineup, marks
 from analysis.figures.correlations import leading, of_target
 from analysis.reporting.table import SHOWN_ROWS, Table, remarks, written
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE
 from analysis.statistics.statistic import WITHIN, Cell, whole, words
 from analysis.style import count, interval
 

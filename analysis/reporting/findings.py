@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import BASELINE, Standing, corrected_p, lineup
+from analysis.candidates import Standing, corrected_p, lineup
 from analysis.figures.correlations import leading, of_target
 from analysis.measures.registry import sees_held_out
 from analysis.measures.remarks import warning_kinds
 from analysis.reporting.methods import verdicts
 from analysis.reporting.tables import methods
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE
 from analysis.statistics.resampling import MINIMUM
 from analysis.style import counted, fixed, interval, looks, p_value
 

@@ -1,9 +1,13 @@
 """The table of correlations: a row for every measure, target and coefficient."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from analysis.measures.registry import is_baseline
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.coefficients import coefficients
 from analysis.statistics.correction import Family, families
@@ -23,6 +27,33 @@ COLUMNS = (
     *("stratified_p_floor", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
     *("warned", "warned_as", "warnings", "p_bh", "interval", "correction"),
 )
+
+# Columns that tables made earlier lack, and what stands for "unknown" there.
+UNKNOWN: dict[str, Any] = {
+    **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
+    **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
+    **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
+    "cells": 0,
+    "cells_dropped": 0,
+    "cell_reversal": False,
+    "expected_sign": 0,
+}
+
+
+def completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of correlations with all columns; earlier ones had Holm's correction alone, and no roles.
+
+    Raises:
+        ValueError: If it has no corrected p-values under either name.
+    """
+    if "p_adjusted" not in rows.columns:
+        if "p_holm" not in rows.columns:
+            raise ValueError("the table of correlations lacks the columns ['p_adjusted'].")
+        rows = rows.rename(columns={"p_holm": "p_adjusted"}).assign(correction="holm")
+    if "role" not in rows.columns:
+        roles = {m: BASELINE if is_baseline(m) else CANDIDATE for m in rows["measure"].unique()}
+        rows = rows.assign(role=rows["measure"].map(roles))
+    return rows.assign(**{name: value for name, value in UNKNOWN.items() if name not in rows.columns})
 
 
 def correlation_rows(evidence: Evidence) -> pd.DataFrame:

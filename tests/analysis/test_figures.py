@@ -372,7 +372,7 @@ def many(n, family="F_mi"):
          "n_configurations": 20}
         for k in range(n)
     ]  # fmt: skip
-    names = ("cw", "KL", "JS", "TV", "dH", "top_eigenvalue", "parameter_norm", "path_norm", "b_marg")
+    names = ("cw", "KL", "JS", "TV", "dH", "top_eigenvalue", "distance_from_init", "path_norm", "b_marg")
     rows += [
         {"measure": m, "target": "gap_error", "coefficient": "kendall", "value": 0.1 + i / 100, "n_configurations": 20}
         for i, m in enumerate(names)

@@ -270,7 +270,8 @@ def test_tables_of_correlations_made_earlier_stay_readable(folder):
     assert set(CORRELATIONS) <= set(read.columns)
     assert read["p_adjusted"].tolist() == old["p_holm"].tolist()
     assert set(read["correction"]) == {"holm"}
-    assert set(read["role"]) == {"candidate"}
+    assert set(read.loc[read["measure"] == "top_eigenvalue", "role"]) == {"candidate"}
+    assert set(read.loc[read["measure"] == "parameter_norm", "role"]) == {"baseline"}
     assert read[["stratified", "stratified_p", "p_floor", "warned"]].isna().all(axis=None)
     assert not read["cell_reversal"].any()
     old[early].drop(columns="p_holm").to_parquet(path, index=False)

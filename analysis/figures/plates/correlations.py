@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.candidates import BASELINE, completed, lineup
+from analysis.candidates import lineup
 from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, of_target
 from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page, span
 from analysis.figures.scatter import line_handles, scatter
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.style import FAMILIES, counted, family, looks
 
 TOP = 20  # rows of a figure that a reader can still take in

@@ -12,6 +12,7 @@ from analysis.reporting import tables
 from analysis.reporting.table import captioned, marked_latex, remarks
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
+from analysis.statistics.correlation_rows import completed
 from analysis.style import FAMILIES, fixed, interval
 
 
@@ -175,7 +176,8 @@ def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results)
 
 def test_older_correlations_are_shown_without_what_they_lack(results):
     new = ["p_adjusted", "p_floor", "permuted", "stratified", "warned", "role", "correction", "cell_reversal", "cells"]
-    older = results.correlations.query("role == 'candidate'").drop(columns=new)
+    older = results.correlations.query("role == 'candidate'").rename(columns={"p_adjusted": "p_holm"})
+    older = completed(older.drop(columns=new, errors="ignore"))
     shown = tables.correlations(changed(results, correlations=older)).shown
     assert not {"Stratified τ_b", "Warned"} & set(shown.columns)
     assert "p (Holm)" in shown
