@@ -50,7 +50,7 @@ ENTRIES = (
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
 _LATER: dict[str, Mapping[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
-    "correlations": {**UNKNOWN, "role": "", "p_adjusted": math.nan, "correction": ""},
+    "correlations": {**UNKNOWN, "role": "", "correction": ""},
     "comparisons": {
         "pairs": comparison.POOLED, "draws": 0,
         **dict.fromkeys(("low_draws", "high_draws", "signed", "signed_low", "signed_high"), math.nan),
@@ -372,6 +372,8 @@ class StudyResults:
 def _with_later_columns(name: str, rows: pd.DataFrame) -> pd.DataFrame:
     """A table of statistics with all columns."""
     if name == "correlations":
+        if not {"p_adjusted", "p_holm"} & set(rows.columns):
+            raise ValueError("the table of correlations lacks the columns ['p_adjusted'].")
         return completed(rows)
     return rows.assign(**{c: unknown for c, unknown in _LATER[name].items() if c not in rows.columns})
 

@@ -30,7 +30,7 @@ COLUMNS = (
 
 # Columns that tables made earlier lack, and what stands for "unknown" there.
 UNKNOWN: dict[str, Any] = {
-    **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
+    **dict.fromkeys(("p_adjusted", "p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
     **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
     "cells": 0,
@@ -41,14 +41,8 @@ UNKNOWN: dict[str, Any] = {
 
 
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table of correlations with all columns; earlier ones had Holm's correction alone, and no roles.
-
-    Raises:
-        ValueError: If it has no corrected p-values under either name.
-    """
+    """A table of correlations with all columns; earlier ones had Holm's correction alone, and no roles."""
     if "p_adjusted" not in rows.columns:
-        if "p_holm" not in rows.columns:
-            raise ValueError("the table of correlations lacks the columns ['p_adjusted'].")
         rows = rows.rename(columns={"p_holm": "p_adjusted"}).assign(correction="holm")
     if "role" not in rows.columns:
         roles = {m: BASELINE if is_baseline(m) else CANDIDATE for m in rows["measure"].unique()}
