@@ -17,8 +17,9 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from analysis.statistics.ceiling import COEFFICIENTS
+from analysis.statistics.coefficients import variant_interval
 from analysis.statistics.correlation import correlate
-from analysis.statistics.exchangeability import differ_by_method
+from analysis.statistics.exchangeability import differ_by_method, differ_by_variant
 from analysis.statistics.intervals import (
     INTERVALS,
     bca_interval,
@@ -164,52 +165,55 @@ def strata(cells: int, size: int, tau: float, *, ties: bool, samples: int, draws
 def effects(methods: int, size: int, share: float, tau: float, *, samples: int) -> dict[str, float]:
     """Coverage, and false alarms where tau is 0, with effects of methods of a given share of the variance in both.
 
-    `chosen` is what `correlate` does: over methods where both intraclass correlations are above 0.1. `cells` permutes
-    inside cells that hold one configuration of each method.
+    `chosen` is what `correlate` does: over methods where both intraclass correlations are above 0.1. Every method has
+    a configuration in each of `size` cells, in which the stratified coefficients are taken: with configurations drawn
+    or permuted inside cells, with whole methods (`whole`), and as `correlate` chooses between the two.
     """
     rng = np.random.default_rng(0)
     n, labels = methods * size, np.repeat(np.arange(methods), size)
     cells = np.tile(np.arange(size), methods)
+    strata = Strata.of(cells, labels)
     orders = free_orders(n, count=499, generator=rng)
     in_cells = orders_inside(cells, count=499, generator=rng)
     kept = (labels[None] != np.arange(methods)[:, None]).astype(np.int64)
-    names = (
-        "free",
-        "over methods",
-        "chosen",
-        "alarms free",
-        "alarms inside methods",
-        "alarms chosen",
-        "alarms in cells",
-    )
-    found = dict.fromkeys(names, 0)
+    coverage = ("free", "over methods", "chosen", "in cells", "whole", "chosen in cells")
+    found = dict.fromkeys([*coverage, *(f"alarms {kind}" for kind in coverage)], 0)
     for _ in range(samples):
         x, y = math.sqrt(share) * pair(methods, tau, rng)[:, labels] + math.sqrt(1 - share) * pair(n, tau, rng)
         x, y = x[None], y[None]
         value = weighted_kendall(x, y, np.ones((1, n), dtype=np.int64))[0, 0, 0]
         over = jackknife_error(weighted_kendall(x, y, kept)[0, 0])
+        inside = stratified_kendall(x, y, strata)[0]
+        counts = strata.resampled(n, lambda k, _: bootstrap_counts(k, draws=400, generator=rng))
+        whole = variant_interval(inside, x, y, strata, level=0.95)
         ends = {
             "free": stabilised_interval(value, jackknife_error(leave_one_out("kendall", x, y)[0, 0])),
             "over methods": stabilised_interval(value, over, freedom=methods - 1),
+            "in cells": percentile_interval(stratified_kendall(x, y, strata, counts)[0, 0]),
+            "whole": (whole[0][0, 0], whole[1][0, 0]),
         }
-        inside = differ_by_method(mid_ranks(x), mid_ranks(y), labels)[0, 0]
-        ends["chosen"] = ends["over methods" if inside else "free"]
+        by_method = differ_by_method(mid_ranks(x), mid_ranks(y), labels)[0, 0]
+        together = differ_by_variant(x, y, strata)[0, 0]
+        ends["chosen"] = ends["over methods" if by_method else "free"]
+        ends["chosen in cells"] = ends["whole" if together else "in cells"]
         for kind, (low, high) in ends.items():
             found[kind] += int(low <= tau <= high)
         if tau == 0:
-            free, held = alarm(x, y[0], orders), alarm(x, y[0], orders, labels)
-            found["alarms free"] += free
-            found["alarms inside methods"] += held
-            found["alarms chosen"] += held if inside else free
-            found["alarms in cells"] += alarm(x, y[0], in_cells, cells, cells)
+            alarms = {
+                "free": alarm(x, y[0], orders), "over methods": alarm(x, y[0], orders, groups=labels),
+                "in cells": alarm(x, y[0], in_cells, cells, groups=cells),
+                "whole": alarm(x, y[0], orders, cells, variants=labels),
+            }  # fmt: skip
+            alarms["chosen"] = alarms["over methods" if by_method else "free"]
+            alarms["chosen in cells"] = alarms["whole" if together else "in cells"]
+            for kind, count in alarms.items():
+                found[f"alarms {kind}"] += count
     return {kind: count / samples for kind, count in found.items()}
 
 
-def alarm(
-    x: np.ndarray, y: np.ndarray, orders: Orders, groups: np.ndarray | None = None, cells: np.ndarray | None = None
-) -> int:
+def alarm(x: np.ndarray, y: np.ndarray, orders: Orders, cells: np.ndarray | None = None, **moved: np.ndarray) -> int:
     """1 where a null measure has p <= 0.05."""
-    seen = [Seen(np.arange(1), x, y, np.ones(len(y), dtype=bool), groups)]
+    seen = [Seen(np.arange(1), x, y, np.ones(len(y), dtype=bool), **moved)]
     return int(step_down("kendall", seen, orders, candidates=np.ones(1, dtype=bool), cells=cells).p[0] <= 0.05)
 
 

@@ -1,7 +1,8 @@
 """The numbers of one block: coefficients pooled, within methods and inside cells, with their intervals.
 
 What is left out at a time, or resampled, is the configuration; where both a measure and a target differ from method to
-method (`exchangeability`), the method with all its configurations; for stratified tau_b, the configuration in its cell.
+method (`exchangeability`), the method with all its configurations. For stratified tau_b it is the configuration in its
+cell, or the variant of a method in all cells.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.evidence import Settings
-from analysis.statistics.exchangeability import differ_by_method
+from analysis.statistics.exchangeability import differ_by_method, differ_by_variant
 from analysis.statistics.intervals import (
     RESAMPLED,
     bca_interval,
@@ -27,7 +28,8 @@ from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall,
 _ROWS = 1 << 21  # (measures, targets, draws) numbers held at once
 NUMBERS = (
     *("value", "low", "high", "within", "within_low", "within_high", "groups", "inside"),
-    *("stratified", "stratified_low", "stratified_high", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
+    *("stratified", "stratified_low", "stratified_high", "stratified_mean", "together"),
+    *("cells", "cells_dropped", "cell_reversal"),
 )
 
 Ends = tuple[np.ndarray, np.ndarray]
@@ -37,17 +39,18 @@ def coefficients(
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, "t n"],
     methods: Int[np.ndarray, " n"],
-    cells: Int[np.ndarray, " n"],
+    strata: Strata,
     settings: Settings,
 ) -> dict[str, Float[np.ndarray, "k m t"]]:
     """The numbers of `NUMBERS`, of shape (coefficients, m, t), of finite data.
 
-    `groups` and `cells` count the methods and cells that were used, `inside` is 1 where methods are taken as units, and
-    `cell_reversal` 1 where holding the hyper-parameters fixed turns the coefficient round.
+    `groups` and `cells` count the methods and cells that were used, `inside` is 1 where methods are taken as units,
+    `together` where variants are inside cells, and `cell_reversal` where holding the hyper-parameters fixed turns the
+    coefficient round.
     """
     n = x.shape[1]
     out = {name: np.full((len(COEFFICIENTS), len(x), len(y)), np.nan) for name in NUMBERS}
-    for name in ("groups", "inside", "cells", "cells_dropped", "cell_reversal"):
+    for name in ("groups", "inside", "together", "cells", "cells_dropped", "cell_reversal"):
         out[name][:] = 0
     if n < 2:
         return out
@@ -55,17 +58,15 @@ def coefficients(
     groups = [rows for g in range(len(labels)) if len(rows := np.flatnonzero(place == g)) >= CELL_MINIMUM]
     ranks = mid_ranks(x), mid_ranks(y)
     for k, name in enumerate(COEFFICIENTS):
-        once = [np.ones((1, len(g)), dtype=np.int64) for g in groups]
         out["value"][k] = RESAMPLED[name](x, y, np.ones((1, n), dtype=np.int64))[:, :, 0]
-        mean, number = _mean_inside(name, x, y, groups, once)
+        mean, number = mean_inside(name, x, y, groups)
         out["within"][k], out["groups"][k] = mean[:, :, 0], number[:, :, 0]
         out["inside"][k] = differ_by_method(*((x, y) if name == "pearson" else ranks), place)
-    strata = Strata.of(cells)
     out["cells"][0], out["cells_dropped"][0] = len(strata.groups), strata.dropped
     if strata.groups:
-        once = [np.ones((1, len(g)), dtype=np.int64) for g in strata.groups]
         out["stratified"][0] = stratified_kendall(x, y, strata)[:, :, 0]
-        out["stratified_mean"][0] = _mean_inside("kendall", x, y, strata.groups, once)[0][:, :, 0]
+        out["stratified_mean"][0] = mean_inside("kendall", x, y, strata.groups)[0][:, :, 0]
+        out["together"][0] = differ_by_variant(x, y, strata)
         out["cell_reversal"][0] = out["value"][0] * out["stratified"][0] < -1e-24
     if n >= MINIMUM and settings.draws:
         _add_intervals(out, x, y, place, groups, strata, settings)
@@ -92,7 +93,7 @@ def _add_intervals(
     drawn_inside = (
         [settings.counts(len(g), k) for k, g in enumerate(groups)] if settings.interval != "stabilised" else []
     )
-    in_cells = _counts_in_cells(strata, n, settings) if strata.n >= MINIMUM else None
+    in_cells = strata.resampled(n, settings.counts_in_cell) if strata.n >= MINIMUM else None
     single, by_method = _Units.configurations(n, settings), _Units.methods(methods, settings)
     step = max(1, _ROWS // (len(y) * max(settings.draws, n)))
     for k, name in enumerate(COEFFICIENTS):
@@ -107,13 +108,14 @@ def _add_intervals(
                 error, freedom = _error_inside(name, x[rows], y, groups)
                 ends = stabilised_interval(within, error, level=level, freedom=freedom)
             else:
-                ends = percentile_interval(_mean_inside(name, x[rows], y, groups, drawn_inside)[0], level=level)
+                ends = percentile_interval(mean_inside(name, x[rows], y, groups, drawn_inside)[0], level=level)
             out["within_low"][k, rows], out["within_high"][k, rows] = ends
             if name == "kendall" and in_cells is not None:
-                drawn = stratified_kendall(x[rows], y, strata, in_cells)
-                out["stratified_low"][k, rows], out["stratified_high"][k, rows] = percentile_interval(
-                    drawn, level=level
-                )
+                ends = percentile_interval(stratified_kendall(x[rows], y, strata, in_cells), level=level)
+                if (together := out["together"][k, rows] > 0).any():
+                    other = variant_interval(out["stratified"][k, rows], x[rows], y, strata, level=level)
+                    ends = np.where(together, other[0], ends[0]), np.where(together, other[1], ends[1])
+                out["stratified_low"][k, rows], out["stratified_high"][k, rows] = ends
                 left_out = leave_one_out(name, x[rows], y) if left_out is None else left_out
                 change = out["stratified"][k, rows] - value
                 error = jackknife_error(stratified_leave_one_out(x[rows], y, strata) - left_out)
@@ -167,12 +169,20 @@ def _interval(
     return bca_interval(drawn, value, left_out, level=settings.level), left_out
 
 
-def _counts_in_cells(strata: Strata, n: int, settings: Settings) -> Int[np.ndarray, "d n"]:
-    """Resamples that draw as many configurations from each cell as it has."""
-    counts = np.zeros((settings.draws, n), dtype=np.int64)
-    for k, rows in enumerate(strata.groups):
-        counts[:, rows] = settings.counts_in_cell(len(rows), k)
-    return counts
+def variant_interval(
+    value: Float[np.ndarray, "m t"],
+    x: Float[np.ndarray, "m n"],
+    y: Float[np.ndarray, "t n"],
+    strata: Strata,
+    *,
+    level: float,
+) -> Ends:
+    """Ends for stratified tau_b, one variant of a method left out of all cells at a time: Student's t, variants - 1."""
+    assert strata.variants is not None
+    labels = np.unique(strata.variants[np.concatenate(strata.groups)])
+    kept = (strata.variants[None] != labels[:, None]).astype(np.int64)
+    error = jackknife_error(stratified_kendall(x, y, strata, kept))
+    return stabilised_interval(value, error, level=level, freedom=max(len(labels) - 1, 1))
 
 
 def _error_inside(
@@ -190,14 +200,18 @@ def _error_inside(
     return error, freedom_of(name, free + 2)
 
 
-def _mean_inside(
+def mean_inside(
     name: str,
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, "t n"],
     groups: list[Int[np.ndarray, " g"]],
-    counts: list[Int[np.ndarray, "d g"]],
+    counts: list[Int[np.ndarray, "d g"]] | None = None,
 ) -> tuple[Float[np.ndarray, "m t d"], Float[np.ndarray, "m t d"]]:
-    """Mean of the coefficient over the groups in which it is defined, each with the same weight, and their number."""
+    """Mean of the coefficient over the groups in which it is defined, each with the same weight, and their number.
+
+    In each of d resamples of every group; None for the data as they are.
+    """
+    counts = [np.ones((1, len(g)), dtype=np.int64) for g in groups] if counts is None else counts
     shape = (len(x), len(y), len(counts[0]) if counts else 1)
     total, number = np.zeros(shape), np.zeros(shape)
     for rows, drawn in zip(groups, counts, strict=True):

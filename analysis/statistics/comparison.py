@@ -6,7 +6,7 @@ errors go together. Here both are computed in the same resamples.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from analysis.measures.registry import entry_of, expected_sign
 from analysis.statistics.evidence import Evidence, joined
-from analysis.statistics.kendall import BLOCK, pair_sums
+from analysis.statistics.kendall import BLOCK, tau_of_sums
 from analysis.statistics.partial import partial_of
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import (
@@ -25,6 +25,7 @@ from analysis.statistics.resampling import (
     percentile_interval,
     significant,
 )
+from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall
 from analysis.statistics.units import Units, nearest, single
 
 COLUMNS = (
@@ -32,7 +33,6 @@ COLUMNS = (
     *("low_draws", "high_draws", "signed", "signed_low", "signed_high", "n_configurations", "draws", "warnings"),
 )
 POOLED, STRATIFIED = "pooled", "stratified"
-CELL_MINIMUM = 3  # configurations; a smaller cell says nothing of an order
 DRAWS_MINIMUM = 4  # of the data; two would show half of their variance
 
 
@@ -79,14 +79,12 @@ class _Runs:
     Attributes:
         values: First, second, target, and what is held fixed if anything; NaN in all where one is not finite.
         draw: Number of the draw of the data of each run.
-        groups: Configurations whose pairs count: all of them, or those of one cell each.
-        lost: Cells with too few configurations.
+        strata: The cells whose pairs count; one with all configurations for all pairs.
     """
 
     values: Float[np.ndarray, "v n k"]
     draw: Int[np.ndarray, " k"]
-    groups: list[Int[np.ndarray, " g"]]
-    lost: int = 0
+    strata: Strata
 
     @property
     def n(self) -> int:
@@ -180,13 +178,13 @@ def _sorted(
         )
     finite = np.asarray(np.isfinite(values).all(axis=0))
     values = np.where(finite, values, np.nan)
-    used, lost = finite.any(axis=1), 0
+    used = np.flatnonzero(finite.any(axis=1))
+    strata = Strata.whole(len(used))
     if cells is not None:
-        place = np.unique(cell, return_inverse=True)[1]
-        size = np.bincount(place, weights=used)
-        used, lost = used & (size[place] >= CELL_MINIMUM), int(((size > 0) & (size < CELL_MINIMUM)).sum())
-    groups = [np.flatnonzero(cell[used] == c) for c in np.unique(cell[used])]
-    return _Runs(values[:, used], draw, groups, lost)
+        every = Strata.of(cell[used])
+        used = used[np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *every.groups]))]
+        strata = replace(Strata.of(cell[used]), dropped=every.dropped)
+    return _Runs(values[:, used], draw, strata)
 
 
 def _compared(
@@ -198,11 +196,12 @@ def _compared(
     held: str,
 ) -> PairedDifference:
     n, of_data = runs.n, runs.draws
-    few = f"{runs.lost} cells with fewer than {CELL_MINIMUM} configurations left out" if runs.lost else ""
+    lost = runs.strata.dropped
+    few = f"{lost} cells with fewer than {CELL_MINIMUM} configurations left out" if lost else ""
     if n < 2:
         return PairedDifference(n_configurations=n, draws=of_data, warnings=joined(NO_CLAIM, few))
     whole = runs.averages(np.ones((1, len(runs.draw)), dtype=np.int64))[0][:, 0]
-    tau = _taus(whole, np.ones((1, n), dtype=np.int64), runs.groups)[:, 0]
+    tau = _taus(whole, np.ones((1, n), dtype=np.int64), runs.strata)[:, 0]
     constant = [name for name, t in zip(("first", "second"), tau, strict=True) if math.isnan(t)]
     notes = [f"constant {' and '.join(constant)} measure, {held}"] if constant else []
     expected = np.array(signs or (0, 0))
@@ -214,8 +213,8 @@ def _compared(
     if n < MINIMUM:
         notes.append(NO_CLAIM)
     elif draws and not constant:
-        counts = resampled(runs.groups, n, draws=draws, generator=generator)
-        drawn = _taus(whole, counts, runs.groups)
+        counts = runs.strata.resampled(n, lambda size, _: bootstrap_counts(size, draws=draws, generator=generator))
+        drawn = _taus(whole, counts, runs.strata)
         found["low"], found["high"] = percentile_interval(turned @ np.abs(drawn), level=level)
         if of_data >= DRAWS_MINIMUM:
             drawn = _moving_taus(runs, counts, bootstrap_counts(of_data, draws=draws, generator=generator))
@@ -237,48 +236,12 @@ def _compared(
     )  # fmt: skip
 
 
-def resampled(
-    groups: Sequence[Int[np.ndarray, " g"]], n: int, *, draws: int, generator: np.random.Generator
-) -> Int[np.ndarray, "d n"]:
-    """How often each of n configurations is drawn, from each group as many as it has."""
-    counts = np.zeros((draws, n), dtype=np.int64)
-    for rows in groups:
-        counts[:, rows] = bootstrap_counts(len(rows), draws=draws, generator=generator)
-    return counts
-
-
-def tau_inside(
-    x: Float[np.ndarray, "m n"],
-    y: Float[np.ndarray, "t n"],
-    counts: Int[np.ndarray, "d n"],
-    groups: Sequence[Int[np.ndarray, " g"]],
-) -> Float[np.ndarray, "m t d"]:
-    """tau_b from the pairs inside groups, in each resample: Σ(C - D)/√(Σ untied in x · Σ untied in y); one group: all.
-
-    Source:
-        Quade (1974), in Blalock (ed.), Measurement in the Social Sciences.
-    """
-    parts = [pair_sums(x[:, rows], y[:, rows], counts[:, rows]) for rows in groups]
-    score, untied_x, untied_y = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
-    return _ratio(score, untied_x[:, None], untied_y[None])
-
-
-def _ratio(
-    score: Float[np.ndarray, "*shape"], one: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]
-) -> Float[np.ndarray, "*shape"]:
-    scale = np.sqrt(one * other)
-    ratio: Float[np.ndarray, "*shape"] = np.divide(score, scale, out=np.full(score.shape, np.nan), where=scale > 0)
-    return ratio
-
-
-def _taus(
-    rows: Float[np.ndarray, "v n"], counts: Int[np.ndarray, "d n"], groups: Sequence[Int[np.ndarray, " g"]]
-) -> Float[np.ndarray, "2 d"]:
+def _taus(rows: Float[np.ndarray, "v n"], counts: Int[np.ndarray, "d n"], strata: Strata) -> Float[np.ndarray, "2 d"]:
     """Both measures' tau_b with the target in each resample; partial given the fourth row, if there is one."""
-    plain = tau_inside(rows[:2], rows[2:], counts, groups)
+    plain = stratified_kendall(rows[:2], rows[2:], strata, counts)
     if len(rows) == 3:
         return plain[:, 0]
-    fixed = tau_inside(rows[2:3], rows[3:], counts, groups)[0]
+    fixed = stratified_kendall(rows[2:3], rows[3:], strata, counts)[0]
     return partial_of(plain[:, 0], plain[:, 1], np.broadcast_to(fixed, (2, len(counts))))
 
 
@@ -286,9 +249,7 @@ def _moving_taus(
     runs: _Runs, counts: Int[np.ndarray, "d n"], of_data: Int[np.ndarray, "d w"]
 ) -> Float[np.ndarray, "2 d"]:
     """The same where each resample has draws of the data of its own, and so means of its own."""
-    pairs = [np.triu_indices(len(rows), 1) for rows in runs.groups]
-    first = np.concatenate([rows[i] for rows, (i, _) in zip(runs.groups, pairs, strict=True)])
-    second = np.concatenate([rows[j] for rows, (_, j) in zip(runs.groups, pairs, strict=True)])
+    first, second = runs.strata.pairs()
     present = np.unique(runs.draw[np.isfinite(runs.values[0]).any(axis=0)])
     column = np.searchsorted(present, runs.draw).clip(max=len(present) - 1)  # runs of other draws hold nothing
     found = np.empty((2, len(counts)))
@@ -300,7 +261,7 @@ def _moving_taus(
         sign = np.sign(means[:, :, first] - means[:, :, second])
         score = np.einsum("xdp,ydp,dp->xyd", sign, sign, pair, optimize=["einsum_path", (0, 2), (0, 1)])
         untied = np.einsum("xdp,dp->xd", np.abs(sign), pair)
-        tau = _ratio(score, untied[:, None], untied[None])
+        tau = tau_of_sums(score, untied, untied)
         found[:, part] = (
             tau[:2, 2]
             if len(tau) == 3

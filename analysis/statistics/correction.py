@@ -12,8 +12,27 @@ from analysis.statistics.max_t import PValues, Seen, step_down
 from analysis.statistics.orders import Orders, number_of_orders
 from analysis.statistics.resampling import MINIMUM, holm
 from analysis.statistics.strata import Strata
+from analysis.style import FAMILIES, family
 
-Found = dict[str, np.ndarray]  # a column each, of one row a measure
+KINDS = tuple(FAMILIES)
+Found = dict[str, np.ndarray]  # a column each, of one row a measure, or a family
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block with the target in it.
+
+    Attributes:
+        block: Measures and targets.
+        j: The target's place among them.
+        inside: For each coefficient, which of the measures change places inside methods alone.
+        whole: Which of them change places inside cells as whole variants of methods.
+    """
+
+    block: Block
+    j: int
+    inside: Bool[np.ndarray, "k m"]
+    whole: Bool[np.ndarray, " m"]
 
 
 @dataclass
@@ -23,32 +42,39 @@ class Family:
     Attributes:
         measures: Their names, in order.
         candidates: Which of them are corrected for.
+        kinds: The place in `FAMILIES` of the family of each.
         everyone: The configurations in which the target is finite: those that are permuted.
         methods: The method of each configuration, as a number.
         cells: Its cell.
+        variants: Its variant of a method.
         orders: Orders made so far, shared by all targets, by the cells of the configurations.
-        blocks: The blocks with the target: the block, the target's place in it, and for each coefficient which of its
-            measures change places inside methods alone.
+        parts: The measures in blocks.
     """
 
     measures: list[str]
     candidates: Bool[np.ndarray, " m"]
+    kinds: Int[np.ndarray, " m"]
     everyone: Bool[np.ndarray, " c"]
     methods: Int[np.ndarray, " c"]
     cells: Int[np.ndarray, " c"]
+    variants: Int[np.ndarray, " c"]
     orders: dict[bytes, Orders]
-    blocks: list[tuple[Block, int, Bool[np.ndarray, "k m"]]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
-    def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found]:
-        """Columns p, p_adjusted, p_floor: those of each pooled coefficient, and the stratified ones."""
+    def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found, Found]:
+        """Columns p, p_adjusted, p_floor of each pooled coefficient, the same stratified, and the best of families.
+
+        Those of families are `strongest`, `best_of_k_p` and the same stratified: of tau_b, for each of `FAMILIES`.
+        """
         n = int(self.everyone.sum())
-        if not settings.permutations or n < MINIMUM:
-            return {name: self._none() for name in COEFFICIENTS}, self._none()
         free, cells = self._shared(np.zeros(n, dtype=np.int64), settings), self.cells[self.everyone]
-        pooled = {name: self._found(name, self._pooled(k), free, settings) for k, name in enumerate(COEFFICIENTS)}
+        pooled = [self._found(name, self._pooled(k), free, settings) for k, name in enumerate(COEFFICIENTS)]
         tested = self._stratified()
-        inside = self._shared(cells, settings) if tested else free
-        return pooled, self._found("kendall", tested, inside, settings, cells)
+        together = any(each.variants is not None for each in tested)
+        inside = free if together or not tested else self._shared(cells, settings)
+        stratified, best = self._found("kendall", tested, inside, settings, cells)
+        best = pooled[0][1] | {f"{name}_stratified": values for name, values in best.items()}
+        return {name: found for name, (found, _) in zip(COEFFICIENTS, pooled, strict=True)}, stratified, best
 
     def _shared(self, cells: Int[np.ndarray, " n"], settings: Settings) -> Orders:
         """Permutations inside cells."""
@@ -57,64 +83,73 @@ class Family:
             self.orders[key] = settings.orders(cells)
         return self.orders[key]
 
-    def _none(self) -> Found:
-        return {name: np.full(len(self.measures), np.nan) for name in ("p", "p_adjusted", "p_floor")}
-
-    def _tested(self, block: Block, j: int, rows: Bool[np.ndarray, " m"], labels: np.ndarray | None) -> list[Seen]:
+    def _tested(
+        self, part: Part, rows: Bool[np.ndarray, " m"], labels: np.ndarray | None, variants: np.ndarray | None = None
+    ) -> list[Seen]:
         """Some measures of a block, if there are any; the target itself is none of them."""
-        rows = rows & np.array([name != block.targets[j] for name in block.measures])
+        block = part.block
+        rows = rows & np.array([name != block.targets[part.j] for name in block.measures])
         if not rows.any():
             return []
         places = np.array([self.measures.index(name) for name, own in zip(block.measures, rows, strict=True) if own])
         groups = None if labels is None else labels[block.used]
-        return [Seen(places, block.x[rows], block.y[j], block.used[self.everyone], groups)]
+        variants = None if variants is None else variants[self.everyone]
+        return [Seen(places, block.x[rows], block.y[part.j], block.used[self.everyone], groups, variants)]
 
     def _pooled(self, k: int) -> list[Seen]:
         found = []
-        for block, j, inside in self.blocks:
-            if block.n >= MINIMUM:
-                found += self._tested(block, j, ~inside[k], None)
-                found += self._tested(block, j, inside[k], self.methods)
+        for part in self.parts:
+            if part.block.n >= MINIMUM:
+                found += self._tested(part, ~part.inside[k], None)
+                found += self._tested(part, part.inside[k], self.methods)
         return found
 
     def _stratified(self) -> list[Seen]:
         found = []
-        for block, j, inside in self.blocks:
-            if Strata.of(self.cells[block.used]).n >= MINIMUM:
-                found += self._tested(block, j, np.ones(inside.shape[1], dtype=bool), self.cells)
+        for part in self.parts:
+            if Strata.of(self.cells[part.block.used]).n >= MINIMUM:
+                found += self._tested(part, ~part.whole, self.cells)
+                found += self._tested(part, part.whole, None, self.variants)
         return found
 
     def _found(
         self, name: str, tested: Sequence[Seen], orders: Orders, settings: Settings,
         cells: Int[np.ndarray, " n"] | None = None,
-    ) -> Found:  # fmt: skip
-        found = self._none()
-        if not tested:
-            return found
-        values: PValues = step_down(name, tested, orders, candidates=self.candidates, cells=cells)
-        found["p"] = values.p
-        found["p_adjusted"] = values.adjusted
+    ) -> tuple[Found, Found]:  # fmt: skip
+        found = {column: np.full(len(self.measures), np.nan) for column in ("p", "p_adjusted", "p_floor")}
+        values: PValues = step_down(
+            name, tested, orders, candidates=self.candidates, cells=cells, family=self.kinds, families=len(KINDS)
+        )
+        found["p"], found["p_adjusted"] = values.p, values.adjusted
         if settings.correction == "holm":
             found["p_adjusted"] = holm(np.where(self.candidates, values.p, np.nan))
         for each in tested:
-            if cells is not None:
-                sizes = [len(g) for g in Strata.of(cells[each.used]).groups]
-            else:
-                sizes = [len(each.y)] if each.groups is None else np.bincount(each.groups).tolist()
-            found["p_floor"][each.places] = max(orders.floor, 1 / number_of_orders(sizes))
+            found["p_floor"][each.places] = max(orders.floor, 1 / number_of_orders(_sizes(each, cells)))
         found["p_floor"][np.isnan(found["p"])] = np.nan
-        return found
+        strongest = np.array([self.measures[place] if place >= 0 else "" for place in values.strongest], dtype=object)
+        return found, {"strongest": strongest, "best_of_k_p": values.best}
+
+
+def _sizes(tested: Seen, cells: Int[np.ndarray, " n"] | None) -> list[int]:
+    """How many of what change places with one another."""
+    if cells is None:
+        return [len(tested.y)] if tested.groups is None else np.bincount(tested.groups).tolist()
+    groups = Strata.of(cells[tested.used]).groups
+    if tested.variants is None:
+        return [len(g) for g in groups]
+    return [len(np.unique(tested.variants[tested.used][np.concatenate(groups)]))]
 
 
 def families(evidence: Evidence, measures: list[str]) -> dict[str, Family]:
     """An empty family for each target."""
     data = evidence.data
     candidates = np.array([name not in evidence.baselines for name in measures])
+    kinds = np.array([KINDS.index(family(name)) for name in measures])
     methods = np.unique(np.array(data.methods), return_inverse=True)[1]
     found: dict[str, Family] = {}
     orders: dict[bytes, Orders] = {}
     for target in evidence.targets:
         runs = np.isfinite(data.values[target].to_numpy(dtype=np.float64))
         everyone = np.bincount(data.configuration[runs], minlength=len(data.methods)) > 0
-        found[target] = Family(measures, candidates, everyone, methods, data.cells, orders)
+        found[target] = Family(measures, candidates, kinds, everyone, methods, data.cells, data.variants, orders)
     return found

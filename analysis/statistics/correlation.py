@@ -176,7 +176,8 @@ def correlate(
         draws, permutations, level, seed, interval, representatives or {}, oriented, correction=correction
     )
     evidence = Evidence(data, chosen, chosen_targets, settings, controls=controls, baselines=judges)
-    evidence = replace(evidence, correlations=correlation_rows(evidence))
+    correlations, strongest = correlation_rows(evidence)
+    evidence = replace(evidence, correlations=correlations, strongest=strongest)
     return Correlations(
         evidence.correlations,
         comparison.table(evidence, comparison.named(compare, data)),

@@ -10,11 +10,12 @@ from jaxtyping import Bool
 from analysis.measures.registry import is_baseline
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.coefficients import coefficients
-from analysis.statistics.correction import Family, families
+from analysis.statistics.correction import KINDS, Family, Part, families
 from analysis.statistics.evidence import Block, Evidence, joined
-from analysis.statistics.exchangeability import FREELY, INSIDE_METHODS
+from analysis.statistics.exchangeability import FREELY, INSIDE_CELLS, INSIDE_METHODS, WHOLE_VARIANTS
 from analysis.statistics.intervals import PERFECT
 from analysis.statistics.resampling import benjamini_hochberg
+from analysis.statistics.strata import Strata
 from analysis.statistics.units import Units
 
 BASELINE, CANDIDATE = "baseline", "candidate"
@@ -24,7 +25,7 @@ COLUMNS = (
     *("measure", "target", "coefficient", "role", "value", "low", "high", "p", "p_adjusted", "p_floor"),
     *("n_configurations", "n_runs", "dropped", "permuted", "within", "within_low", "within_high", "groups", "reversal"),
     *("stratified", "stratified_low", "stratified_high", "stratified_p", "stratified_p_adjusted"),
-    *("stratified_p_floor", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
+    *("stratified_p_floor", "stratified_permuted", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
     *("warned", "warned_as", "warnings", "p_bh", "interval", "correction"),
 )
 
@@ -32,7 +33,7 @@ COLUMNS = (
 UNKNOWN: dict[str, Any] = {
     **dict.fromkeys(("p_adjusted", "p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
-    **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
+    **dict.fromkeys(("permuted", "stratified_permuted", "warned_as", "interval"), ""),
     "cells": 0,
     "cells_dropped": 0,
     "cell_reversal": False,
@@ -50,21 +51,30 @@ def completed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{name: value for name, value in UNKNOWN.items() if name not in rows.columns})
 
 
-def correlation_rows(evidence: Evidence) -> pd.DataFrame:
-    """All rows, baselines after the measures; what is finite in the same runs goes through in one block."""
+def correlation_rows(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All rows, baselines after the measures, and the strongest of each family.
+
+    What is finite in the same runs goes through in one block.
+    """
     data, settings = evidence.data, evidence.settings
     measures = list(dict.fromkeys([*evidence.measures, *evidence.baselines]))
     by_target = families(evidence, measures)
     frames = []
     for block in evidence.blocks(measures):
         numbers = coefficients(
-            block.x, block.y, by_target[block.targets[0]].methods[block.used], data.cells[block.used], settings
+            block.x,
+            block.y,
+            by_target[block.targets[0]].methods[block.used],
+            Strata.of(data.cells[block.used], data.variants[block.used]),
+            settings,
         )
         for j, target in enumerate(block.targets):
-            by_target[target].blocks.append((block, j, numbers["inside"][:, :, j] > 0))
+            part = Part(block, j, numbers["inside"][:, :, j] > 0, numbers["together"][0, :, j] > 0)
+            by_target[target].parts.append(part)
         frames.append(_frame(data, block, numbers))
     whole = pd.concat(frames, ignore_index=True)
-    whole = whole.merge(pd.concat([_p_values(t, by_target[t], evidence) for t in evidence.targets]), how="left")
+    tested = [_p_values(t, by_target[t], evidence) for t in evidence.targets]
+    whole = whole.merge(pd.concat([p for p, _ in tested]), how="left")
     whole = whole[whole["measure"] != whole["target"]]
     places = {"measure": measures, "target": evidence.targets, "coefficient": list(COEFFICIENTS)}
     for name, order in places.items():
@@ -81,10 +91,12 @@ def correlation_rows(evidence: Evidence) -> pd.DataFrame:
     whole["reversal"] = clear & (whole["value"] * whole["within"] < 0)
     done = whole["p"].notna() | whole["low"].notna()
     whole["permuted"] = np.where(done, np.where(whole["inside"] > 0, INSIDE_METHODS, FREELY), "")
+    done = whole["stratified_p"].notna() | whole["stratified_low"].notna()
+    whole["stratified_permuted"] = np.where(done, np.where(whole["together"] > 0, WHOLE_VARIANTS, INSIDE_CELLS), "")
     counts = ["groups", "cells", "cells_dropped"]
     whole[counts] = whole[counts].astype(int)
     whole["cell_reversal"] = whole["cell_reversal"] > 0
-    return whole[list(COLUMNS)]
+    return whole[list(COLUMNS)], pd.concat([best for _, best in tested], ignore_index=True)
 
 
 def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -101,21 +113,25 @@ def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.Data
     frame["warned_as"] = np.array([_in_words(kinds) for _, kinds in warned], dtype=object)[each]
     loose = [_loose(data, name, block.runs) for name in block.measures]
     remarks = [joined(*block.remarks(i, j), loose[i]) for i, j in np.ndindex(block.shape)] * len(COEFFICIENTS)
+    sizes = np.unique(np.array(data.methods)[block.used], return_counts=True)[1]
+    alone = f"{(sizes == 1).sum()} of {block.n} configurations are alone in their method: never permuted"
+    still = (frame["inside"] > 0) & bool((sizes == 1).any())
     perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
-    frame["warnings"] = [joined(r, PERFECT * p) for r, p in zip(remarks, perfect.tolist(), strict=True)]
+    each = zip(remarks, still.tolist(), perfect.tolist(), strict=True)
+    frame["warnings"] = [joined(r, alone * s, PERFECT * p) for r, s, p in each]
     return frame.reset_index()
 
 
-def _p_values(target: str, family: Family, evidence: Evidence) -> pd.DataFrame:
-    """p-values of a target's rows, with the measure and coefficient that they belong to."""
-    pooled, stratified = family.p_values(evidence.settings)
+def _p_values(target: str, family: Family, evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """p-values of a target's rows, with what they belong to, and the best of its families."""
+    pooled, stratified, best = family.p_values(evidence.settings)
     frames = [
         pd.DataFrame({"measure": family.measures, "target": target, "coefficient": name, **columns})
         for name, columns in pooled.items()
     ]
     of_cells = pd.DataFrame({f"stratified_{name}": values for name, values in stratified.items()})
     frames[0] = pd.concat([frames[0], of_cells], axis=1)
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), pd.DataFrame({"target": target, "family": KINDS, **best})
 
 
 def _in_words(kinds: dict[str, float]) -> str:

@@ -132,6 +132,7 @@ class Evidence:
         targets: Variants to be explained.
         settings: Of resampling.
         correlations: The table of correlations.
+        strongest: For each target and family of measures, the strongest and its p-value, pooled and stratified.
         controls: Names of what is held fixed in partial correlations; None for the usual.
         baselines: Variants that the measures are judged against (errors, losses, ...), whether or not asked for.
     """
@@ -141,6 +142,7 @@ class Evidence:
     targets: list[str]
     settings: Settings
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    strongest: pd.DataFrame = field(default_factory=pd.DataFrame)
     controls: Sequence[str] | None = None
     baselines: Sequence[str] = ()
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from analysis.statistics.evidence import ALL, NO_GRID, SLOW_PERMUTATIONS, Evidence, Rows
 from analysis.statistics.grid import AxisPairs, axis_pairs, levels
 from analysis.statistics.kendall import BLOCK
+from analysis.statistics.orders import orders_inside
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, permutation_pvalue
 from analysis.statistics.statistic import Statistic, chance, number, of_leading
@@ -159,24 +160,16 @@ def granulated_pvalues(
             continue
         sign_x = (np.sign(x[:, axis.first] - x[:, axis.second]) * axis.weights(weights)).astype(np.float32)
         total += _null(sign_x, y, axis, order)
-        inside = _inside(axis, n, permutations, generator)
-        each[k] = permutation_pvalue(observed[k], np.abs(_null(sign_x, y, axis, inside)) + _SLACK)
+        cell = np.arange(n) + 1 + axis.cell.max()
+        cell[axis.first], cell[axis.second] = axis.cell, axis.cell
+        inside = orders_inside(cell, count=permutations, generator=generator)
+        null = np.abs(_null(sign_x, y, axis, inside.base))
+        each[k] = inside.share((null >= np.abs(observed[k])[..., None] - _SLACK).sum(axis=-1))
     defined = np.array([len(a.first) > 0 for a in axes], dtype=bool)
     if not defined.any():
         return each, np.full(total.shape[:2], math.nan)
     psi = observed[defined].mean(axis=0)
     return each, permutation_pvalue(psi, (np.abs(total) + _SLACK) / defined.sum())
-
-
-def _inside(axis: AxisPairs, n: int, permutations: int, generator: np.random.Generator) -> np.ndarray:
-    """Orders of the units that keep each one in its cell of the axis."""
-    cell = np.arange(n) + 1 + axis.cell.max()
-    cell[axis.first], cell[axis.second] = axis.cell, axis.cell
-    place = np.argsort(cell, kind="stable")
-    shuffled = np.argsort(cell[None] + generator.random((permutations, n)), axis=1)
-    order = np.empty_like(shuffled)
-    order[:, place] = shuffled
-    return order
 
 
 def _null(sign_x: np.ndarray, y: np.ndarray, axis: AxisPairs, order: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from analysis.statistics.kendall import BLOCK, dense_ranks, weighted_kendall
+from analysis.statistics.kendall import row_sums, weighted_kendall, without_each
 from analysis.statistics.resampling import quantiles, weighted_pearson, weighted_spearman
 
 INTERVALS = ("stabilised", "bca", "percentile")
@@ -49,31 +49,7 @@ def leave_one_out(
     n = x.shape[1]
     if coefficient != "kendall":
         return RESAMPLED[coefficient](x, y, np.ones((n, n), dtype=np.int64) - np.eye(n, dtype=np.int64))
-    score, untied_x, untied_y = kendall_row_sums(x, y)
-    score = score.sum(axis=2, keepdims=True) / 2 - score
-    untied_x = untied_x.sum(axis=1, keepdims=True) / 2 - untied_x
-    untied_y = untied_y.sum(axis=1, keepdims=True) / 2 - untied_y
-    scale = np.sqrt(untied_x[:, None] * untied_y[None])
-    tau: Float[np.ndarray, "m t n"] = np.divide(score, scale, out=np.full(score.shape, np.nan), where=scale > 0)
-    return tau
-
-
-def kendall_row_sums(
-    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"]
-) -> tuple[Float[np.ndarray, "m t n"], Float[np.ndarray, "m n"], Float[np.ndarray, "t n"]]:
-    """For each unit: concordant minus discordant pairs it is in, and those untied in x and in y."""
-    m, t, n = len(x), len(y), x.shape[1]
-    rank_x, rank_y = dense_ranks(x).astype(np.float32), dense_ranks(y).astype(np.float32)
-    score, untied_x, untied_y = np.empty((m, t, n)), np.empty((m, n)), np.empty((t, n))
-    step = max(1, BLOCK // ((m + t) * n))
-    for s in range(0, n, step):
-        part = slice(s, s + step)
-        sign_x = np.sign(rank_x.T[part, :, None] - rank_x[None])  # (block, m, n)
-        sign_y = np.sign(rank_y.T[part, :, None] - rank_y[None])
-        score[:, :, part] = np.moveaxis(sign_x @ sign_y.transpose(0, 2, 1), 0, 2)
-        untied_x[:, part] = np.abs(sign_x).sum(axis=2).T
-        untied_y[:, part] = np.abs(sign_y).sum(axis=2).T
-    return score, untied_x, untied_y
+    return without_each(*row_sums(x, y))
 
 
 def jackknife_error(left_out: Float[np.ndarray, "*shape n"]) -> Float[np.ndarray, "*shape"]:

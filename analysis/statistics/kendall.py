@@ -35,10 +35,15 @@ def weighted_kendall(
     Returns:
         Shape (m, t, d); NaN where x or y is constant in the resample.
     """
-    score, untied_x, untied_y = pair_sums(x, y, counts)
-    scale = np.sqrt(untied_x[:, None, :] * untied_y[None, :, :])
-    tau = np.full(score.shape, np.nan)
-    np.divide(score, scale, out=tau, where=scale > 0)
+    return tau_of_sums(*pair_sums(x, y, counts))
+
+
+def tau_of_sums(
+    score: Float[np.ndarray, "m t d"], untied_x: Float[np.ndarray, "m d"], untied_y: Float[np.ndarray, "t d"]
+) -> Float[np.ndarray, "m t d"]:
+    """tau_b = (C - D)/√(pairs untied in x · pairs untied in y); NaN where one of these is 0."""
+    scale = np.sqrt(untied_x[:, None] * untied_y[None])
+    tau: Float[np.ndarray, "m t d"] = np.divide(score, scale, out=np.full(score.shape, np.nan), where=scale > 0)
     return tau
 
 
@@ -66,6 +71,31 @@ def pair_sums(
         untied_x += np.abs(sign_x) @ pair
         untied_y += np.abs(sign_y) @ pair
     return score.reshape(m, t, d).astype(np.float64), untied_x.astype(np.float64), untied_y.astype(np.float64)
+
+
+def row_sums(
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"]
+) -> tuple[Float[np.ndarray, "m t n"], Float[np.ndarray, "m n"], Float[np.ndarray, "t n"]]:
+    """For each unit: concordant minus discordant pairs it is in, and those untied in x and in y."""
+    m, t, n = len(x), len(y), x.shape[1]
+    rank_x, rank_y = dense_ranks(x).astype(np.float32), dense_ranks(y).astype(np.float32)
+    score, untied_x, untied_y = np.empty((m, t, n)), np.empty((m, n)), np.empty((t, n))
+    step = max(1, BLOCK // ((m + t) * n))
+    for s in range(0, n, step):
+        part = slice(s, s + step)
+        sign_x = np.sign(rank_x.T[part, :, None] - rank_x[None])  # (block, m, n)
+        sign_y = np.sign(rank_y.T[part, :, None] - rank_y[None])
+        score[:, :, part] = np.moveaxis(sign_x @ sign_y.transpose(0, 2, 1), 0, 2)
+        untied_x[:, part] = np.abs(sign_x).sum(axis=2).T
+        untied_y[:, part] = np.abs(sign_y).sum(axis=2).T
+    return score, untied_x, untied_y
+
+
+def without_each(
+    score: Float[np.ndarray, "m t n"], untied_x: Float[np.ndarray, "m n"], untied_y: Float[np.ndarray, "t n"]
+) -> Float[np.ndarray, "m t n"]:
+    """tau_b without each unit in turn, from the sums over the pairs that each is in (all pairs stand there twice)."""
+    return tau_of_sums(*(each.sum(axis=-1, keepdims=True) / 2 - each for each in (score, untied_x, untied_y)))
 
 
 def dense_ranks(x: Float[np.ndarray, "m n"]) -> Int[np.ndarray, "m n"]:

@@ -5,8 +5,8 @@ signs of all pairs (tau_b), of the pairs inside cells (stratified tau_b), ranks 
 block of permutations of a whole family of measures is one matrix product.
 
 Where there are more pairs than 100 configurations have, C - D of the data is compared with its linear part over
-permutations, the sum of what each configuration's place alone tells of it (Hájek's projection): with 100 it has a
-correlation of 0.998 with C - D, and with more a higher one.
+permutations, the sum of what each configuration's place alone tells of it (Hájek's projection), at the deviation that
+C - D has without ties: with 100 it has a correlation of 0.998 with C - D, and with more a higher one.
 """
 
 import math
@@ -38,6 +38,7 @@ class Seen:
         y: The target, of the same ones.
         used: Which of all configurations those are.
         groups: Inside which configurations change places; None for freely.
+        variants: The variant of each of all configurations, where whole variants change places, in all cells alike.
     """
 
     places: Int[np.ndarray, " m"]
@@ -45,6 +46,13 @@ class Seen:
     y: Float[np.ndarray, " n"]
     used: Bool[np.ndarray, " c"]
     groups: Int[np.ndarray, " n"] | None = None
+    variants: Int[np.ndarray, " c"] | None = None
+
+    def orders(self, orders: Orders, cells: Int[np.ndarray, " c"] | None) -> Int[np.ndarray, "b n"]:
+        """The orders in which its configurations come."""
+        if self.variants is None:
+            return orders.of(self.used, self.groups)
+        return orders.together(self.used, np.zeros_like(self.variants) if cells is None else cells, self.variants)
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,14 @@ class PValues:
     Attributes:
         p: One by one; NaN where there is no test.
         adjusted: Corrected for the number of candidates; NaN for what is no candidate.
+        strongest: For each family the place of the measure with the largest |t|; -1 where none has a test.
+        best: Its p, corrected for the choice among its family.
     """
 
     p: Float[np.ndarray, " k"]
     adjusted: Float[np.ndarray, " k"]
+    strongest: Int[np.ndarray, " f"]
+    best: Float[np.ndarray, " f"]
 
 
 def step_down(
@@ -67,6 +79,8 @@ def step_down(
     *,
     candidates: Bool[np.ndarray, " k"],
     cells: Int[np.ndarray, " c"] | None = None,
+    family: Int[np.ndarray, " k"] | None = None,
+    families: int = 1,
 ) -> PValues:
     """Permutation p-values of a family of measures of one target, and the same corrected for their number.
 
@@ -82,8 +96,10 @@ def step_down(
         coefficient: "kendall", "spearman" or "pearson".
         tested: The measures, those with equal configurations together; a constant one has no test.
         orders: Permutations of all configurations; for `cells` inside these.
-        candidates: Which measures make the family; the others have a p by itself alone.
+        candidates: Which measures are corrected for; the others have a p by itself alone.
         cells: The cell of each of all configurations, for stratified tau_b; None for pooled coefficients.
+        family: The number of the family of each measure, for the best of each; None for one of all.
+        families: How many there are.
 
     Source:
         Westfall and Young (1993), Resampling-Based Multiple Testing, algorithm 4.1 (with permutations).
@@ -96,19 +112,27 @@ def step_down(
     rows = [(at, row, place) for at, each in enumerate(tested) for row, place in enumerate(each.places.tolist())]
     rows = [each for each in rows if np.isfinite(observed[each[2]])]
     rows.sort(key=lambda each: (observed[each[2]], -each[2]))  # the weakest first
-    reached, above = np.zeros(len(candidates)), np.zeros(len(candidates))
-    for null in _blocks(parts, tested, orders) if rows else ():
+    family = np.zeros(len(candidates), dtype=np.int64) if family is None else family
+    strongest = np.full(families, -1)
+    for _, _, place in rows:
+        strongest[family[place]] = place
+    reached, above, best = np.zeros(len(candidates)), np.zeros(len(candidates)), np.zeros(len(strongest))
+    for null in _blocks(parts, tested, orders, cells) if rows else ():
         running = np.zeros(null[0].shape[1], dtype=np.result_type(*null))
+        largest = np.zeros((len(strongest), len(running)), dtype=running.dtype)
         for at, row, place in rows:
-            values = null[at][row]
+            values, of_family = null[at][row], largest[family[place]]
             reached[place] += np.count_nonzero(values >= limits[place])
+            np.maximum(of_family, values, out=of_family)
             if candidates[place]:
                 np.maximum(running, values, out=running)
                 above[place] += np.count_nonzero(running >= limits[place])
+        best += [np.count_nonzero(each >= limits[place]) for each, place in zip(largest, strongest, strict=True)]
     adjusted = np.full(len(candidates), np.nan)
-    family = [place for _, _, place in reversed(rows) if candidates[place]]
-    adjusted[family] = np.maximum.accumulate(orders.share(above[family]))
-    return PValues(np.where(np.isfinite(observed), orders.share(reached), np.nan), adjusted)
+    down = [place for _, _, place in reversed(rows) if candidates[place]]
+    adjusted[down] = np.maximum.accumulate(orders.share(above[down]))
+    p = np.where(np.isfinite(observed), orders.share(reached), np.nan)
+    return PValues(p, adjusted, strongest, np.where(strongest >= 0, orders.share(best), np.nan))
 
 
 @dataclass(frozen=True)
@@ -143,10 +167,12 @@ class _Part:
         return self.values(np.arange(n)[None])[:, 0] if self.data is None else self.data
 
 
-def _blocks(parts: Sequence[_Part], tested: Sequence[Seen], orders: Orders) -> Iterator[list[np.ndarray]]:
+def _blocks(
+    parts: Sequence[_Part], tested: Sequence[Seen], orders: Orders, cells: Int[np.ndarray, " c"] | None
+) -> Iterator[list[np.ndarray]]:
     """|t| of each part, one block of permutations after the other."""
     step = max(64, BLOCK // max(max(part.factor.shape) for part in parts))
-    taken = [orders.of(each.used, each.groups) for each in tested]
+    taken = [each.orders(orders, cells) for each in tested]
     for start in range(0, orders.number, step):
         yield [part.values(order[start : start + step]) for part, order in zip(parts, taken, strict=True)]
 
@@ -155,14 +181,14 @@ def _part(coefficient: str, tested: Seen, cells: Int[np.ndarray, " c"] | None) -
     """What is multiplied for a coefficient."""
     x, y, n = tested.x, tested.y, len(tested.y)
     if coefficient == "kendall":
-        groups = [np.arange(n)] if cells is None else Strata.of(cells[tested.used]).groups
-        sizes = np.array([len(g) for g in groups], dtype=np.float64)
+        strata = Strata.whole(n) if cells is None else Strata.of(cells[tested.used])
+        sizes = np.array([len(g) for g in strata.groups], dtype=np.float64)
         number = (sizes * (sizes - 1)).sum() / 2
         spread = math.sqrt((sizes * (sizes - 1) * (2 * sizes + 5)).sum() / 18) / max(number, 1)
         if number <= PAIRS:
-            return _of_signs(x, y, groups, spread)
-        moving = groups if tested.groups is None or cells is not None else _members(tested.groups)
-        return _of_lines(x, y, groups, moving, spread)
+            return _of_signs(x, y, strata, spread)
+        moving = strata.groups if tested.groups is None or cells is not None else _members(tested.groups)
+        return _of_lines(x, y, strata.groups, moving, spread)
     if coefficient == "spearman":
         whole = np.float32 if n**3 / 3 < EXACT else np.float64  # the largest product of two centred rows of ranks
         factor, scores = ((2 * mid_ranks(a) - (n + 1)).astype(whole) for a in (x, y[None]))
@@ -172,12 +198,9 @@ def _part(coefficient: str, tested: Seen, cells: Int[np.ndarray, " c"] | None) -
     return _Part(factor, lambda order: scores[0][order].T, _scale(size, 1 / math.sqrt(n - 1), factor.dtype))
 
 
-def _of_signs(
-    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, " n"], groups: list[np.ndarray], spread: float
-) -> _Part:
-    """The signs of all pairs inside the groups."""
-    pairs = [g[np.array(np.triu_indices(len(g), 1))] for g in groups]
-    first, second = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=np.int64)
+def _of_signs(x: Float[np.ndarray, "m n"], y: Float[np.ndarray, " n"], strata: Strata, spread: float) -> _Part:
+    """The signs of all pairs inside cells."""
+    first, second = strata.pairs()
     rank_x, rank_y = dense_ranks(x).astype(np.float32), dense_ranks(y[None])[0].astype(np.float32)
 
     def turned(order: Int[np.ndarray, "b n"]) -> Float[np.ndarray, "f b"]:
@@ -200,7 +223,8 @@ def _of_lines(
 
     With a_ih = Σ_{j in h} sign(x_i - x_j), and b_ih likewise of the target, pairs inside a moving group g of k give
     Σ_{i in g} a_ig b_σ(i)g / k, and pairs between g and h (where they count) their mean given the order in g,
-    Σ_{i in g} a_ih b_σ(i)h / |h|, and that given the order in h, less the mean over both orders.
+    Σ_{i in g} a_ih b_σ(i)h / |h|, and that given the order in h, less the mean over both orders. The part inside g has
+    (2k + 2)/(2k + 5) of the variance that C - D has there without ties, and is made wider accordingly.
     """
     between = len(moving) > 1 and len(groups) == 1
     factor, vectors, shift = [], [], np.zeros(len(x))
@@ -208,7 +232,7 @@ def _of_lines(
         above_x, above_y = _above(x, g), _above(y[None], g)[0]
         own = np.zeros(len(y))
         own[g] = 1 / len(g)
-        factor.append(above_x * own)
+        factor.append(above_x * own * math.sqrt((2 * len(g) + 5) / (2 * len(g) + 2)))
         vectors.append(above_y)
         if between:
             others = 1 - (own > 0)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
+from analysis.statistics import exchangeability
 from analysis.statistics.slopes import finite_units, labels, scaled
 
 
@@ -150,14 +151,4 @@ def intraclass_correlation(y: Float[np.ndarray, " n"], groups: Sequence[Any]) ->
         raise ValueError(f"`groups` must hold one label a value, got {len(groups)} for {len(y)}.")
     used = np.isfinite(y)
     label = labels([g for g, u in zip(groups, used.tolist(), strict=True) if u])
-    y = scaled(y[used])[0]
-    size = np.bincount(label)
-    n, g = len(y), len(size)
-    if g < 2 or n == g or (y == y[0]).all():
-        return math.nan
-    y = (y - y.mean()) / np.abs(y - y.mean()).max()
-    mean = np.bincount(label, y) / size
-    between = float((size * mean**2).sum()) / (g - 1)
-    within = float(((y - mean[label]) ** 2).sum()) / (n - g)
-    k0 = (n - float((size**2).sum()) / n) / (g - 1)
-    return (between - within) / (between + (k0 - 1) * within)
+    return float(exchangeability.intraclass_correlation(y[None, used], label)[0])

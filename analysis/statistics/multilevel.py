@@ -9,12 +9,13 @@ from jaxtyping import Float
 
 from analysis.statistics.evidence import SLOW_PERMUTATIONS, Evidence, Rows, Settings, constant, joined
 from analysis.statistics.mixed import intraclass_correlation, random_intercept
+from analysis.statistics.orders import Orders, orders_inside
 from analysis.statistics.power import design_effect
 from analysis.statistics.resampling import MINIMUM
-from analysis.statistics.slopes import FEW_CLUSTERS, fixed_effects, inside_orders, simpson
+from analysis.statistics.slopes import FEW_CLUSTERS, fixed_effects, labels, simpson
 from analysis.statistics.statistic import WITHIN, Cell, Statistic, chance, number, whole
 
-Orders = dict[tuple[Any, ...], np.ndarray]  # of units inside their groups, the same for all measures on the same units
+Shared = dict[tuple[Any, ...], Orders]  # of units inside their groups, the same for all measures on the same units
 
 
 def table(evidence: Evidence) -> Rows:
@@ -25,7 +26,7 @@ def table(evidence: Evidence) -> Rows:
     data, rows = evidence.data, []
     repeated = len(data.configuration) > len(data.methods)
     icc: dict[tuple[str, bytes], tuple[float, float]] = {}
-    orders: Orders = {}
+    orders: Shared = {}
     for block in evidence.blocks():
         methods = [m for m, u in zip(data.methods, block.used, strict=True) if u]
         configurations = data.configuration[block.runs].tolist()
@@ -48,7 +49,7 @@ def table(evidence: Evidence) -> Rows:
 
 
 def _slopes(
-    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], groups: Sequence[Any], settings: Settings, orders: Orders
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], groups: Sequence[Any], settings: Settings, orders: Shared
 ) -> tuple[Any, ...]:
     """The columns from `pooled` to `converged`, and what is to be said of them."""
     if len(x) < 2 or constant(x):
@@ -59,7 +60,7 @@ def _slopes(
     claim = len(x) >= MINIMUM and not constant(y) and number_of_groups > 1
     draws = min(settings.permutations, SLOW_PERMUTATIONS) if number_of_groups < FEW_CLUSTERS and claim else 0
     if draws and (key := tuple(groups)) not in orders:
-        orders[key] = inside_orders(groups, draws=draws, generator=settings.generator(6, len(x)))
+        orders[key] = orders_inside(labels(groups), count=draws, generator=settings.generator(6, len(x)))
     fixed = fixed_effects(
         x, y, groups, draws=draws, generator=settings.generator(9, len(x)),
         orders=orders[tuple(groups)] if draws else None,

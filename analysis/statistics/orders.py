@@ -1,9 +1,9 @@
 """Orders of configurations that all measures share: free, or inside groups such as cells or methods.
 
 A test of many measures at once needs the same permutations for all of them. Measures that are missing for some
-configurations take the order in which the others come (`Orders.of`), and what is permuted inside groups takes the order
-of each group's own. So one set of permutations serves all, and what a row sees depends on the seed and the number of
-configurations alone.
+configurations take the order in which the others come (`Orders.of`), what is permuted inside groups takes the order of
+each group's own, and what is permuted in all cells alike that of whole variants (`Orders.together`). So one set of
+permutations serves all, and what a row sees depends on the seed and the number of configurations alone.
 """
 
 import math
@@ -51,11 +51,13 @@ class Orders:
     def share(self, count: float | np.ndarray) -> float | np.ndarray:
         """The p-value of a statistic that `count` of the permutations reach.
 
-        #/b where all were enumerated, else (1 + #)/(1 + b): the observed order counts as one.
+        #/b where all were enumerated, else (1 + #)/(1 + b): the observed order counts as one. NaN without any.
 
         Source:
             Phipson and Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9(1).
         """
+        if not self.number:
+            return count * math.nan
         return count / self.number if self.exact else (1 + count) / (1 + self.number)
 
     def of(self, used: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " k"] | None = None) -> Int[np.ndarray, "b k"]:
@@ -72,6 +74,34 @@ class Orders:
         key = used.tobytes(), labels.tobytes()
         if key not in self._made:
             self._made[key] = self._moved(used, labels)
+        return self._made[key]
+
+    def together(
+        self, used: Bool[np.ndarray, " n"], cells: Int[np.ndarray, " n"], variants: Int[np.ndarray, " n"]
+    ) -> Int[np.ndarray, "b k"]:
+        """Likewise where whole variants change places, in all cells alike.
+
+        A cell takes the order of the variants that it has: with all of them in each, a permutation of the variants, and
+        where some are missing one that is uniform by itself.
+
+        Args:
+            used: Which of all configurations they are.
+            cells: The cell of each of all.
+            variants: The variant of each of all; a cell has each at most once.
+        """
+        key = used.tobytes(), cells.tobytes() + variants.tobytes()
+        if key not in self._made:
+            _, first = np.unique(variants, return_index=True)
+            leads = np.isin(np.arange(len(variants)), first)
+            by_variant = Orders(self.of(leads), self.exact)
+            place = np.searchsorted(np.sort(first), first)[np.unique(variants, return_inverse=True)[1]][used]
+            found = np.empty((self.number, len(place)), dtype=self.base.dtype)
+            for label in np.unique(cells[used]):
+                members = np.flatnonzero(cells[used] == label)
+                members = members[np.argsort(place[members])].astype(self.base.dtype)
+                present = np.isin(np.arange(len(first)), place[members])
+                found[:, members] = members[by_variant.of(present)]
+            self._made[key] = found
         return self._made[key]
 
     def _moved(self, used: Bool[np.ndarray, " n"], labels: Int[np.ndarray, " k"]) -> Int[np.ndarray, "b k"]:

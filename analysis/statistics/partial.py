@@ -5,7 +5,6 @@ and what its ranks tell of the ranks of measure and target by a straight line is
 is fitted inside the cells. A line through two levels would assume that they shift everything alike.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ from analysis.statistics.controls import BESIDE, asked, unfair, usual
 from analysis.statistics.evidence import SLOW_PERMUTATIONS, Evidence, Rows, joined
 from analysis.statistics.intervals import PERFECT, stabilised_interval
 from analysis.statistics.kendall import EXACT_LIMIT
+from analysis.statistics.max_t import Seen, step_down
+from analysis.statistics.orders import Orders, orders_inside
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks
-from analysis.statistics.slopes import inside_orders
 from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, chance, number, of_leading, whole, words
+from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall, stratified_leave_one_out
 
 MOST_LEVELS = 3  # of a control that makes strata
-SMALLEST = 3  # configurations of a cell that counts
 PERMUTATIONS = (
     9999  # at most, for each control, and `SLOW_PERMUTATIONS` above 100 configurations: there are many controls
 )
@@ -33,7 +33,7 @@ SAID = {STRATA: "τ in strata", RESIDUALS: "ranks' residuals", "kendall": "linea
 DETERMINED = "the controls determine the measure or the target"
 CONSTANT = "constant control"
 
-_BLOCK = 1 << 21  # (measures, permutations) or (pairs, permutations) numbers held at once
+_BLOCK = 1 << 21  # (measures, permutations) numbers held at once
 _NOTHING = 1e-10  # of a sum of squares: what is left of it is rounding
 
 
@@ -90,7 +90,7 @@ class Given:
     def reason(self) -> str:
         """Why nothing can be told; empty where something can."""
         if not len(self.cells):
-            return f"no cell of {SMALLEST} configurations" if self.note else ""
+            return f"no cell of {CELL_MINIMUM} configurations" if self.note else ""
         if not len(self.ranked) and (self.cells == self.cells[0]).all():
             return CONSTANT
         return "too few configurations for so many controls" if self.freedom < 1 else ""
@@ -111,8 +111,8 @@ def given(controls: Float[np.ndarray, "k c"], named: Float[np.ndarray, "s c"], u
     if len(strata) and len(cells):
         cells = np.unique(strata[:, used], axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
     size = np.bincount(cells)
-    kept, ranked = size[cells] >= SMALLEST, controls[~few]
-    note = f"{int((size < SMALLEST).sum())} of {len(size)} cells have fewer than {SMALLEST} configurations"
+    kept, ranked = size[cells] >= CELL_MINIMUM, controls[~few]
+    note = f"{int((size < CELL_MINIMUM).sum())} of {len(size)} cells have fewer than {CELL_MINIMUM} configurations"
     note = "" if kept.all() else f"{note}: left out"
     used = used.copy()
     used[used] = kept
@@ -198,30 +198,13 @@ def partials(
         if interval:
             low, high = stabilised_interval(value, _error(left_out, held), level=level, freedom=held.freedom)
         if permutations:
-            orders, exact = inside(held.cells, count=permutations, generator=generator)
-            reached = (_reached_by_residuals if len(held.ranked) else _reached_in_strata)(x, y, held, orders)
-            p = reached / len(orders) if exact else (1 + reached) / (1 + len(orders))
+            orders = orders_inside(held.cells, count=permutations, generator=generator)
+            p = (_p_of_residuals if len(held.ranked) else _p_in_strata)(x, y, held, orders)
             p[np.isnan(value)] = math.nan
     why = np.where(np.isnan(value), "constant in every cell" if not len(held.ranked) else DETERMINED, "").astype(object)
     lone = np.isfinite(value) & ~np.isfinite(low) & (interval and x.shape[1] >= MINIMUM)
     why[lone] = "without one configuration nothing is left to order: no interval"
     return value, low, high, p, why
-
-
-def inside(
-    cells: Int[np.ndarray, " n"], *, count: int, generator: np.random.Generator
-) -> tuple[Int[np.ndarray, "b n"], bool]:
-    """Orders that keep each unit in its cell: every one once where there are no more than `count`, else random ones."""
-    every = math.prod(math.factorial(int(size)) for size in np.bincount(cells))
-    if every > count:
-        return inside_orders(cells.tolist(), draws=count, generator=generator), False
-    orders = np.arange(len(cells))[None]
-    for cell in np.unique(cells):
-        places = np.flatnonzero(cells == cell)
-        moved = np.array(list(itertools.permutations(places)))
-        orders = np.repeat(orders, len(moved), axis=0)
-        orders[:, places] = np.tile(moved, (len(orders) // len(moved), 1))
-    return orders, True
 
 
 def _error(left_out: Float[np.ndarray, "m t n"], held: Given) -> Float[np.ndarray, "m t"]:
@@ -239,22 +222,9 @@ def _error(left_out: Float[np.ndarray, "m t n"], held: Given) -> Float[np.ndarra
 
 
 def _in_strata(x: np.ndarray, y: np.ndarray, held: Given) -> tuple[np.ndarray, np.ndarray]:
-    """Stratified tau_b, and without each unit in turn: from the pairs that each unit is in."""
-    rank_x, rank_y, n = mid_ranks(x), mid_ranks(y), x.shape[1]
-    score, untied_x, untied_y = np.empty((len(x), len(y), n)), np.empty((len(x), n)), np.empty((len(y), n))
-    for i in range(n):
-        mates = held.cells == held.cells[i]
-        sign_x, sign_y = (np.sign(r[:, mates] - r[:, [i]]) for r in (rank_x, rank_y))
-        score[:, :, i] = sign_x @ sign_y.T
-        untied_x[:, i], untied_y[:, i] = np.abs(sign_x).sum(axis=1), np.abs(sign_y).sum(axis=1)
-
-    def tau(score: np.ndarray, untied_x: np.ndarray, untied_y: np.ndarray) -> np.ndarray:
-        scale = np.sqrt(untied_x[:, None] * untied_y[None])
-        found: np.ndarray = np.divide(score, scale, out=np.full(score.shape, math.nan), where=scale > 0)
-        return found
-
-    sums = (score, untied_x, untied_y)  # of all units, each pair stands there twice
-    return tau(*(s.sum(axis=-1) for s in sums)), tau(*(s.sum(axis=-1, keepdims=True) / 2 - s for s in sums))
+    """Stratified tau_b, and without each unit in turn."""
+    strata = Strata.of(held.cells)
+    return stratified_kendall(x, y, strata)[:, :, 0], stratified_leave_one_out(x, y, strata)
 
 
 def _of_residuals(x: np.ndarray, y: np.ndarray, held: Given, jackknife: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -292,37 +262,27 @@ def _basis(z: np.ndarray, cells: np.ndarray) -> Float[np.ndarray, "r n"]:
     return np.concatenate([member, rows[size > 1e-8 * max(1.0, float(np.abs(z).max(initial=0.0)))]])
 
 
-def _reached_in_strata(x: np.ndarray, y: np.ndarray, held: Given, orders: np.ndarray) -> np.ndarray:
-    """How many orders of the target reach |C - D| of each measure and target."""
-    first, second = np.triu_indices(x.shape[1], 1)
-    same = held.cells[first] == held.cells[second]
-    first, second = first[same], second[same]
-    rank_x, rank_y = mid_ranks(x).astype(np.float32), mid_ranks(y).astype(np.float32)
-    sign_x = np.sign(rank_x[:, first] - rank_x[:, second])
-    reached = np.zeros((len(x), len(y)))
-    step = max(16, _BLOCK // max(len(first), len(x)))
-    for j, row in enumerate(rank_y):
-        observed = np.abs(sign_x @ np.sign(row[first] - row[second]))[:, None]
-        for start in range(0, len(orders), step):
-            moved = np.ascontiguousarray(row[orders[start : start + step]].T)
-            null = np.abs(sign_x @ np.sign(moved[first] - moved[second]))
-            reached[:, j] += (null >= observed - 0.5).sum(axis=1)
-    return reached
+def _p_in_strata(x: np.ndarray, y: np.ndarray, held: Given, orders: Orders) -> np.ndarray:
+    """Permutation p of stratified tau_b of each measure and target."""
+    m, used = len(x), np.ones(x.shape[1], dtype=bool)
+    seen = ([Seen(np.arange(m), x, row, used, held.cells)] for row in y)
+    none = np.zeros(m, dtype=bool)
+    return np.stack([step_down("kendall", s, orders, candidates=none, cells=held.cells).p for s in seen], axis=1)
 
 
-def _reached_by_residuals(x: np.ndarray, y: np.ndarray, held: Given, orders: np.ndarray) -> np.ndarray:
-    """How many orders of the target's residuals reach the correlation, the residuals' fit taken away again."""
+def _p_of_residuals(x: np.ndarray, y: np.ndarray, held: Given, orders: Orders) -> np.ndarray:
+    """Permutation p of each measure and target: residuals of the target change places, and are fitted again."""
     basis = _basis(mid_ranks(held.ranked), held.cells)
     a, b = _residuals((mid_ranks(x), mid_ranks(y)), mid_ranks(held.ranked), held.cells)
     reached = np.zeros((len(x), len(y)))
     step = max(16, _BLOCK // max(x.shape))
     for j, row in enumerate(b):
         observed = np.abs(a @ row)[:, None]
-        for start in range(0, len(orders), step):
-            moved = row[orders[start : start + step]]
+        for start in range(0, orders.number, step):
+            moved = row[orders.base[start : start + step]]
             length = np.sqrt(np.maximum(1 - ((moved @ basis.T) ** 2).sum(axis=1), _NOTHING))
             reached[:, j] += (np.abs(a @ moved.T) / length >= observed - 1e-9).sum(axis=1)
-    return reached
+    return np.asarray(orders.share(reached))
 
 
 def partial_of(

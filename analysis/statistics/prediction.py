@@ -18,14 +18,15 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import t as student
 
 from analysis.measures.registry import is_baseline
+from analysis.statistics.coefficients import mean_inside
 from analysis.statistics.controls import baselines, unfair
 from analysis.statistics.evidence import Evidence, Rows, constant, joined
 from analysis.statistics.intervals import jackknife_error
-from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, check_resampling, percentile_interval
 from analysis.statistics.slopes import scaled
 from analysis.statistics.statistic import INTERVAL, Cell, Statistic, number, span, words
+from analysis.statistics.strata import Strata
 from analysis.statistics.units import MAXIMUM_LEVELS, Units
 
 MODELS = ("ridge", "neighbours")
@@ -253,15 +254,8 @@ def _tau_inside(
     guess: Float[np.ndarray, "b n"], y: Float[np.ndarray, " n"], label: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " b"]:
     """tau_b of each prediction with y inside each label of at least three units, averaged over those with one."""
-    total, number = np.zeros(len(guess)), np.zeros(len(guess))
-    for k in range(int(label.max()) + 1):
-        rows = np.flatnonzero(label == k)
-        if len(rows) >= 3:
-            tau = weighted_kendall(guess[:, rows], y[None, rows], np.ones((1, len(rows)), dtype=np.int64))[:, 0, 0]
-            total += np.nan_to_num(tau)
-            number += np.isfinite(tau)
-    mean: Float[np.ndarray, " b"] = np.divide(total, number, out=np.full(len(guess), np.nan), where=number > 0)
-    return mean
+    groups = Strata.of(label).groups
+    return mean_inside("kendall", guess, y[None], groups)[0][:, 0, 0]
 
 
 def _best(
@@ -348,7 +342,7 @@ def table(evidence: Evidence) -> Rows:
         for (name, (names, with_hyper)), model in product(sets.items(), MODELS):
             if target in names or not (names or name in ("measures", HYPER)):
                 continue
-            x = _averages(names, data, runs)
+            x = _averages(names, data, target)
             features, note = _measure_features(x[:, np.isfinite(y)], np.isfinite(y))
             columns = np.concatenate([features, hyper], axis=1) if with_hyper else features
             found = leave_one_group_out(
@@ -402,11 +396,12 @@ def _added(evidence: Evidence, target: str, name: str, names: list[str], alone: 
     return rows
 
 
-def _averages(names: Sequence[str], data: Units, runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "m c"]:
-    """Each over the runs in which it is finite: runs without one measure still have the others."""
+def _averages(names: Sequence[str], data: Units, target: str) -> Float[np.ndarray, "m c"]:
+    """Each over the runs in which it and the target are finite: runs without one measure still have the others."""
     x = np.full((len(names), len(data.methods)), np.nan)
-    for k, name in enumerate(names):
-        x[k] = data.average([name], runs & data.values[name].notna().to_numpy())[0]
+    place = {name: k for k, name in enumerate(names)}
+    for some, _, runs in data.blocks(names, [target]):
+        x[[place[name] for name in some]] = data.average(some, runs)
     return x
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import t as student
 
+from analysis.statistics.orders import Orders, orders_inside
 from analysis.statistics.randomness import source_of
 
 FEW_CLUSTERS = 20
@@ -131,7 +132,7 @@ def fixed_effects(
     *,
     draws: int = 0,
     generator: np.random.Generator | None = None,
-    orders: Int[np.ndarray, "b n"] | None = None,
+    orders: Orders | None = None,
 ) -> FixedEffects:
     """The slope of y on x with an intercept a group, with homoscedastic and cluster-robust errors and two tests.
 
@@ -141,7 +142,7 @@ def fixed_effects(
         groups: The group of each unit; groups are the clusters.
         draws: Resamples of the wild bootstrap and the permutation test; 0 for none.
         generator: Their source; None means a fresh one from seed 0.
-        orders: Orders of the units inside the groups (`inside_orders`), to be shared by many calls; None draws them.
+        orders: Orders of the units inside the groups (`orders_inside`), to be shared by many calls; None draws them.
             Only of use where every unit is finite.
 
     Raises:
@@ -154,8 +155,8 @@ def fixed_effects(
     x, y, label, lost = finite_units(x, y, groups)
     notes = [f"{lost} units that are not finite left out"] if lost else []
     nan = math.nan
-    if orders is not None and orders.shape[1] != len(x):
-        raise ValueError(f"`orders` must be orders of the {len(x)} finite units, got shape {orders.shape}.")
+    if orders is not None and orders.base.shape[1] != len(x):
+        raise ValueError(f"`orders` must be orders of the {len(x)} finite units, got shape {orders.base.shape}.")
     varies = _varies(x) if len(x) else False
     (x, power_x), (y, power_y) = scaled(x), scaled(y)
     inner_x, means = _demeaned(x, label)
@@ -183,22 +184,13 @@ def fixed_effects(
     if draws:
         score, shape = (np.bincount(label, v, len(means))[own] for v in (products, squares))
         wild = _wild(score, shape, draws, generator) if clusters > 1 else nan
-        order = inside_orders(label.tolist(), draws=draws, generator=generator) if orders is None else orders
-        null = inner_y[order] @ inner_x / weight
-        permuted = (1 + int((np.abs(null) >= abs(slope) * (1 - 1e-9)).sum())) / (1 + draws)
+        orders = orders_inside(label, count=draws, generator=generator) if orders is None else orders
+        null = inner_y[orders.base] @ inner_x / weight
+        permuted = float(orders.share(int((np.abs(null) >= abs(slope) * (1 - 1e-9)).sum())))
     slope, se, cr0, cr1 = (_power(v, power_y - power_x) for v in (slope, se, cr0, cr1))
     if math.isinf(slope):
         notes.append(OUT_OF_RANGE)
     return FixedEffects(slope, se, cr0, cr1, p, wild, permuted, clusters, "; ".join(notes))
-
-
-def inside_orders(groups: Sequence[Any], *, draws: int, generator: np.random.Generator) -> Int[np.ndarray, "draws n"]:
-    """Random orders of the units that keep each in its group."""
-    label = labels(groups)
-    place = np.argsort(label, kind="stable")
-    order = np.empty((draws, len(label)), dtype=np.int64)
-    order[:, place] = np.argsort(label[None] + generator.random((draws, len(label))), axis=1)
-    return order
 
 
 def _wild(score: np.ndarray, shape: np.ndarray, draws: int, generator: np.random.Generator) -> float:

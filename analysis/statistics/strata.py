@@ -5,13 +5,13 @@ differ in the method alone. A measure that only tells the learning rates apart s
 orders the methods in every cell may be hidden by the differences between cells.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.statistics.intervals import kendall_row_sums
-from analysis.statistics.kendall import pair_sums
+from analysis.statistics.kendall import pair_sums, row_sums, tau_of_sums, without_each
 
 CELL_MINIMUM = 3  # configurations below which a cell is left out
 
@@ -23,22 +23,48 @@ class Strata:
     Attributes:
         groups: Places of the configurations of each cell with at least 3.
         dropped: Cells with fewer.
+        variants: Number of the variant of a method of each configuration, as far as it matters.
     """
 
     groups: list[Int[np.ndarray, " g"]]
     dropped: int
+    variants: Int[np.ndarray, " n"] | None = None
 
     @classmethod
-    def of(cls, cells: Int[np.ndarray, " n"]) -> "Strata":
+    def of(cls, cells: Int[np.ndarray, " n"], variants: Int[np.ndarray, " n"] | None = None) -> "Strata":
         """The cells of n configurations, from the number of the cell of each."""
         every = [np.flatnonzero(cells == label) for label in np.unique(cells)]
         large = [rows for rows in every if len(rows) >= CELL_MINIMUM]
-        return cls(large, len(every) - len(large))
+        return cls(large, len(every) - len(large), variants)
+
+    @classmethod
+    def whole(cls, n: int) -> "Strata":
+        """All configurations in one cell."""
+        return cls([np.arange(n)], 0)
 
     @property
     def n(self) -> int:
         """Configurations in the cells that count."""
         return sum(map(len, self.groups))
+
+    def pairs(self) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
+        """Places of the first and the second configuration of every pair inside a cell."""
+        each = [rows[np.array(np.triu_indices(len(rows), 1))] for rows in self.groups]
+        first, second = np.concatenate(each, axis=1) if each else np.zeros((2, 0), dtype=np.int64)
+        return first, second
+
+    def resampled(self, n: int, drawn: Callable[[int, int], Int[np.ndarray, "d g"]]) -> Int[np.ndarray, "d n"]:
+        """How often each of n configurations is drawn, from each cell as many as it has.
+
+        Args:
+            n: Configurations in all.
+            drawn: Resamples of so many configurations of the cell with a number.
+        """
+        parts = [drawn(len(rows), k) for k, rows in enumerate(self.groups)]
+        counts = np.zeros((len(parts[0]) if parts else 0, n), dtype=np.int64)
+        for rows, part in zip(self.groups, parts, strict=True):
+            counts[:, rows] = part
+        return counts
 
 
 def stratified_kendall(
@@ -73,7 +99,7 @@ def stratified_kendall(
             (score, untied_x, untied_y), pair_sums(x[:, rows], y[:, rows], counts[:, rows]), strict=True
         ):
             total += part
-    return _ratio(score, untied_x, untied_y)
+    return tau_of_sums(score, untied_x, untied_y)
 
 
 def stratified_leave_one_out(
@@ -83,13 +109,5 @@ def stratified_leave_one_out(
     m, t, n = len(x), len(y), x.shape[1]
     score, untied_x, untied_y = np.zeros((m, t, n)), np.zeros((m, n)), np.zeros((t, n))
     for rows in strata.groups:
-        score[:, :, rows], untied_x[:, rows], untied_y[:, rows] = kendall_row_sums(x[:, rows], y[:, rows])
-    return _ratio(*(each.sum(axis=-1, keepdims=True) / 2 - each for each in (score, untied_x, untied_y)))
-
-
-def _ratio(
-    score: Float[np.ndarray, "m t d"], untied_x: Float[np.ndarray, "m d"], untied_y: Float[np.ndarray, "t d"]
-) -> Float[np.ndarray, "m t d"]:
-    scale = np.sqrt(untied_x[:, None] * untied_y[None])
-    tau: Float[np.ndarray, "m t d"] = np.divide(score, scale, out=np.full(score.shape, np.nan), where=scale > 0)
-    return tau
+        score[:, :, rows], untied_x[:, rows], untied_y[:, rows] = row_sums(x[:, rows], y[:, rows])
+    return without_each(score, untied_x, untied_y)

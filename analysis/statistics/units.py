@@ -36,6 +36,8 @@ class Units:
         methods: For each configuration, the label of its method group.
         cells: For each configuration, the number of its cell: those of one cell have equal hyper-parameters of training
             and differ in the method and its settings (`OF_METHOD`) alone.
+        variants: For each configuration, the number of its variant of a method: the method with its settings. A cell
+            has each variant at most once.
         draws_of_data: For each run, the number of the draw of the data (its `hp.data_seed`) that it was trained on.
         hyper: One row a configuration, its `hp.*` columns without the seed; those of the methods are left out.
         draws: For each variant, the examples (or draws) behind a value, the median over runs.
@@ -48,6 +50,7 @@ class Units:
     configuration: Int[np.ndarray, " r"]
     methods: list[str]
     cells: Int[np.ndarray, " c"]
+    variants: Int[np.ndarray, " c"]
     draws_of_data: Int[np.ndarray, " r"]
     hyper: pd.DataFrame
     draws: dict[str, float]
@@ -164,18 +167,17 @@ def units(
     seeds = {seed_column} if isinstance(seed_column, str) else set(seed_column)
     values = wide(table).astype(np.float64)
     runs = table.drop_duplicates("run_id").set_index("run_id").loc[values.index, hyper]
-    keys = [json.dumps([_text(v) for v in row]) for row in runs[[c for c in hyper if c not in seeds]].to_numpy()]
-    names, configuration = np.unique(np.array(keys), return_inverse=True)
-    first = runs.iloc[[int(np.argmax(configuration == c)) for c in range(len(names))]]
+    settings = [c for c in hyper if c not in seeds]
+    configuration = _numbers(runs[settings])
+    first = runs.iloc[np.unique(configuration, return_index=True)[1]]
     labels = ["+".join(t for t in map(_text, row) if t) or "all" for row in first[columns].to_numpy()]
-    of_cells = [c for c in hyper if c not in seeds and c not in columns and not of_method(c)]
-    shared = [json.dumps([_text(v) for v in row]) for row in first[of_cells].to_numpy()]
-    cells = np.unique(np.array(shared), return_inverse=True)[1]
+    of_variants = [c for c in settings if c in columns or of_method(c)]
+    cells, variants = (_numbers(first[some]) for some in ([c for c in settings if c not in of_variants], of_variants))
     data_seed = runs["hp.data_seed"].map(_text) if "hp.data_seed" in runs else pd.Series("", index=runs.index)
     draws = np.unique(data_seed.to_numpy(dtype=str), return_inverse=True)[1]
     named = with_variant(table[["measure", "options", "split"]].drop_duplicates())
     measure = dict(zip(named["variant"], named["measure"], strict=True))
-    kept = [c for c in hyper if c not in seeds and c not in columns]
+    kept = [c for c in settings if c not in columns]
     told = ["run_id", "step", "measure", "options", "split", "draws", "value", "converged", "warnings"]
     last = with_variant(last_step(table).reindex(columns=told))
     finite = last[np.isfinite(last["value"].to_numpy(dtype=np.float64))]
@@ -190,12 +192,19 @@ def units(
         configuration,
         labels,
         cells,
+        variants,
         draws,
         first[kept].reset_index(drop=True),
         {str(k): float(v) for k, v in last.groupby("variant")["draws"].median().items()},
         {str(k): values.index.isin(ids) for k, ids in loose},
         said,
     )
+
+
+def _numbers(rows: pd.DataFrame) -> Int[np.ndarray, " c"]:
+    """The number of each row, equal ones alike."""
+    text = [json.dumps([_text(v) for v in row]) for row in rows.to_numpy()]
+    return np.unique(np.array(text), return_inverse=True)[1]
 
 
 def without_rounding(x: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:

@@ -491,6 +491,23 @@ def test_what_differs_by_method_is_permuted_inside_methods_and_said():
     assert (few.table["permuted"] == "").all()
 
 
+def test_a_configuration_that_is_alone_in_its_method_is_said():
+    long = by_methods(0, share_x=0.8, share_y=0.8)
+    alone = long["run_id"].isin(["r0-0", *(f"r{m}-{k}" for m in range(1, 8) for k in range(6))])
+    said = "1 of 43 configurations are alone in their method: never permuted"
+    assert said in row(correlate(long[alone], **FEW))["warnings"]
+    assert "alone" not in row(correlate(long, **FEW))["warnings"]
+
+
+def test_what_differs_by_variant_inside_cells_is_permuted_as_whole_variants_and_said():
+    both, one = (correlate(by_methods(0, share_x=0.8, share_y=share), **FEW) for share in (0.8, 0.0))
+    assert (row(both)["stratified_permuted"], row(one)["stratified_permuted"]) == ("whole variants", "inside cells")
+    assert row(both)["stratified_low"] < row(both)["stratified"] < row(both)["stratified_high"]
+    assert (both.table.query("coefficient != 'kendall'")["stratified_permuted"] == "").all()
+    few = correlate(by_methods(0, share_x=0.8, share_y=0.8, methods=4), **FEW)
+    assert row(few)["stratified_p_floor"] == 1 / 24  # of four variants
+
+
 @pytest.mark.parametrize("kind", ["bca", "percentile"])
 def test_other_intervals_are_over_methods_too(kind):
     found = row(correlate(by_methods(0, share_x=0.8, share_y=0.8), interval=kind, **FEW))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from analysis.statistics.exchangeability import differ_by_method, intraclass_correlation
+from analysis.statistics.exchangeability import differ_by_method, differ_by_variant, intraclass_correlation
+from analysis.statistics.strata import Strata
 
 
 def by_hand(x, groups):
@@ -57,3 +58,28 @@ def test_both_must_differ():
         [True, False],
         [False, False],
     ]
+
+
+def test_variants_inside_cells_are_a_two_way_analysis_of_variance():
+    """With each variant once in each cell: mean squares of variants and of what rows and columns leave."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4, 6)) + rng.normal(size=6)
+    left = x - x.mean(axis=1, keepdims=True)  # cell means removed
+    rest = left - left.mean(axis=0)
+    between, within = 4 * left.mean(axis=0).var(ddof=1), (rest**2).sum() / (3 * 5)
+    expected = (between - within) / (between + 3 * within)
+    found = intraclass_correlation(left.reshape(1, -1), np.tile(np.arange(6), 4), spent=3)[0]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_variants_that_keep_their_place_in_every_cell():
+    rng = np.random.default_rng(4)
+    variants, cells = np.tile(np.arange(7), 4), np.repeat(np.arange(4), 7)
+    level = 10.0 * cells
+    alike = np.exp(variants + level / 4 + 0.5 * rng.normal(size=28))  # on another scale in each cell
+    turned = np.concatenate([np.roll(np.arange(7), 2 * c) for c in range(4)]) + level
+    strata = Strata.of(cells, variants)
+    both = np.stack([alike, turned])
+    assert differ_by_variant(both, both, strata).tolist() == [[True, False], [False, False]]
+    assert not differ_by_variant(both, both, Strata.of(cells, np.arange(28))).any()  # none is in two cells
+    assert not differ_by_variant(both, both, Strata.of(np.arange(28), variants)).any()

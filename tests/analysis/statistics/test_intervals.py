@@ -20,7 +20,7 @@ PLAIN = {"kendall": stats.kendalltau, "spearman": stats.spearmanr, "pearson": st
 @pytest.mark.parametrize("coefficient", PLAIN)
 @pytest.mark.parametrize("block", [1 << 22, 40], ids=["whole", "blocked"])
 def test_leaving_one_out_is_the_coefficient_of_the_others(coefficient, block, monkeypatch):
-    monkeypatch.setattr("analysis.statistics.intervals.BLOCK", block)
+    monkeypatch.setattr("analysis.statistics.kendall.BLOCK", block)
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 4, (3, 9)).astype(float), rng.normal(size=(2, 9))
     found = leave_one_out(coefficient, x, y)

@@ -236,6 +236,90 @@ def test_few_configurations_do_not_stand_in_the_way():
     assert values.adjusted[0] < 0.01
 
 
+def test_the_best_of_each_family():
+    """The strongest of a family and its p are those of the family alone, whatever else is tested."""
+    rng = np.random.default_rng(12)
+    y = rng.normal(size=12)
+    x = 0.5 * y + rng.normal(size=(7, 12))
+    x[6] = 1.0
+    orders, family = random_orders(12, 300), np.array([0, 1, 0, 1, 1, 0, 3])
+    values = step_down("kendall", every(x, y), orders, candidates=np.arange(7) < 2, family=family, families=4)
+    for label in (0, 1):
+        members = np.flatnonzero(family == label)
+        alone = found("kendall", x[members], y, orders)
+        assert values.best[label] == alone.adjusted.min() == alone.best[0]
+        taus = [abs(PLAIN["kendall"](row, y)) for row in x[members]]
+        assert values.strongest[label] == members[np.argmax(taus)]
+    assert values.strongest[2:].tolist() == [-1, -1]
+    assert np.isnan(values.best[2:]).all()
+    none = step_down("kendall", every(x, y), random_orders(12, 0), candidates=np.ones(7, dtype=bool))
+    assert none.strongest[0] >= 0
+    assert np.isnan([*none.p, *none.adjusted, *none.best]).all()
+
+
+def in_cells(x, y, cells):
+    """Stratified tau_b up to its scale: concordant less discordant pairs inside cells."""
+    pairs = [(i, j) for i, j in itertools.combinations(range(len(x)), 2) if cells[i] == cells[j]]
+    return sum(np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in pairs)
+
+
+def test_whole_variants_change_places_in_all_cells_alike():
+    """Four variants in three cells, in no order: the 24 permutations of the variants, one by one."""
+    rng = np.random.default_rng(13)
+    variants, cells = np.tile([3, 0, 7, 1], 3), np.repeat([2, 0, 1], 4)
+    mixed = rng.permutation(12)
+    variants, cells = variants[mixed], cells[mixed]
+    y, x = rng.normal(size=12), rng.normal(size=(5, 12))
+    seen = [Seen(np.arange(5), x, y, np.ones(12, dtype=bool), variants=variants)]
+    every_order = Orders(np.array(list(itertools.permutations(range(4)))), exact=True)
+    spread = Orders(np.zeros((24, 12), dtype=np.int64), exact=True)
+    leads = np.sort(np.unique(variants, return_index=True)[1])
+    spread.base[:, :4] = leads[every_order.base]  # the order in which the first of each variant come is what counts
+    spread.base[:, 4:] = np.setdiff1d(np.arange(12), leads)
+    p = step_down("kendall", seen, spread, candidates=np.ones(5, dtype=bool), cells=cells).p
+    place = {(c, v): k for k, (c, v) in enumerate(zip(cells, variants, strict=True))}
+    for row, value in zip(x, p, strict=True):
+        null = []
+        for order in itertools.permutations([0, 1, 3, 7]):
+            becomes = dict(zip([0, 1, 3, 7], order, strict=True))
+            moved = [y[place[c, becomes[v]]] for c, v in zip(cells, variants, strict=True)]
+            null.append(abs(in_cells(row, moved, cells)))
+        assert value == pytest.approx(np.mean(np.array(null) >= abs(in_cells(row, y, cells))), abs=1e-12)
+
+
+def test_whole_variants_hold_the_level_where_cells_do_not():
+    """Effects of variants in both, of which the one tells nothing of the other."""
+    rng = np.random.default_rng(14)
+    variants, cells = np.tile(np.arange(7), 8), np.repeat(np.arange(8), 7)
+    orders, used, one = random_orders(56, 199), np.ones(56, dtype=bool), np.ones(1, dtype=bool)
+    alarms = {"cells": 0, "variants": 0}
+    for _ in range(250):
+        x, y = rng.normal(size=(2, 7))[:, variants] + rng.normal(size=(2, 56))
+        for kind, moved in (("cells", {"groups": cells}), ("variants", {"variants": variants})):
+            seen = [Seen(np.arange(1), x[None], y, used, **moved)]
+            alarms[kind] += step_down("kendall", seen, orders, candidates=one, cells=cells).p[0] <= 0.05
+    assert stats.binomtest(alarms["variants"], 250, 0.05).pvalue > 0.01
+    assert alarms["cells"] > 0.1 * 250
+
+
+def test_a_cell_takes_the_order_of_the_variants_that_it_has():
+    cells, variants = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 1, 2, 3, 2, 1, 0])
+    used = np.array([True] * 6 + [False])
+    found = random_orders(7, 6000).together(used, cells, variants)
+    first, second = found[:, :3], found[:, 3:]
+    assert (np.sort(first) == [0, 1, 2]).all()
+    assert (np.sort(second) == [3, 4, 5]).all()
+    # In their cells the variants come as 0, 1, 2 and 1, 2, 3; 1 and 2 are in both, and are in the same order there.
+    come = [variants[found[:, places]] for places in ([0, 1, 2], [5, 4, 3])]
+    before = [np.argmax(row == 1, axis=1) < np.argmax(row == 2, axis=1) for row in come]
+    assert (before[0] == before[1]).all()
+    assert before[0].mean() == pytest.approx(0.5, abs=0.03)
+    for rows in (first, second - 3):
+        _, times = np.unique(rows, axis=0, return_counts=True)
+        assert len(times) == 6
+        assert stats.chisquare(times).pvalue > 0.001
+
+
 def test_uniform_where_nothing_is_there():
     rng = np.random.default_rng(10)
     orders = random_orders(20, 499)
