@@ -64,9 +64,7 @@ def test_the_table_of_families():
     alone = correlate(
         long, measures=["top_eigenvalue", "ascent_sharpness"], draws=0, permutations=999, tables=["families"]
     )
-    sharpest = alone.table.query(
-        "coefficient == 'kendall'"
-    )  # the family alone: step-down, its smallest is that of its best
+    sharpest = alone.table.query("coefficient == 'kendall'")  # of the family alone: the smallest is its best's
     row = alone.families.set_index("family").loc["sharpness"]
     assert row["best_of_k_p"] == sharpest["p_adjusted"].min() == table.loc["sharpness", "best_of_k_p"]
     assert row["best_of_k_p_stratified"] == sharpest["stratified_p_adjusted"].min()
