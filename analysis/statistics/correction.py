@@ -69,9 +69,11 @@ class Family:
         n = int(self.everyone.sum())
         free, cells = self._shared(np.zeros(n, dtype=np.int64), settings), self.cells[self.everyone]
         pooled = [self._found(name, self._pooled(k), free, settings) for k, name in enumerate(COEFFICIENTS)]
-        tested = self._stratified()
-        together = any(each.variants is not None for each in tested)
-        inside = free if together or not tested else self._shared(cells, settings)
+        tested, variants = self._stratified(), self.variants[self.everyone]
+        crossed = (
+            len(np.unique(variants)) < n
+        )  # free orders serve cells and variants both, whichever measures there are
+        inside = free if crossed or not tested else self._shared(cells, settings)
         stratified, best = self._found("kendall", tested, inside, settings, cells)
         best = pooled[0][1] | {f"{name}_stratified": values for name, values in best.items()}
         return {name: found for name, (found, _) in zip(COEFFICIENTS, pooled, strict=True)}, stratified, best

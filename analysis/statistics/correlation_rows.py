@@ -117,8 +117,8 @@ def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.Data
     alone = f"{(sizes == 1).sum()} of {block.n} configurations are alone in their method: never permuted"
     still = (frame["inside"] > 0) & bool((sizes == 1).any())
     perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
-    each = zip(remarks, still.tolist(), perfect.tolist(), strict=True)
-    frame["warnings"] = [joined(r, alone * s, PERFECT * p) for r, s, p in each]
+    said = zip(remarks, still.tolist(), perfect.tolist(), strict=True)
+    frame["warnings"] = [joined(r, alone * s, PERFECT * p) for r, s, p in said]
     return frame.reset_index()
 
 

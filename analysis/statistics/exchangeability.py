@@ -82,4 +82,5 @@ def differ_by_variant(
 
 def _centred_ranks(x: Float[np.ndarray, "m g"]) -> Float[np.ndarray, "m g"]:
     """Between -1/2 and 1/2, whatever the number."""
-    return mid_ranks(x) / (x.shape[1] + 1) - 0.5
+    centred: Float[np.ndarray, "m g"] = mid_ranks(x) / (x.shape[1] + 1) - 0.5
+    return centred
