@@ -1,7 +1,6 @@
 import itertools
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
@@ -9,7 +8,8 @@ from scipy import stats
 from analysis.statistics.comparison import COLUMNS, paired_difference
 from analysis.statistics.correlation import correlate
 from analysis.statistics.resampling import bootstrap_counts
-from analysis.table import Row, join_config, to_frame
+from analysis.table import Row
+from tests.analysis.tables import table_of_runs
 
 
 def compare(first, second, target, seed=0, **options):
@@ -235,12 +235,9 @@ def test_where_an_absolute_value_folds_it_is_said():
 
 
 def table(runs):
-    frames, configs = [], {}
-    for (c, seed), rows in runs.items():
-        run = f"r{c}-{seed}"
-        frames.append(to_frame(rows, run_id=run, step=1, epoch=1))
-        configs[run] = {"method": "abcdefg"[c % 7], "lr": c // 7, "seed": seed, "data_seed": seed}
-    return join_config(pd.concat(frames, ignore_index=True), configs)
+    rows = {f"r{c}-{seed}": of_run for (c, seed), of_run in runs.items()}
+    settings = ({"method": "abcdefg"[c % 7], "lr": c // 7, "seed": seed, "data_seed": seed} for c, seed in runs)
+    return table_of_runs(rows, dict(zip(rows, settings, strict=True)))
 
 
 def test_a_pair_that_was_not_measured_has_its_rows():

@@ -7,7 +7,8 @@ from scipy import stats
 from analysis.statistics.correlation import COLUMNS, NO_CELL, Correlations, correlate, units
 from analysis.statistics.resampling import holm
 from analysis.statistics.units import without_rounding
-from analysis.table import Row, join_config, to_frame
+from analysis.table import Row
+from tests.analysis.tables import table_of_runs
 
 FEW = {"draws": 200, "permutations": 199, "tables": ()}
 
@@ -18,24 +19,16 @@ SIMPSON_Y = [4, 3.5, 2.5, 2, 7, 6, 6, 4.5, 10, 9, 9, 8]
 
 def table(values, configs, *, options=None):
     """Long table from {run: {measure: value}}; targets on the test split, options for measures that have some."""
-    frames = [
-        to_frame(
-            [
-                Row(
-                    name,
-                    value,
-                    split="test" if name.startswith("test") else "train",
-                    options=(options or {}).get(name, {}),
-                )
-                for name, value in row.items()
-            ],
-            run_id=run,
-            step=10,
-            epoch=1,
-        )
+    rows = {
+        run: [
+            Row(
+                name, value, split="test" if name.startswith("test") else "train", options=(options or {}).get(name, {})
+            )
+            for name, value in row.items()
+        ]
         for run, row in values.items()
-    ]
-    return join_config(pd.concat(frames, ignore_index=True), configs)
+    }
+    return table_of_runs(rows, configs, step=10)
 
 
 def simpson(seeds=1):

@@ -20,22 +20,21 @@ from analysis.statistics.prediction import leave_one_group_out
 from analysis.statistics.sign_error import robust_sign_error
 from analysis.statistics.slopes import simpson
 from analysis.statistics.units import units
-from analysis.table import Row, join_config, to_frame
+from analysis.table import Row
+from tests.analysis.tables import table_of_runs
 
 FEW = {"draws": 100, "permutations": 99}
 
 
 def table(values, configs):
     """Long table from {run: {measure, or (measure, split, option, setting): value}}."""
-    frames = []
+    rows = {run: [] for run in values}
     for run, row in values.items():
-        rows = []
         for key, value in row.items():
             measure, split, option, setting = key if isinstance(key, tuple) else (key, "train", "", None)
             split = "test" if measure.startswith("test") else split
-            rows.append(Row(measure, value, split=split, options={option: setting} if option else {}, draws=1000))
-        frames.append(to_frame(rows, run_id=run, step=1, epoch=1))
-    return join_config(pd.concat(frames, ignore_index=True), configs)
+            rows[run].append(Row(measure, value, split=split, options={option: setting} if option else {}, draws=1000))
+    return table_of_runs(rows, configs)
 
 
 def grid(seeds=2, seed=0, scale=0.05):
@@ -138,7 +137,9 @@ def test_what_is_held_fixed_and_how():
     loss, lr = mean(LONG, "train_loss").to_numpy(), mean(LONG, "flat").index.get_level_values("hp.lr").to_numpy()
     for control, z in (("train_loss", loss[None]), ("lr", lr[None]), ("train_loss + lr", np.stack([loss, lr]))):
         rows = (
-            FOUND.partial if " + " not in control else correlate(LONG, tables=["partial"], controls=[control]).partial
+            FOUND.partial
+            if " + " not in control
+            else correlate(LONG, tables=["partial"], controls=[control], draws=1, permutations=0).partial
         )
         row = one(rows, measure="flat", control=control)
         expected = partial_correlation(x, y, z)

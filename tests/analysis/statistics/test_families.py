@@ -1,11 +1,11 @@
 import numpy as np
-import pandas as pd
 from numpy.testing import assert_allclose
 
 from analysis.statistics import families
 from analysis.statistics.correlation import correlate
 from analysis.statistics.families import representative
-from analysis.table import Row, join_config, to_frame
+from analysis.table import Row
+from tests.analysis.tables import table_of_runs
 
 
 def test_who_stands_for_a_family():
@@ -33,20 +33,19 @@ def test_every_usual_representative_is_a_measure_of_its_family():
 
 def test_the_table_of_families():
     rng = np.random.default_rng(6)
-    frames, configs = [], {}
+    rows, configs = {}, {}
     for c in range(24):
         level = rng.normal()
         for seed in range(2):
-            rows = [
+            rows[f"r{c}-{seed}"] = [
                 Row("test_error", 0.3 + 0.1 * level + 0.5 * (c % 2), 0.01, 100, "test"),
                 Row("top_eigenvalue", level + 0.3 * rng.normal()),
                 *(Row("ascent_sharpness", rng.normal(), options={"rho": r}) for r in (0.1, 0.2)),
                 Row("F_mi", rng.normal(), split="held_out", options={"provider": "obf"}),
                 Row("mine", 1.0),
             ]
-            frames.append(to_frame(rows, run_id=f"r{c}-{seed}", step=1, epoch=1))
             configs[f"r{c}-{seed}"] = {"method": "abcdef"[c // 4], "lr": c % 2, "seed": seed}
-    long = join_config(pd.concat(frames, ignore_index=True), configs)
+    long = table_of_runs(rows, configs)
     found = correlate(
         long, draws=0, permutations=999, tables=["families"], representatives={"sharpness": "ascent_sharpness[rho=0.1]"}
     )

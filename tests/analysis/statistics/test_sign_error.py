@@ -1,7 +1,6 @@
 import itertools
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
@@ -16,7 +15,8 @@ from analysis.statistics.sign_error import (
     sign_probability,
     sign_weight,
 )
-from analysis.table import Row, join_config, to_frame
+from analysis.table import Row
+from tests.analysis.tables import table_of_runs
 
 GRID = list(itertools.product([0, 1], repeat=3))
 COORDINATES = {name: [g[k] for g in GRID] for k, name in enumerate("ABC")}
@@ -117,14 +117,14 @@ def test_errors_that_can_be_told_apart():
 def made(seeds, gap, draws=100.0):
     """A table of two methods at three learning rates whose errors differ by so much."""
     rng = np.random.default_rng(0)
-    frames, configs = [], {}
+    rows, configs = {}, {}
     for m, lr, seed in itertools.product((0, 1), range(3), range(seeds)):
         run = f"r{m}{lr}{seed}"
         error = 0.1 + gap * m + 1e-4 * rng.random()
-        rows = [Row("test_error", error, 0.01, int(draws), "test"), Row("flat", -error), Row("top_eigenvalue", -error)]
-        frames.append(to_frame(rows, run_id=run, step=1, epoch=1))
+        target = Row("test_error", error, 0.01, int(draws), "test")
+        rows[run] = [target, Row("flat", -error), Row("top_eigenvalue", -error)]
         configs[run] = {"method": "ab"[m], "lr": lr, "seed": seed, "data_seed": seed}
-    return join_config(pd.concat(frames, ignore_index=True), configs)
+    return table_of_runs(rows, configs)
 
 
 def test_the_table_says_how_it_is_oriented_and_what_the_weighted_form_needs():
