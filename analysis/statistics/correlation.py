@@ -126,9 +126,9 @@ def correlate(
         interval: "stabilised", "bca" or "percentile"; the last two resample configurations `draws` times. With "bca"
             the interval of `within` is a percentile interval.
         tables: Which further tables to make, of `STATISTICS`; None for all, () for none.
-        controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`, several of them jointly
-            when joined by " + "; None for the baselines and the hyper-parameters of training, each and jointly, and for
-            a measure of forgetting the rise of the loss under the same perturbation.
+        controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`, several of them
+            jointly where joined by " + "; None for the baselines and the hyper-parameters of training, each and
+            jointly, and for a measure of forgetting the rise of the loss under the same perturbation.
         representatives: For families of measures the one that stands for each; None for the usual ones.
         oriented: Which sign of a measure is right in `sign_errors`: its "pooled" one, or the "expected" one.
         correction: Of p-values for the number of measures: "max-T" (step-down, by the same permutations) or "holm".
