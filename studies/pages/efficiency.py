@@ -15,7 +15,7 @@ def answer(folders: Folders) -> Answer:
     verdicts = decide(
         [
             Hypothesis(
-                f"`{name}` keeps what SAM gains",
+                f"`{name}`",
                 (
                     contrast("against SGD", of[name], of["sgd"]),
                     contrast("against SGD with twice the epochs", of[name], of[TWICE]),

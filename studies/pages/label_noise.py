@@ -43,8 +43,7 @@ def withstands(
         if share > 0
         for plain, words in (("sgd", "SGD"), (TWICE, "SGD ×2"))
     ]
-    when = "early stopped" if columns == STOPPED else "at the end"
-    return Hypothesis(f"`{method}` {when}, by share of wrong labels", tuple(contrasts))
+    return Hypothesis(f"`{method}`", tuple(contrasts))
 
 
 def grows(of: dict[tuple[str, float], pd.DataFrame], method: str, shares: list[float]) -> Hypothesis:
@@ -52,13 +51,14 @@ def grows(of: dict[tuple[str, float], pd.DataFrame], method: str, shares: list[f
     ends = [chosen(of[method, q]) - chosen(of[TWICE, q]) for q in (shares[0], shares[-1])]
     change = (ends[1] - ends[0]).dropna().to_numpy(dtype=float)
     name = f"difference to SGD ×2 at {shares[-1]:g} less that at {shares[0]:g}"
-    return Hypothesis(f"the advantage of `{method}` grows", (Contrast(name, change, INTEREST),))
+    return Hypothesis(f"`{method}`", (Contrast(name, change, INTEREST),))
 
 
 def body(end: list[Verdict], stopped: list[Verdict], growing: list[Verdict]) -> list[str]:
     """The verdicts, by question."""
-    lines = ["At the end of training:", "", *(v.line for v in end), "", "Stopped by validation error:", ""]
-    return [*lines, *(v.line for v in stopped), "", "With more wrong labels:", "", *(v.line for v in growing)]
+    lines = ["Better at the end of training, by share of wrong labels:", "", *(v.line for v in end), ""]
+    lines += ["Better where all are stopped by validation error:", "", *(v.line for v in stopped), ""]
+    return [*lines, "A larger advantage with more wrong labels:", "", *(v.line for v in growing)]
 
 
 def tables(runs: pd.DataFrame) -> list[str]:

@@ -21,9 +21,9 @@ def answer(folders: Folders) -> Answer:
         of = dict(list(here.groupby("start")))
         hypotheses.append(
             Hypothesis(
-                f"`{method}` from three quarters of training on is as good as throughout",
+                f"`{method}`",
                 (
-                    contrast("against throughout", of["0.75"], of["0"], kind="not above"),
+                    contrast("from three quarters on against throughout", of["0.75"], of["0"], kind="not above"),
                     contrast("throughout against never", of["0"], of["sgd"]),
                 ),
             )

@@ -15,7 +15,7 @@ from studies.pages.page import Answer, Folders, Page
 from studies.pages.verdicts import Contrast, Hypothesis, decide, listed, reach
 
 METHODS = ("sam", "obf")
-FORGOTTEN = ("exposed", "held_out")
+SPLITS = {"exposed": "exposed", "held_out": "held-out"}
 NATS = 0.01  # a change of F_mi by doubling m that is of interest
 
 
@@ -31,8 +31,8 @@ def answer(folders: Folders) -> Answer:
         of = dict(list(here.groupby("m")))
         small, large = min(of), max(of)
         name = f"m = {small} against m = {large}"
-        errors.append(Hypothesis(f"`{method}`, the smallest m is better", (contrast(name, of[small], of[large]),)))
-        trends.append(Hypothesis(f"`{method}`, the error falls with m", (trend(here),)))
+        errors.append(Hypothesis(f"`{method}`", (contrast(name, of[small], of[large]),)))
+        trends.append(Hypothesis(f"`{method}`", (trend(here),)))
         tables += [
             "",
             f"## `{method}`: test error by m",
@@ -43,7 +43,7 @@ def answer(folders: Folders) -> Answer:
         ]
     forgotten = by_size(folders["perturbation_batch_forgetting"])
     forgets = [
-        Hypothesis(f"`{provider}` perturbations of fewer examples forget more ({split} inputs)", (falls(table),))
+        Hypothesis(f"`{provider}` on {SPLITS[split]} inputs", (falls(table),))
         for (provider, split), table in forgotten.items()
     ]
     verdicts = decide([*errors, *trends, *forgets])
@@ -52,7 +52,10 @@ def answer(folders: Folders) -> Answer:
         f"Do smaller m generalise better? {listed(verdicts[:n])} Is there a trend over m? "
         f"{listed(verdicts[n : 2 * n])} Do smaller perturbation batches forget more? {listed(verdicts[2 * n :])}"
     )
-    lines = [*(v.line for v in verdicts), "", reach(verdicts), *tables, *forgetting_table(forgotten)]
+    lines = ["The smallest m against the largest:", "", *(v.line for v in verdicts[:n]), ""]
+    lines += ["A lower error with each halving of m:", "", *(v.line for v in verdicts[n : 2 * n]), ""]
+    lines += ["More forgotten by perturbations of fewer examples:", "", *(v.line for v in verdicts[2 * n :])]
+    lines += ["", reach(verdicts), *tables, *forgetting_table(forgotten)]
     return Answer(short, CHANGED, lines)
 
 
@@ -78,7 +81,7 @@ def page_s(runs: pd.DataFrame) -> str:
 def by_size(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
     """F_mi at equal rise of the loss by m: for each provider and split one row a seed, the mean over its models."""
     rows = StudyResults.load(folder).forgetting()
-    rows = rows[(rows["measure"] == "F_mi") & (rows["radius"] == "iso-loss") & rows["split"].isin(FORGOTTEN)]
+    rows = rows[(rows["measure"] == "F_mi") & (rows["radius"] == "iso-loss") & rows["split"].isin(SPLITS)]
     return {
         (str(provider), str(split)): here.pivot_table(
             index="hp.seed", columns="m", values="value", aggfunc="mean"

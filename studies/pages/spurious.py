@@ -46,7 +46,9 @@ def answer(folders: Folders) -> Answer:
         f"where the patch tells nothing is {fixed(100 * error.mean(), 1)} ± {fixed(100 * error.std(), 1)} %, chance "
         "90 %."
     )
-    lines = [*(v.line for v in verdicts), "", reach(verdicts)]
+    lines = ["Leaning less on the patch:", "", *(v.line for v in verdicts[:n]), ""]
+    lines += ["Forgetting it more selectively than a random perturbation:", "", *(v.line for v in verdicts[n:])]
+    lines += ["", reach(verdicts)]
     for target, title in ((SHIFTED, "Error where the patch tells nothing"), (LEAN, "Probability of the patch's class")):
         for plain in ("sgd", TWICE):
             lines += ["", f"## {title}, against {plain}", "", *compared(runs, baseline=plain, target=target)]
