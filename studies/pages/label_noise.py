@@ -74,7 +74,7 @@ def tables(runs: pd.DataFrame) -> list[str]:
 CHANGED = (
     "The earlier page compared with SGD at learning rates 0.05 and 0.15, at which SGD fits the wrong labels: it found "
     "advantages of 4 to 22 points at the end of training and none that was clear with early stopping. A smaller "
-    "learning rate does much of the same. Now SGD chooses among seven, with as many and with twice as many epochs; "
+    "learning rate does much of the same. Now SGD chooses among four, with as many and with twice as many epochs; "
     "radii and learning rates that decide lie inside their grids; each seed is a new draw of the data."
 )
 
@@ -83,7 +83,7 @@ PAGE = Page(
     ("label_noise",),
     "Label noise: does perturbed training withstand it?",
     "Foret et al. (2021, section 3.4) report that SAM is robust to wrong labels; others ask whether early stopping "
-    "does as much. Here: digits, an MLP, 400 training examples, eight seeds, each a new draw of the data and of the "
+    "does as much. Here: digits, an MLP, 400 training examples, six seeds, each a new draw of the data and of the "
     "noise.",
     "Nine hypotheses. For each method: its test error at the end of training is below that of SGD with as many epochs "
     "and of SGD with twice as many, at every share of wrong labels above 0; the same where all are stopped at the "

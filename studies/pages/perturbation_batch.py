@@ -128,7 +128,7 @@ PAGE = Page(
     "Perturbation batch: do smaller m generalise better?",
     "Foret et al. (2021) and Andriushchenko and Flammarion (2022) report lower test errors for smaller m; Vani et al. "
     "(2024) that smaller perturbation batches forget better. Here: digits with a fifth of the labels wrong, an MLP, "
-    "eight seeds, each a new draw of the data.",
+    "six seeds (eight for what is forgotten), each a new draw of the data.",
     "Eight hypotheses. For SAM and OBF: the smallest m has a lower test error than the largest, each m at the radius "
     "with the lowest mean validation error (one point is of interest); and the test error falls with each halving of "
     "m (least squares on log m in each seed; one point from end to end is of interest). For perturbations by both, of "
