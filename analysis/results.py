@@ -23,11 +23,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.catalogue import STATISTICS
-from analysis.style import EXPOSURES, family, method_labels
+from analysis.statistics.correlation import defaults
+from analysis.style import EXPOSURES, counted, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
 from landscape.surfaces import Surface
 from trainers.files.reading import Shape, read_json, read_table
+from trainers.naming import nearest
 from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
 
@@ -89,7 +91,7 @@ class SurfacesFile(Shape):
     surfaces: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyResults:
     """Everything one study produced, as tables.
 
@@ -134,6 +136,18 @@ class StudyResults:
             missing = [c for c in columns if c not in table.columns]
             if missing:
                 raise ValueError(f"`{name}` lacks the columns {missing}; it needs {list(columns)}.")
+
+    def __repr__(self) -> str:
+        runs = counted(len(self.runs), "run")
+        finished = int((self.runs["status"] == "finished").sum())
+        configurations = counted(self.configurations()["configuration"].nunique(), "configuration")
+        measures = counted(self.correlations["measure"].nunique(), "measure")
+        targets = counted(len(self.targets), "target")
+        name = self.study.get("name") or self.folder.name
+        return (
+            f"<StudyResults {name!r}: {runs} ({finished} finished) of {configurations}, {measures}, {targets}; "
+            f"folder {str(self.folder)!r}>"
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -262,8 +276,17 @@ class StudyResults:
         Returns:
             Columns configuration, method, x, x_sd, y, y_sd, seeds; configurations where either is not finite are left
             out. The standard deviation is NaN for a single seed.
+
+        Raises:
+            ValueError: If the table has no such variant, with the nearest name.
         """
         rows = with_variant(last_step(self.measures))
+        known = list(rows["variant"].unique())
+        for argument, name in (("measure", measure), ("target", target)):
+            if name not in known:
+                few = [v for v in known if v.partition("[")[0] == name]
+                meant = f" It has {few[:5]}: name one of them." if few else nearest(name, known)
+                raise ValueError(f"`{argument}` names {name!r}, which is not in the table.{meant}")
         rows = rows[rows["variant"].isin([measure, target])]
         value = rows.pivot_table(index="run_id", columns="variant", values="value", aggfunc="first")
         value = value.reindex(columns=[measure, target]).set_axis(["x", "y"], axis=1)
@@ -309,22 +332,28 @@ class StudyResults:
 
     def other_statistics(self) -> str:
         """In which settings the statistics were made otherwise than the study asks; empty where in none."""
-        own = {"interval": "stabilised", **self._own_statistics()}
+        own = {**defaults(), **self._own_statistics()}
         own["compare"] = self.statistics.get("compare")  # of the study's pairs those that were measured
-        told = {key: value for key, value in self.statistics.items() if own.get(key) != value}
+        usual = self.statistics.get("usual") or ()  # left to a rule, by the study too unless it says a number
+        told = {
+            key: value
+            for key, value in self.statistics.items()
+            if key != "usual" and own.get(key) != (None if key in usual else value)
+        }
         return ", ".join(f"{key} {value}" for key, value in told.items())
 
     def facts(self) -> dict[str, str]:
         """How the statistics were made, in words for captions.
 
-        `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `nats`. What the
-        study does not record is left out of the words, except the level, which is then 95 %.
+        `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `nats`. Numbers are
+        those that `statistics.json` records. Older folders lack that file: their numbers are left out of the words, but
+        for the level, which is then the study's, or 95 %.
         """
-        settings = {**self._own_statistics(), **self.statistics}
+        settings = dict(self.statistics)
         draws, permutations = settings.get("draws"), settings.get("permutations")
         options = [json.loads(text) for text in self.measures["options"].unique()]
         rises = sorted({o["iso_loss"] for o in options if o.get("iso_loss") is not None})
-        level = f"{100 * float(settings.get('level', 0.95)):g} %"
+        level = f"{100 * float(settings.get('level') or self._own_statistics().get('level') or 0.95):g} %"
         times = f" ({draws} times)" if draws else ""
         kinds = set(self.correlations["interval"]) if "interval" in self.correlations.columns else set()
         resampled = f"{level} intervals resample configurations{times}, all seeds of one together"
@@ -333,7 +362,7 @@ class StudyResults:
             "level": level,
             "intervals": jackknife if "stabilised" in kinds else resampled,
             "resampled": resampled,
-            "permutations": f"{permutations} permutations" if permutations else "permutations",
+            "permutations": f"{permutations:,} permutations" if permutations else "permutations",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }
 

@@ -22,7 +22,7 @@ from analysis.measures.collect import Call, tabulate, take, to_measure
 from analysis.measures.plan import Choice, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
-from analysis.statistics.correlation import Correlations, correlate
+from analysis.statistics.correlation import Correlations, correlate, defaults
 from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
@@ -44,7 +44,6 @@ __all__ = [
     "changes",
     "commit",
     "environment",
-    "present",
     "processor",
     "read_study",
     "write_statistics",
@@ -234,8 +233,8 @@ class Study:
         strangers = set(runs) - (self.promised or {c.run_id for c in self.config.configs()})  # of an earlier study here
         measures = measures[~measures["run_id"].isin(strangers)]
         joined = table.join_config(measures, {key: run.settings() for key, run in runs.items() if key not in strangers})
-        own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed"})
-        chosen = own | {"compare": present(self.config.statistics.compare, measures)}
+        own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed", "representatives"})
+        chosen = own | {"compare": self.config.statistics.compare}
         chosen |= {key: value for key, value in told.items() if value is not None}
         return write_statistics(joined, self.folder / "statistics", **chosen)
 
@@ -297,17 +296,17 @@ class Study:
         return path
 
 
-def present(pairs: Sequence[tuple[str, str]], measures: pd.DataFrame) -> list[tuple[str, str]]:
-    """The pairs of which both sides were measured."""
-    known = set(table.with_variant(table.last_step(measures))["variant"])
-    return [(a, b) for a, b in pairs if a in known and b in known]
-
-
 def write_statistics(joined: pd.DataFrame, folder: Path, **settings: Any) -> Correlations:
-    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet, and how: FOLDER.json."""
+    """Correlate a joined table and write the tables of statistics, FOLDER/<name>.parquet, and how: FOLDER.json.
+
+    How is every setting that was used, also those that nobody chose; `usual` names those that a rule decided.
+    """
     found = correlate(joined, **settings)
+    used = {**defaults(), **settings}
+    usual = [key for key in ("permutations",) if used[key] is None]
+    used |= {"permutations": found.permutations, "usual": usual}
     with locked(folder, "statistics.lock", wait=math.inf):  # tables that belong together
-        write_json(folder.with_suffix(".json"), {key: value for key, value in settings.items() if value is not None})
+        write_json(folder.with_suffix(".json"), {key: value for key, value in used.items() if value is not None})
         _write_tables(found, folder)
     return found
 

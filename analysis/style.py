@@ -52,10 +52,11 @@ FAMILIES: dict[str, str] = {  # what a measure speaks about, and its colour; aga
     "complexity": "#a8327d",
     "norm": "#4d4d4d",
     "output bias": "#009e73",
+    "baseline": "#000000",
     "other": "#a6a6a6",
 }
-FAMILY_MARKERS: dict[str, str] = dict(zip(FAMILIES, "osDv^P", strict=True))  # so that a grey print tells them apart
-_REGISTRY_FAMILIES = {"bias": "output bias", "target": "other"}
+FAMILY_MARKERS: dict[str, str] = dict(zip(FAMILIES, "osDv^XP", strict=True))  # so that a grey print tells them apart
+_REGISTRY_FAMILIES = {"bias": "output bias", "target": "other", "diagnostic": "other"}
 
 NAMES: dict[str, str] = {  # what figures call rows with terse names; tables keep the names
     "top_eigenvalue": "largest eigenvalue", "bottom_eigenvalue": "smallest eigenvalue",
@@ -77,6 +78,7 @@ NAMES: dict[str, str] = {  # what figures call rows with terse names; tables kee
     "log_sum_of_fro": "log Σ Frobenius", "log_sum_of_fro_over_margin": "log Σ Frobenius / margin",
     "log_spec_init_main": "log spectral bound (from start)", "log_spec_orig_main": "log spectral bound (from 0)",
     "path_norm_over_margin": "path norm / margin", "cross_entropy": "cross-entropy (outputs)",
+    "output_entropy": "entropy (outputs)",
     "pacbayes_init": "PAC-Bayes (from start)", "pacbayes_orig": "PAC-Bayes (from 0)",
     "pacbayes_flatness": "PAC-Bayes 1/σ", "pacbayes_mag_init": "PAC-Bayes, magnitude (from start)",
     "pacbayes_mag_orig": "PAC-Bayes, magnitude (from 0)", "pacbayes_mag_flatness": "PAC-Bayes 1/σ, magnitude",
@@ -85,6 +87,10 @@ NAMES: dict[str, str] = {  # what figures call rows with terse names; tables kee
     "dH": "ΔH", "eps_norm": "size of perturbation", "eps_rho": "radius of perturbation",
     "b_marg": "output bias (KL)", "b_tv": "output bias (TV)", "b_prior": "output bias (to prior)",
     "b_marg_count": "count bias (KL)", "b_tv_count": "count bias (TV)", "b_prior_count": "count bias (to prior)",
+    "train_error": "training error", "train_loss": "training loss", "train_clean_error": "training error, true labels",
+    "validation_error": "validation error", "validation_loss": "validation loss", "rho": "radius ρ",
+    "lr": "learning rate", "batch_size": "batch size", "steps": "training steps",
+    "mean_entropy": "output entropy", "mean_confidence": "confidence",
     "test_error": "test error", "gap_error": "gap in error", "gap_loss": "gap in loss",
     "ood_error_mean": "OOD error, mean", "ood_error": "OOD error", "ood_error_worst": "OOD error, worst",
     "ece": "ECE", "ece_adaptive": "ECE, adaptive bins",
@@ -217,14 +223,13 @@ def _contrast(rgb: np.ndarray) -> float:
 @cache
 def family(measure: str) -> str:
     """What a measure, or a variant of one, speaks about: a key of `FAMILIES`, as the registry of measures has it."""
-    from analysis.measures.registry import MEASURES, entry_of  # it is slow to import, and style is wanted without it
+    from analysis.measures.registry import family_of, is_baseline  # slow to import, and style is wanted without it
 
     base = measure.split("[", 1)[0]
-    key = entry_of(base)
-    if key is None:
+    known = "baseline" if is_baseline(base) else family_of(base)
+    if known is None:
         return "sharpness" if base.endswith("sharpness") else "forgetting" if base.startswith("F_") else "other"
-    found: str = MEASURES[key].family
-    found = _REGISTRY_FAMILIES.get(found, found)
+    found = _REGISTRY_FAMILIES.get(known, known)
     return found if found in FAMILIES else "other"
 
 
@@ -275,6 +280,11 @@ def p_value(p: float) -> str:
 def count(n: Any) -> str:
     """A whole number for a reader, a dash where it is unknown."""
     return "–" if missing(n) or not math.isfinite(n) else str(int(n))
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun: `1 run`, `96 runs`."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def missing(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def as_batches(data: Any, model: torch.nn.Module | None = None) -> Batches:
     if isinstance(batches, list):
         return list(read_batches(batches, model))
     loader = _with_workers_of_its_own(batches)
-    return LoadedBatches(lambda: read_batches(loader, model), generators=_generators(batches))
+    return LoadedBatches(partial(read_batches, loader, model), generators=_generators(batches))
 
 
 def _with_workers_of_its_own(loader: Any) -> Any:

@@ -63,8 +63,8 @@ def evaluate(
         losses: Take the loss of every example too.
 
     Raises:
-        ValueError: If the loss is random, or no weighted mean over the batches, or a score has not one value an
-            example.
+        ValueError: If the loss is random, or no weighted mean over the batches; or if `scores` gives no mapping, other
+            names for other batches, or anything but a real number and a finite weight >= 0 for each example.
 
     Source:
         Cochran (1977), "Sampling techniques", sec. 6.3, for the standard error of a ratio.
@@ -72,17 +72,25 @@ def evaluate(
     require_risk(risk)
     require_repeatable(risk, theta)
     read, shares = scores or _errors(risk.loss), risk.shares
+    names: set[str] | None = None
     each: Function | None = None
 
     def visit(out: Any, batch: Batch, share: float, number: int) -> tuple[float, Tensor | None, dict[str, Weighted]]:
-        nonlocal each
+        nonlocal each, names
+        scored = _scored(read, out, batch)
+        names = set(scored) if number == 0 else names
+        if scores is not None and set(scored) != names:
+            raise ValueError(
+                f"`scores` must give the same names for all batches, got {sorted(scored)} after {sorted(names or ())}: "
+                "give examples without a score the weight 0."
+            )
         if not losses:
-            return risk.part(out, batch, share), None, _scored(read, out, batch)
+            return risk.part(out, batch, share), None, scored
         if number == 0:
             each = example_losses(risk, out, batch) if risk.weight is None else None
         whole = risk.part(out, batch, 1.0)
         own = None if each is None else _agreeing(each(out, batch[1]), whole)
-        return whole * share if share else 0.0, own, _scored(read, out, batch)
+        return whole * share if share else 0.0, own, scored
 
     parts, own, found = zip(*risk.over(visit, theta, shares, range(len(shares))), strict=True)
     loss = math.fsum(parts)
@@ -109,15 +117,40 @@ def _errors(loss: Any) -> Scores:
 
 def _scored(read: Scores, out: Any, batch: Batch) -> dict[str, Weighted]:
     """The scores of one batch."""
+    given = read(out.detach() if isinstance(out, Tensor) else out, batch[1])
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"`scores` must give scores by name, such as {{'error': errors}}, got a {type(given).__name__}."
+        )
     found: dict[str, Weighted] = {}
-    for name, score in read(out.detach() if isinstance(out, Tensor) else out, batch[1]).items():
-        values, weights = score if isinstance(score, tuple) else (score, None)
-        if values.ndim != 1 or (weights is not None and weights.shape != values.shape):
+    for name, score in given.items():
+        values, weights = score if isinstance(score, tuple) and len(score) == 2 else (score, None)
+        if not isinstance(values, Tensor) or values.ndim != 1 or values.is_complex():
             raise ValueError(
-                f"`scores` must give one value an example, of shape (n,), got {tuple(values.shape)} for {name!r}."
+                f"`scores` must give one value an example, of shape (n,), got {_shown(values)} for {name!r}: a tensor "
+                "of real numbers, or a pair of such values and weights."
             )
+        if weights is not None:
+            _require_weights(name, values, weights)
         found[name] = values, weights
     return found
+
+
+def _require_weights(name: str, values: Tensor, weights: Any) -> None:
+    if not isinstance(weights, Tensor) or weights.shape != values.shape or weights.is_complex():
+        raise ValueError(
+            f"`scores` must give one weight an example, of shape {tuple(values.shape)}, got {_shown(weights)} for "
+            f"{name!r}."
+        )
+    wrong = weights[~((weights >= 0) & torch.isfinite(weights))]
+    if len(wrong):
+        raise ValueError(f"`scores` must give finite weights >= 0, got {float(wrong[0])} for {name!r}.")
+
+
+def _shown(given: Any) -> str:
+    if not isinstance(given, Tensor):
+        return f"a {type(given).__name__}"
+    return f"{tuple(given.shape)}{' of complex numbers' if given.is_complex() else ''}"
 
 
 def _together(
@@ -138,21 +171,21 @@ def _together(
 
 
 def _mean(risk: EmpiricalRisk, x: Tensor, w: Tensor | None) -> Estimate:
-    """The mean and its standard error, from sums over all processes."""
+    """The mean and its standard error, from sums over all processes; deviations are taken from the mean itself."""
+
+    def summed(*parts: Tensor) -> list[float]:
+        sums: list[float] = torch.stack(parts).tolist()
+        return sums if risk.ranks is None else [risk.ranks.total(number, risk.device) for number in sums]
+
     if w is None:
-        n = float(len(x))
-        total, squares = float(x.sum()), float(x.dot(x))
-        sums = [n, total, n, total, squares, n]
+        weight = m = summed(x.new_tensor(float(len(x))))[0]
+        (total,) = summed(x.sum())
     else:
-        y = torch.where(w > 0, w * x, 0.0)
-        sums = torch.stack(
-            (w.sum(), y.sum(), w.square().sum(), (w * y).sum(), y.square().sum(), (w > 0).sum())
-        ).tolist()
-    if risk.ranks is not None:
-        sums = [risk.ranks.total(number, risk.device) for number in sums]
-    weight, total, w2, w2x, w2x2, m = sums
+        weight, total, m = summed(w.sum(), torch.where(w > 0, w * x, 0.0).sum(), (w > 0).sum())
     mean = total / weight if weight else math.nan
-    spread = max(w2x2 - 2 * mean * w2x + mean**2 * w2, 0.0) if math.isfinite(mean) else math.nan
+    away = x - mean if w is None else torch.where(w > 0, w * (x - mean), 0.0)
+    (spread,) = summed(away.dot(away))
+    spread = spread if math.isfinite(mean) else math.nan
     return Estimate(mean, math.sqrt(m / (m - 1) * spread) / weight if m > 1 else math.nan, int(m))
 
 

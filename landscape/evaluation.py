@@ -103,7 +103,8 @@ def _require_paired(loss: Callable[[Any, Any], Tensor], outputs: Tensor, targets
         raise _broadcast(*shapes)
     if not known and targets.ndim and _suspicious(outputs, targets):
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a loss called with other shapes than the user's
                 mixed = _mixes(loss, outputs, targets)
         except Exception:  # a loss that takes no other shapes does not broadcast them
             return

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -85,13 +86,12 @@ class LoadedBatches:
 
     def cut(self, where: Sequence[Places]) -> "LoadedBatches":
         """The same data in smaller batches: for each batch, the parts of it at these places."""
-
-        def read() -> Iterator[Batch]:
-            for batch, n, places in zip(self, self.sizes, where, strict=True):
-                yield from parts_of(batch, n, places)
-
         sizes = [b - a for places in where for a, b in places]
-        return LoadedBatches(read, sizes=sizes, bytes=self.bytes, generators=None)
+        return LoadedBatches(partial(self._parts, where), sizes=sizes, bytes=self.bytes, generators=None)
+
+    def _parts(self, where: Sequence[Places]) -> Iterator[Batch]:
+        for batch, n, places in zip(self, self.sizes, where, strict=True):
+            yield from parts_of(batch, n, places)
 
     def __len__(self) -> int:
         return len(self.sizes)

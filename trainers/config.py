@@ -255,7 +255,14 @@ class TrainConfig(Strict):
 
     def _check_labels(self, ascent: str | None) -> None:
         """Of a task of the user's own, of which only the user knows what its targets are."""
-        for key, given in (("label_noise", self.label_noise), ("spurious", self.spurious), ("ascent", ascent == "obf")):
+        labelled = {
+            "label_noise": self.label_noise,
+            "label_smoothing": self.label_smoothing,
+            "loss": self.loss != type(self).model_fields["loss"].default,
+            "spurious": self.spurious,
+            "ascent": ascent == "obf",
+        }
+        for key, given in labelled.items():
             if given:
                 raise ValueError(
                     f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
@@ -337,9 +344,7 @@ class TrainConfig(Strict):
             unread |= {"lr_milestones", "lr_factor"}
         if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
-        if self.task != CLASSIFICATION:
-            unread |= {"loss", "label_smoothing"}
-        if self.label_smoothing == 0 or self.task != CLASSIFICATION:
+        if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
         return self.model_copy(update=changes)

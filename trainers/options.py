@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 import pydantic
@@ -65,6 +65,36 @@ def validated(value: Any, annotation: Any, name: str, *, text: bool = True) -> A
             f"{name} must be {'a number' if type(result) is not bool else 'True or False'}, got {value!r}."
         )
     return result
+
+
+class Frozen(Mapping[str, Any]):
+    """Options that nobody changes: those that were given, and the defaults of the others.
+
+    Args:
+        values: All of them.
+        given: The names of those given; None means all.
+    """
+
+    def __init__(self, values: Mapping[str, Any], given: Iterable[str] | None = None) -> None:
+        self._values = dict(values)
+        self._given = frozenset(values if given is None else given)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that were given."""
+        return {name: value for name, value in self._values.items() if name in self._given}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 @functools.cache

@@ -47,7 +47,7 @@ def correlate(
         settings: For weights from elsewhere: CSV or Parquet with one row per file and its hyper-parameters as columns.
         settings_key: The column of `settings` that names the file.
     """
-    from analysis.study import Study, present, write_statistics  # statistics are slow to import
+    from analysis.study import Study, write_statistics  # statistics are slow to import
 
     measured = tables.read(path / "measures.parquet")
     if settings is None and not has_runs(path):
@@ -77,11 +77,12 @@ def correlate(
     if settings is None and (path / "study.json").exists():
         work = Study.open(path)
         lead = work.config.statistics.lead
-        pairs = work.config.statistics.compare
         correlations = work.correlate(**options)
-        if lost := [pair for pair in pairs if pair not in present(pairs, measured)]:
-            print(f"note: {len(lost)} of {len(pairs)} pairs of `statistics.compare` were not measured, such as "
-                  f"{', '.join(lost[0])}.", file=sys.stderr)  # fmt: skip
+        pairs = correlations.comparisons.groupby(["forgetting", "sharpness"], sort=False)
+        lost = [rows["warnings"].iloc[0] for _, rows in pairs if not rows["n_configurations"].any()]
+        if lost:
+            print(f"note: {len(lost)} of {len(pairs)} pairs of `statistics.compare` have no comparison, such as one of "
+                  f"which {lost[0]}.", file=sys.stderr)  # fmt: skip
     else:
         if settings is not None:
             runs |= tables.read_settings(settings, key=settings_key)

@@ -25,7 +25,7 @@ def surface(
     points: tuple[int, ...] | None = None,
     radius: tuple[float, ...] | None = None,
     normalise: Literal["filter", "layer", "none"] = "filter",
-    metrics: tuple[str, ...] = ("loss", "error"),
+    metrics: tuple[str, ...] | None = None,
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "test"),
     examples: int | None = 512,
     batch_size: int = 512,
@@ -61,7 +61,8 @@ def surface(
         points: Points along each axis; by default 101 on a line, 51 in a plane, 17 in a volume.
         radius: Reach along each axis, in its own unit; by default chosen to suit the axes.
         normalise: How random directions are scaled: by filter, by layer, or not at all.
-        metrics: What to evaluate: loss, error, "error by class", or module:function.
+        metrics: What to evaluate: loss, error, "error by class", or module:function; by default loss and error, or
+            the loss alone for a task of your own.
         splits: Splits to evaluate on.
         examples: Examples of each split, chosen once at random; None for all.
         batch_size: Examples per forward pass; it matters for batch statistics.
@@ -86,7 +87,7 @@ def surface(
 
     if models and all(m.suffix == ".npz" for m in models):
         return show_survey(read_survey(*models, out=out_folder), vtk=vtk)
-    find_own_modules(weights.model, weights.dataset, *metrics, trust=trust)
+    find_own_modules(weights.model, weights.dataset, *(metrics or ()), trust=trust)
     runtime = place.runtime()
     chosen = recipe(
         axes=axes, between=between, align=align, points=points, radius=radius, normalise=normalise, metrics=metrics,

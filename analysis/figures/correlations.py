@@ -1,7 +1,7 @@
 """Correlations of measures with targets: forest plot, heat map, and paired comparisons of two measures."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from analysis.candidates import (
+    BASELINE,
+    colour_of,
+    completed,
+    family_of,
+    marker_of,
+    sees_held_out,
+    strength_first,
+)
+from analysis.results import StudyResults
 from analysis.statistics.resampling import MINIMUM
-from analysis.style import ALERT, FAMILIES, FAMILY_MARKERS, INK, MUTED, family, fixed, ink, interval, measure_name
-
-if TYPE_CHECKING:
-    from analysis.results import StudyResults
+from analysis.style import ALERT, FAMILIES, INK, MUTED, family, fixed, ink, interval, measure_name
 
 VARIANTS = 3  # of one measure in a figure, as long as there are others
 SYMBOLS = {"kendall": "Kendall τ$_b$", "spearman": "Spearman ρ", "pearson": "Pearson r"}
@@ -22,9 +29,9 @@ SYMBOLS = {"kendall": "Kendall τ$_b$", "spearman": "Spearman ρ", "pearson": "P
 def strongest(
     correlations: pd.DataFrame, *, target: str, coefficient: str = "kendall", top: int | None = None
 ) -> pd.DataFrame:
-    """The rows of one target and coefficient with a finite value, strongest first, by absolute value.
+    """The candidates of one target and coefficient with a finite value, strongest first, by absolute value.
 
-    Those on fewer than 5 configurations come after all others.
+    Those on fewer than 5 configurations come after all others. Baselines, which are no candidates, are left out.
 
     Args:
         correlations: Table with the columns of `analysis.results.CORRELATIONS`.
@@ -40,19 +47,20 @@ def strongest(
         raise ValueError(f"`coefficient` must be one of {list(SYMBOLS)}, got {coefficient!r}.")
     if top is not None and top < 1:
         raise ValueError(f"`top` must be at least 1, got {top!r}; leave it out to keep every measure.")
-    rows = correlations[(correlations["target"] == target) & (correlations["coefficient"] == coefficient)]
-    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    few = rows["n_configurations"] < MINIMUM  # two configurations always agree, or always disagree
-    order: pd.DataFrame = rows.assign(few=few, strength=rows["value"].abs()).sort_values(
-        ["few", "strength", "measure"], ascending=[True, False, True]
-    )
-    kept: pd.DataFrame = order.drop(columns=["few", "strength"])
+    rows = of_target(correlations, target, coefficient)
+    kept = strength_first(rows[rows["role"] != BASELINE])
     if top is None:
         return kept
     return kept.iloc[_chosen(kept["measure"], top)]
 
 
-def leading(results: "StudyResults") -> tuple[str, pd.DataFrame]:
+def of_target(correlations: pd.DataFrame, target: str, coefficient: str = "kendall") -> pd.DataFrame:
+    """Every row of one target and coefficient, candidates and baselines, with all columns."""
+    here = (correlations["target"] == target) & (correlations["coefficient"] == coefficient)
+    return completed(correlations[here])
+
+
+def leading(results: StudyResults) -> tuple[str, pd.DataFrame]:
     """The target the report leads with and its correlations, strongest first; "" and no row where there is none."""
     found = ((t, rows) for t in results.targets if len(rows := strongest(results.correlations, target=t)))
     return next(found, ("", results.correlations.iloc[:0]))
@@ -76,9 +84,10 @@ def forest(
     target: str,
     coefficient: str = "kendall",
     top: int | None = 20,
+    measures: Sequence[str] | None = None,
     ceilings: pd.DataFrame | None = None,
 ) -> Axes:
-    """One line a measure: pooled coefficient and interval, within-method value, and where the noise ceiling lies.
+    """One line a measure: its coefficient over all configurations and, below it, the one inside cells.
 
     Args:
         ax: Where to draw.
@@ -86,32 +95,55 @@ def forest(
         target: The target all rows are about.
         coefficient: "kendall", "spearman" or "pearson".
         top: How many of the strongest (by absolute value) to show; None for all.
+        measures: Variants to show instead, candidates or baselines, from the top down.
         ceilings: Table of noise ceilings; the band spans its estimates for this target and coefficient.
 
     Returns:
-        The axes: colour is the measure's family, a hollow marker the mean within methods, and a row whose two values
-        differ in sign is marked as a reversal.
+        The axes: colour and marker are the measure's family. Filled: pooled. Hollow, on a thin line: stratified, with
+        the hyper-parameters of training held fixed, or, where no row has it, the mean within methods. Marked: a sign
+        that differs from the pooled one (⇄), warned values (⚠), measures that see held-out labels (†).
     """
-    rows = strongest(correlations, target=target, coefficient=coefficient, top=top)
+    if measures is None:
+        rows = strongest(correlations, target=target, coefficient=coefficient, top=top)
+    else:
+        rows = of_target(correlations, target, coefficient).set_index("measure", drop=False).reindex(measures)
+        rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    stratified = bool(np.isfinite(rows["stratified"].to_numpy(dtype=float)).any())
+    lift = 0.19 if stratified else 0.0  # of the pooled above the middle of a line, and of the stratified below
     y = np.arange(len(rows))[::-1]
     ax.axvline(0, color=MUTED, lw=0.8, zorder=1)
     band = _ceiling(ceilings, target, coefficient)
     if band is not None:
         for sign in (-1, 1):
             ax.axvspan(*sorted((sign * band[0], sign * band[1])), color="#f0d9a8", alpha=0.8, lw=0, zorder=0)
-    for at, row in zip(y, rows.to_dict("records"), strict=True):
-        colour, marker = FAMILIES[family(row["measure"])], FAMILY_MARKERS[family(row["measure"])]
+    records = rows.to_dict("records")
+    for at, row in zip(y, records, strict=True):
+        colour, marker = colour_of(family_of(row)), marker_of(family_of(row))
+        beside = ax.get_yaxis_transform()
         if np.isfinite(row["low"]) and np.isfinite(row["high"]):
-            ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.6, solid_capstyle="round", zorder=2)
-        ax.plot(row["value"], at, marker, color=colour, ms=5.5, zorder=4)
-        if np.isfinite(row["within"]):
-            ax.plot(row["within"], at, marker, mfc="white", mec=colour, mew=1.1, ms=4.5, zorder=3)
-        text = interval(row["value"], row["low"], row["high"]) + ("  ⇄" if row["reversal"] else "")
-        ax.text(1.03, at, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small",
+            ax.plot([row["low"], row["high"]], [at + lift] * 2, color=colour, lw=1.9, solid_capstyle="round", zorder=2)
+        ax.plot(row["value"], at + lift, marker, color=colour, ms=5.5, zorder=4)
+        text = interval(row["value"], row["low"], row["high"]) + "  ⇄" * bool(row["reversal"])
+        text += "  ⚠" * bool(row["warned"] > 0)
+        ax.text(1.03, at + lift, text, transform=beside, va="center", fontsize="small",
                 color=ALERT if row["reversal"] else INK)  # fmt: skip
-    ax.set_yticks(y, rows["measure"].map(measure_name).tolist(), fontsize="small")
-    for label, name in zip(ax.get_yticklabels(), rows["measure"], strict=True):
-        label.set_color(ink(FAMILIES[family(name)]))
+        hollow = "stratified" if stratified else "within"
+        if not np.isfinite(row[hollow]):
+            continue
+        ax.plot(row[hollow], at - lift, marker, mfc="white", mec=colour, mew=1.1, ms=4.5, zorder=3)
+        if stratified:
+            low, high = row["stratified_low"], row["stratified_high"]
+            ax.plot([low, high], [at - lift] * 2, color=colour, lw=0.9, ls=(0, (3, 1.2)), zorder=2)
+            text = interval(row[hollow], low, high) + "  ⇄" * bool(row["cell_reversal"])
+            ax.text(1.03, at - lift, text, transform=beside, va="center", fontsize="small",
+                    color=ALERT if row["cell_reversal"] else MUTED)  # fmt: skip
+    kinds = [family_of(row) for row in records]
+    names = [measure_name(row["measure"]) + " †" * sees_held_out(row["measure"]) for row in records]
+    ax.set_yticks(y, names, fontsize="small")
+    for label, kind in zip(ax.get_yticklabels(), kinds, strict=True):
+        label.set_color(ink(colour_of(kind)))
+    if measures is not None and 0 < (first := [*kinds, BASELINE].index(BASELINE)) < len(kinds):
+        ax.axhline(len(kinds) - first - 0.5, color=MUTED, lw=0.6, ls=":")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_ylim(-0.7, len(rows) - 0.3)
@@ -119,23 +151,28 @@ def forest(
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
     ax.grid(axis="x")
     ax.set_xlabel(f"{SYMBOLS[coefficient]} with {measure_name(target)}")
-    _forest_legend(ax, rows, with_band=band is not None)
+    _forest_legend(ax, rows, kinds, stratified=stratified, with_band=band is not None)
     return ax
 
 
-def _forest_legend(ax: Axes, rows: pd.DataFrame, *, with_band: bool) -> None:
-    shown = {family(m) for m in rows["measure"]}
+def _forest_legend(ax: Axes, rows: pd.DataFrame, kinds: Sequence[str], *, stratified: bool, with_band: bool) -> None:
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour, marker=FAMILY_MARKERS[name], ms=5, label=name)
-        for name, colour in FAMILIES.items()
-        if name in shown
+        Line2D([], [], color=colour_of(kind), marker=marker_of(kind), ms=5, label=kind) for kind in dict.fromkeys(kinds)
     ]
-    if np.isfinite(rows["within"].to_numpy(dtype=float)).any():
-        handles.append(Line2D([], [], ls="", marker="o", mfc="white", mec=INK, ms=4.5, label="within methods"))
+    hollow = {"ls": (0, (3, 1.2)), "lw": 0.9, "color": INK} if stratified else {"ls": ""}
+    if stratified:
+        handles.append(Line2D([], [], color=INK, marker="o", ms=5, lw=1.9, label="pooled"))
+    if stratified or np.isfinite(rows["within"].to_numpy(dtype=float)).any():
+        label = "inside cells" if stratified else "within methods"
+        handles.append(Line2D([], [], marker="o", mfc="white", mec=INK, ms=4.5, label=label, **hollow))
     if with_band:
         handles.append(Patch(color="#f0d9a8", label="noise ceiling"))
-    if rows["reversal"].astype(bool).any():
-        handles.append(Line2D([], [], ls="", marker="$⇄$", color=ALERT, ms=7, label="signs differ"))
+    if (rows["reversal"].astype(bool) | rows["cell_reversal"].astype(bool)).any():
+        handles.append(Line2D([], [], ls="", marker="$⇄$", color=ALERT, ms=7, label="reversal"))
+    if (rows["warned"] > 0).any():
+        handles.append(Line2D([], [], ls="", marker="$⚠$", color=INK, ms=7, label="warned values"))
+    if rows["measure"].map(sees_held_out).any():
+        handles.append(Line2D([], [], ls="", marker="$†$", color=INK, ms=7, label="sees held-out labels"))
     figure = ax.get_figure(root=True)
     if figure is not None:
         figure.legend(handles=handles, loc="outside upper left", ncols=4)
@@ -154,7 +191,9 @@ def _ceiling(ceilings: pd.DataFrame | None, target: str, coefficient: str) -> tu
 
 
 def matrix_rows(rows: pd.DataFrame, *, top: int) -> list[str]:
-    """The measures that a matrix of these rows (of one coefficient) shows: the strongest over all targets."""
+    """The measures that a matrix of these rows (of one coefficient) shows: the strongest candidates of all targets."""
+    rows = completed(rows)
+    rows = rows[rows["role"] != BASELINE]
     strength = rows["value"].abs() - 2.0 * (rows["n_configurations"] < MINIMUM)
     peak = rows.assign(peak=strength).groupby("measure")["peak"].max()
     peak = peak[np.isfinite(peak)].sort_values(ascending=False, kind="stable")
@@ -178,7 +217,7 @@ def correlation_matrix(
         top: How many measures, by their largest absolute value over the targets.
         targets: Columns, in order; all of the table's by default.
     """
-    rows = correlations[correlations["coefficient"] == coefficient]
+    rows = completed(correlations[correlations["coefficient"] == coefficient])
     names = targets or list(dict.fromkeys(rows["target"]))
     rows = rows[rows["target"].isin(names)]
     value = rows.pivot_table(index="measure", columns="target", values="value", aggfunc="first").reindex(columns=names)
@@ -192,7 +231,8 @@ def correlation_matrix(
     for i, measure in enumerate(order):
         for j, name in enumerate(names):
             x = value.loc[measure, name]
-            ax.text(j, i, fixed(x), ha="center", va="center", fontsize="small" if len(names) < 8 else "x-small",
+            ax.text(j, i, fixed(x).replace("0.", ".", 1), ha="center", va="center",
+                    fontsize="small" if len(names) < 8 else "x-small",
                     color="white" if abs(x) > 0.62 else INK,
                     fontweight="bold" if sure.loc[measure, name] == 1 else "normal")  # fmt: skip
     shown = [measure_name(name) for name in names]
@@ -205,12 +245,12 @@ def correlation_matrix(
     ax.spines[:].set_visible(False)
     ax.set_xticks(np.arange(len(names) - 1) + 0.5, minor=True)
     ax.set_yticks(np.arange(len(order) - 1) + 0.5, minor=True)
-    ax.grid(which="minor", color="white", lw=1.5)
+    ax.grid(which="minor", color="white", lw=3)
     ax.tick_params(which="minor", length=0)
     kinds = [family(m) for m in order]
     for i in range(1, len(kinds)):
         if kinds[i] != kinds[i - 1]:
-            ax.axhline(i - 0.5, color="white", lw=4)
+            ax.axhline(i - 0.5, color="white", lw=5)
     handles = [Patch(color=FAMILIES[kind], label=kind) for kind in dict.fromkeys(kinds)]
     figure = ax.get_figure(root=True)
     if figure is not None and handles:

@@ -38,8 +38,11 @@ BIAS_OF = {  # metric: the bias whose drop it is; that of b_marg is F_bias
 BIAS_METRICS = tuple(BIAS_OF)
 ALL_METRICS = METRICS + DISTANCES + BIAS_METRICS
 
-# Biased where a class has few examples.
-INFORMATION = ("F_cmi", "F_mi", "F_use", "selectivity", "F_rel", "F_cmi_hard", "F_mi_hard", "F_use_hard", "F_bias")
+# Biased where a class has few examples; those of all examples together, such as F_mi, are not.
+WITHIN_CLASSES = ("F_cmi", "F_use", "selectivity", "F_rel", "F_cmi_hard", "F_use_hard")
+# Examples of a class, below which they carry a warning: from here on, what the correction leaves of the bias differs
+# between models by less than a quarter as much as the measures themselves do (docs/forgetting.md).
+FEW = 20
 FLOOR = 1e-3  # nats of information before, below which F_rel says nothing
 
 

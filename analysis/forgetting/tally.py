@@ -12,13 +12,12 @@ from analysis.forgetting.bootstrap import IntervalRow, Resamples, in_blocks
 from analysis.forgetting.displacements import Displacements, Move
 from analysis.forgetting.information import Correction, selectivity
 from analysis.forgetting.leaveout import Leaveout
-from analysis.forgetting.metrics import INFORMATION, Outputs, averaged, forgetting_metrics, pooled
+from analysis.forgetting.metrics import FEW, WITHIN_CLASSES, Outputs, averaged, forgetting_metrics, pooled
 from analysis.table import Row
 
 Array = np.ndarray
 SPLITS = ("exposed", "other_train", "held_out")
 CONTRASTS = {"held_out": "M_gap", "other_train": "M_gap_tr"}  # "exposed" minus this split: prefix of the row's name
-FEW = 50  # examples of a class, below which information carries a warning
 NOT_FINITE = "the outputs are not finite"
 UNDEFINED = {
     "selectivity": "nothing was forgotten",
@@ -175,13 +174,13 @@ def summarise(tally: Tally, asked: Displacements, cell: tuple[str, str], plan: P
         given = found.values.get(split)
         for name in plan.metrics:
             extra = ["no training example lies outside the batch"] if given is None and used else []
-            if given is not None and name in INFORMATION:
+            if given is not None and name in WITHIN_CLASSES:
                 extra = few(split)
             rows.append(row(name, split, given[name] if given else None, found.resampled(split, name), extra))
     for other in plan.contrasts:
         for name in plan.gaps:
             gap, draws = found.contrast(name, other)
-            extra = few("exposed", other) if name in INFORMATION and gap is not None else []
+            extra = few("exposed", other) if name in WITHIN_CLASSES and gap is not None else []
             if used and gap is None:
                 extra = ["no training example lies outside the batch"]
             rows.append(row(f"{CONTRASTS[other]}_{name}", "exposed", gap, draws, extra))

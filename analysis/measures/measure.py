@@ -8,7 +8,7 @@ from analysis.measures.subject import Need
 from analysis.table import Row
 
 Rows = list[Row]
-Family = Literal["sharpness", "complexity", "forgetting", "norm", "bias", "target"]
+Family = Literal["sharpness", "complexity", "forgetting", "norm", "bias", "baseline", "diagnostic", "target"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Measure:
         function: Takes a `Subject` and its options, returns rows.
         rows: Names of the measures its rows carry.
         help: One line.
-        family: What kind of quantity it is.
+        family: What kind of quantity its rows are, but for those that a file of the catalogue files elsewhere.
         higher_means: What a larger value says.
         sign: Expected sign of correlation with the generalisation gap; 0 where theory has none.
         invariant: Transformations T1 to T5 under which it does not change.

@@ -16,7 +16,8 @@ def plan(measures: Choice | None = None) -> Plan:
 
     Args:
         measures: Names, or names with options; None takes the usual ones with their defaults, "all" stands for all
-            there are. The name of a row, such as top_eigenvalue, stands for the measure that makes it.
+            there are. The name of a row, such as top_eigenvalue, stands for the measure that makes it. Where the
+            targets are taken, the baselines go with them: no study is without what its measures must beat.
 
     Raises:
         ValueError: For an unknown measure or option, with the nearest name.
@@ -32,4 +33,6 @@ def plan(measures: Choice | None = None) -> Plan:
         if key is None:
             raise ValueError(f"measure {name!r} is unknown; there are {sorted(MEASURES)}.{nearest(name, names())}")
         chosen[key] = checked(MEASURES[key].function, options or {}, owner=f"measure {key!r}")
+    if "targets" in chosen and "baselines" not in chosen:
+        chosen["baselines"] = checked(MEASURES["baselines"].function, {}, owner="measure 'baselines'")
     return chosen

@@ -1,18 +1,22 @@
-"""The comparison of training methods as a table for a reader."""
+"""Is one method better? The comparison of training methods as a table for a reader, and in a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.reporting.table import Table, plain
-from analysis.statistics.methods import edge_of_grid
-from analysis.style import fixed, p_value
+from analysis.results import StudyResults
+from analysis.statistics.methods import compare_methods, edge_of_grid
+from analysis.style import counted, fixed, looks, ordered, p_value
 from analysis.table import SEEDS
 from trainers.config import TrainConfig
 
 PERCENT = ("error",)  # what ends so is shown in percent
+BASELINES = ("sgd", "adamw")  # what the report compares the methods of a study with
+TITLE = "Comparison of training methods"
 
 
 def method_comparison(
@@ -25,7 +29,9 @@ def method_comparison(
     choose: str = "validation_error",
     level: float = 0.95,
 ) -> Table:
-    """The rows of `compare_methods` for a reader: mean ± deviation, difference with its interval, p-values.
+    """The rows of `compare_methods` for a reader: mean ± deviation, difference with its interval, p-values, a verdict.
+
+    The verdict is by Holm's p of the t tests: below 1 - `level` the group is better or worse, else nothing is shown.
 
     Args:
         comparison: What `compare_methods` gave.
@@ -46,11 +52,13 @@ def method_comparison(
             **{key: comparison[key].map(plain) for key in by},
             group: comparison["group"].map(str),
             "chosen": [_settings(runs, row, group, by) for row in records],
+            "chosen from": comparison["configurations"].astype(str),
             f"{target}{unit}": [
                 _plus_minus(row["mean"], row["deviation"], scale, digits) for row in comparison.to_dict("records")
             ],
             "seeds": comparison["seeds"].astype(str),
             f"difference to {baseline}": [_difference(row, scale, digits) for row in records],
+            "verdict": [_verdict(row, 1 - level) for row in records],
             "p": [_p(p) for p in comparison["p"]],
             "p (Holm)": [_p(p) for p in comparison["p_holm"]],
             "p (flips)": [_p(p) for p in comparison["p_flip"]],
@@ -63,12 +71,114 @@ def method_comparison(
         else ("at the end of training")
     )
     note = (
-        f"Mean ± standard deviation over seeds {when}; difference paired by seed, with its "
-        f"{100 * level:g} % t interval. p: paired t test, corrected by Holm over the table, and by random sign flips. "
-        f"Each row is the configuration of its {group} with the lowest mean {choose.replace('_', ' ')}."
+        f"Is one {group} better than {baseline}? Each row is the configuration of its {group} with the lowest mean "
+        f"{choose.replace('_', ' ')}, paired with {baseline} over the seeds. Mean ± standard deviation over seeds "
+        f"{when}; difference with its {100 * level:g} % t interval. p: paired t test, corrected by Holm over the "
+        "table, and by random sign flips, which with n pairs cannot fall below 2/2^n. The verdict goes by the "
+        f"corrected p at {1 - level:.2g}; that no difference is shown does not mean that there is none. Chosen from: "
+        "how many configurations were tried; what is chosen from more has more of the luck of its validation data."
     )
-    text = (*by, group, "chosen", "remarks")
-    return Table("comparison_of_methods", "Comparison of training methods", note, comparison, shown, text)
+    text = (*by, group, "chosen", "verdict", "remarks")
+    return Table("comparison_of_methods", TITLE, note, comparison, shown, text)
+
+
+def compared(results: StudyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What `compare_methods` says of a study's methods at its own level, and the runs that it was given.
+
+    The methods are compared with plain SGD, or AdamW, or else with the first of them.
+
+    Raises:
+        ValueError: If there is nothing to compare, with the reason as a sentence.
+    """
+    methods = ordered(results.methods)
+    if len(methods) < 2:
+        raise ValueError("One method was trained, so there is none to compare it with.")
+    runs = _runs(results)
+    if not np.isfinite(runs["validation_error"].to_numpy(dtype=float)).any():
+        raise ValueError("Not compared: there is no validation error to choose a configuration of each method by.")
+    baseline = next((name for name in BASELINES if name in methods), methods[0])
+    return compare_methods(runs, baseline=baseline, level=level_of(results)), runs
+
+
+def level_of(results: StudyResults) -> float:
+    """Coverage of the intervals of a study, as `facts` tells it."""
+    return float(results.facts()["level"].removesuffix(" %")) / 100
+
+
+def better(results: StudyResults) -> Table:
+    """Which of a study's methods is better, as the report shows it; the CSV file holds the numbers."""
+    try:
+        comparison, runs = compared(results)
+    except ValueError as nothing:
+        return Table("comparison_of_methods", TITLE, "", pd.DataFrame(), pd.DataFrame(), empty=str(nothing))
+    table = method_comparison(comparison, runs, level=level_of(results))
+    names = {label: look[0] for label, look in looks(results.methods).items()}
+    baseline = comparison["group"].iloc[0]
+    shown = table.shown.assign(method=table.shown["method"].map(names))
+    shown = shown.rename(columns={f"difference to {baseline}": f"difference to {names[baseline]}"})
+    shown = shown.rename(columns={"test_error (%)": "Test error (%)"}).rename(columns=_capital)
+    note = table.note.replace(f" {baseline}", f" {names[baseline]}")
+    return replace(table, note=note, shown=shown, text=("Method", "Chosen", "Verdict", "Remarks"))
+
+
+def _capital(heading: str) -> str:
+    return heading if heading.partition(" ")[0] == "p" else heading[:1].upper() + heading[1:]
+
+
+def verdicts(results: StudyResults) -> str:
+    """Whether the methods differ, in a sentence; empty where it was not tested."""
+    try:
+        comparison, _ = compared(results)
+    except ValueError:
+        return ""
+    look, alpha = looks(results.methods), 1 - level_of(results)
+    names = {label: shown[0] for label, shown in look.items()}
+    records = comparison.to_dict("records")
+    baseline, others = names[records[0]["group"]], records[1:]
+    if not any(np.isfinite(row["p"]) for row in others):
+        return f"Whether any method differs from {baseline} was not tested: it needs two seeds of each."
+    found = {
+        word: [row for row in others if _verdict(row, alpha) == word]
+        for word in ("better", "worse", "no difference shown")
+    }
+    parts = []
+    for word, rows in found.items():
+        if rows:
+            each = ", ".join(f"{names[row['group']]} ({_points(row)})" for row in rows)
+            parts.append(f"{word}: {each}")
+    tried = sorted({int(row["configurations"]) for row in records})
+    searched = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
+    pairs = max(int(row["pairs"]) for row in others)
+    return (
+        f"Against {baseline}, in points of test error over {counted(pairs, 'pair')} of seeds, after Holm's correction: "
+        f"{'; '.join(parts)}. Each was chosen from {searched} configurations by validation error."
+    )
+
+
+def _points(row: Mapping[Any, Any]) -> str:
+    low, high = (fixed(100 * row[key], 1) for key in ("low", "high"))
+    return f"{fixed(100 * row['difference'], 1)} [{low}, {high}]"
+
+
+def _runs(results: StudyResults) -> pd.DataFrame:
+    """One row a run for `compare_methods`: settings by their names, errors at the end, NaN where it did not finish."""
+    errors = results.final().set_index("run_id")[["validation_error", "test_error"]]
+    units = results.configurations().set_index("run_id")
+    settings = results.runs.set_index("run_id").filter(like="hp.").rename(columns=lambda c: c.removeprefix("hp."))
+    settings = settings.drop(columns=["method", *errors.columns], errors="ignore")
+    if not set(SEEDS) & set(settings.columns):
+        settings["seed"] = units.groupby("configuration").cumcount()
+    return settings.join(units).join(errors).reset_index()
+
+
+def _verdict(row: Mapping[Any, Any], alpha: float) -> str:
+    if not np.isfinite(row["difference"]) and not row["warnings"]:
+        return "compared with"
+    if not np.isfinite(row["p_holm"]):
+        return "not tested"
+    if row["p_holm"] >= alpha:
+        return "no difference shown"
+    return "better" if row["difference"] < 0 else "worse"
 
 
 def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from analysis.figures import FIGURES, NothingToDraw
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.markup import code, escape_markdown, marked_markdown
+from analysis.reporting.table import captioned
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
@@ -30,6 +31,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # figures and tables, in order
         *("forest", "comparison", "scatter", "correlation_matrix", "correlations", "comparisons", "ceilings"),
     ),
     "Does it hold up": tuple(STATISTICS),
+    "Is one method better?": ("comparison_of_methods",),
     "Methods": ("methods", "training_curves", "radius", "calibration", "reliability"),
     "Forgetting": (
         *("forgetting_bars", "forgetting_by_m", "forgetting_curves", "forgetting_by_method", "forgetting_events"),
@@ -37,7 +39,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # figures and tables, in order
     ),
     "Loss surfaces": ("surface_train_loss", "surface_test_error"),
     "What was measured": ("measures", "costs"),
-    "What went wrong": ("unfinished", "doubts"),
+    "What went wrong": ("unfinished", "warnings", "doubts"),
     "What was run": ("settings", "environment"),
 }
 
@@ -51,7 +53,8 @@ class Shown:
         name: Stem of its files.
         label: "Figure 1", "Table 2"; empty where there is nothing to show.
         title: Heading.
-        caption: How its numbers were made.
+        caption: What it shows, in one or two sentences.
+        notes: How its numbers were made.
         command: What redoes it.
         empty: Why there is nothing; empty where there is something.
         alt: For a reader who cannot see the figure.
@@ -64,6 +67,7 @@ class Shown:
     label: str
     title: str
     caption: str = ""
+    notes: str = ""
     command: str = ""
     empty: str = ""
     alt: str = ""
@@ -172,7 +176,7 @@ def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Sec
                 items.append(item)
         if not items:
             continue
-        sections.append(Section(title, re.sub(r"\W+", "-", title.lower()), tuple(items)))
+        sections.append(Section(title, re.sub(r"\W+", "-", title.lower()).strip("-"), tuple(items)))
     return sections
 
 
@@ -196,8 +200,8 @@ def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
     write_bytes(folder / f"{name}.pdf", pdf)
     write_bytes(folder / f"{name}.png", png)
     command = f"landscape report {_called(results)} --figure {name}"
-    caption = plate.says(results, facts)
-    return Shown("figure", name, "", plate.title, caption, command, alt=plate.alt, png=png)
+    caption, notes = captioned(plate.says(results, facts))
+    return Shown("figure", name, "", plate.title, caption, notes, command, alt=plate.alt, png=png)
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
@@ -218,7 +222,8 @@ def _tabulate(results: StudyResults, name: str, folder: Path, label: str) -> Sho
     write_bytes(folder / f"{name}.tex", to_latex(table).encode("utf-8"))
     if table.shown.empty:
         return Shown("table", name, "", table.title, empty=table.empty)
-    return Shown("table", name, label, table.title, table.note, table=table)
+    caption, notes = captioned(table.note)
+    return Shown("table", name, label, table.title, caption, notes, table=table)
 
 
 def _called(results: StudyResults) -> str:

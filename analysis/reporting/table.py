@@ -4,8 +4,9 @@ A table has two faces: `data`, raw numbers in full precision, which goes into th
 for a reader, which goes into the page and the LaTeX file.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ class Table:
     Attributes:
         name: Stem of its files.
         title: Heading.
-        note: How its numbers were made.
+        note: How its numbers were made; what matters most comes first, as its first sentence is the caption.
         data: Raw values, every row.
         shown: Text for a reader, at most `SHOWN_ROWS` rows; columns named as they are printed.
         text: Columns of `shown` that hold words, set flush left; the others are numbers, flush right.
         empty: What to say where there are no rows.
         optional: Where there are no rows, nothing is said at all.
+        below: Rows of the columns of `shown` that the page opens below one of its rows, by the place of that row.
     """
 
     name: str
@@ -40,6 +42,20 @@ class Table:
     text: tuple[str, ...] = ()
     empty: str = "Nothing to show."
     optional: bool = False
+    below: Mapping[int, pd.DataFrame] = field(default_factory=dict)
+
+
+_NEXT = re.compile(r"(?<=[.?])\s+(?=[A-ZΨ|`⇄⚠†≤]|[np]: )")  # where a sentence begins
+
+
+def captioned(text: str) -> tuple[str, str]:
+    """A caption of one or two sentences, and what is left of the text: notes.
+
+    The caption is the first sentence; where that is a question, also the second, which answers it.
+    """
+    parts = _NEXT.split(text)
+    of_caption = 2 if parts[0].endswith("?") else 1
+    return " ".join(parts[:of_caption]), " ".join(parts[of_caption:])
 
 
 def to_csv(table: Table) -> str:
@@ -54,10 +70,11 @@ def to_latex(table: Table) -> str:
     r"""A LaTeX `table` with booktabs rules (needs `\usepackage{booktabs}`); everything special is escaped."""
     columns = list(table.shown.columns)
     align = "".join("l" if c in table.text else "r" for c in columns)
+    caption, notes = captioned(table.note)
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}",
+        rf"\caption{{{marked_latex(table.title)}. {marked_latex(caption)}}}",
         rf"\label{{tab:{table.name.replace('_', '-')}}}",
         rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
         r"\toprule",
@@ -66,8 +83,10 @@ def to_latex(table: Table) -> str:
         *(" & ".join(escape_latex(str(v)) for v in row) + r" \\" for row in table.shown.itertuples(index=False)),
         r"\bottomrule",
         r"\end{tabular}",
+        *([r"\par\smallskip", rf"\begin{{minipage}}{{\linewidth}}\footnotesize {marked_latex(notes)}\end{{minipage}}"]
+          if notes else []),
         r"\end{table}",
-    ]
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -89,6 +108,7 @@ _LATEX = {
     "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "τ": r"$\tau$", "ρ": r"$\rho$", "λ": r"$\lambda$",
     "Ŷ": r"$\hat{Y}$", "×": r"$\times$", "→": r"$\to$", "⇄": r"$\leftrightarrows$", "≥": r"$\geq$", "≤": r"$\leq$",
     "Ψ": r"$\Psi$", "²": r"$^2$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "Π": r"$\Pi$", "σ": r"$\sigma$",
+    "⚠": "(!)", "†": r"$\dagger$", "…": r"\ldots{}", "“": "``", "”": "''",
     "\n": " ",
 }  # fmt: skip
 
@@ -96,6 +116,14 @@ _LATEX = {
 def escape_latex(text: str) -> str:
     """Text with every character that LaTeX reads as a command, and the symbols used here, made safe."""
     return r"$\tau_b$".join("".join(_LATEX.get(c, c) for c in part) for part in text.split("τ_b"))
+
+
+def marked_latex(text: str) -> str:
+    """The same for sentences in which `names in backticks` are set in typewriter type."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one backtick has no partner, and is none
+        parts[-2:] = ["`".join(parts[-2:])]
+    return "".join(rf"\texttt{{{escape_latex(p)}}}" if i % 2 else escape_latex(p) for i, p in enumerate(parts))
 
 
 def written(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:

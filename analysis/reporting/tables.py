@@ -1,6 +1,5 @@
 """The report's tables: what each holds of a study."""
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -9,6 +8,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.correlations import leading, strongest
+from analysis.reporting.correlations import SIGNS, correlations
+from analysis.reporting.doubts import warning_kinds
+from analysis.reporting.methods import better
 from analysis.reporting.table import (
     SHOWN_ROWS,
     Table,
@@ -23,13 +25,11 @@ from analysis.reporting.table import (
 )
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
-from analysis.statistics.statistic import INTERVAL, SHOWN, WITHIN, Cell, Statistic, chance, number, whole, words
+from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, number, whole, words
 from analysis.style import count, fixed, looks, missing, ordered, p_value
 from analysis.table import SEED_COLUMNS
 
 __all__ = ["SHOWN_ROWS", "TABLES", "Table", "escape_latex", "methods", "p_value", "to_csv", "to_latex", "to_markdown"]
-
-SIGNS = {1: "+", -1: "−", 0: "?"}
 
 
 def methods(results: StudyResults) -> Table:
@@ -103,37 +103,6 @@ def _of_statistics(
     headings = {heading.format(level=level): cell for heading, cell in cells.items()}
     shown, note = remarks(written(rows, {**headings, "Remark": words("warnings")}), note)
     return Table(name, title, note, data, shown, tuple(c for c in (*flush_left, "Remark") if c in shown), **more)
-
-
-def correlations(results: StudyResults) -> Table:
-    """Rank correlations of every measure with every target; shown for the leading target."""
-    target, every = leading(results)
-    facts = results.facts()
-    rows = strongest(results.correlations, target=target, top=SHOWN_ROWS)
-    cells = {
-        "Measure": words("measure"),
-        "τ_b": number("value"),
-        **INTERVAL,
-        "p": chance("p"),
-        "p (Holm)": chance("p_holm"),
-        "Within methods": WITHIN["Within"],
-        "Expected": Cell(("expected_sign",), lambda s: SIGNS.get(int(s), "?")),
-        "n": whole("n_configurations"),
-        "Left out": whole("dropped"),
-    }
-    note = (
-        f"Kendall's τ_b with `{target}`, strongest first, {len(rows)} of {len(every)} measures, at "
-        f"most {math.ceil(0.4 * SHOWN_ROWS)} of one family while others have any. n: configurations, "
-        f"each averaged over its seeds; left out: those without a finite value. {facts['intervals']}; p from "
-        f"{facts['permutations']} of configurations; Holm corrects over all measures of one target. Within methods: "
-        "mean of τ_b inside each method, ⇄ where its sign differs from the pooled one. Expected: sign of the "
-        "correlation with the gap that the measure's theory predicts. Measures on held_out see validation "
-        "labels, never the test set. The CSV file holds every measure and target, with Spearman and Pearson."
-    )
-    empty = "No correlation: too few finished configurations, or nothing was measured."
-    return _of_statistics(
-        "correlations", "Correlations", note, results.correlations, rows, cells, ("Measure",), results, empty=empty
-    )
 
 
 def comparisons(results: StudyResults) -> Table:
@@ -280,6 +249,27 @@ def measures(results: StudyResults) -> Table:
     return Table("measures", "What was measured", note, data, shown, words, "No measure of the registry was taken.")
 
 
+def warnings(results: StudyResults) -> Table:
+    """Which warnings the measured numbers carry, and how many carry each."""
+    data = warning_kinds(results.measures)
+    shown = pd.DataFrame(
+        {
+            "Warning": data["kind"],
+            "Measures": data["measures"].map(count),
+            "Values": data["values"].map("{:,}".format),
+            "Share": data["share"].map(lambda share: f"{100 * share:.1f} %"),
+        }
+    ).head(SHOWN_ROWS)
+    note = (
+        f"Warnings that the {len(results.measures):,} measured numbers carry, by kind; … stands for a number. One "
+        "value may carry several. A warned value is used like any other: ⚠ in the tables and figures of correlations "
+        "says where. The CSV file has an example of each."
+    )
+    return Table(
+        "warnings", "Warnings by kind", note, data, shown, ("Warning",), "No measured number carries a warning."
+    )
+
+
 def measured(results: StudyResults) -> Table:
     """How many numbers were measured, and how many of them carry a doubt."""
     rows = results.measures
@@ -300,12 +290,14 @@ def measured(results: StudyResults) -> Table:
 
 TABLES: dict[str, Callable[[StudyResults], Table]] = {
     "methods": methods,
+    "comparison_of_methods": better,
     "correlations": correlations,
     "comparisons": comparisons,
     "ceilings": ceilings,
     "unfinished": problems,
     "settings": grid,
     "measures": measures,
+    "warnings": warnings,
     "doubts": measured,
     "environment": environment,
     **{name: partial(further, statistic) for name, statistic in STATISTICS.items()},

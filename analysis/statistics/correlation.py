@@ -4,17 +4,19 @@ The unit is the configuration, averaged over its seeds. For each measure and tar
 which both are finite; a configuration without such a run is left out and counted, never filled in.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.measures.catalogue.targets import DESCRIPTIONS, TARGETS, of_scores
+from analysis.statistics import ceiling, comparison
 from analysis.statistics.catalogue import STATISTICS
-from analysis.statistics.ceiling import COEFFICIENTS, noise_ceiling
-from analysis.statistics.comparison import paired_difference
+from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.evidence import Evidence, Settings, joined
 from analysis.statistics.intervals import (
     PERFECT,
@@ -37,7 +39,8 @@ from analysis.statistics.resampling import (
     mid_ranks,
     percentile_interval,
 )
-from analysis.statistics.units import Units, single, units, variants
+from analysis.statistics.sign_error import check_orientation
+from analysis.statistics.units import Units, units, variants
 from analysis.table import SEED_COLUMNS
 
 __all__ = ["CONTROLS", "Correlations", "Units", "correlate", "units"]
@@ -74,6 +77,7 @@ class Correlations:
         warnings: What holds for the whole analysis.
         further: The tables of `STATISTICS` that were asked for, by name; each is an attribute too, empty where it was
             not.
+        permutations: How many were drawn for each p-value, where not all orders were visited.
     """
 
     table: pd.DataFrame
@@ -81,6 +85,7 @@ class Correlations:
     ceilings: pd.DataFrame
     warnings: list[str]
     further: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    permutations: int = 0
 
     def __getattr__(self, name: str) -> pd.DataFrame:
         if name not in STATISTICS:
@@ -104,6 +109,8 @@ def correlate(
     interval: str = "stabilised",
     tables: Sequence[str] | None = None,
     controls: Sequence[str] | None = None,
+    representatives: Mapping[str, str] | None = None,
+    oriented: str = "pooled",
 ) -> Correlations:
     """Correlate measures with generalisation, configuration by configuration.
 
@@ -132,6 +139,8 @@ def correlate(
         controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`; None for the final
             train loss, the usual hyper-parameters where they vary, and for a measure of forgetting the rise of the loss
             and the information before, under the same perturbation.
+        representatives: For families of measures the one that stands for each; None for the usual ones.
+        oriented: Which sign of a measure is right in `sign_errors`: its "pooled" one, or the "expected" one.
 
     Returns:
         The tables. Below 5 configurations a row has its value and a warning, and no interval or p-value.
@@ -148,6 +157,7 @@ def correlate(
     if permutations < 0:
         raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
     check_interval(interval)
+    check_orientation(oriented)
     if unknown := [t for t in tables or () if t not in STATISTICS]:
         raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(STATISTICS)}.")
     data = units(table, group=group, seed_column=seed_column)
@@ -163,17 +173,23 @@ def correlate(
         chosen = variants("measures", measures, data, strict=True)
     if not chosen:
         raise ValueError(f"`table` has no measure besides the targets {chosen_targets}: name some in `measures`.")
-    pairs = [(single("compare", a, data), single("compare", b, data)) for a, b in compare]
-    settings = Settings(draws, permutations, level, seed, interval)
+    settings = Settings(draws, permutations, level, seed, interval, representatives or {}, oriented)
     evidence = Evidence(data, chosen, chosen_targets, settings, controls=controls)
     evidence = replace(evidence, correlations=_table(evidence))
     return Correlations(
         evidence.correlations,
-        _comparisons(data, pairs, chosen_targets, settings),
-        _ceilings(data, chosen_targets, settings),
+        comparison.table(evidence, comparison.named(compare, data)),
+        ceiling.table(evidence),
         _overall(data, chosen_targets),
         {name: s.made(evidence) for name, s in STATISTICS.items() if tables is None or name in tables},
+        permutations,
     )
+
+
+def defaults() -> dict[str, Any]:
+    """The settings of `correlate` that it takes where it is told nothing, as a JSON file holds them."""
+    given = {p.name: p.default for p in inspect.signature(correlate).parameters.values() if p.default is not p.empty}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def _table(evidence: Evidence) -> pd.DataFrame:
@@ -321,34 +337,6 @@ def _within(
         np.add(total, part, out=total, where=defined)
         number += defined
     return np.divide(total, number, out=np.full(shape, np.nan), where=number > 0), number
-
-
-def _comparisons(data: Units, pairs: list[tuple[str, str]], targets: list[str], settings: Settings) -> pd.DataFrame:
-    rows = []
-    for first, second in pairs:
-        for target in targets:
-            runs = data.values[[first, second, target]].notna().all(axis=1).to_numpy()
-            a, b, y = data.average([first, second, target], runs)
-            n = int(np.isfinite(y).sum())
-            found = paired_difference(
-                a, b, y, draws=settings.draws, level=settings.level, generator=settings.generator(1, n, 0)
-            )
-            rows.append((first, second, target, *vars(found).values()))
-    columns = "forgetting sharpness target tau_forgetting tau_sharpness difference low high n_configurations warnings"
-    return pd.DataFrame(rows, columns=columns.split())
-
-
-def _ceilings(data: Units, targets: list[str], settings: Settings) -> pd.DataFrame:
-    place = pd.Series(data.configuration).groupby(data.configuration).cumcount().to_numpy()
-    rows = []
-    for target in targets:
-        seeds = np.full((len(data.methods), int(place.max()) + 1), np.nan)
-        seeds[data.configuration, place] = data.values[target]
-        for name in COEFFICIENTS:
-            found = noise_ceiling(seeds, coefficient=name, generator=settings.generator(3))
-            rows.append((target, name, *vars(found).values()))
-    columns = "target coefficient split_half spearman_brown oracle_with_noise n_configurations warnings"
-    return pd.DataFrame(rows, columns=columns.split())
 
 
 def _overall(data: Units, targets: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """What tables of statistics are made of: sorted runs, measures and targets in blocks, the settings of resampling."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class Settings:
         level: Coverage of the intervals.
         seed: Of all randomness.
         interval: Kind of interval of the correlations.
+        representatives: For a family of measures, the one that stands for it; the usual one where none is named.
+        oriented: Which sign a measure is to have for sign errors: the "pooled" one, or the "expected" one.
     """
 
     draws: int
@@ -35,6 +37,8 @@ class Settings:
     level: float
     seed: int
     interval: str = "stabilised"
+    representatives: Mapping[str, str] = field(default_factory=dict)
+    oriented: str = "pooled"
 
     def generator(self, *stream: int) -> np.random.Generator:
         """Random numbers that depend on the seed and the stream alone."""

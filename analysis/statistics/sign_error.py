@@ -2,6 +2,9 @@
 
 An environment is a pair of configurations that differ in one hyper-parameter alone, each with its seeds. A measure that
 is good on average may fail in every environment of one kind; the maximum shows it.
+
+Wrong is what goes against the sign that the measure has over all configurations, or against the sign that is expected
+of it: a measure that orders models backwards throughout is as good as one that orders them forwards.
 """
 
 import math
@@ -14,11 +17,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from analysis.measures.registry import expected_sign
 from analysis.statistics.evidence import ALL, NO_GRID, Evidence, Rows, joined
 from analysis.statistics.grid import axis_pairs, joint, levels
-from analysis.statistics.kendall import BLOCK
+from analysis.statistics.kendall import BLOCK, weighted_kendall
+from analysis.statistics.resampling import significant
 from analysis.statistics.statistic import Statistic, number, of_leading, whole
+from analysis.statistics.units import Units
 
+ORIENTATIONS = ("pooled", "expected")
+SURE = math.sqrt(2 * math.log(2 / (1 - math.sqrt(0.5))))  # √n times the difference from which a pair has weight
 ESS = 12.0  # environments with a smaller effective number of seed pairs are left out of the weighted error
 
 
@@ -152,22 +160,60 @@ def quantile(ordered: Float[np.ndarray, " n"], q: float) -> float:
     return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
+def check_orientation(oriented: str) -> None:
+    """Refuse an orientation that there is not.
+
+    Raises:
+        ValueError: If it is not one of `ORIENTATIONS`.
+    """
+    if oriented not in ORIENTATIONS:
+        raise ValueError(f"`oriented` must be one of {ORIENTATIONS}, got {oriented!r}.")
+
+
+def oriented_errors(
+    errors: Float[np.ndarray, "*shape e"], sign: Float[np.ndarray, "*shape"]
+) -> Float[np.ndarray, "*shape e"]:
+    """Sign errors of measures whose right sign is given: 1 - e where it is negative."""
+    return np.where(sign[..., None] < 0, 1 - errors, errors)
+
+
+def resolved(rate: float, test_size: float, seeds: float = 1, *, agreement: float | None = None) -> float:
+    """How far apart two error rates must be to be told apart: 2 √(2p(1-p)/(n s)), or 2 √(2p(1-p)(1-c)/n).
+
+    Args:
+        rate: The error rate p.
+        test_size: Test examples n of one seed.
+        seeds: Seeds s of each model, each with a test set of its own.
+        agreement: Where all seeds share one test set, the share c of its examples on which the models agree by more
+            than chance; more seeds then add nothing. None where each has its own.
+
+    Source:
+        Two standard errors of a difference of binomial rates.
+    """
+    spread = 2 * rate * (1 - rate)
+    spread *= 1 / seeds if agreement is None else 1 - agreement
+    return 2 * math.sqrt(spread / test_size)
+
+
 def robust_sign_error(
     x: Float[np.ndarray, " r"],
     y: Float[np.ndarray, " r"],
     coordinates: Mapping[str, Sequence[Any]],
     *,
+    sign: float | None = None,
     test_size: float | None = None,
     minimum_ess: float | None = None,
 ) -> dict[str, SignErrors]:
     """Sign errors of a measure, for each hyper-parameter and over "all".
 
-    For each pair of seeds of an environment the error is (1 - sign(dx) sign(dy))/2, which is 0.5 for ties.
+    For each pair of seeds of an environment the error is (1 - sign · sign(dx) sign(dy))/2, which is 0.5 for ties.
 
     Args:
         x: The measure, a value a run, seeds not averaged.
         y: The target; in units of an error rate if `test_size` is given.
         coordinates: For each hyper-parameter, the seed not among them, its value in each run.
+        sign: The right sign, for example the expected one; None takes that of tau_b over all configurations. As that is
+            taken from the same runs, the mean error of a measure that tells nothing is then a little below 0.5.
         test_size: Examples behind the target: pairs weigh by how sure their order is. None: all the same.
         minimum_ess: Least effective number of pairs; None is 12 with `test_size` and 1 without. 12 needs four seeds.
 
@@ -185,9 +231,46 @@ def robust_sign_error(
     least = minimum_ess if minimum_ess is not None else (1.0 if test_size is None else ESS)
     places = environments(names, codes)
     error, size = (a[0, 0] for a in environment_errors(x[None], y[None], places, test_size=[test_size]))
+    error = oriented_errors(error, np.asarray(_pooled_sign(x, y, joint(codes)) if sign is None else sign))
     axis = np.array(places.axis, dtype=object)
     found = {name: summary(error[axis == name], size[axis == name], minimum_ess=least) for name in names}
     return {**found, "all": summary(error, size, minimum_ess=least)}
+
+
+def _pooled_sign(x: Float[np.ndarray, " r"], y: Float[np.ndarray, " r"], configuration: Int[np.ndarray, " r"]) -> float:
+    """Sign of tau_b of the means over the runs of each configuration in which both are finite."""
+    used = np.isfinite(x) & np.isfinite(y)
+    known, place = np.unique(configuration[used], return_inverse=True)
+    size = np.bincount(place)
+    a, b = (np.bincount(place, weights=v[used]) / size for v in (x, y))
+    if len(known) < 2:
+        return 0.0
+    tau = weighted_kendall(significant(a)[None], significant(b)[None], np.ones((1, len(known)), dtype=np.int64))
+    return float(np.sign(np.nan_to_num(tau[0, 0, 0])))
+
+
+def _lacking(data: Units, target: str, places: Environments, test_size: float) -> str:
+    """What the weighted form would need: seeds, or test examples, for the differences that these environments have."""
+    values = data.values[target].to_numpy(dtype=np.float64)
+    configuration = data.configuration
+    seeds = float(np.bincount(configuration).mean())
+    mean = data.average([target], np.isfinite(values))[0]
+    gaps = np.abs(mean[configuration[places.first]] - mean[configuration[places.second]])
+    starts = np.flatnonzero(np.diff(places.environment, prepend=-1))
+    gap, rate = float(np.nanmedian(gaps[starts])), float(np.nanmean(values))
+    own = len(np.unique(data.draws_of_data)) >= seeds
+    told = resolved(rate, test_size, seeds) if own else resolved(rate, test_size, agreement=0.0)
+    sets = f"{seeds:.3g} seeds with {test_size:.0f} test examples each" if own else f"{test_size:.0f} test examples"
+    text = (
+        f"no environment has {ESS:g} effective pairs of seeds (4 seeds, and runs {100 * SURE / test_size**0.5:.1f} "
+        f"points apart); {sets} tell errors apart from {100 * told:.1f} points, and half of the environments differ by "
+        f"less than {100 * gap:.1f}"
+    )
+    if not gap > 0 or gap >= told:
+        return text
+    more = (told / gap) ** 2
+    needed = f"{math.ceil(test_size * more):,} test examples" + (" each" if own else "")
+    return f"{text}: that needs about {needed}" + (f", or {math.ceil(seeds * more):,} seeds" if own else "")
 
 
 def table(evidence: Evidence) -> Rows:
@@ -200,26 +283,48 @@ def table(evidence: Evidence) -> Rows:
     y = data.values[targets].to_numpy().T
     # Hoeffding's bound is for rates in [0, 1], so only errors are weighted.
     sizes = [data.draws[t] if "error" in data.measure[t] and data.draws[t] > 1 else None for t in targets]
-    rules = {
-        "equal": (1.0, "no pair of runs in which both are finite"),
-        "weighted": (ESS, f"no environment has {ESS:g} effective pairs of seeds: at least 4 seeds are needed"),
-    }
+    lacking = [
+        _lacking(data, target, places, size) if size is not None and len(axis) else ""
+        for target, size in zip(targets, sizes, strict=True)
+    ]
+    signs = _signs(evidence)
     for s in range(0, len(evidence.measures), 16):
         some = evidence.measures[s : s + 16]
         x = data.values[some].to_numpy().T
-        for weighting, (least, none_kept) in rules.items():
+        sign = np.array([[signs[m, t][0] if m != t else 1 for t in targets] for m in some], dtype=np.float64)
+        for weighting, least in (("equal", 1.0), ("weighted", ESS)):
             use = [None] * len(targets) if weighting == "equal" else sizes
             error, ess = environment_errors(x, y, places, test_size=use)
+            error = oriented_errors(error, sign)
             for (i, measure), (j, target) in product(enumerate(some), enumerate(targets)):
                 if measure == target or (weighting == "weighted" and sizes[j] is None):
                     continue
+                oriented, remark = signs[measure, target][1:]
+                none_kept = "no pair of runs in which both are finite" if weighting == "equal" else lacking[j]
                 for name in (ALL, *names):
                     here = slice(None) if name == ALL else axis == name
                     found = summary(error[i, j, here], ess[i, j, here], minimum_ess=least)
                     no_pair = NO_GRID if name == ALL else "no pair"
-                    remark = no_pair if not found.environments else none_kept if not found.kept else ""
-                    rows.append((measure, target, name, weighting, *vars(found).values(), joined(remark, note)))
+                    problem = no_pair if not found.environments else none_kept if not found.kept else ""
+                    rows.append((measure, target, name, weighting, *vars(found).values(), oriented, int(sign[i, j]),
+                                 joined(problem, remark, note)))  # fmt: skip
     return rows
+
+
+def _signs(evidence: Evidence) -> dict[tuple[str, str], tuple[float, str, str]]:
+    """For each measure and target the right sign, where it is from, and a remark where that is not what was asked."""
+    kendall = evidence.correlations[evidence.correlations["coefficient"] == "kendall"]
+    found = {}
+    for measure, target, value in zip(*(kendall[c].tolist() for c in ("measure", "target", "value")), strict=True):
+        sign, oriented, remark = 0.0, evidence.settings.oriented, ""
+        if oriented == "expected":
+            sign = float(expected_sign(measure.partition("[")[0]))
+            remark = "" if sign else "no expected sign: oriented by the pooled one"
+        if not sign:
+            sign, oriented = float(np.sign(np.nan_to_num(value))) or 1.0, "pooled"
+            remark = remark if value else joined(remark, "pooled coefficient 0: as measured")
+        found[measure, target] = sign, oriented, remark
+    return found
 
 
 def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
@@ -228,13 +333,14 @@ def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
 
 STATISTIC = Statistic(
     name="sign_errors",
-    columns="measure target axis weighting mean median p90 max kept environments warnings",
+    columns="measure target axis weighting mean median p90 max kept environments oriented sign warnings",
     table=table,
     title="Sign errors over environments",
     note=(
         "How often the measure orders two runs the wrong way round for `{target}`, over environments: pairs of "
-        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). 0.5 is chance; `Worst` is the "
-        "robust error. Errors weighted by their certainty, and each hyper-parameter, are in the CSV file."
+        "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). Wrong is against the sign that the "
+        "measure has over all models, or that is expected of it (`oriented` in the CSV file). 0.5 is chance; `Worst` "
+        "is the robust error. Errors weighted by their certainty, and each hyper-parameter, are in the CSV file."
     ),
     shown={
         "Mean": number("mean"),

@@ -74,11 +74,21 @@ def read_axes(path: Path, names: Sequence[tuple[str, str]], order: Sequence[str]
 
 
 def metrics_of(recipe: Recipe) -> dict[str, Any]:
-    """Built-in metrics by name, and functions named as module:function, which are called as their last part."""
+    """Built-in metrics by name, and functions named as module:function, which are called as their last part.
+
+    Raises:
+        ValueError: If a reference names a class.
+    """
     found: dict[str, Any] = {}
     for name in recipe.metrics:
         if is_reference(name):
-            found[name.rpartition(":")[2].replace("_", " ")] = load_reference(name)
+            function = load_reference(name)
+            if isinstance(function, type):
+                raise ValueError(
+                    f"`metrics` has {name!r}, which is a class: name a function of (outputs, targets), such as a "
+                    "method of an object that the module has made."
+                )
+            found[name.rpartition(":")[2].replace("_", " ")] = function
         else:
             found[name] = name
     return found

@@ -1,6 +1,6 @@
 """What a surface is drawn of: a run, one of its checkpoints, or a file of weights, and the data it is evaluated on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from landscape import EmpiricalRisk
 from trainers.data.loading import Split
 from trainers.randomness import stream
 from trainers.runs.folder import Run, has_runs, in_double
+from trainers.tasks.task import CLASSIFICATION
 
 
 def checkpoint_of(
@@ -62,6 +63,15 @@ def checkpoint_of(
     if step is not None and step not in steps:
         raise ValueError(f"`step` must be one of {path}'s checkpoints {steps}, got {step}.")
     return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust)
+
+
+def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:
+    """The recipe; where it leaves the metrics open, without the error if a run's task is not classification."""
+    if "metrics" in recipe.model_fields_set:
+        return recipe
+    runs = [Run(place.folder) for place in places if isinstance(place, RunCheckpoint)]
+    labelled = all(run.config().task == CLASSIFICATION for run in runs)
+    return recipe if labelled else recipe.model_copy(update={"metrics": ("loss",)})
 
 
 def label(subject: Subject) -> str:

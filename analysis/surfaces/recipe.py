@@ -36,7 +36,7 @@ class Recipe(Strict):
     """Permute the units of the other models to fit the first, before going between them."""
     metrics: tuple[str, ...] = ("loss", "error")
     """What is evaluated at each point: loss, error, error by class, or module:function of (outputs, targets) that gives
-    a number for each example."""
+    a number for each example. Left out, it is the loss alone where a run's task is not classification."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "test")
     """On what."""
     examples: Count | None = 512

@@ -17,7 +17,7 @@ from analysis.style import Medium, rc
 from analysis.surfaces.between import Fit, Tell, silent
 from analysis.surfaces.computing import Track, metrics_of, told_time
 from analysis.surfaces.drawing import draw
-from analysis.surfaces.places import checkpoint_of, surface_risks
+from analysis.surfaces.places import checkpoint_of, suited, surface_risks
 from analysis.surfaces.reading import ANSWERS, Remark, reading, reading_together, to_markdown, verdict
 from analysis.surfaces.recipe import Recipe, recipe
 from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
@@ -249,6 +249,7 @@ def survey(
     if not places:
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
+    chosen = suited(chosen, places)
     with runtime.joined() as among:
         tell = announce if among.ranks.leads else silent
         sheets = _told_apart(_sheets(places, chosen, among, track, tell, wait, fit))
@@ -278,6 +279,7 @@ def time_needed(places: Sequence[Checkpoint], chosen: Recipe, runtime: Runtime =
     changed: dict[str, Any] = {"numbers": False}
     if chosen.between is not None:  # a point costs the same wherever it lies
         changed |= {"axes": ("random",) * chosen.dimensions, "points": chosen.counts, "radius": None, "between": None}
+    chosen = suited(chosen, places)
     subject = places[0].load(chosen.seed, runtime.devices[0])
     risks = surface_risks(subject, chosen)
     drawing = draw(subject, next(iter(risks.values())), chosen.model_copy(update=changed))

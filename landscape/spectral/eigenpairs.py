@@ -65,6 +65,7 @@ def top_eigenpairs(
     *,
     which: Which = "largest",
     tol: float | None = None,
+    own_tol: float | None = None,
     max_products: int | None = None,
     basis: int | None = None,
     block: int = 1,
@@ -102,6 +103,9 @@ def top_eigenpairs(
             first, signs kept) or "both" (one Krylov space; descending: the k largest, then the k smallest).
         tol: Residual allowed, relative to the largest modulus seen; None means 1e-8 in float64, 1e-3 in float32 and
             3e-2 below.
+        own_tol: Residual allowed, relative to each eigenvalue's own modulus, where that is less: for an end of the
+            spectrum that is small beside the other. A tenth of `tol` is enough, so that zero is found too; None sets no
+            such bound.
         max_products: Bound on products before the final check; None means 300 + 20 for each pair wanted.
         basis: Length of the basis before a restart; memory is basis × p. None means what fits in 256 MiB, from
             max(2k + 20, 30, 10 block) to 300, or less where less is free. For "both", k counts both ends.
@@ -144,6 +148,8 @@ def top_eigenpairs(
         tol = 1e-8 if A.dtype == torch.float64 else 1e-3 if A.dtype == torch.float32 else 3e-2
     if not tol >= 0:
         raise ValueError(f"`tol` must be a relative residual >= 0, got {tol!r}.")
+    if own_tol is not None and not own_tol >= 0:
+        raise ValueError(f"`own_tol` must be a relative residual >= 0, got {own_tol!r}.")
     if not 1 <= block <= p:
         raise ValueError(f"`block` must be between 1 and p = {p}, got {block}.")
     if max_products is None:
@@ -153,7 +159,7 @@ def top_eigenpairs(
         raise ValueError(f"`max_products` must be at least {wanted}, got {max_products}.")
     kept = _place(store, A)
     capacity = _capacity(A, basis, need, block, kept, vectors=vectors)
-    goal = Goal(k, which, tol, max_products)
+    goal = Goal(k, which, tol, max_products, own_tol)
     with torch.no_grad(), watching(progress, work="top_eigenpairs", most=max_products + need) as tell:
         space = Krylov(A, locked=need, capacity=capacity, block=block, kept=kept, generator=generator)
         try:
@@ -244,8 +250,9 @@ def _capacity(
 def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs:
     """Put the pairs together, with a warning if they did not converge."""
     values, residuals = torch.from_numpy(found.values).double(), torch.from_numpy(found.residuals).double()
-    allowed, products = goal.allowed(space), space.products
+    allowed, products = torch.from_numpy(goal.allowed(space, found.values)), space.products
     converged = found.verified and not cut and bool((residuals <= allowed).all())
+    worst = int((residuals / allowed).argmax())
     if cut:
         warnings.warn(
             f"top_eigenpairs was interrupted after {products} products: these are the best {len(values)} of "
@@ -255,8 +262,9 @@ def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs
         )
     elif not converged:
         warnings.warn(
-            f"top_eigenpairs did not reach a residual of {allowed:.2g} (largest: {float(residuals.max()):.2g}) in "
-            f"{products} products: raise `max_products` or `basis`, or allow a larger `tol`.",
+            f"top_eigenpairs did not reach a residual of {float(allowed[worst]):.2g} (largest: "
+            f"{float(residuals[worst]):.2g}) in {products} products: raise `max_products` or `basis`, or "
+            f"allow a larger `{'tol' if goal.own is None else 'own_tol'}`.",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -14,6 +14,7 @@ Which = Literal["largest", "smallest", "magnitude", "both"]
 
 ROUNDING = 20  # relative error of a long sum, in units of the machine epsilon
 EVERY_STEP = 40  # up to this size the small eigenproblem is solved at each step; above, at every twentieth of the size
+NOTHING = 0.1  # share of the tolerance of the largest value that suffices for any
 STUCK = 0.3  # share of the allowed residual below which only rounding of the basis can be in the way
 
 
@@ -26,12 +27,14 @@ class Goal:
         which: Which end.
         tol: Residual allowed, relative to the operator's largest modulus seen.
         budget: Products allowed before the final check.
+        own: Residual allowed, relative to each value's own modulus, where that is less; None for no such bound.
     """
 
     k: int
     which: Which
     tol: float
     budget: int
+    own: float | None = None
 
     @property
     def count(self) -> int:
@@ -49,12 +52,15 @@ class Goal:
         order = order[::-1]
         return np.concatenate([order[:k], order[max(k, len(order) - k) :]]) if self.which == "both" else order[:k]
 
-    def allowed(self, space: Krylov) -> float:
-        """Largest residual that counts as converged."""
+    def allowed(self, space: Krylov, values: Array) -> Array:
+        """Largest residual of each of these values that counts as converged."""
         rounding = ROUNDING * torch.finfo(space.work).eps
         if space.A.dtype != space.work:  # vectors and images are rounded to fewer bits, once each
             rounding += space.epsilon
-        return self.tol * space.largest + rounding * space.scale
+        most = np.full(values.shape, self.tol * space.largest)
+        if self.own is not None:  # a value that is zero beside the largest cannot be known by its own size
+            most = np.clip(self.own * np.abs(values), NOTHING * most, most)
+        return most + rounding * space.scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +91,8 @@ def find(space: Krylov, goal: Goal, tell: Tell, *, start: Tensor | None, vectors
         found = _checked(space, values[chosen], mix[:, chosen], vectors=vectors)
         reached, room = float(found.residuals.max()), 3 * goal.count <= space.room
         spent = space.products + goal.count > goal.budget
-        if reached <= goal.allowed(space) or spent or not room or not reached < best / 2:
+        met = bool((found.residuals <= goal.allowed(space, found.values)).all())
+        if met or spent or not room or not reached < best / 2:
             return found
         best = reached
         # the basis has lost its grip (rounding, or fewer bits): go on from the pairs, which are kept in full
@@ -149,18 +156,19 @@ def _grow(space: Krylov, goal: Goal, tell: Tell) -> tuple[Array, Array, Array]:
         values, mix, coupled = space.ritz()
         chosen = goal.order(np.concatenate([space.held_values[: space.held], values]))
         new = chosen[chosen >= space.held] - space.held  # those among the Ritz pairs; the locked ones have converged
-        loose, allowed = space.loose(mix), goal.allowed(space)
+        loose, allowed = space.loose(mix), goal.allowed(space, values)
         estimates = np.hypot(coupled, loose)
         residual = float(estimates[new].max(initial=0)) / (space.largest or 1.0)
         tell(space.products, residual)
-        met = enough and bool((estimates[new] <= allowed).all())
+        met = enough and bool((estimates[new] <= allowed[new]).all())
         if met and space.held:  # evidence that nothing was missed: the complement's own extremes are known
-            met = bool((coupled[goal.order(values, 1)] <= allowed).all())
+            ends = goal.order(values, 1)
+            met = bool((coupled[ends] <= allowed[ends]).all())
         if met or out or space.closed:
             return values, mix, chosen
         if space.basis.lossy and enough and not space.held:
-            stuck = float(coupled[new].max()) <= STUCK * allowed
-            if stuck or (space.full and float(loose[new].max()) > allowed):
+            stuck = bool((coupled[new] <= STUCK * allowed[new]).all())
+            if stuck or (space.full and bool((loose[new] > allowed[new]).any())):
                 return values, mix, chosen
         if space.full:
             _restart(space, goal, values, mix)

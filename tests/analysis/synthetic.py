@@ -165,6 +165,27 @@ def correlations(measures, runs):
     return pd.DataFrame(out, columns=list(CORRELATIONS))
 
 
+def extended(stats):
+    """The correlations with baselines, coefficients inside cells, floors of p-values and warnings beside them."""
+    if stats.empty or "stratified" in stats.columns:
+        return stats
+    kendall = stats["coefficient"] == "kendall"
+    inside = stats["value"].where(kendall) * 0.8
+    inside = inside.mask(stats["measure"] == "trace", -inside)
+    warned = np.where(stats["measure"] == "parameter_norm", 1.0, 0.0)
+    more = stats.assign(
+        role="candidate", p_adjusted=stats["p_holm"], p_floor=1e-4, permuted="freely", stratified=inside,
+        stratified_low=inside - 0.2, stratified_high=np.minimum(inside + 0.2, 1.0), stratified_p=0.001,
+        stratified_p_adjusted=np.where(kendall, 0.004, np.nan), stratified_p_floor=0.004, stratified_mean=inside,
+        cells=4, cells_dropped=1, cell_reversal=kendall & (stats["measure"] == "trace"), warned=warned,
+        warned_as=np.where(warned > 0, "two tied parameters: 100 %", ""), correction="max-T",
+    )  # fmt: skip
+    known = more[more["measure"] == "top_eigenvalue"].assign(role="baseline", reversal=False, expected_sign=0)
+    shifts = {"validation_error": 0.1, "train_error": -0.4}
+    known = [known.assign(measure=name, value=known["value"] + shift) for name, shift in shifts.items()]
+    return pd.concat([more, *known], ignore_index=True)
+
+
 def further(stats):
     """The further tables, of the shape that `correlate` gives them; numbers mean nothing."""
     rows = stats.loc[stats["coefficient"] == "kendall", ["measure", "target", "value"]].reset_index(drop=True)
@@ -224,7 +245,7 @@ def make(folder=Path("toy"), *, methods=METHODS, seeds=2, epochs=20, seed=0, all
         if status == "finished":
             rows += measured(run, config, past, epochs=epochs, rng=rng)
     measures = check(pd.DataFrame.from_records(rows, columns=list(COLUMNS)))
-    stats = correlations(measures, runs) if rows else pd.DataFrame(columns=list(CORRELATIONS))
+    stats = extended(correlations(measures, runs)) if rows else pd.DataFrame(columns=list(CORRELATIONS))
     comparisons = pd.DataFrame(columns=list(COMPARISONS))
     if rows:
         tau = stats[stats["coefficient"] == "kendall"].set_index(["measure", "target"])["value"].abs()

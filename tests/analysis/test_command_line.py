@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import re
 import shutil
@@ -247,8 +248,13 @@ def test_correlate_takes_the_settings_of_the_study_and_the_report_tells_those_us
     assert run("correlate", study, "--permutations", 19) == 0
     assert not pd.read_parquet(path)["p"].equals(before["p"])
     assert StudyResults.load(study).facts()["permutations"] == "19 permutations"
-    assert StudyResults.load(study).facts()["level"] == "90 %"
-    assert StudyResults.load(study).other_statistics() == "permutations 19"
+    results = StudyResults.load(study)
+    assert results.facts()["level"] == "90 %"
+    assert results.other_statistics() == "permutations 19"
+    used = json.loads((study / "statistics.json").read_text())  # every setting, those of nobody's choice too
+    assert {key: used[key] for key in ("permutations", "interval", "seed")} == {
+        "permutations": 19, "interval": "stabilised", "seed": 0,
+    }  # fmt: skip
 
 
 def test_compare_takes_the_level_of_the_study(study, capsys):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from synthetic import make
 
 from analysis import figures, style
-from analysis.measures.registry import MEASURES
+from analysis.measures.registry import MEASURES, family_of
 from analysis.results import StudyResults
 from analysis.table import with_variant
 
@@ -52,10 +52,12 @@ def test_method_labels(method, ascent, label):
 
 
 def test_families_agree_with_the_registry_of_measures():
-    shown = {"bias": "output bias"}
-    found = {row: style.family(f"{row}[m=16]") for m in MEASURES.values() if m.family != "target" for row in m.rows}
-    wanted = {row: shown.get(m.family, m.family) for m in MEASURES.values() if m.family != "target" for row in m.rows}
-    assert found == wanted
+    shown = {"bias": "output bias", "diagnostic": "other", "target": "other"}
+    rows = [row for m in MEASURES.values() for row in m.rows]
+    found = {row: style.family(f"{row}[m=16]") for row in rows}
+    assert found == {row: shown.get(family_of(row), family_of(row)) for row in rows}
+    assert {found["validation_error"], found["mean_entropy"], style.family("train_squared_error")} == {"baseline"}
+    assert found["bottom_eigenvalue"] == "other"
 
 
 @pytest.mark.parametrize("medium", style.WIDTHS)
@@ -73,6 +75,8 @@ def test_names_in_the_colour_of_a_family_can_be_read(family):
         return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
 
     colour = style.FAMILIES[family]
+    if family != "other":  # what is left over may be pale
+        assert 1.05 / (luminance(colour) + 0.05) >= 3
     assert 1.05 / (luminance(style.ink(colour)) + 0.05) >= 4.5
     if 1.05 / (luminance(colour) + 0.05) >= 4.5:
         assert style.ink(colour) == colour
@@ -139,28 +143,63 @@ def test_fixed_numbers(x, shown):
     assert style.fixed(x) == shown
 
 
+def drawn(ax):
+    """Places of the filled and of the hollow markers, from the top down."""
+    markers = (*style.FAMILY_MARKERS.values(), "P")
+    points = [line for line in ax.get_lines() if line.get_marker() in markers]
+    filled = [line for line in points if line.get_markerfacecolor() != "white"]
+    hollow = [line for line in points if line.get_markerfacecolor() == "white"]
+    return filled, [line.get_xdata()[0] for line in hollow]
+
+
 def test_forest_draws_the_values_of_the_frame_strongest_first(results, ax):
     figures.forest(ax, results.correlations, target="gap_error", top=7, ceilings=results.ceilings)
     rows = figures.strongest(results.correlations, target="gap_error", top=7)
-    names = [t.get_text() for t in ax.get_yticklabels()]
+    names = [t.get_text().removesuffix(" †") for t in ax.get_yticklabels()]
     assert names == [style.measure_name(m) for m in rows["measure"]]
     assert (np.diff(rows["value"].abs()) <= 0).all()
-    markers = style.FAMILY_MARKERS.values()
-    filled = [li for li in ax.get_lines() if li.get_marker() in markers and li.get_markerfacecolor() != "white"]
+    filled, hollow = drawn(ax)
     np.testing.assert_allclose([line.get_xdata()[0] for line in filled], rows["value"])
-    hollow = [line for line in ax.get_lines() if line.get_markerfacecolor() == "white"]
-    np.testing.assert_allclose([line.get_xdata()[0] for line in hollow], rows["within"])
+    np.testing.assert_allclose(hollow, rows["stratified"])
     texts = [t.get_text() for t in ax.texts]
     r = rows.iloc[0]
-    assert texts[0] == f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]".replace("-", "−")
+    assert texts[0] == style.interval(r["value"], r["low"], r["high"])
+    assert texts[1] == style.interval(r["stratified"], r["stratified_low"], r["stratified_high"])
     assert to_hex(filled[0].get_color()) == style.FAMILIES[style.family(r["measure"])]
 
 
-def test_forest_flags_a_reversal(results, ax):
+def test_forest_without_cells_shows_the_mean_within_methods(results, ax):
+    older = results.correlations.query("role == 'candidate'").drop(columns=["stratified", "role", "warned"])
+    figures.forest(ax, older, target="gap_error", top=7)
+    rows = figures.strongest(older, target="gap_error", top=7)
+    np.testing.assert_allclose(drawn(ax)[1], rows["within"])
+    assert len(ax.texts) == 7
+
+
+def test_forest_shows_named_measures_and_baselines_in_the_order_given(results, ax):
+    given = ["top_eigenvalue", "parameter_norm", "validation_error"]
+    figures.forest(ax, results.correlations, target="gap_error", measures=given)
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
+    np.testing.assert_allclose([line.get_xdata()[0] for line in drawn(ax)[0]], rows.loc[given, "value"])
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "largest eigenvalue",
+        "parameter norm",
+        "validation error †",
+    ]
+    assert [("⚠" in t.get_text()) for t in ax.texts] == [False, False, True, False, False, False]
+
+
+def test_forest_flags_reversals_within_methods_and_inside_cells(results, ax):
     figures.forest(ax, results.correlations, target="gap_error", top=None)
     flagged = [t for t in ax.texts if "⇄" in t.get_text()]
-    assert len(flagged) == 1
-    assert to_hex(flagged[0].get_color()) == style.ALERT
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
+    turned, held = rows.loc["top_eigenvalue"], rows.loc["trace"]
+    wanted = {
+        style.interval(turned["value"], turned["low"], turned["high"]),
+        style.interval(held["stratified"], held["stratified_low"], held["stratified_high"]),
+    }
+    assert {t.get_text().removesuffix("  ⇄") for t in flagged} == wanted
+    assert {to_hex(t.get_color()) for t in flagged} == {style.ALERT}
 
 
 def test_forest_shows_the_ceiling_on_both_sides(results, ax):
@@ -264,7 +303,7 @@ def test_the_matrix_writes_the_values_of_the_frame(results, ax):
         for j, target in enumerate(("gap_error", "test_error")):
             r = frame.loc[(measure, target)]
             text = ax.texts[2 * i + j]
-            assert text.get_text() == style.fixed(r["value"])
+            assert text.get_text() == style.fixed(r["value"]).replace("0.", ".", 1)
             assert (text.get_fontweight() == "bold") == bool(r["low"] > 0 or r["high"] < 0)
 
 
@@ -319,8 +358,10 @@ def test_figures_are_legible_on_paper_and_have_full_captions(results, name):
 
 def test_the_forest_caption_tells_how_many_were_tried(results):
     _, facts = figures.FIGURES["forest"].draw(results)
-    tried = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")
-    assert (facts["all"], facts["shown"]) == (len(tried), 20)
+    tried = results.correlations.query("target == 'gap_error' and coefficient == 'kendall' and role == 'candidate'")
+    assert facts["all"] == len(tried)
+    assert "2 baselines" in facts["known"]
+    assert "4 cells, 1 left out" in facts["hollow"]
     assert facts["n"] == "13 to 15"
 
 
@@ -360,10 +401,11 @@ def test_coefficients_of_a_few_configurations_come_last():
     assert "F_mi[m=0]" not in figures.matrix_rows(rows, top=5)
 
 
-def test_the_forest_caption_says_what_is_left_out(results):
-    _, facts = figures.FIGURES["forest"].draw(results)
-    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")["measure"]
-    shown = figures.strongest(results.correlations, target="gap_error", top=20)["measure"]
+def test_the_caption_of_the_matrix_says_what_is_left_out(results):
+    _, facts = figures.FIGURES["correlation_matrix"].draw(results)
+    tau = results.correlations.query("coefficient == 'kendall' and role == 'candidate'")
+    rows = pd.Series(tau["measure"].unique())
+    shown = figures.matrix_rows(tau, top=20)
     left = rows[~rows.isin(shown)].map(style.family)
     assert f"{(left == 'forgetting').sum()} of forgetting" in facts["left"]
 

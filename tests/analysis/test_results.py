@@ -125,6 +125,16 @@ def test_points_are_means_and_deviations_over_seeds():
     assert here["seeds"].tolist() == [2]
 
 
+def test_points_of_a_misspelt_measure_are_refused_with_the_nearest_name():
+    given = make()
+    with pytest.raises(ValueError, match=r"`measure` names 'top_eigenvalu', .*Did you mean 'top_eigenvalue'\?"):
+        given.points("top_eigenvalu", "test_error")
+    with pytest.raises(ValueError, match=r"`target` names 'test_eror', .*Did you mean 'test_error'\?"):
+        given.points("top_eigenvalue", "test_eror")
+    with pytest.raises(ValueError, match=r"`measure` names 'F_mi', .* It has \['F_mi\[.*name one of them"):
+        given.points("F_mi", "test_error")
+
+
 def test_points_leave_out_what_is_not_finite():
     given = make()
     run = "sam-r0.05-l0.1-s0"
@@ -155,13 +165,36 @@ def test_without_validation_nothing_is_chosen():
     assert rule.startswith("all finished configurations")
 
 
-def test_facts_are_those_of_the_study():
+def test_facts_are_those_that_the_statistics_were_made_with():
     given = make(methods=(("sgd", None),))
     study = {**given.study, "study": {"statistics": {"level": 0.9, "draws": 500, "permutations": 99}}}
-    facts = StudyResults(**{**given.__dict__, "study": study}).facts()
-    assert facts["level"] == "90 %"
-    assert facts["intervals"].startswith("90 % intervals resample configurations (500 times)")
-    assert facts["permutations"] == "99 permutations"
+    used = {"level": 0.8, "draws": 400, "permutations": 19, "usual": []}
+    facts = StudyResults(**{**given.__dict__, "study": study, "statistics": used}).facts()
+    assert facts["level"] == "80 %"
+    assert facts["intervals"].startswith("80 % intervals resample configurations (400 times)")
+    assert facts["permutations"] == "19 permutations"
+    older = StudyResults(**{**given.__dict__, "study": study}).facts()  # what it asked for need not be what was done
+    assert older["level"] == "90 %"
+    assert older["intervals"].startswith("90 % intervals resample configurations, all")
+    assert older["permutations"] == "permutations"
+
+
+def test_what_a_rule_decided_is_not_otherwise():
+    given = make(methods=(("sgd", None),))
+    used = {"level": 0.95, "draws": 2000, "permutations": 9999, "interval": "bca"}
+    study = {**given.study, "study": {"statistics": {"permutations": None}}}
+    results = StudyResults(**{**given.__dict__, "study": study, "statistics": {**used, "usual": ["permutations"]}})
+    assert results.other_statistics() == "interval bca"
+    chosen = StudyResults(**{**given.__dict__, "study": study, "statistics": {**used, "usual": []}})
+    assert chosen.other_statistics() == "permutations 9999, interval bca"
+
+
+def test_results_print_as_one_line():
+    given = make()
+    assert repr(given) == (
+        "<StudyResults 'toy_study': 34 runs (31 finished) of 17 configurations, "
+        f"{given.correlations['measure'].nunique()} measures, 3 targets; folder 'toy'>"
+    )
 
 
 def test_further_statistics_may_be_absent(folder):
@@ -183,7 +216,7 @@ def test_entries_are_those_of_the_registry_that_left_rows():
     given = make()
     timed = given.measures.assign(seconds=np.where(given.measures["step"] == 500, 3.0, 1.0))
     entries = StudyResults(**{**given.__dict__, "measures": timed}).entries().set_index("measure")
-    assert entries.loc["norms", "rows"] == "gradient_norm, parameter_norm"
+    assert entries.loc["norms", "rows"] == "gradient_norm"
     assert entries.loc["norms", ["family", "checkpoints", "seconds"]].tolist() == ["norm", 31, 3.0]
     finished = given.configurations().query("status == 'finished'")["run_id"]
     early = 3 * finished.str.endswith("s0").sum()  # also measured at three checkpoints before the last

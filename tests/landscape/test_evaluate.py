@@ -1,6 +1,7 @@
 """The evaluator: one pass, whose means and standard errors are those of the examples."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,43 @@ def test_model_and_loss_are_asked_once_a_batch():
     assert calls == [5, 4]
 
 
-def test_a_score_for_each_batch_is_refused():
-    with pytest.raises(ValueError, match=r"`scores` must give one value an example, of shape \(n,\), got \(\) for 'm'"):
-        evaluate(network(), scores=lambda out, _: {"m": out.mean()})
+def test_the_error_of_a_mean_far_from_zero_does_not_cancel():
+    for weights in (None, torch.arange(1.0, 10.0, dtype=torch.float64)):
+        steps = torch.arange(9, dtype=torch.float64)
+
+        def far(out, y, weights=weights, steps=steps):
+            values = 1e9 + steps[: len(y)]
+            return {"far": values if weights is None else (values, weights[: len(y)])}
+
+        found = evaluate(network((9,)), scores=far).scores["far"]
+        _, near = mean_and_stderr(steps[:, None], None if weights is None else weights[:, None])
+        assert found.stderr == pytest.approx(float(near), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda out, _: {"m": out.mean()}, r"one value an example, of shape \(n,\), got \(\) for 'm'"),
+        (lambda *_: {"m": 0.5}, "one value an example, .* got a float for 'm'"),
+        (lambda out, _: {"m": torch.complex(out[:, 0], out[:, 1])}, "got .* of complex numbers for 'm'"),
+        (lambda out, _: out[:, 0], "`scores` must give scores by name, .*, got a Tensor"),
+        (lambda out, y: {"m": (out[:, 0], -y.double())}, "`scores` must give finite weights >= 0, got -"),
+        (lambda out, y: {"m": (out[:, 0], y * math.nan)}, "`scores` must give finite weights >= 0, got nan for 'm'"),
+        (lambda out, y: {"m": (out[:, 0], y[:1])}, "`scores` must give one weight an example"),
+        (lambda out, y: {"m": out[:, 0]} if len(y) > 4 else {}, r"same names for all batches, got \[\] after \['m'\]"),
+    ],
+)  # fmt: skip
+def test_what_is_no_score_is_refused(score, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(network(), scores=score)
+
+
+def test_trying_a_loss_on_other_shapes_is_not_heard():
+    def loss(outputs, targets):  # torch warns where it is given shapes that differ
+        return F.mse_loss(outputs.reshape(len(targets)), targets)
+
+    data = torch.ones(4, 2, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert EmpiricalRisk.from_model(nn.Linear(2, 1).double(), loss, data).value() > 0
+    assert not heard

@@ -1,6 +1,7 @@
 """Batches that are read anew in every pass: the same numbers as from a list, and nothing kept."""
 
 import gc
+import pickle  # noqa: TID251 - as other processes are sent it
 import random
 import weakref
 
@@ -248,3 +249,13 @@ def test_a_split_gives_its_batches():
         EmpiricalRisk.from_model(net, cross_entropy, Split()).value(),
         EmpiricalRisk.from_model(net, cross_entropy, (X, Y)).value(),
     )
+
+
+def test_a_risk_over_a_loader_travels_to_other_processes():
+    model = nn.Linear(3, 2, dtype=F64)
+    loader = DataLoader(TensorDataset(X, Y), 8, shuffle=True, generator=torch.Generator().manual_seed(4))
+    risk = EmpiricalRisk.from_model(model, cross_entropy, loader)
+    for one in (risk, risk.in_parts(5)):
+        other = pickle.loads(pickle.dumps(one))
+        assert other.value() == one.value()
+        assert_close(other.gradient(), one.gradient(), rtol=0, atol=0)

@@ -53,6 +53,19 @@ class Pooled(Regression):
         return {"absolute_error": (outputs - targets).abs().mean()}
 
 
+class Silent(Regression):
+    """It has no score."""
+
+    def scores(self, outputs, targets):
+        return {}
+
+
+class Idle(Regression):
+    """It gives no example its loss."""
+
+    each = None
+
+
 class Half:
     """No task: it has no scores."""
 
@@ -75,6 +88,12 @@ def weighted():
     g = torch.Generator().manual_seed(1)
     targets = (torch.cat([t, 2 * torch.rand(len(t), 1, generator=g)], 1) for t in (y, y_test))
     return tuple(TensorDataset(*pair) for pair in zip((x, x_test), targets, strict=True))
+
+
+def tokens():
+    """Sentences of five tokens, with labels."""
+    x, y = torch.arange(800).reshape(160, 5) % 7, torch.arange(160) % 3
+    return TensorDataset(x[:120], y[:120]), TensorDataset(x[120:], y[120:])
 
 
 def to_one(shape, classes):

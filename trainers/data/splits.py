@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -9,6 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from landscape.batches import Batch, Batches, LoadedBatches
+from landscape.checks.arguments import require_whole
 from landscape.memory import require
 from trainers.data.items import ItemInputs, Pixels
 from trainers.randomness import stream
@@ -95,7 +97,9 @@ class Split:
         """The examples at these positions, as a pair (inputs, labels)."""
         if isinstance(self.inputs, Tensor):
             return self._used(self.inputs[positions]), self.y[positions]
-        stored = torch.stack([self.inputs[i] for i in self.index[positions].tolist()])
+        index = self.index[positions].tolist()
+        some = index or self.index[:1].tolist()  # one shows the shape where none is taken
+        stored = torch.stack([self.inputs[i] for i in some])[: len(index)]
         return self._used(stored), self.y[positions]
 
     def batches(
@@ -110,16 +114,23 @@ class Split:
             order: Positions, in turn; None means all, as they are.
             size: Examples in a batch; the last may have fewer.
             augment: Transforms each example; None shows it as it is stored.
+
+        Raises:
+            ValueError: If the size is below 1.
         """
+        require_whole(size, "size")
+        if size < 1:
+            raise ValueError(f"`size` must be at least 1 example a batch, got {size!r}.")
         count = len(self) if order is None else len(order)
-        sizes = [min(size, count - i) for i in range(0, count, size)]
+        starts = range(0, count, size)
+        sizes = [min(size, count - i) for i in starts]
         if not isinstance(self.inputs, Tensor) or augment is not None:
             turn = torch.arange(count) if order is None else order
-            return LoadedBatches(lambda: self._read(turn, size, augment), sizes=sizes, bytes=self._bytes(count))
-        parts = [slice(i, i + size) for i in range(0, count, size)] if order is None else order.split(size)
+            return LoadedBatches(partial(self._read, turn, size, augment), sizes=sizes, bytes=self._bytes(count))
+        parts = [slice(i, i + n) if order is None else order[i : i + n] for i, n in zip(starts, sizes, strict=True)]
         if order is None and self.pixels is None and self.dtype is None:
             return [self.take(part) for part in parts]
-        return LoadedBatches(lambda: map(self.take, parts), sizes=sizes, bytes=self._bytes(count), generators=None)
+        return LoadedBatches(partial(map, self.take, parts), sizes=sizes, bytes=self._bytes(count), generators=None)
 
     def some(self, positions: Int[Tensor, " k"]) -> "Split":
         """The examples at these positions, as a split."""
@@ -155,8 +166,9 @@ class Split:
             num_workers=self.workers if apart else 0,
             generator=Generator(),  # or it would draw from the global one
         )
+        parts = order.split(size) if len(order) else ()
         try:
-            for stored, positions in zip(loader, order.split(size), strict=True):
+            for stored, positions in zip(loader, parts, strict=True):
                 yield self._used(stored), self.y[positions]
         except ValueError as error:  # with the trace of a worker
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error

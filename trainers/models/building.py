@@ -152,6 +152,19 @@ def build_model(
         return _entry(name).build(shape, classes, **resolved)
 
 
+def check_inputs(x: Tensor, *, name: str) -> None:
+    """Check that inputs are numbers, as every built-in model takes them.
+
+    Raises:
+        ValueError: If they are whole numbers, such as tokens.
+    """
+    if not x.is_floating_point():
+        raise ValueError(
+            f"`model` {name!r} takes floating-point inputs, and those of the data are {x.dtype}, such as tokens: name "
+            "a model of your own that embeds them, as module:function, or let the data have float32."
+        )
+
+
 def check_outputs(model: nn.Module, x: Tensor, *, classes: int, name: str) -> None:
     """Check, on a few examples in evaluation mode, that a user's model gives logits; it stays as it was.
 

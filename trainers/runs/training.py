@@ -13,7 +13,7 @@ from landscape.batches import Batch
 from trainers.config import TrainConfig
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
-from trainers.models.building import build_model, check_outputs
+from trainers.models.building import build_model, check_inputs, check_outputs
 from trainers.randomness import stream
 from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, save_checkpoint
@@ -72,8 +72,11 @@ class Training:
         self.train = self.data.train.to(self.device, workers=workers)
         model = self.build(config.model_options, trust=trust)
         self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
-        if is_reference(config.model) and config.task == CLASSIFICATION:
-            check_outputs(self.model, self.train.take(slice(2))[0], classes=self.data.classes, name=config.model)
+        inputs = self.train.take(slice(2))[0]
+        if not is_reference(config.model):
+            check_inputs(inputs, name=config.model)
+        elif config.task == CLASSIFICATION:
+            check_outputs(self.model, inputs, classes=self.data.classes, name=config.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         shapes = None

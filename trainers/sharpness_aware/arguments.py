@@ -80,9 +80,7 @@ def check_counts(**values: Any) -> None:
     check_numbers(**values)
     for name, value in values.items():
         for one in value if name in _SEVERAL and isinstance(value, tuple | list) else (value,):
-            if one is not None and (
-                not math.isfinite(one) or int(one) != one or (one < 0 and name not in ("seed", "window"))
-            ):
+            if one is not None and (not math.isfinite(one) or int(one) != one or (one < 0 and name != "window")):
                 raise ValueError(f"`{name}` must be a whole number >= 0, got {one!r}.")
 
 

@@ -4,13 +4,14 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from trainers.naming import nearest
-from trainers.options import checked, validated
+from trainers.options import Frozen, checked, validated
 from trainers.sharpness_aware.arguments import (
     check_base,
     check_counts,
@@ -35,6 +36,7 @@ Base = Literal["sgd", "adamw", "bsam"]
 RadiusSchedule = Literal["constant", "lr", "lr_multiple", "linear", "start_jump", "cosine"]
 GateName = Literal["periodic", "random", "adaptive"]
 OF_BASE = ("lr", "momentum", "nesterov", "betas", "weight_decay")
+EXAMPLES = {"options": {"alpha": 0.1}, "gate_options": {"k": 5}, "base_shapes": {"0.weight": (64, 10)}}
 GATES: dict[str, type[Gate]] = {"periodic": EveryK, "random": Bernoulli, "adaptive": AdaptiveNorm}
 
 
@@ -99,7 +101,8 @@ class MethodSpec:
             `parallel_gradients.Pair`), instead of splitting batches over processes.
         diagnose: Also record the cosine of clean and perturbed gradient, and the final gradient's norm.
         seed: Of the method's own randomness.
-        options: The method's knobs; those left out have their defaults.
+        options: The method's knobs; those left out have their defaults, and follow the method where
+            `dataclasses.replace` changes it.
 
     Raises:
         ValueError: For an unknown method or option (with the nearest name), or a value out of range.
@@ -120,7 +123,7 @@ class MethodSpec:
     lr_min: float = 0.0
     ascent: Literal["loss", "obf"] | None = None
     gate: GateName | Gate | None = None
-    gate_options: Mapping[str, Any] | None = None
+    gate_options: Mapping[str, Any] | None = field(default=None, hash=False)
     window: tuple[int, int | None] | None = None
     sharing: Sharing = "chunk"
     group: Any = None
@@ -132,14 +135,14 @@ class MethodSpec:
     skip_nonfinite: bool = False
     total_steps: int | None = None
     steps_per_epoch: int | None = None
-    base_shapes: Mapping[str, Sequence[int]] | None = None
+    base_shapes: Mapping[str, Sequence[int]] | None = field(default=None, hash=False)
     examples: int | None = None
     prior_precision: float = 40.0
     damping: float = 0.1
     diagnose: bool = False
     parallel_gradients: bool = False
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, method: str, base: Base | Optimizer, settings: Mapping[str, Any]) -> "MethodSpec":
@@ -163,8 +166,9 @@ class MethodSpec:
         entry = method_named(self.method)
         self._check_types()
         others = [f.name for f in fields(self)]
-        knobs = checked(entry.compose, self.options, owner=f"method {self.method!r}", text=False, others=others)
-        object.__setattr__(self, "options", knobs)
+        given = self.options.given if isinstance(self.options, Frozen) else self.options
+        knobs = checked(entry.compose, given, owner=f"method {self.method!r}", text=False, others=others)
+        self._freeze(options=Frozen(knobs, given))
         self._check_names(entry)
         self._check_base(entry)
         if entry.rho is None and self.rho:
@@ -178,9 +182,15 @@ class MethodSpec:
         if isinstance(self.gate, str):
             self._named_gate(self.gate)
 
+    def _freeze(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
     def _check_types(self) -> None:
         for f in fields(self):
             kinds, value = {f.type, *get_args(f.type)}, getattr(self, f.name)
+            if value is None and kinds & {int, float} and NoneType not in kinds:
+                raise ValueError(f"`{f.name}` must be a number, got None; leave it out for {f.default!r}.")
             if bool in kinds:
                 check_flags(**{f.name: value})
             elif float in kinds:
@@ -194,6 +204,13 @@ class MethodSpec:
             raise ValueError(f"`window` must be (first step, step after the last or None), got {window!r}.")
         if self.grad_scaler is not None and not hasattr(self.grad_scaler, "is_enabled"):
             raise ValueError(f"`grad_scaler` must be a torch.amp.GradScaler, got {self.grad_scaler!r}.")
+        for name in ("options", "gate_options", "base_shapes"):
+            mapping = getattr(self, name)
+            if mapping is not None and not isinstance(mapping, Mapping):
+                raise ValueError(f"`{name}` must be a mapping by name, such as {EXAMPLES[name]}, got {mapping!r}.")
+            if mapping is not None and not isinstance(mapping, Frozen):
+                self._freeze(**{name: Frozen(mapping)})
+        self._freeze(betas=tuple(self.betas), window=window if window is None else tuple(window))
 
     def _check_names(self, entry: Method) -> None:
         if self.ascent not in (None, "loss", "obf"):

@@ -57,7 +57,7 @@ def task_of(config: "TrainConfig", *, trust: bool = False) -> Task:
         trust: False refuses a user's own, for names that come out of a file.
 
     Raises:
-        ValueError: If it lacks a part of a task.
+        ValueError: If it lacks a part of a task, or one is no function.
         PermissionError: If `trust` is False.
     """
     reference = config.task
@@ -67,6 +67,14 @@ def task_of(config: "TrainConfig", *, trust: bool = False) -> Task:
     missing = [part for part in ("name", "loss", "each", "scores", "weight") if not hasattr(task, part)]
     if missing or not isinstance(task, Task):
         raise ValueError(f"`task` {reference!r} has no {', '.join(missing)}: see `trainers.Task`.")
+    for part in ("loss", "each", "scores", "weight"):
+        function = getattr(task, part)
+        if not callable(function) and not (part == "weight" and function is None):
+            raise ValueError(
+                f"`task` {reference!r}: `{part}` must be a function, got {function!r}: see `trainers.Task`."
+            )
+    if not isinstance(task.name, str):
+        raise ValueError(f"`task` {reference!r}: `name` must be text, got {task.name!r}.")
     return task
 
 

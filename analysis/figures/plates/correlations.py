@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, strongest
+from analysis.candidates import BASELINE, completed, lineup
+from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, of_target
 from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page, span
 from analysis.figures.scatter import line_handles, scatter
 from analysis.results import StudyResults
-from analysis.style import FAMILIES, family, looks
+from analysis.style import FAMILIES, counted, family, looks
 
 TOP = 20  # rows of a figure that a reader can still take in
 PANELS = 4  # scatter plots
@@ -16,14 +17,34 @@ TARGETS = 7  # columns of the matrix
 
 
 def _forest(results: StudyResults) -> tuple[Figure, Facts]:
-    target, rows = leading(results)
-    shown = min(len(rows), TOP)
-    figure = page(1.3 + 0.21 * shown)
-    forest(figure.add_subplot(), results.correlations, target=target, top=TOP, ceilings=results.ceilings)
-    kept = strongest(results.correlations, target=target, top=TOP)
-    left = _left_out(rows["measure"], kept["measure"])
-    facts = {"target": target, "shown": shown, "all": len(rows), "n": span(kept["n_configurations"]), "left": left}
-    return figure, facts
+    target, _ = leading(results)
+    rows = of_target(results.correlations, target)
+    standings = [standing for standing in lineup(results, rows) if standing.stands_for]
+    records = [standing.row for standing in standings]
+    stratified = any(np.isfinite(row["stratified"]) for row in records)
+    figure = page(1.3 + (0.36 if stratified else 0.24) * len(records))
+    ax = figure.add_subplot()
+    forest(
+        ax, results.correlations, target=target, measures=[row["measure"] for row in records], ceilings=results.ceilings
+    )
+    hollow = "mean of τ_b inside each method"
+    if stratified:
+        cells, dropped = (max(int(row[name]) for row in records) for name in ("cells", "cells_dropped"))
+        hollow = (
+            f"τ_b over pairs inside one cell of equal hyper-parameters of training ({counted(cells, 'cell')}, "
+            f"{dropped} left out for having fewer than 3 configurations)"
+        )
+    baselines = sum(row["role"] == BASELINE for row in records)
+    known = (
+        f"below the dotted line {counted(baselines, 'baseline')}: what is known without any measure"
+        if baselines
+        else "no baseline was correlated with this target"
+    )
+    tried = sum(row["role"] != BASELINE for row in rows.to_dict("records"))
+    return figure, {
+        "target": target, "all": tried, "n": span(pd.Series([row["n_configurations"] for row in records])),
+        "hollow": hollow, "known": known,
+    }  # fmt: skip
 
 
 def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
@@ -103,7 +124,8 @@ def _left_out(every: pd.Series, shown: pd.Series) -> str:
 
 def _matrix(results: StudyResults) -> tuple[Figure, Facts]:
     leading(results)
-    rows = results.correlations[results.correlations["coefficient"] == "kendall"]
+    rows = completed(results.correlations[results.correlations["coefficient"] == "kendall"])
+    rows = rows[rows["role"] != BASELINE]
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     targets = [t for t in results.targets if t in set(rows["target"])][:TARGETS]
     rows = rows[rows["target"].isin(targets)]
@@ -119,12 +141,13 @@ PLATES: dict[str, Plate] = {
         title="Which measures go with generalisation",
         draw=_forest,
         caption=(
-            "Kendall's τ_b of each measure with `{target}` over {n} configurations, each averaged over its seeds; the "
-            "{shown} strongest of {all} by absolute value, at most two in five of one family and three variants of one "
-            "measure. {left}. They were chosen for being strong, so read them with the Holm column of the table, which "
-            "corrects for all that were tried. Lines: {intervals}. Hollow: mean of τ_b inside each method. ⇄: pooled "
-            "and within-method signs differ. Band: noise ceiling, what a measure could reach at most given the noise "
-            "between seeds. Measures are raw: a positive value means a larger measure goes with a larger target."
+            "Kendall's τ_b with `{target}` over {n} configurations, each averaged over its seeds: one measure of each "
+            "family, chosen without looking at the target, of the {all} that were tried; {known}. Filled: over all "
+            "pairs of configurations. Hollow: {hollow}. Lines: {intervals}. ⇄: a sign that differs from the pooled "
+            "one, within methods (upper line) or inside cells (lower line), or a difference beyond chance. ⚠: some "
+            "values carry a warning. †: sees held-out labels, so judge it against the validation error. Band: noise "
+            "ceiling. Measures are raw: a positive value means a larger measure goes with a larger target. The table "
+            "has the strongest variants, with p-values corrected for all that were tried."
         ),
         alt="Forest plot of correlations with intervals, one line a measure.",
     ),

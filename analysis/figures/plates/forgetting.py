@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from analysis.figures.events import forgetting_histogram
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves, size_order
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, last_of, page, with_options
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, with_options
 from analysis.results import StudyResults
+from analysis.style import counted
 from analysis.table import last_step
 
 

@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 
 from analysis.figures.calibration import SCORES, calibration
 from analysis.figures.costs import measure_costs
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, last_of, page, with_options
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, with_options
 from analysis.figures.radii import sharpness_by_radius
 from analysis.figures.reliability import reliability_diagram
 from analysis.figures.trajectories import along_training
 from analysis.results import StudyResults
-from analysis.style import family
+from analysis.style import counted, family
 from analysis.table import with_variant
 
 BARS = 24

@@ -83,11 +83,6 @@ def with_options(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
     return rows.assign(**{name: [o[name] for o in options] for name in names})
 
 
-def counted(n: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
 def span(counts: pd.Series) -> str:
     """The smallest and the largest of some counts, or the one there is."""
     low, high = int(counts.min()), int(counts.max())

@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures.curves import accuracy_by_radius, training_curves
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, counted, page
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, page
 from analysis.results import StudyResults
+from analysis.style import counted
 
 
 def _training(results: StudyResults) -> tuple[Figure, Facts]:

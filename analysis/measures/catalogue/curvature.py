@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.measures.catalogue.checks import check_share, check_tolerance
-from analysis.measures.measure import Measure, Rows
+from analysis.measures.measure import Family, Measure, Rows
 from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import (
@@ -24,25 +24,30 @@ from landscape import (
 )
 
 
-def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, max_products: int = 200) -> Rows:
+def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float = 5e-2, max_products: int = 200) -> Rows:
     """Both ends of the Hessian's spectrum from one Krylov space, and what follows from them.
+
+    The smallest eigenvalue is often a hundredth of the largest, so that a residual that is small beside that one may
+    be as large as it: `own_tol` bounds each residual by a share of its own eigenvalue too (see `top_eigenpairs`).
 
     `lambda_ratio` is |λ_min|/λ_max. `stability_ratio` is λ_max over the largest curvature at which the run's optimizer
     is stable (see `Stability`); it is given only where that is known: for runs of SGD on the plain cross-entropy.
     """
     check_tolerance("tol", tol)
+    check_tolerance("own_tol", own_tol)
     stability = Stability.of(subject)
     pairs = top_eigenpairs(
         subject.hessian,
         k=1,
         which="both",
         tol=tol,
+        own_tol=own_tol,
         max_products=max_products,
         vectors=False,
         progress=subject.progress,
         generator=subject.generator("eigen"),
     )
-    options = {**context(subject), "tol": tol}
+    options = {**context(subject), "tol": tol, "own_tol": own_tol}
     top, bottom = pairs.values.tolist()
     errors = pairs.residuals.tolist()
 
@@ -228,7 +233,7 @@ MEASURES = {
         +1,
         "T3 T5",
         "2 a product, 10 to 60 products",
-        gradients=90,
+        gradients=95,
     ),
     "hessian_trace": Measure(
         hessian_trace,
@@ -310,3 +315,6 @@ SIGNS = {
     "stability_ratio": 0,
     "bulk_width": +1,
 }
+
+# Rows of another family than their entry's: how far from a minimum a point is, and no sharpness.
+FAMILIES: dict[str, Family] = dict.fromkeys(("bottom_eigenvalue", "lambda_ratio", "negative_mass"), "diagnostic")

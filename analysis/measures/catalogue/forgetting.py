@@ -22,8 +22,9 @@ from analysis.forgetting.output_bias import output_bias as bias_of
 from analysis.forgetting.perturbed import GAPS, measure_displacements
 from analysis.forgetting.spurious import DROPS, VALUES, SpuriousData
 from analysis.forgetting.spurious import spurious_forgetting as forget_shortcut
+from analysis.measures.catalogue.baselines import CONFIDENCE
 from analysis.measures.catalogue.checks import check_some
-from analysis.measures.measure import Measure, Rows
+from analysis.measures.measure import Family, Measure, Rows
 from analysis.measures.subject import Subject, pair
 from analysis.table import Row
 from landscape import Params
@@ -243,10 +244,11 @@ def _measure(
 
 
 def output_bias(subject: Subject) -> Rows:
-    """Bias and confidence of the outputs on held-out examples: marginal bias, confidence, entropy."""
+    """Bias of the outputs on held-out examples; how sure and how spread they are is a baseline."""
     held_out = subject.held_out
     probs = subject.probabilities(subject.outputs(held_out.x)).numpy()
-    return bias_of(probs, held_out.y.cpu().numpy(), split="held_out")
+    rows = bias_of(probs, held_out.y.cpu().numpy(), split="held_out")
+    return [row for row in rows if row.measure not in CONFIDENCE]
 
 
 SIZES = ("eps_norm", "eps_rho")
@@ -297,12 +299,10 @@ MEASURES = {
             "b_marg_count",
             "b_tv_count",
             "b_prior_count",
-            "mean_confidence",
             "overconfidence",
-            "mean_entropy",
             "classwise_bias",
         ),
-        "bias and confidence of the outputs on held-out data",
+        "bias of the outputs on held-out data",
         "bias",
         "more biased",
         +1,
@@ -310,6 +310,7 @@ MEASURES = {
         "1/3",
         gradients=0.2,
         needs=("probabilities",),
+        version=2,
     ),
     "forgetting_distances": Measure(
         forgetting_distances,
@@ -390,7 +391,6 @@ SIGNS = {
     "F_bias": -1,
     "eps_norm": -1,
     "eps_rho": 0,
-    "mean_entropy": 0,
     "cw_correct": 0,
     "wc_wrong": 0,
     "membership_auc": +1,
@@ -403,3 +403,14 @@ SIGNS = {
     "F_truth": 0,
     "F_without": 0,
 }
+
+# Rows of another family than their entry's: how far weights must move for a given rise of the loss is flatness.
+FAMILIES: dict[str, Family] = dict.fromkeys(SIZES, "sharpness")
+
+# Metrics of outputs that need the labels of the examples, or their classes; the others need the outputs alone.
+LABELLED = (
+    *("F_cmi", "F_use", "selectivity", "F_rel", "F_cmi_hard", "F_use_hard", "F_z", "feature_information"),
+    *("dCE", "cw", "wc", "ww", "cw_correct", "wc_wrong", "F_mem", "membership_auc"),
+    *("b_prior", "b_prior_count", "overconfidence", "classwise_bias"),
+    *("F_bias_prior", "F_bias_prior_count", "F_classwise", "F_overconfidence", "F_ece"),
+)

@@ -1,4 +1,4 @@
-"""Norms of the gradient, of the weights and of the way that training went."""
+"""Norms of the gradient and of the way that training went; that of the weights is a baseline."""
 
 import math
 
@@ -12,12 +12,9 @@ from landscape import flatten, norm
 
 
 def norms(subject: Subject) -> Rows:
-    """‖∇L‖ on the training set, ‖w‖ and ‖w - w_init‖, all over the trainable parameters jointly."""
+    """‖∇L‖ on the training set and ‖w - w_init‖, over the trainable parameters jointly."""
     theta = subject.risk.theta
-    rows = [
-        Row("gradient_norm", float(norm(subject.gradient)), options=context(subject)),
-        Row("parameter_norm", float(norm(theta))),
-    ]
+    rows = [Row("gradient_norm", float(norm(subject.gradient)), options=context(subject))]
     if subject.initial is None:
         return [*rows, Row("distance_from_init", math.nan, math.nan, warnings="the initial weights are not known")]
     start = {name: subject.initial[name] for name in theta}
@@ -28,13 +25,14 @@ def norms(subject: Subject) -> Rows:
 MEASURES = {
     "norms": Measure(
         norms,
-        ("gradient_norm", "parameter_norm", "distance_from_init"),
-        "norms of the gradient, of the weights and of the way from the initial weights",
+        ("gradient_norm", "distance_from_init"),
+        "norms of the gradient and of the way from the initial weights",
         "norm",
         "more complex",
         +1,
         "T3 T5 (gradient)",
         "1",
         gradients=1,
+        version=2,
     ),
 }

@@ -52,10 +52,12 @@ Pair = tuple[Tensor, Tensor]
 TARGETS = ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error")
 CALIBRATION = ("ece", "ece_adaptive", "brier")
 SCALED = ("temperature", "test_loss_scaled", *(f"{name}_scaled" for name in CALIBRATION))
+# What a measure must beat; scores of tasks of one's own have the place of the error.
+BASELINES = ("train_error", "train_loss", "train_clean_error", "validation_error", "validation_loss")
 # All other rows: they describe the targets or the training data, and are no measures that might explain them.
 DESCRIPTIONS = (
-    "train_error", "train_loss", "train_loss_final", "train_clean_error", "validation_error", "validation_loss",
-    "test_loss", "ood_error_severity", "ood_error_worst", "ood_gap", *CALIBRATION, *SCALED,
+    *BASELINES, "train_loss_final", "test_loss", "ood_error_severity", "ood_error_worst", "ood_gap", *CALIBRATION,
+    *SCALED,
 )  # fmt: skip
 CHUNK = 4096  # examples a forward pass
 

@@ -249,11 +249,16 @@ def test_one_batch_has_no_standard_error():
 def test_few_examples_of_a_class_are_a_warning_on_information_alone():
     risk, held_out = classifier()
     found = measure(risk, held_out, providers=["sam"], radii=["own"], own=SAM, m=20, batches=2)
-    for split in SPLITS:
-        assert "examples of a class" in found["sam", "own", split, "F_cmi"].warnings
-        assert found["sam", "own", split, "cw"].warnings == ""
-    assert found["sam", "own", "held_out", "F_cmi"].warnings == "only 25 examples of a class"
+    assert "examples of a class" in found["sam", "own", "exposed", "F_cmi"].warnings  # 40 examples in four classes
+    assert "examples of a class" in found["sam", "own", "exposed", "M_gap_F_cmi"].warnings
     assert held_out[1].bincount().min() == 25
+    for split, name in [
+        *((s, "cw") for s in SPLITS),
+        ("exposed", "F_mi"),
+        ("exposed", "F_bias"),
+        ("held_out", "F_cmi"),
+    ]:
+        assert found["sam", "own", split, name].warnings == ""
 
 
 def test_nothing_happens_behind_the_callers_back():

@@ -103,8 +103,20 @@ def test_both_ends_and_their_ratio(subject, exact):
         assert rows[name].value == pytest.approx(truth, abs=rows[name].stderr + 1e-5 * high)
         assert 0 < rows[name].stderr < 2e-4 * high
     assert all(r.converged and not r.warnings for r in rows.values())
-    assert rows["top_eigenvalue"].options == {"loss": "cross_entropy", "mode": "eval", "n": 40, "tol": 1e-4}
+    about = {"loss": "cross_entropy", "mode": "eval", "n": 40, "tol": 1e-4, "own_tol": 5e-2}
+    assert rows["top_eigenvalue"].options == about
     assert "stability_ratio" not in rows  # no run, so no learning rate
+
+
+def test_the_smaller_end_is_known_beside_itself_and_not_only_beside_the_larger(subject, exact):
+    low = float(torch.linalg.eigvalsh(exact.H)[0])
+    errors = []
+    for own_tol in (1e6, 1e-2):
+        row = values_of(curvature.hessian_eigenvalues(subject, tol=0.03, own_tol=own_tol))["bottom_eigenvalue"]
+        assert row.converged
+        errors.append(row.stderr / abs(row.value))
+        assert abs(row.value - low) <= row.stderr
+    assert errors[1] <= 1.01e-2 < errors[0]
 
 
 def test_no_ratio_to_a_largest_eigenvalue_below_zero(subject, monkeypatch):

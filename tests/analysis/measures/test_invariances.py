@@ -25,7 +25,7 @@ CLAIMS = {
     "empirical_fisher": ({}, {"empirical_fisher_trace": "T3 T5"}),
     "norms": (
         {},
-        {"gradient_norm": "T3 T5", "parameter_norm": "T5", "distance_from_init": "T3 T5"},
+        {"gradient_norm": "T3 T5", "distance_from_init": "T3 T5"},
     ),
     "gradient_covariance": ({}, {"gradient_covariance_trace": "T3 T5"}),
     "fisher_rao": ({}, {"fisher_rao_norm": "T1 T1n T3 T5"}),
@@ -42,8 +42,11 @@ CLAIMS = {
     "path_norm": ({}, {"path_norm": "T1 T1n T5"}),
     "output_bias": (
         {},
-        {"b_marg": "T1 T1n T3 T5", "b_prior_count": "T1 T1n T3 T4 T5", "mean_confidence": "T1 T1n T3 T5",
-         "mean_entropy": "T1 T1n T3 T5", "overconfidence": "T1 T1n T3 T5"},
+        {"b_marg": "T1 T1n T3 T5", "b_prior_count": "T1 T1n T3 T4 T5", "overconfidence": "T1 T1n T3 T5"},
+    ),
+    "baselines": (
+        {},
+        {"parameter_norm": "T5", "mean_confidence": "T1 T1n T3 T5", "mean_entropy": "T1 T1n T3 T5"},
     ),
     "targets": (
         {},

@@ -1,4 +1,4 @@
-"""Norms of gradient, weights and way: against sums over all entries."""
+"""Norms of gradient, weights (a baseline) and way: against sums over all entries."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from analysis.measures.catalogue.baselines import baselines
 from analysis.measures.catalogue.norms import MEASURES, norms
 from analysis.measures.subject import Subject
 from trainers import build_model, load_dataset
@@ -24,11 +25,16 @@ def values(rows):
     return {r.measure: r for r in rows}
 
 
+def all_norms(subject):
+    return values([*norms(subject), *baselines(subject)])
+
+
 def test_norms_over_all_parameters_jointly(data):
     model, start = built(0), built(1)
     initial = {n: p.detach() for n, p in start.named_parameters()}
-    found = values(norms(Subject(model, data, "x", initial=initial)))
-    assert tuple(found) == MEASURES["norms"].rows
+    subject = Subject(model, data, "x", initial=initial)
+    found = all_norms(subject)
+    assert tuple(values(norms(subject))) == MEASURES["norms"].rows
     w, w0 = (torch.cat([p.detach().double().flatten() for p in m.parameters()]) for m in (model, start))
     loss = nn.functional.cross_entropy(model(data.train.x), data.train.y)
     g = torch.cat([t.double().flatten() for t in torch.autograd.grad(loss, list(model.parameters()))])
@@ -41,7 +47,7 @@ def test_norms_over_all_parameters_jointly(data):
 def test_frozen_parameters_stay_out_and_an_unknown_start_is_said(data):
     model = built(0)
     model[1].weight.requires_grad_(False)
-    found = values(norms(Subject(model, data, "x")))
+    found = all_norms(Subject(model, data, "x"))
     rest = [p for p in model.parameters() if p.requires_grad]
     assert found["parameter_norm"].value == pytest.approx(
         math.sqrt(sum(float(p.detach().double().square().sum()) for p in rest)), rel=1e-6
@@ -61,11 +67,11 @@ def test_distance_is_exact_for_weights_that_hardly_moved(data):
 @pytest.mark.parametrize("factor", [1.0, 3.0])
 def test_rescaling_of_layers_changes_them_and_permutation_does_not(data, factor):
     model, order = built(0), torch.randperm(5, generator=torch.Generator().manual_seed(0))
-    before = values(norms(Subject(model, data, "x")))
+    before = all_norms(Subject(model, data, "x"))
     with torch.no_grad():
         model[1].weight.copy_(factor * model[1].weight[order].clone())
         model[1].bias.copy_(factor * model[1].bias[order].clone())
         model[3].weight.copy_(model[3].weight[:, order].clone() / factor)
-    after = values(norms(Subject(model, data, "x")))
+    after = all_norms(Subject(model, data, "x"))
     for name in ("gradient_norm", "parameter_norm"):
         assert (after[name].value == pytest.approx(before[name].value, rel=1e-5)) == (factor == 1)

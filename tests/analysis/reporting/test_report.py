@@ -14,7 +14,7 @@ from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
 from analysis.statistics.catalogue import STATISTICS
-from analysis.style import WIDTHS
+from analysis.style import WIDTHS, fixed
 
 pytestmark = pytest.mark.xdist_group("report")  # one page for all
 
@@ -113,7 +113,7 @@ def test_a_figure_without_data_that_was_asked_for_is_an_error_and_its_old_files_
 
 
 def nothing_finite(results):
-    numbers = ["value", "low", "high", "p", "p_holm", "within"]
+    numbers = ["value", "low", "high", "p", "p_holm", "p_adjusted", "within", "stratified"]
     history = results.history.assign(**dict.fromkeys(["test_error", "train_error", "validation_error"], np.nan))
     return changed(
         results,
@@ -166,63 +166,137 @@ def said(results, topic):
     return " ".join(f.text for f in findings(results) if f.topic == topic)
 
 
+def sole(results, **values):
+    """The results with such values in every correlation."""
+    return changed(results, correlations=results.correlations.assign(**values))
+
+
 def test_few_configurations_claim_nothing(results):
-    few = results.correlations.assign(n_configurations=4, low=np.nan, high=np.nan)
-    pairs = results.comparisons.assign(n_configurations=4)
-    poor = changed(results, correlations=few, comparisons=pairs)
-    assert "no correlation is claimed" in said(poor, "Correlation")
-    assert "too few configurations" in said(poor, "Forgetting against sharpness")
-    assert said(poor, "Strongest sharpness measure") == ""
+    few = sole(results, n_configurations=4, low=np.nan, high=np.nan)
+    poor = changed(few, comparisons=results.comparisons.assign(n_configurations=4))
+    assert "no correlation is claimed" in said(poor, "Answer")
+    assert "too few configurations" in said(poor, "One measure against another")
+    assert said(poor, "Sharpness") == ""
     assert len(key_numbers(poor)) == 2
 
 
 def test_intervals_that_hold_zero_claim_nothing(results):
-    wide = results.correlations.assign(low=-0.9, high=0.9)
-    pairs = results.comparisons.assign(low=-0.9, high=0.9)
-    vague = changed(results, correlations=wide, comparisons=pairs)
-    assert said(vague, "Correlation").startswith("No measure is shown to correlate with `gap_error`")
-    assert "no relation is claimed" in said(vague, "Strongest forgetting measure")
-    assert said(vague, "Forgetting against sharpness").startswith("Neither is shown to be the stronger")
+    vague = sole(results, low=-0.9, high=0.9, stratified_low=-0.9, stratified_high=0.9)
+    assert "none is shown to order the models by `gap_error`" in said(vague, "Answer")
+    assert "held fixed, no family is shown" in said(vague, "Answer")
+    assert "no relation over all models is claimed" in said(vague, "Forgetting")
+    assert ": not shown." in said(vague, "Forgetting")
+
+
+def test_the_answer_is_that_of_the_measures_named_without_the_target(results):
+    """The strongest variant of forgetting is another one; it is in the sentence on what was tried alone."""
+    named = {"sharpness": "trace", "forgetting": "cw[sam, iso-loss, m=16, exposed]"}
+    study = {**results.study, "study": {"statistics": {"representatives": named}}}
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
+    chosen = changed(results, study=study)
+    for family, measure in named.items():
+        assert said(chosen, family.capitalize()).startswith(f"`{measure}`: τ_b = {fixed(rows.loc[measure, 'value'])}")
+    assert f"τ_b of `{named['forgetting']}`" in " ".join(meaning for _, meaning in key_numbers(chosen))
+    usual = {f.topic: f.text for f in findings(results)}
+    assert usual["Forgetting"].startswith("`F_mi[")
+    assert usual["Sharpness"].startswith("`top_eigenvalue`")
+
+
+def test_the_order_of_families_is_that_of_the_frame_pooled_and_inside_cells(results):
+    forgetting = "F_mi[obf, iso-loss, m=16, held_out]"
+    values = {"top_eigenvalue": (0.2, 0.7), forgetting: (-0.8, -0.5), "validation_error": (0.9, 0.8)}
+    rows = results.correlations.copy()
+    for measure, (pooled, inside) in values.items():
+        ends = [pooled, pooled - 0.1, pooled + 0.1, inside, inside - 0.1, inside + 0.1]
+        columns = ["value", "low", "high", "stratified", "stratified_low", "stratified_high"]
+        rows.loc[rows["measure"] == measure, columns] = ends
+    rows = rows[rows["measure"].isin(list(values))]
+    text = said(changed(results, correlations=rows), "Answer")
+    assert "forgetting orders the models by `gap_error` most closely: τ_b = −0.80 [−0.90, −0.70]" in text
+    assert "before sharpness (0.20)" in text
+    assert "held fixed: sharpness 0.70 [0.60, 0.80], forgetting −0.50 [−0.60, −0.40]" in text
+    assert "The strongest baseline, `validation_error`, which needs no measure, has 0.90 [0.80, 1.00]: not less" in text
 
 
 def test_findings_hold_the_numbers_of_the_frames(results):
-    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall' and role == 'candidate'")
     clear = rows[(rows["low"] > 0) | (rows["high"] < 0)]
-    survive = int((clear["p_holm"] < 0.05).sum())
-    text = said(results, "Correlation")
-    assert f"Of {len(rows)} measures, {len(clear)} have intervals" in text
+    survive = int((clear["p_adjusted"] < 0.05).sum())
+    text = said(results, "Tried")
+    assert f"Of {len(rows)} variants of measures, {len(clear)} have intervals" in text
     assert f"{survive} of these survive" in text
     pairs = results.comparisons.query("target == 'gap_error'")
     more = int((pairs["low"] > 0).sum())
-    assert f"Of {len(pairs)} pairs compared on `gap_error`, forgetting is the stronger correlate in {more}" in said(
-        results, "Forgetting against sharpness"
+    assert (
+        f"of {len(pairs)} pairs that the study named, the first is the stronger correlate of `gap_error` in {more}"
+        in said(results, "One measure against another")
     )
     assert "0.85 to 0.88" in said(results, "Noise ceiling")
     assert "31 of 34 runs finished; 2 diverged, 1 interrupted" in said(results, "Runs")
     assert "31 did not converge, 31 carry a warning and 0 are not finite" in said(results, "Measurements")
+    assert "`validation_error`" in said(results, "Baselines")
 
 
 @pytest.mark.parametrize(
-    ("p_holm", "text"), [(0.01, "it survives Holm's"), (0.2, "may well be chance"), (np.nan, "no p-value")]
+    ("correction", "p", "text"),
+    [
+        ("holm", 0.01, "which survives Holm's correction for all measures tried (p = 0.010)"),
+        ("max-T", 0.2, "which does not survive the max-T correction (p = 0.200): with as many"),
+        ("max-T", 1e-4, "which survives the max-T correction for all measures tried (p ≤ 0.0001)"),
+        ("max-T", np.nan, "no p-value"),
+    ],
 )
-def test_holm_is_always_told(results, p_holm, text):
-    sure = results.correlations.assign(low=0.3, high=0.6, value=0.45, p_holm=p_holm, expected_sign=1)
-    assert text in said(changed(results, correlations=sure), "Strongest sharpness measure")
+def test_the_correction_is_always_told(results, correction, p, text):
+    sure = sole(results, low=0.3, high=0.6, value=0.45, p=0.01, p_adjusted=p, p_floor=1e-4, correction=correction)
+    assert text in said(sure, "Sharpness")
 
 
 @pytest.mark.parametrize(("sign", "text"), [(1, "the one its theory predicts"), (-1, "opposite to what its theory")])
 def test_the_expected_sign_is_told_for_the_gap_alone(results, sign, text):
-    sure = results.correlations.assign(low=0.3, high=0.6, value=0.45, p_holm=0.001, expected_sign=sign)
-    assert text in said(changed(results, correlations=sure), "Strongest sharpness measure")
-    other = sure[sure["target"] == "test_error"]
-    assert "theory" not in said(changed(results, correlations=other), "Strongest sharpness measure")
+    sure = sole(results, low=0.3, high=0.6, value=0.45, p_adjusted=0.001, expected_sign=sign)
+    assert text in said(sure, "Sharpness")
+    other = sure.correlations[sure.correlations["target"] == "test_error"]
+    assert "theory" not in said(changed(results, correlations=other), "Sharpness")
 
 
-def test_reversals_among_clear_correlations_are_named(results):
-    turned = results.correlations.assign(low=-0.9, high=-0.1)
-    text = said(changed(results, correlations=turned), "Within methods")
-    assert "`top_eigenvalue`" in text
+def test_reversals_are_named_also_where_nothing_is_clear_over_all_models(results):
+    text = said(sole(results, low=-0.9, high=-0.1), "What reverses")
+    assert "reversed within methods (`top_eigenvalue`)" in text
     assert "differences between methods" in text
+    assert "reversed inside cells of equal hyper-parameters of training (`trace`)" in said(
+        sole(results, low=-0.9, high=0.9), "What reverses"
+    )
+
+
+def test_warnings_and_held_out_labels_stand_in_the_sentence(results):
+    text = said(results, "Norm")
+    assert "⚠" in text
+    assert "100 % of its values carry a warning (two tied parameters: 100 %)" in text
+    study = {"study": {"statistics": {"representatives": {"forgetting": "F_mi[obf, iso-loss, m=16, held_out]"}}}}
+    assert "† It sees held-out labels" in said(changed(results, study=study), "Forgetting")
+
+
+def test_what_is_left_given_the_baselines_is_that_given_all_of_them(results):
+    rows = pd.DataFrame({
+        "measure": "top_eigenvalue", "target": "gap_error", "control": ["train_loss", "train_loss + validation_error"],
+        "coefficient": "spearman of residuals", "value": [0.5, 0.1], "low": [0.2, -0.2], "high": [0.7, 0.4], "p": 0.1,
+        "n_configurations": 15, "warnings": "",
+    })  # fmt: skip
+    joint = changed(results, further={"partial": rows})
+    wanted = "Given `train_loss` and `validation_error`, its rank correlation is 0.10 [−0.20, 0.40]: nothing is shown"
+    assert wanted in said(joint, "Sharpness")
+    assert "Given" not in said(changed(results, further={"partial": rows.assign(coefficient="kendall")}), "Sharpness")
+
+
+def test_what_was_not_tested_is_said(results):
+    assert "other draws of the data" in said(results, "Not tested")
+    assert "baselines" not in said(results, "Not tested")
+    bare = results.correlations[results.correlations["role"] == "candidate"].assign(stratified=np.nan)
+    text = said(changed(results, correlations=bare), "Not tested")
+    assert "none was correlated" in text
+    assert "no cell of at least 3 configurations" in text
+    drawn = results.comparisons.assign(low_draws=-0.1, high_draws=0.5)
+    assert "other draws" not in said(changed(results, comparisons=drawn), "Not tested")
 
 
 def test_statistics_that_were_not_made_are_left_out_and_their_old_files_go(monkeypatch, tmp_path):

@@ -6,12 +6,14 @@ import pandas as pd
 import pytest
 from synthetic import make
 
+from analysis.candidates import corrected_p
 from analysis.figures import strongest
 from analysis.reporting import tables
-from analysis.reporting.table import remarks
+from analysis.reporting.doubts import warning_kinds
+from analysis.reporting.table import captioned, marked_latex, remarks
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
-from analysis.style import fixed
+from analysis.style import FAMILIES, fixed, interval
 
 
 def changed(results, **frames):
@@ -56,6 +58,27 @@ def test_latex_escapes_every_special_character():
     assert tables.escape_latex("τ_b −0.5 ± 0.1") == r"$\tau_b$ $-$0.5 $\pm$ 0.1"
 
 
+def test_latex_sets_names_in_typewriter_and_keeps_the_caption_short():
+    assert marked_latex("of `a_b` and `c`") == r"of \texttt{a\_b} and \texttt{c}"
+    assert marked_latex("one ` alone") == "one ` alone"
+    shown = pd.DataFrame({"a": ["1"]})
+    text = tables.to_latex(
+        tables.Table("t", "T", "Does `x_y` hold? It does (Doe et al. 2020). How: so. n: 3.", shown, shown)
+    )
+    assert r"\caption{T. Does \texttt{x\_y} hold? It does (Doe et al. 2020).}" in text
+    assert r"\footnotesize How: so. n: 3.\end{minipage}" in text
+    assert "minipage" not in tables.to_latex(tables.Table("t", "T", "One sentence.", shown, shown))
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_captions_are_short_and_nothing_of_a_note_is_lost(results, name):
+    note = tables.TABLES[name](results).note
+    caption, notes = captioned(note)
+    assert " ".join(filter(None, [caption, notes])) == note
+    assert len(caption) < 330
+    assert "`" not in tables.to_latex(tables.TABLES[name](results))
+
+
 def test_markdown_keeps_cells_apart():
     shown = pd.DataFrame({"a": ["x|y", "two\nlines"], "b": ["1", "2"]})
     table = tables.Table("t", "T", "", shown, shown, ("a",))
@@ -88,28 +111,81 @@ def test_a_single_seed_has_no_deviation():
     assert np.isnan(table.data["test_error_sd"].iloc[0])
 
 
-def test_correlations_shown_are_those_of_the_frame(results):
+def test_correlations_show_named_measures_then_baselines_then_one_row_a_measure(results):
     table = tables.correlations(results)
     frame = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
-    assert len(table.shown) == min(len(frame), tables.SHOWN_ROWS)
-    strength = frame.loc[table.shown["Measure"], "value"].abs()
-    assert (np.diff(strength) <= 0).all()
-    first = table.shown.iloc[0]
-    row = frame.loc[first["Measure"]]
-    assert first["τ_b"] == f"{row['value']:.2f}".replace("-", "−")
-    assert first["95 % interval"] == f"[{row['low']:.2f}, {row['high']:.2f}]".replace("-", "−")
-    assert table.shown.set_index("Measure").loc["top_eigenvalue", "Within methods"] == "−0.30 ⇄"
+    measures = table.shown["Measure"].str.strip(" †⚠")
+    roles = table.shown["Stands for"].tolist()
+    kinds = [family for family in FAMILIES if family in roles]
+    assert roles[: len(kinds)] == kinds
+    assert roles[len(kinds) : len(kinds) + 2] == ["baseline"] * 2
+    assert not any(roles[len(kinds) + 2 :])
+    for part in (slice(len(kinds), len(kinds) + 2), slice(len(kinds) + 2, None)):
+        assert (np.diff(frame.loc[measures[part], "value"].abs()) <= 0).all()
+    bases = measures.str.split("[").str[0]
+    assert bases.is_unique
+    rows = table.shown.assign(Measure=measures).set_index("Measure")
+    row, shown = frame.loc["top_eigenvalue"], rows.loc["top_eigenvalue"]
+    assert shown["τ_b [95 %]"] == interval(row["value"], row["low"], row["high"])
+    assert shown["Stratified τ_b"] == interval(row["stratified"], row["stratified_low"], row["stratified_high"])
+    assert shown["p (stratified)"] == "≤ 0.004"  # which is its floor
+    assert shown["Within methods"] == "−0.30 ⇄"
+    assert rows.loc["trace", "Stratified τ_b"].endswith("⇄")
+    assert rows.loc["parameter_norm", "Warned"] == "100 %"
+    assert "two tied parameters: 100 %" in table.note
     pd.testing.assert_frame_equal(table.data, results.correlations)
 
 
+def test_variants_open_below_their_measure_and_none_is_lost(results):
+    table = tables.correlations(results)
+    frame = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'")
+    frame = frame[np.isfinite(frame["value"])]
+    of_measure = frame.groupby(frame["measure"].str.split("[").str[0])["measure"].agg(set)
+    for place, shown in enumerate(table.shown.to_dict("records")):
+        name = shown["Measure"].strip(" †⚠")
+        more = table.below.get(place, table.shown.iloc[:0])
+        assert {name, *more["Measure"].str.strip(" †⚠")} == of_measure[name.partition("[")[0]]
+        assert int(shown["Variants"]) == 1 + len(more)
+        assert list(more.columns) == list(table.shown.columns)
+
+
 def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results):
-    few = results.correlations.assign(low=np.nan, high=np.nan, p=np.nan, p_holm=np.nan, warnings="fewer than 5")
-    table = tables.correlations(changed(results, correlations=few))
+    unknown = dict.fromkeys(["low", "high", "p", "p_adjusted", "stratified", "stratified_p_adjusted"], np.nan)
+    table = tables.correlations(
+        changed(results, correlations=results.correlations.assign(**unknown, warnings="fewer than 5", warned_as=""))
+    )
     shown = table.shown
-    assert set(shown["95 % interval"]) == {"–"}
-    assert set(shown["p (Holm)"]) == {"–"}
+    assert not shown["τ_b [95 %]"].str.contains("[", regex=False).any()
+    assert set(shown["p (max-T)"]) == {"–"}
+    assert "Stratified τ_b" not in shown
     assert set(shown["Remark"]) == {"(1)"}
     assert table.note.endswith("Remarks: (1) fewer than 5.")
+
+
+def test_older_correlations_are_shown_without_what_they_lack(results):
+    new = ["p_adjusted", "p_floor", "permuted", "stratified", "warned", "role", "correction", "cell_reversal", "cells"]
+    older = results.correlations.query("role == 'candidate'").drop(columns=new)
+    shown = tables.correlations(changed(results, correlations=older)).shown
+    assert not {"Stratified τ_b", "Warned"} & set(shown.columns)
+    assert "p (Holm)" in shown
+
+
+@pytest.mark.parametrize(
+    ("p", "adjusted", "floor", "correction", "shown"),
+    [
+        (1e-5, 1e-5, 1e-5, "max-T", "≤ 0.00001"),
+        (1 / 24, 1 / 24, 1 / 24, "max-T", "≤ 0.042"),
+        (0.0001, 0.035, 0.0001, "holm", "≤ 0.035"),  # the floor times the number of tests
+        (0.0002, 0.035, 0.0001, "holm", "0.035"),
+        (1e-5, 0.02, 1e-5, "max-T", "0.020"),
+        (0.3, 1.0, 0.001, "holm", "1"),
+        (0.3, np.nan, 0.001, "holm", "–"),
+        (0.01, 0.01, np.nan, "max-T", "0.010"),
+    ],
+)
+def test_a_p_value_at_its_floor_is_an_upper_bound(p, adjusted, floor, correction, shown):
+    row = {"p": p, "p_adjusted": adjusted, "p_floor": floor, "correction": correction}
+    assert corrected_p(row) == shown
 
 
 def test_every_run_that_did_not_finish_is_listed(results):
@@ -130,6 +206,19 @@ def test_settings_tell_what_was_varied(results):
         "seed": True,
         "model": False,
     }
+
+
+def test_warnings_are_sorted_into_kinds(results):
+    rows = pd.DataFrame({
+        "measure": ["a", "a", "b", "c"],
+        "warnings": ["only 34 examples; nothing moved", "only 25 examples", "only -1.5e-3 examples", ""],
+    })  # fmt: skip
+    kinds = warning_kinds(rows)
+    assert kinds["kind"].tolist() == ["only … examples", "nothing moved"]
+    assert kinds[["measures", "values", "share"]].to_numpy().tolist() == [[2, 3, 0.75], [1, 1, 0.25]]
+    assert kinds["example"].tolist() == ["only 34 examples", "nothing moved"]
+    shown = tables.TABLES["warnings"](results).shown
+    assert shown.to_numpy().tolist() == [["two tied parameters", "1", "31", f"{3100 / len(results.measures):.1f} %"]]
 
 
 def test_doubts_are_counted(results):
@@ -195,6 +284,6 @@ def test_no_cell_says_nan(results, name):
 
 def test_what_was_measured_is_told_from_the_registry(results):
     shown = tables.TABLES["measures"](results).shown.set_index("Measure")
-    assert shown.loc["norms", "Rows"] == "gradient_norm, parameter_norm"
+    assert shown.loc["norms", "Rows"] == "gradient_norm"
     assert shown.loc["weight_norms", "Family"] == "complexity"
     assert shown.loc["hessian_eigenvalues", "Expected"] == "+"

@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from analysis.statistics.ceiling import noise_ceiling
+from analysis.statistics.ceiling import across_seeds, noise_ceiling, without_draws
 
 ALL = ["kendall", "spearman", "pearson"]
 
@@ -102,3 +102,53 @@ def test_generator_decides():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         ceiling(np.zeros((5, 2)), **options)
+
+
+@pytest.mark.parametrize(("coefficient", "plain"), [("kendall", stats.kendalltau), ("spearman", stats.spearmanr),
+                                                    ("pearson", stats.pearsonr)])  # fmt: skip
+def test_true_values_reach_the_ceiling_of_independent_runs(coefficient, plain):
+    rng = np.random.default_rng(1)
+    true = rng.normal(size=(600, 1))
+    seeds = true + rng.normal(size=(600, 4))
+    reached = plain(true[:, 0], seeds.mean(axis=1))[0]
+    assert ceiling(seeds, coefficient=coefficient, splits=10).independent == pytest.approx(reached, abs=0.02)
+
+
+def test_what_a_draw_of_the_data_does_to_all_models_alike_is_no_noise():
+    rng = np.random.default_rng(2)
+    seeds = rng.normal(size=(30, 1)) + 0.7 * rng.normal(size=(30, 4))
+    order = np.array([rng.permutation(4) for _ in range(30)])  # the runs lie in any order
+    draws = np.take_along_axis(np.tile(np.arange(4), (30, 1)), order, axis=1)
+    moved = seeds + np.array([0.0, 5.0, -3.0, 40.0])[draws]
+    options = {"coefficient": "pearson", "draw_of": draws, "splits": 50}
+    plain, shifted = ceiling(seeds, **options), ceiling(moved, **options)
+    assert_allclose([*vars(shifted).values()][:4], [*vars(plain).values()][:4], atol=1e-9)
+    assert ceiling(moved, coefficient="pearson", splits=50).split_half < plain.split_half - 0.2
+    # of complete draws the effects are the means of columns
+    table = rng.normal(size=(5, 3))
+    left, levels = without_draws(table, np.tile([4, 7, 9], (5, 1)))
+    assert levels == 3
+    assert_allclose(left - left.mean(), table - table.mean(axis=0), atol=1e-12)
+
+
+def test_missing_runs_hide_no_effect_of_a_draw():
+    rng = np.random.default_rng(3)
+    table = np.arange(6.0)[:, None] + np.array([0.0, 2.0, -1.0])
+    table[rng.random(table.shape) < 0.2] = np.nan
+    left, _ = without_draws(table, np.tile(np.arange(3), (6, 1)))
+    assert_allclose(np.nanmax(left, axis=1) - np.nanmin(left, axis=1), 0.0, atol=1e-12)  # models differ, draws do not
+
+
+def test_noise_that_measure_and_target_share_is_not_left_across_seeds():
+    rng = np.random.default_rng(4)
+    true, noise = rng.normal(size=(1000, 1)), 2 * rng.normal(size=(1000, 4))
+    target = true + noise
+    measure = true + noise + 0.1 * rng.normal(size=(1000, 4))  # as validation error: of the same runs
+    found = ceiling(target, coefficient="pearson", splits=20)
+    on_the_same = np.corrcoef(measure.mean(axis=1), target.mean(axis=1))[0, 1]
+    assert on_the_same > 0.99 > found.independent + 0.2
+    left = across_seeds(measure, target, coefficient="pearson", splits=20, generator=np.random.default_rng(0))
+    assert left == pytest.approx(1 / 3, abs=0.06)  # variances 1 and 4/2 on each side
+    assert left == pytest.approx(found.split_half, abs=0.03)
+    assert np.isnan(across_seeds(measure[:2], target[:2]))
+    assert np.isnan(across_seeds(measure[:, :1], target[:, :1]))

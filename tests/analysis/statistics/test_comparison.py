@@ -1,11 +1,16 @@
+import itertools
+
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from analysis.statistics.comparison import paired_difference
+from analysis.statistics.comparison import COLUMNS, paired_difference
+from analysis.statistics.correlation import correlate
 from analysis.statistics.partial import partial_correlation
 from analysis.statistics.resampling import bootstrap_counts
+from analysis.table import Row, join_config, to_frame
 
 
 def compare(first, second, target, seed=0, **options):
@@ -113,3 +118,146 @@ def test_given_a_third_measure_the_taus_are_partial():
     assert "ordered by what is held fixed" in same.warnings
     with pytest.raises(ValueError, match="`given` must hold one value a configuration"):
         paired_difference(x, w, y, given=z[:3], generator=rng)
+
+
+def test_inside_cells_pairs_across_do_not_count():
+    # The specification's second example: pooled -0.2, inside cells 1 (S1), and the same turned round.
+    x, y = np.array([5.0, 6, 7, 1, 2, 3]), np.array([0.10, 0.11, 0.12, 0.30, 0.31, 0.33])
+    cells = np.array([4, 4, 4, 9, 9, 9])
+    pooled, inside = compare(x, -x, y, signs=(1, 1)), compare(x, -x, y, cells=cells, signs=(1, 1))
+    assert (pooled.tau_first, pooled.signed) == pytest.approx((-0.2, -0.4))
+    assert (inside.tau_first, inside.tau_second) == pytest.approx((1.0, -1.0))
+    assert (inside.difference, inside.signed) == pytest.approx((0.0, 2.0))
+    x = np.array([1.0, 2, 2, 4, 11, 13, 12, 15])
+    y = np.array([0.10, 0.12, 0.11, 0.15, 0.30, 0.31, 0.31, 0.36])
+    assert compare(x, x, y, cells=np.repeat([0, 1], 4)).tau_first == pytest.approx(0.9090909091, abs=1e-10)
+
+
+def test_resamples_inside_cells_are_explicit_ones():
+    rng = np.random.default_rng(3)
+    first, second, target = rng.normal(size=(3, 13))
+    cells = np.repeat([0, 1, 2], [6, 5, 2])
+    found = compare(first, second, target, cells=cells, draws=100, level=0.8)
+    assert found.n_configurations == 11
+    assert "1 cells with fewer than 3 configurations left out" in found.warnings
+    again = np.random.default_rng(0)
+    counts = [bootstrap_counts(size, draws=100, generator=again) for size in (6, 5)]
+
+    def tau(m, picks):
+        score = sums = others = 0.0
+        for k in picks:
+            for a, b in itertools.combinations(k, 2):
+                u, v = np.sign(m[a] - m[b]), np.sign(target[a] - target[b])
+                score, sums, others = score + u * v, sums + abs(u), others + abs(v)
+        return score / np.sqrt(sums * others)
+
+    drawn = []
+    for row, other in zip(*counts, strict=True):
+        picks = [np.repeat(np.arange(6), row), np.repeat(np.arange(6, 11), other)]
+        drawn.append(abs(tau(first, picks)) - abs(tau(second, picks)))
+    assert_allclose([found.low, found.high], np.quantile(drawn, [0.1, 0.9]), atol=1e-12)
+
+
+def test_configurations_and_draws_of_the_data_are_resampled_independently():
+    rng = np.random.default_rng(4)
+    base = rng.normal(size=(3, 9, 1))
+    runs = base + 0.7 * rng.normal(size=(3, 9, 6))
+    runs[:, 2, 1] = np.nan
+    draw_of = np.array([0, 1, 2, 3, 3, 7])  # two runs of a configuration on one draw; draw 7 has no run at all
+    runs[:, :, 5] = np.nan
+    found = compare(*runs, draw_of=draw_of, draws=60, level=0.8)
+    assert found.draws == 4
+    again = np.random.default_rng(0)
+    of_configurations = bootstrap_counts(9, draws=60, generator=again)
+    of_draws = bootstrap_counts(4, draws=60, generator=again)
+    drawn, fixed, signed = [], [], []
+    for c, d in zip(of_configurations, of_draws, strict=True):
+        picked = np.concatenate([np.repeat(np.flatnonzero(draw_of == k), n) for k, n in enumerate(d)])
+        a, b, y = np.nanmean(runs[:, :, picked], axis=2)
+        k = np.array([i for i in np.repeat(np.arange(9), c) if np.isfinite(y[i])])
+        taus = [stats.kendalltau(m[k], y[k]).statistic for m in (a, b)]
+        drawn.append(abs(taus[0]) - abs(taus[1]))
+        signed.append(np.sign(found.tau_first) * taus[0] - np.sign(found.tau_second) * taus[1])
+        a, b, y = np.nanmean(runs, axis=2)
+        k = np.repeat(np.arange(9), c)
+        fixed.append(abs(stats.kendalltau(a[k], y[k]).statistic) - abs(stats.kendalltau(b[k], y[k]).statistic))
+    assert_allclose([found.low_draws, found.high_draws], np.quantile(drawn, [0.1, 0.9]), atol=1e-12)
+    assert_allclose([found.signed_low, found.signed_high], np.quantile(signed, [0.1, 0.9]), atol=1e-12)
+    assert_allclose([found.low, found.high], np.quantile(fixed, [0.1, 0.9]), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [None, np.repeat([0, 1], 10)], ids=["pooled", "cells"])
+def test_given_a_third_measure_draws_are_resampled_too(kind):
+    rng = np.random.default_rng(5)
+    z = rng.normal(size=(20, 1))
+    x, w, y = z + rng.normal(size=(3, 20, 4)) * np.array([1.0, 0.5, 1.0])[:, None, None]
+    given = np.repeat(z, 4, axis=1)
+    found = compare(x, w, y, given=given, cells=kind, draw_of=np.arange(4), draws=200)
+    assert found.low_draws < found.difference < found.high_draws
+    # with draws that are all alike there is nothing to resample but configurations
+    same = [np.repeat(v.mean(axis=1, keepdims=True), 4, axis=1) for v in (x, w, y, given)]
+    still = compare(*same[:3], given=same[3], cells=kind, draw_of=np.arange(4), draws=200)
+    assert_allclose([still.low_draws, still.high_draws], [still.low, still.high], atol=1e-12)
+
+
+def test_few_draws_of_the_data_are_not_resampled():
+    runs = np.random.default_rng(6).normal(size=(3, 20, 3))
+    found = compare(*runs, draw_of=np.arange(3))
+    assert np.isfinite(found.low)
+    assert np.isnan([found.low_draws, found.high_draws]).all()
+    assert "3 draws of the data: too few to resample" in found.warnings
+    assert "draws of the data" not in compare(*runs).warnings
+
+
+def test_where_an_absolute_value_folds_it_is_said():
+    rng = np.random.default_rng(7)
+    target = rng.normal(size=40)
+    first, second = target + 0.2 * rng.normal(size=40), rng.normal(size=40)
+    found = compare(first, second, target, signs=(1, -1))
+    assert (
+        found.warnings
+        == "the interval of the second tau contains 0, where |tau| is too large: read the signed difference"
+    )
+    assert found.signed == pytest.approx(found.tau_first + found.tau_second)
+    both = compare(second, rng.normal(size=40), target)
+    assert both.warnings.startswith("the intervals of both taus contain 0")
+    unknown = compare(first, -first + 0.1 * second, target, signs=(0, 1))
+    assert unknown.warnings == "no expected sign of the first: signed by what it has"
+    assert unknown.signed == pytest.approx(unknown.tau_first - unknown.tau_second)
+    assert unknown.signed > 1  # of two strong measures of opposite signs the second goes against what is expected
+    with pytest.raises(ValueError, match="`cells` must hold one number a configuration and `draw_of` one a run"):
+        compare(first, second, target, cells=np.zeros(3, dtype=int))
+
+
+def table(runs):
+    frames, configs = [], {}
+    for (c, seed), rows in runs.items():
+        run = f"r{c}-{seed}"
+        frames.append(to_frame(rows, run_id=run, step=1, epoch=1))
+        configs[run] = {"method": "abcdefg"[c % 7], "lr": c // 7, "seed": seed, "data_seed": seed}
+    return join_config(pd.concat(frames, ignore_index=True), configs)
+
+
+def test_a_pair_that_was_not_measured_has_its_rows():
+    rng = np.random.default_rng(8)
+    runs = {}
+    for c, seed in itertools.product(range(28), range(4)):
+        a, b = rng.normal(size=2)
+        runs[c, seed] = [
+            Row("test_error", a + b + c // 7, 0.01, 100, "test"), Row("top_eigenvalue", a - 2 * (c // 7)),
+            *(Row("ascent_sharpness", rng.normal(), options={"rho": r}) for r in (0.1, 0.2)),
+        ]  # fmt: skip
+    pairs = [("top_eigenvalue", "ascent_sharpness[rho=0.1]"), ("top_eigenvalue", "hessian_trace"),
+             ("ascent_sharpness[rho=0.3]", "ascent_sharpness")]  # fmt: skip
+    found = correlate(table(runs), compare=pairs, draws=200, permutations=0, tables=()).comparisons
+    assert len(found) == 6
+    assert tuple(found.columns) == COLUMNS
+    first = found.iloc[:2].set_index("pairs")
+    assert np.isfinite(first[["difference", "low", "low_draws", "signed_low"]]).all(axis=None)
+    assert first["draws"].tolist() == [4, 4]
+    assert first.loc["pooled", "tau_forgetting"] < 0 < first.loc["stratified", "tau_forgetting"]
+    assert found.iloc[2:][["difference", "low", "tau_forgetting"]].isna().all(axis=None)
+    assert set(found.iloc[2:4]["warnings"]) == {"hessian_trace was not measured"}
+    said = found.iloc[4]["warnings"]
+    assert "ascent_sharpness[rho=0.3] was not measured; did you mean 'ascent_sharpness[rho=0.2]'" in said
+    assert "ascent_sharpness stands for 2 variants, such as ascent_sharpness[rho=0.1]: name one of them" in said

@@ -1,18 +1,22 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+from analysis.statistics.correlation import correlate
 from analysis.statistics.grid import levels
 from analysis.statistics.sign_error import (
     environment_errors,
     environments,
     quantile,
+    resolved,
     robust_sign_error,
     sign_probability,
     sign_weight,
 )
+from analysis.table import Row, join_config, to_frame
 
 GRID = list(itertools.product([0, 1], repeat=3))
 COORDINATES = {name: [g[k] for g in GRID] for k, name in enumerate("ABC")}
@@ -82,9 +86,75 @@ def test_against_a_loop_with_missing_runs():
     assert found["all"].p90 == pytest.approx(np.percentile(errors, 90), abs=1e-12)
 
 
-def test_the_sign_of_the_measure_turns_the_error_round():
+def test_a_measure_that_orders_backwards_throughout_is_as_good():
     one, other = robust_sign_error(*D2, COORDINATES)["all"], robust_sign_error(-D2[0], D2[1], COORDINATES)["all"]
+    assert one == other
+    assert one.mean == pytest.approx(0.25)
+
+
+def test_against_a_sign_that_is_expected_the_error_turns_round():
+    one, other = (robust_sign_error(*D2, COORDINATES, sign=sign)["all"] for sign in (1, -1))
     assert one.mean + other.mean == pytest.approx(1.0)
+    assert other.mean == pytest.approx(0.75)
+    assert other.maximum == 1.0
+    assert (other.kept, other.environments) == (12, 12)
+
+
+def test_errors_that_can_be_told_apart():
+    # 697 examples, two seeds with test sets of their own, 8 % errors: two points (the specification's number).
+    assert resolved(0.08, 697, 2) == pytest.approx(0.02055, abs=5e-6)
+    # A difference of that size is two standard errors: it is beyond chance in about 97.5 % of studies, one-sided.
+    rng = np.random.default_rng(0)
+    first, second = rng.binomial(697 * 2, 0.08, size=(2, 20_000)) / (697 * 2)
+    assert (np.abs(first - second) > resolved(0.08, 697, 2)).mean() == pytest.approx(0.0455, abs=0.006)
+    # One test set for all seeds: models agree on half of the examples, on the rest each errs by itself.
+    shared = rng.binomial(697, 0.08 / 2, size=(2, 20_000)) / 697  # what is common drops out of the difference
+    told = resolved(0.08, 697, 2, agreement=0.5)
+    assert told == pytest.approx(resolved(0.08, 697, 9, agreement=0.5))  # more seeds add nothing
+    assert (np.abs(shared[0] - shared[1]) > told).mean() == pytest.approx(0.0455, abs=0.02)
+
+
+def made(seeds, gap, draws=100.0):
+    """A table of two methods at three learning rates whose errors differ by so much."""
+    rng = np.random.default_rng(0)
+    frames, configs = [], {}
+    for m, lr, seed in itertools.product((0, 1), range(3), range(seeds)):
+        run = f"r{m}{lr}{seed}"
+        error = 0.1 + gap * m + 1e-4 * rng.random()
+        rows = [Row("test_error", error, 0.01, int(draws), "test"), Row("flat", -error), Row("top_eigenvalue", -error)]
+        frames.append(to_frame(rows, run_id=run, step=1, epoch=1))
+        configs[run] = {"method": "ab"[m], "lr": lr, "seed": seed, "data_seed": seed}
+    return join_config(pd.concat(frames, ignore_index=True), configs)
+
+
+def test_the_table_says_how_it_is_oriented_and_what_the_weighted_form_needs():
+    few = {"targets": ["test_error"], "draws": 0, "permutations": 0, "tables": ["sign_errors"]}
+    pooled = correlate(made(3, 0.01), **few).sign_errors
+    assert set(pooled["oriented"]) == {"pooled"}
+    assert set(pooled["sign"]) == {-1}
+    at = pooled.set_index(["measure", "axis", "weighting"])
+    assert at.loc[("flat", "method", "equal"), "mean"] == 0.0
+    said = at.loc[("flat", "all", "weighted"), "warnings"]
+    p, n, s = 0.105, 100, 3
+    told = 2 * (2 * p * (1 - p) / (n * s)) ** 0.5
+    assert f"tell errors apart from {100 * told:.1f} points" in said
+    assert "3 seeds with 100 test examples each" in said
+    # expected: the top eigenvalue is to rise with the error, of the other nothing is known
+    expected = correlate(made(3, 0.01), **few, oriented="expected").sign_errors.set_index(
+        ["measure", "axis", "weighting"]
+    )
+    assert expected.loc[("top_eigenvalue", "method", "equal"), ["oriented", "sign", "mean"]].tolist() == [
+        "expected",
+        1,
+        1,
+    ]
+    row = expected.loc[("flat", "method", "equal")]
+    assert row[["oriented", "sign", "mean"]].tolist() == ["pooled", -1, 0]
+    assert "no expected sign" in row["warnings"]
+    enough = correlate(made(4, 0.5), **few).sign_errors.set_index(["measure", "axis", "weighting"])
+    assert enough.loc[("flat", "method", "weighted"), "mean"] == 0.0
+    with pytest.raises(ValueError, match=r"`oriented` must be one of .'pooled', 'expected'., got 'right'"):
+        correlate(made(3, 0.01), oriented="right")
 
 
 def test_nothing_to_compare_is_no_number():

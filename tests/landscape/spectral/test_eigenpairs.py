@@ -178,6 +178,28 @@ def test_float32_reaches_its_default_tolerance(generator, basis):
     assert pairs.products < 40
 
 
+def test_a_small_end_is_found_to_a_share_of_itself(generator):
+    values = np.concatenate([np.linspace(-1, 8, 300), [60]])
+    A = with_spectrum(values, generator)
+    rough, fine = (top_eigenpairs(A, which="both", tol=1e-3, own_tol=own, generator=generator) for own in (None, 0.01))
+    assert fine.converged
+    assert float(fine.residuals[1]) <= 0.01 * abs(float(fine.values[1])) < float(rough.residuals[1])
+    check(A, fine, [60, -1], atol=2e-3)
+    assert rough.products < fine.products < 100
+    # an end that is zero has no size of its own: a tenth of the usual tolerance is enough
+    flat = with_spectrum(np.concatenate([np.zeros(150), np.linspace(0, 8, 150), [60]]), generator)
+    pairs = top_eigenpairs(flat, which="both", tol=1e-3, own_tol=0.01, generator=generator)
+    assert pairs.converged
+    assert float(pairs.residuals[1]) <= 0.0061
+    assert float(pairs.values[1]) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("own_tol", [-1.0, math.nan])
+def test_a_tolerance_that_is_none_is_refused(own_tol, generator):
+    with pytest.raises(ValueError, match="`own_tol` must be a relative residual >= 0"):
+        top_eigenpairs(laplacian(), own_tol=own_tol, generator=generator)
+
+
 def test_an_iteration_cut_short_says_so(generator):
     with pytest.warns(RuntimeWarning, match="did not reach a residual .* raise `max_products` or `basis`"):
         pairs = top_eigenpairs(laplacian(), 2, max_products=12, generator=generator)

@@ -259,3 +259,14 @@ def test_a_subset_has_its_own_examples():
     positional = Split(torch.zeros(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.arange(2))
     assert type(positional.batches(size=1)) is list
     assert isinstance(positional.batches(torch.tensor([1]), 1), LoadedBatches)
+
+
+@pytest.mark.parametrize("function", ["bytes_", "loaded_bytes", "floats"])
+def test_no_examples_make_no_batch_and_a_size_below_one_is_refused(function):
+    split, none = load(function).train, torch.tensor([], dtype=torch.int64)
+    assert split.take(none)[0].shape == (0, 3, 4, 4)
+    for part in (split.batches(none, 4), split.some(none).batches(size=4)):
+        assert list(part) == []
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"`size` must be at least 1 example a batch, got {size}"):
+            split.batches(size=size)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pickle  # noqa: TID251 - as other processes are sent it
 
 import pytest
 import torch
@@ -24,6 +25,25 @@ def test_it_is_frozen_and_holds_every_knob():
     assert spec.options["alpha"] == 0.2
     assert spec.options.keys() >= {"alpha", "minimize"}  # those left out with their defaults
     assert dataclasses.replace(spec, rho=0.4).options == spec.options
+
+
+def test_nothing_in_it_changes_and_equal_ones_hash_alike():
+    one, other = (MethodSpec.of("gsam", "sgd", SETTINGS) for _ in range(2))
+    assert (one, hash(one)) == (other, hash(other))
+    assert one != MethodSpec.of("gsam", "sgd", SETTINGS | {"alpha": 0.3})
+    for options in (one.options, one.gate_options):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            options["k"] = 3
+    again = pickle.loads(pickle.dumps(one))
+    assert (again, hash(again)) == (one, hash(one))
+
+
+def test_another_method_keeps_the_options_that_were_given_and_has_defaults_of_its_own():
+    spec = MethodSpec.of("gsam", "sgd", SETTINGS)
+    plain = dataclasses.replace(MethodSpec.of("gsam", "sgd", {"lr": 0.1}), method="sam")
+    assert plain == MethodSpec.of("sam", "sgd", {"lr": 0.1})
+    with pytest.raises(ValueError, match="method 'sam' has no option `alpha`"):
+        dataclasses.replace(spec, method="sam")
 
 
 def test_its_fields_are_the_keywords_of_make_optimizer():
@@ -60,6 +80,10 @@ def test_a_specification_makes_the_optimizer_that_the_keywords_make():
         ({"rho_schedule": "linaer"}, "`rho_schedule` must be one of .*Did you mean 'linear'"),
         ({"gate_options": {"k": 2}}, "`gate_options` belong to a gate by name"),
         ({"gate": "preiodic"}, "`gate` must be one of .*Did you mean 'periodic'"),
+        ({"seed": -1}, "`seed` must be a whole number >= 0, got -1"),
+        ({"seed": None}, "`seed` must be a number, got None; leave it out for 0"),
+        ({"momentum": None}, "`momentum` must be a number, got None; leave it out for 0.0"),
+        ({"gate_options": 3}, "`gate_options` must be a mapping by name, such as .*, got 3"),
         ({"examples": 2.5}, "`examples` must be a whole number"),
         ({"shrink_perturb": "0.1"}, "`shrink_perturb` must be a number"),
     ],

@@ -16,6 +16,7 @@ from analysis.measures.plan import plan
 from analysis.measures.subject import Subject
 from analysis.measures.taking import measure_subject
 from analysis.statistics.correlation import correlate
+from analysis.surfaces.files import read_surface
 from trainers import Classification, Task, fit, load_checkpoint
 from trainers.config import train_config
 from trainers.data.splits import Split
@@ -57,8 +58,6 @@ def test_classification_is_measured_by_the_plain_cross_entropy():
 def test_a_task_of_ones_own_leaves_old_names_of_runs_as_they_are():
     assert train_config({"seed": 3}).run_id == train_config({"seed": 3, "task": "classification"}).run_id
     assert train_config({"seed": 3, "task": "a:B"}).run_id != train_config({"seed": 3}).run_id
-    smoothed = {"seed": 3, "task": "a:B", "label_smoothing": 0.1, "loss": "bce"}  # which it does not read
-    assert train_config(smoothed).run_id == train_config({"seed": 3, "task": "a:B"}).run_id
 
 
 @pytest.mark.parametrize(
@@ -66,6 +65,8 @@ def test_a_task_of_ones_own_leaves_old_names_of_runs_as_they_are():
     [
         ("numbers_task:Half", r"`task` 'numbers_task:Half' has no scores"),
         ("numbers_task:Third", "has no attribute 'Third'"),
+        ("numbers_task:Idle", "`task` 'numbers_task:Idle': `each` must be a function, got None: see `trainers.Task`"),
+        ("numbers_task:line", "`task` 'numbers_task:line' has no name, loss, each, scores, weight"),
     ],
 )
 def test_what_is_no_task_is_refused(task, message):
@@ -78,10 +79,12 @@ def test_a_task_is_imported_only_where_it_is_trusted():
         task_of(train_config(LINE))
 
 
-@pytest.mark.parametrize("key", ["label_noise", "spurious"])
-def test_what_needs_labels_is_refused(key):
+@pytest.mark.parametrize(
+    ("key", "value"), [("label_noise", 0.1), ("spurious", 0.1), ("label_smoothing", 0.1), ("loss", "bce")]
+)
+def test_what_needs_labels_is_refused(key, value):
     with pytest.raises(ValueError, match=f"`{key}` needs labels, that is `task` 'classification'"):
-        train_config({**LINE, key: 0.1})
+        train_config({**LINE, key: value})
     with pytest.raises(ValueError, match="`ascent` needs labels"):
         train_config({**LINE, "method": "obf"})
     with pytest.raises(ValueError, match="`task` 'regression' is unknown"):
@@ -156,12 +159,19 @@ def test_losses_are_measured_with_the_weights_of_the_task(tmp_path):
     ("name", "message"),
     [
         ("Summed", r"`task` 'mse': `loss` is .* and the mean of `each` over them .*: let `loss` be that mean"),
+        ("Silent", r"`task` 'mse': `scores` must give at least one score by name, got {}"),
         ("Pooled", r"`task` 'mse': `scores, 'absolute_error',` must give a real number an example, .* got \(\)"),
     ],
 )
 def test_a_task_that_contradicts_itself_is_refused(name, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         fit({**LINE, "task": f"numbers_task:{name}"}, out=tmp_path, trust=True)
+
+
+def test_tokens_for_a_model_that_takes_numbers_are_refused(tmp_path):
+    given = {**LINE, "task": "classification", "dataset": "numbers_task:tokens"}
+    with pytest.raises(ValueError, match=r"`model` 'mlp' takes floating-point inputs, .* torch.int64, such as tokens"):
+        fit(given, out=tmp_path, trust=True)
 
 
 def test_targets_that_are_missing_on_both_sides_are_the_same():
@@ -198,3 +208,16 @@ def test_the_data_are_those_of_the_function():
     assert torch.equal(data.train.y, train.tensors[1][data.train.index])
     assert torch.equal(data.test.y, torch.cat([train.tensors[1], test.tensors[1]])[data.test.index])
     assert (data.classes, data.train.y.shape) == (1, (100, 1))
+
+
+def test_a_surface_of_a_task_of_ones_own_shows_its_loss(run, tmp_path, capsys):
+    shown = ["--points", "3", "--axes", "random", "--splits", "test", "--jobs", "1", "--no-numbers", "--trust"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["surface", str(run.folder), *shown, "--out", str(tmp_path)])
+    assert stopped.value.code == 0
+    file = re.search(r"^surface: (.*)$", capsys.readouterr().out, re.MULTILINE)[1]
+    assert read_surface(file)[0].metrics == ["test loss"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["surface", str(run.folder), *shown, "--metrics", "numbers_task:Regression"])
+    assert stopped.value.code == 2
+    assert "`metrics` has 'numbers_task:Regression', which is a class" in capsys.readouterr().err

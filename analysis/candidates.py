@@ -1,0 +1,183 @@
+"""Who explains a target: measures named in advance, baselines, and all others, one row a measure.
+
+A correlations table holds hundreds of variants. A reader is shown first what was chosen without looking at the target
+(one representative of each family), then what is known without any measure (baselines), then the other measures, each
+by one variant that was not chosen by its strength either.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.results import StudyResults
+from analysis.statistics.resampling import MINIMUM
+from analysis.style import FAMILIES, FAMILY_MARKERS, family, fixed, p_value
+
+# Of a family that the study names none of; a variant of the measure stands for it where that very one is not there.
+USUAL = {
+    "sharpness": "top_eigenvalue",
+    "forgetting": "F_mi[obf, iso-loss, m=64, other_train]",
+    "complexity": "fisher_rao_norm",
+    "norm": "parameter_norm",
+    "output bias": "b_marg[held_out]",
+}
+HELD_OUT = ("validation_error", "validation_loss")
+BASELINE = "baseline"
+SIZE_OF_ROUNDING = 1 + 1e-9
+
+# Columns of correlations that tables made before lack, and what stands for "unknown" there.
+UNKNOWN: dict[str, Any] = {
+    "p_floor": math.nan, "permuted": "", "stratified": math.nan, "stratified_low": math.nan,
+    "stratified_high": math.nan, "stratified_p": math.nan, "stratified_p_adjusted": math.nan,
+    "stratified_p_floor": math.nan, "stratified_mean": math.nan, "cells": 0, "cells_dropped": 0,
+    "cell_reversal": False, "warned": math.nan, "warned_as": "", "expected_sign": 0,
+}  # fmt: skip
+
+
+def completed(correlations: pd.DataFrame) -> pd.DataFrame:
+    """The table with every column that is read here: those that older tables lack are unknown."""
+    table = correlations
+    if "p_adjusted" not in table.columns:
+        holm = table["p_holm"] if "p_holm" in table.columns else math.nan
+        table = table.assign(p_adjusted=holm, correction="holm")
+    if "role" not in table.columns:
+        roles = {m: BASELINE if family(m) == BASELINE else "candidate" for m in table["measure"].unique()}
+        table = table.assign(role=table["measure"].map(roles))
+    return table.assign(**{name: value for name, value in UNKNOWN.items() if name not in table.columns})
+
+
+def sees_held_out(measure: str) -> bool:
+    """Whether a measure, or a variant of one, looks at held-out labels: the validation error is what it must beat."""
+    base, _, options = measure.partition("[")
+    return base in HELD_OUT or "held_out" in options
+
+
+def family_of(row: Mapping[Any, Any]) -> str:
+    """The family that a row is shown with; baselines are one of their own."""
+    return BASELINE if row["role"] == BASELINE else family(row["measure"])
+
+
+def colour_of(kind: str) -> str:
+    """The colour of a family, and of the baselines."""
+    return FAMILIES.get(kind, FAMILIES["other"])
+
+
+def marker_of(kind: str) -> str:
+    """Its marker."""
+    return FAMILY_MARKERS.get(kind, "P" if kind == BASELINE else FAMILY_MARKERS["other"])
+
+
+def marks(row: Mapping[Any, Any]) -> str:
+    """† where held-out labels were seen, ⚠ where values behind the row carry a warning."""
+    return "†" * sees_held_out(row["measure"]) + "⚠" * bool(row["warned"] > 0)
+
+
+def corrected_p(row: Mapping[Any, Any], of: str = "") -> str:
+    """The corrected p-value of a row for a reader; "≤" before the smallest that its permutations could give.
+
+    Args:
+        row: Of a completed table.
+        of: "" for the pooled coefficient, "stratified_" for that inside cells.
+    """
+    p, floor = float(row[f"{of}p_adjusted"]), float(row[f"{of}p_floor"])
+    if not math.isfinite(p):
+        return "–"
+    lowest = float(row[f"{of}p"]) if row["correction"] == "holm" else p  # Holm multiplies the floor
+    if not lowest <= floor * SIZE_OF_ROUNDING:
+        return p_value(p)
+    digits = max(3, -math.floor(math.log10(p)))
+    return f"≤ {fixed(math.ceil(p * 10**digits * (2 - SIZE_OF_ROUNDING)) / 10**digits, digits)}" if p < 1 else "1"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One row for a reader, and the variants of its measure that stand behind it.
+
+    Attributes:
+        row: The row of the variant shown.
+        named: The family that it was named to represent; empty for others.
+        others: Rows of the other variants, strongest first.
+    """
+
+    row: dict[Any, Any]
+    named: str
+    others: pd.DataFrame
+
+    @property
+    def stands_for(self) -> str:
+        """What a table says of it: its family where it was named for it, "baseline", or nothing."""
+        return self.named or (BASELINE if self.row["role"] == BASELINE else "")
+
+
+def representatives(results: StudyResults, rows: pd.DataFrame) -> dict[str, str]:
+    """For each family with a candidate among some rows of one target the variant that represents it.
+
+    It is chosen without the target: by the table `families`, else by the study, else the usual one, else the first.
+    """
+    candidates = rows.loc[rows["role"] != BASELINE, "measure"].tolist()
+    table = results.further.get("families", pd.DataFrame(columns=["family", "target", "representative"]))
+    here = table[table["target"].isin(set(rows["target"]))]
+    chosen = {**USUAL, **named(results), **dict(zip(here["family"], here["representative"], strict=True))}
+    found = {}
+    for kind in (k for k in FAMILIES if k not in ("other", BASELINE)):
+        wanted = str(chosen.get(kind, ""))
+        of_family = [m for m in candidates if family(m) == kind]
+        same = [m for m in of_family if m.partition("[")[0] == wanted.partition("[")[0]]
+        if wanted in candidates or of_family:
+            found[kind] = wanted if wanted in candidates else (same or of_family)[0]
+    return found
+
+
+def named(results: StudyResults) -> dict[str, str]:
+    """The representatives of families that the study itself names."""
+    statistics = (results.study.get("study") or {}).get("statistics") or {}
+    return dict(statistics.get("representatives") or {})
+
+
+def lineup(results: StudyResults, rows: pd.DataFrame) -> list[Standing]:
+    """Rows of one target and coefficient as a reader sees them.
+
+    First the representatives of the families, in fixed order; then the baselines, then the other measures, each by the
+    variant that the study's comparisons name or the first by name, both strongest first; those on fewer than 5
+    configurations come last.
+    """
+    rows = strength_first(completed(rows))
+    pairs = ((results.study.get("study") or {}).get("statistics") or {}).get("compare") or ()
+    compared = {name for pair in pairs for name in pair}
+    chosen = representatives(results, rows.sort_values("measure", kind="stable"))
+    base = rows["measure"].str.split("[").str[0]
+    groups = {str(name): group for name, group in rows.groupby(base, sort=False)}
+    out, taken = [], set()
+    for kind, measure in chosen.items():
+        group = groups[measure.partition("[")[0]]
+        taken.add(measure.partition("[")[0])
+        out.append(_standing(group, measure, kind))
+    rest = []
+    for name, group in groups.items():
+        if name in taken:
+            continue
+        first = min(group["measure"], key=lambda m: (m not in compared, m))
+        rest.append(_standing(group, first, ""))
+    few = [s.row["n_configurations"] < MINIMUM for s in rest]
+    keys = [(s.row["role"] != BASELINE, f, -abs(s.row["value"])) for s, f in zip(rest, few, strict=True)]
+    return out + [rest[i] for i in sorted(range(len(rest)), key=keys.__getitem__)]
+
+
+def _standing(group: pd.DataFrame, measure: str, kind: str) -> Standing:
+    here = group["measure"] == measure
+    return Standing(group[here].iloc[0].to_dict(), kind, group[~here])
+
+
+def strength_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a finite value, by absolute value; those on fewer than 5 configurations after all others."""
+    rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
+    few = rows["n_configurations"] < MINIMUM  # two configurations always agree, or always disagree
+    order = rows.assign(few=few, strength=rows["value"].abs()).sort_values(
+        ["few", "strength", "measure"], ascending=[True, False, True]
+    )
+    kept: pd.DataFrame = order.drop(columns=["few", "strength"])
+    return kept
