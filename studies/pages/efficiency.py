@@ -54,7 +54,7 @@ PAGE = Page(
     "eight seeds, each a new draw of the data.",
     "Seven hypotheses. A method keeps what SAM gains if its test error is below that of SGD with as many epochs and "
     "below that of SGD with twice as many (SAM's cost), and above SAM's by less than one point, which is the smallest "
-    "difference of interest. SGD chooses among four learning rates, the others among as many or fewer radii; all "
+    "difference of interest. SGD chooses among four learning rates, the others among three to five radii; all "
     "others have the learning rate 0.02, at which SAM did best on validation data of two other seeds.",
     answer,
 )
