@@ -13,62 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.measures.registry import sees_held_out
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE, completed
+from analysis.statistics.families import representative
 from analysis.statistics.resampling import MINIMUM
-from analysis.style import FAMILIES, FAMILY_MARKERS, family, fixed, p_value
+from analysis.style import FAMILIES, family, fixed, p_value
 
-# Of a family that the study names none of; a variant of the measure stands for it where that very one is not there.
-USUAL = {
-    "sharpness": "top_eigenvalue",
-    "forgetting": "F_mi[obf, iso-loss, m=64, other_train]",
-    "complexity": "fisher_rao_norm",
-    "norm": "parameter_norm",
-    "output bias": "b_marg[held_out]",
-}
-HELD_OUT = ("validation_error", "validation_loss")
-BASELINE = "baseline"
 SIZE_OF_ROUNDING = 1 + 1e-9
-
-# Columns of correlations that tables made before lack, and what stands for "unknown" there.
-UNKNOWN: dict[str, Any] = {
-    "p_floor": math.nan, "permuted": "", "stratified": math.nan, "stratified_low": math.nan,
-    "stratified_high": math.nan, "stratified_p": math.nan, "stratified_p_adjusted": math.nan,
-    "stratified_p_floor": math.nan, "stratified_mean": math.nan, "cells": 0, "cells_dropped": 0,
-    "cell_reversal": False, "warned": math.nan, "warned_as": "", "expected_sign": 0,
-}  # fmt: skip
-
-
-def completed(correlations: pd.DataFrame) -> pd.DataFrame:
-    """The table with every column that is read here: those that older tables lack are unknown."""
-    table = correlations
-    if "p_adjusted" not in table.columns:
-        holm = table["p_holm"] if "p_holm" in table.columns else math.nan
-        table = table.assign(p_adjusted=holm, correction="holm")
-    if "role" not in table.columns:
-        roles = {m: BASELINE if family(m) == BASELINE else "candidate" for m in table["measure"].unique()}
-        table = table.assign(role=table["measure"].map(roles))
-    return table.assign(**{name: value for name, value in UNKNOWN.items() if name not in table.columns})
-
-
-def sees_held_out(measure: str) -> bool:
-    """Whether a measure, or a variant of one, looks at held-out labels: the validation error is what it must beat."""
-    base, _, options = measure.partition("[")
-    return base in HELD_OUT or "held_out" in options
 
 
 def family_of(row: Mapping[Any, Any]) -> str:
     """The family that a row is shown with; baselines are one of their own."""
     return BASELINE if row["role"] == BASELINE else family(row["measure"])
-
-
-def colour_of(kind: str) -> str:
-    """The colour of a family, and of the baselines."""
-    return FAMILIES.get(kind, FAMILIES["other"])
-
-
-def marker_of(kind: str) -> str:
-    """Its marker."""
-    return FAMILY_MARKERS.get(kind, "P" if kind == BASELINE else FAMILY_MARKERS["other"])
 
 
 def marks(row: Mapping[Any, Any]) -> str:
@@ -116,19 +73,19 @@ class Standing:
 def representatives(results: StudyResults, rows: pd.DataFrame) -> dict[str, str]:
     """For each family with a candidate among some rows of one target the variant that represents it.
 
-    It is chosen without the target: by the table `families`, else by the study, else the usual one, else the first.
+    It is chosen without the target: by the table `families`, else by the study, else the usual one.
     """
     candidates = rows.loc[rows["role"] != BASELINE, "measure"].tolist()
     table = results.further.get("families", pd.DataFrame(columns=["family", "target", "representative"]))
     here = table[table["target"].isin(set(rows["target"]))]
-    chosen = {**USUAL, **named(results), **dict(zip(here["family"], here["representative"], strict=True))}
+    chosen = {**named(results), **dict(zip(here["family"], here["representative"], strict=True))}
     found = {}
     for kind in (k for k in FAMILIES if k not in ("other", BASELINE)):
-        wanted = str(chosen.get(kind, ""))
+        wanted = chosen.get(kind, "")
         of_family = [m for m in candidates if family(m) == kind]
-        same = [m for m in of_family if m.partition("[")[0] == wanted.partition("[")[0]]
-        if wanted in candidates or of_family:
-            found[kind] = wanted if wanted in candidates else (same or of_family)[0]
+        variant = wanted if wanted in candidates else representative(kind, of_family, {})[0]
+        if variant:
+            found[kind] = variant
     return found
 
 

@@ -22,8 +22,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from analysis.statistics import ceiling, comparison
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import defaults
+from analysis.statistics.correlation_rows import COLUMNS as CORRELATION_COLUMNS
+from analysis.statistics.correlation_rows import UNKNOWN, completed
 from analysis.style import EXPOSURES, counted, family, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
@@ -34,17 +37,9 @@ from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
 
 HISTORY = ("run_id", *RECORDED)
-CORRELATIONS = (
-    "measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs", "dropped",
-    "within", "within_low", "within_high", "groups", "reversal", "warnings", "expected_sign",
-)  # fmt: skip
-COMPARISONS = (
-    "forgetting", "sharpness", "target", "tau_forgetting", "tau_sharpness", "difference", "low", "high",
-    "n_configurations", "warnings",
-)  # fmt: skip
-CEILINGS = (
-    "target", "coefficient", "split_half", "spearman_brown", "oracle_with_noise", "n_configurations", "warnings",
-)  # fmt: skip
+CORRELATIONS = (*CORRELATION_COLUMNS, "expected_sign")
+COMPARISONS = comparison.COLUMNS
+CEILINGS = ceiling.COLUMNS
 NEEDED = {"correlations": CORRELATIONS, "comparisons": COMPARISONS, "ceilings": CEILINGS}
 RUNS = ("run_id", "status", "reason", "seconds", "epochs")
 ENTRIES = (
@@ -54,7 +49,14 @@ ENTRIES = (
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
-_OPTIONAL = {"expected_sign": 0}  # columns that older statistics may lack, with what stands for "unknown"
+_LATER: dict[str, Mapping[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
+    "correlations": {**UNKNOWN, "role": "", "p_adjusted": math.nan, "correction": ""},
+    "comparisons": {
+        "pairs": comparison.POOLED, "draws": 0,
+        **dict.fromkeys(("low_draws", "high_draws", "signed", "signed_low", "signed_high"), math.nan),
+    },
+    "ceilings": {"strongest": "", **dict.fromkeys(("independent", "strongest_value", "strongest_across"), math.nan)},
+}  # fmt: skip
 
 
 class StatisticsShape(Shape):
@@ -102,7 +104,7 @@ class StudyResults:
         history: One row an epoch of a run, the columns of `HISTORY`, and `hp.*`.
         measures: The long table of `analysis.table`, with `hp.*`; also `seconds` where it was recorded.
         correlations: One row a (measure, target, coefficient), the columns of `CORRELATIONS`.
-        comparisons: One row a (forgetting, sharpness, target), the columns of `COMPARISONS`.
+        comparisons: One row a (forgetting, sharpness, target, pairs), the columns of `COMPARISONS`.
         ceilings: One row a (target, coefficient), the columns of `CEILINGS`.
         further: Further tables of statistics by name, of `STATISTICS`; those that were not made are not in it.
         surfaces: Loss surfaces by method, where the study asked for them.
@@ -169,15 +171,15 @@ class StudyResults:
         again = f"make it with `landscape correlate {folder}`"
         statistics = {
             name: read_table(
-                folder / "statistics" / f"{name}.parquet", [c for c in columns if c not in _OPTIONAL], hint=again
+                folder / "statistics" / f"{name}.parquet",
+                [c for c in columns if c not in _LATER[name]],
+                hint=again,
             )
             for name, columns in NEEDED.items()
         }
-        for column, unknown in _OPTIONAL.items():
-            if column not in statistics["correlations"].columns:
-                statistics["correlations"] = statistics["correlations"].assign(**{column: unknown})
+        statistics = {name: _with_later_columns(name, rows) for name, rows in statistics.items()}
         further = {
-            name: read_table(path, statistic.needed, hint=again)
+            name: statistic.completed(read_table(path, statistic.needed, hint=again))
             for name, statistic in STATISTICS.items()
             if (path := folder / "statistics" / f"{name}.parquet").exists()
         }
@@ -365,6 +367,13 @@ class StudyResults:
             "permutations": f"{permutations:,} permutations" if permutations else "permutations",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }
+
+
+def _with_later_columns(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of statistics with all columns."""
+    if name == "correlations":
+        return completed(rows)
+    return rows.assign(**{c: unknown for c, unknown in _LATER[name].items() if c not in rows.columns})
 
 
 def _runs(folder: Path, study: dict[str, Any], hint: str) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:

@@ -233,7 +233,9 @@ class Study:
         strangers = set(runs) - (self.promised or {c.run_id for c in self.config.configs()})  # of an earlier study here
         measures = measures[~measures["run_id"].isin(strangers)]
         joined = table.join_config(measures, {key: run.settings() for key, run in runs.items() if key not in strangers})
-        own = self.config.statistics.model_dump(include={"draws", "permutations", "level", "seed", "representatives"})
+        own = self.config.statistics.model_dump(
+            include={"draws", "permutations", "level", "seed", "correction", "representatives"}
+        )
         chosen = own | {"compare": self.config.statistics.compare}
         chosen |= {key: value for key, value in told.items() if value is not None}
         return write_statistics(joined, self.folder / "statistics", **chosen)

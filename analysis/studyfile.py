@@ -108,7 +108,7 @@ class StudyConfig(Strict):
         plan(self.trajectory.measures)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
-        if len(taken) == 1:
+        if set(taken) <= {"targets", "baselines"}:
             raise ValueError("`measures` has nothing beside targets that might explain them: name one more.")
         configs = self.configs()
         compared = dict.fromkeys(name for pair in self.statistics.compare for name in pair)

@@ -1,7 +1,8 @@
 """Statistics: seconds of `correlate` on many models, and what share of the intervals covers the truth.
 
-The first is a part of `python -m benchmarks`. The second, slow, prints the table of docs/statistics.md:
-`python -m benchmarks.statistics --coverage`.
+The first is a part of `python -m benchmarks`. The others, slow, print tables of docs/statistics.md: `python -m
+benchmarks.statistics --coverage` of pooled coefficients, `--strata` of those inside cells, `--effects` with effects of
+methods, `--families` the share of families of null measures in which anything is claimed.
 """
 
 import argparse
@@ -13,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.correlation import correlate
+from analysis.statistics.exchangeability import differ_by_method
 from analysis.statistics.intervals import (
     INTERVALS,
     bca_interval,
@@ -25,7 +28,17 @@ from analysis.statistics.intervals import (
     stabilised_interval,
 )
 from analysis.statistics.kendall import weighted_kendall
-from analysis.statistics.resampling import bootstrap_counts, percentile_interval, weighted_pearson, weighted_spearman
+from analysis.statistics.max_t import Seen, step_down
+from analysis.statistics.orders import Orders, free_orders, orders_inside
+from analysis.statistics.resampling import (
+    bootstrap_counts,
+    holm,
+    mid_ranks,
+    percentile_interval,
+    weighted_pearson,
+    weighted_spearman,
+)
+from analysis.statistics.strata import Strata, stratified_kendall, stratified_leave_one_out
 
 LIMIT = 60.0
 METHODS = ("sgd", "sam", "asam", "gsam", "obf", "randsam")
@@ -105,11 +118,150 @@ def coverage(
     return {kind: count / samples for kind, count in held.items()}
 
 
+def pair(n: int, tau: float, rng: np.random.Generator) -> np.ndarray:
+    """Two normal rows of n values with a true tau."""
+    r = math.sin(math.pi * tau / 2)
+    a, b = rng.standard_normal((2, n))
+    return np.stack([a, r * a + math.sqrt(1 - r * r) * b])
+
+
+def strata(cells: int, size: int, tau: float, *, ties: bool, samples: int, draws: int = 400) -> dict[str, float]:
+    """Share of samples whose 95 % interval of the stratified tau_b holds the true one.
+
+    The jackknife leaves out one configuration at a time, with its deviations from the mean over all, or over the cell;
+    the bootstrap draws configurations inside cells. Ties are in the target, rounded to two thirds of its deviation.
+    """
+    rng = np.random.default_rng(0)
+
+    def rounded(y: np.ndarray) -> np.ndarray:
+        return np.round(1.5 * y) if ties else y
+
+    true = tau
+    if ties:
+        true = float(
+            np.mean([kendalltau(a, rounded(b)).statistic for a, b in (pair(20_000, tau, rng) for _ in "12345")])
+        )
+    n, labels = cells * size, np.repeat(np.arange(cells), size)
+    inside = Strata.of(labels)
+    held = dict.fromkeys(("jackknife", "jackknife in cells", "bootstrap in cells"), 0)
+    for _ in range(samples):
+        x, y = pair(n, tau, rng)
+        x, y = (x + 3 * rng.standard_normal(cells)[labels])[None], rounded(y)[None]
+        found, left = stratified_kendall(x, y, inside)[0, 0, 0], stratified_leave_one_out(x, y, inside)[0, 0]
+        own = left.reshape(cells, size)
+        error = math.sqrt((size - 1) / size * ((own - own.mean(axis=1, keepdims=True)) ** 2).sum())
+        counts = [bootstrap_counts(size, draws=draws, generator=rng) for _ in range(cells)]
+        ends = {
+            "jackknife": stabilised_interval(found, jackknife_error(left)),
+            "jackknife in cells": stabilised_interval(found, np.array(error)),
+            "bootstrap in cells": percentile_interval(stratified_kendall(x, y, inside, np.hstack(counts))[0, 0]),
+        }
+        for kind, (low, high) in ends.items():
+            held[kind] += int(low <= true <= high)
+    return {kind: count / samples for kind, count in held.items()}
+
+
+def effects(methods: int, size: int, share: float, tau: float, *, samples: int) -> dict[str, float]:
+    """Coverage, and false alarms where tau is 0, with effects of methods of a given share of the variance in both.
+
+    `chosen` is what `correlate` does: over methods where both intraclass correlations are above 0.1. `cells` permutes
+    inside cells that hold one configuration of each method.
+    """
+    rng = np.random.default_rng(0)
+    n, labels = methods * size, np.repeat(np.arange(methods), size)
+    cells = np.tile(np.arange(size), methods)
+    orders = free_orders(n, count=499, generator=rng)
+    in_cells = orders_inside(cells, count=499, generator=rng)
+    kept = (labels[None] != np.arange(methods)[:, None]).astype(np.int64)
+    names = (
+        "free",
+        "over methods",
+        "chosen",
+        "alarms free",
+        "alarms inside methods",
+        "alarms chosen",
+        "alarms in cells",
+    )
+    found = dict.fromkeys(names, 0)
+    for _ in range(samples):
+        x, y = math.sqrt(share) * pair(methods, tau, rng)[:, labels] + math.sqrt(1 - share) * pair(n, tau, rng)
+        x, y = x[None], y[None]
+        value = weighted_kendall(x, y, np.ones((1, n), dtype=np.int64))[0, 0, 0]
+        over = jackknife_error(weighted_kendall(x, y, kept)[0, 0])
+        ends = {
+            "free": stabilised_interval(value, jackknife_error(leave_one_out("kendall", x, y)[0, 0])),
+            "over methods": stabilised_interval(value, over, freedom=methods - 1),
+        }
+        inside = differ_by_method(mid_ranks(x), mid_ranks(y), labels)[0, 0]
+        ends["chosen"] = ends["over methods" if inside else "free"]
+        for kind, (low, high) in ends.items():
+            found[kind] += int(low <= tau <= high)
+        if tau == 0:
+            free, held = alarm(x, y[0], orders), alarm(x, y[0], orders, labels)
+            found["alarms free"] += free
+            found["alarms inside methods"] += held
+            found["alarms chosen"] += held if inside else free
+            found["alarms in cells"] += alarm(x, y[0], in_cells, cells, cells)
+    return {kind: count / samples for kind, count in found.items()}
+
+
+def alarm(
+    x: np.ndarray, y: np.ndarray, orders: Orders, groups: np.ndarray | None = None, cells: np.ndarray | None = None
+) -> int:
+    """1 where a null measure has p <= 0.05."""
+    seen = [Seen(np.arange(1), x, y, np.ones(len(y), dtype=bool), groups)]
+    return int(step_down("kendall", seen, orders, candidates=np.ones(1, dtype=bool), cells=cells).p[0] <= 0.05)
+
+
+def claims(measures: int, alike: float, *, samples: int, n: int = 28) -> dict[str, float]:
+    """Share of families of null measures, with a given correlation between them, in which p < 0.05 is found."""
+    rng = np.random.default_rng(0)
+    found = {"uncorrected": 0, "max-T": 0, "holm": 0}
+    for _ in range(samples):
+        x = math.sqrt(alike) * rng.standard_normal((1, n)) + math.sqrt(1 - alike) * rng.standard_normal((measures, n))
+        seen = [Seen(np.arange(measures), x, rng.standard_normal(n), np.ones(n, dtype=bool))]
+        orders = free_orders(n, count=499, generator=rng)
+        values = step_down("kendall", seen, orders, candidates=np.ones(measures, dtype=bool))
+        smallest = {"uncorrected": values.p.min(), "max-T": values.adjusted.min(), "holm": holm(values.p).min()}
+        for kind, p in smallest.items():
+            found[kind] += int(p <= 0.05)
+    return {kind: count / samples for kind, count in found.items()}
+
+
+def table_of(keys: tuple[str, ...], cases: Iterator[tuple[tuple[Any, ...], dict[str, float]]]) -> None:
+    """Print a table of shares, in percent, as its rows are found."""
+    for k, (case, shares) in enumerate(cases):
+        if not k:
+            print("| " + " | ".join([*keys, *shares]) + " |\n" + "|---" * (len(keys) + len(shares)) + "|")
+        print(
+            "| " + " | ".join([*map(str, case), *(f"{100 * share:.1f}" for share in shares.values())]) + " |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics", description=__doc__)
     parser.add_argument("--coverage", action="store_true", help="the table of coverage instead of the speed")
+    parser.add_argument("--strata", action="store_true", help="coverage of stratified tau_b")
+    parser.add_argument("--effects", action="store_true", help="coverage and false alarms with effects of methods")
+    parser.add_argument("--families", action="store_true", help="false claims in families of measures")
     parser.add_argument("--samples", type=int, default=2000)
     asked = parser.parse_args()
+    samples = asked.samples
+    if asked.strata:
+        sizes = ((4, 4), (4, 7), (4, 12), (12, 4), (12, 12))
+        each = ((c, k, tau, ties) for c, k in sizes for tau in (0.0, 0.4, 0.8) for ties in (False, True))
+        cases = (((c, k, t, "yes" if b else "no"), strata(c, k, t, ties=b, samples=samples)) for c, k, t, b in each)
+        table_of(("cells", "of", "tau", "ties"), cases)
+    if asked.effects:
+        sizes = ((7, 4), (6, 8))
+        given = ((g, k, share, tau) for g, k in sizes for share in (0.0, 0.2, 0.5) for tau in (0.0, 0.4))
+        table_of(("methods", "of", "share", "tau"), (((*case,), effects(*case, samples=samples)) for case in given))
+    if asked.families:
+        families = ((m, alike) for m in (20, 350) for alike in (0.0, 0.8))
+        table_of(("measures", "correlation"), ((case, claims(*case, samples=samples)) for case in families))
+    if asked.strata or asked.effects or asked.families:
+        return
     if not asked.coverage:
         for row in run():
             print(f"{row['what']}: {row['value']:.1f} {row['unit']} (limit {row['limit']:g})", flush=True)

@@ -53,7 +53,6 @@ from landscape.sharpness import (
     noise_radius,
     relative_flatness,
     surrogate_gap,
-    two_batch_noise_scale,
     worst_case_radius,
     worst_case_sharpness,
 )
@@ -165,7 +164,6 @@ __all__ = [
     "top_eigenpairs",
     "trace",
     "trajectory_axes",
-    "two_batch_noise_scale",
     "unflatten",
     "worst_case_radius",
     "worst_case_sharpness",

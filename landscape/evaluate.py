@@ -93,8 +93,7 @@ def evaluate(
         return whole * share if share else 0.0, own, scored
 
     parts, own, found = zip(*risk.over(visit, theta, shares, range(len(shares))), strict=True)
-    loss = math.fsum(parts)
-    loss = loss if risk.ranks is None else risk.ranks.total(loss, risk.device)
+    loss = _total(risk, math.fsum(parts))
     examples: dict[str, Tensor] = {}
     if losses:
         whole = any(part is None for part in own)
@@ -172,21 +171,22 @@ def _together(
 
 def _mean(risk: EmpiricalRisk, x: Tensor, w: Tensor | None) -> Estimate:
     """The mean and its standard error, from sums over all processes; deviations are taken from the mean itself."""
-
-    def summed(*parts: Tensor) -> list[float]:
-        sums: list[float] = torch.stack(parts).tolist()
-        return sums if risk.ranks is None else [risk.ranks.total(number, risk.device) for number in sums]
-
     if w is None:
-        weight = m = summed(x.new_tensor(float(len(x))))[0]
-        (total,) = summed(x.sum())
+        weight = m = _total(risk, len(x))
+        total = _total(risk, float(x.sum()))
     else:
-        weight, total, m = summed(w.sum(), torch.where(w > 0, w * x, 0.0).sum(), (w > 0).sum())
+        parts = torch.stack((w.sum(), torch.where(w > 0, w * x, 0.0).sum(), (w > 0).sum())).tolist()
+        weight, total, m = (_total(risk, part) for part in parts)
     mean = total / weight if weight else math.nan
     away = x - mean if w is None else torch.where(w > 0, w * (x - mean), 0.0)
-    (spread,) = summed(away.dot(away))
+    spread = _total(risk, float(away.dot(away)))
     spread = spread if math.isfinite(mean) else math.nan
     return Estimate(mean, math.sqrt(m / (m - 1) * spread) / weight if m > 1 else math.nan, int(m))
+
+
+def _total(risk: EmpiricalRisk, part: float) -> float:
+    """The sum of a number over all processes."""
+    return part if risk.ranks is None else risk.ranks.total(part, risk.device)
 
 
 def _agreeing(losses: Any, whole: float) -> Tensor | None:

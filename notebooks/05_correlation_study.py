@@ -59,14 +59,14 @@ with matplotlib.rc_context(rc()):
 plt.show()
 
 # %%
-columns = ["measure", "value", "low", "high", "p", "p_holm", "p_bh", "n_configurations", "warnings"]
+columns = ["measure", "value", "low", "high", "p", "p_adjusted", "p_bh", "n_configurations", "warnings"]
 ranked = strongest(table, target=TARGET)
 print(f"{len(ranked)} variants of measures were tried, {(ranked['p'] < 0.05).sum()} have p < 0.05 as they stand, "
-      f"{(ranked['p_holm'] < 0.05).sum()} after Holm's correction")  # fmt: skip
+      f"{(ranked['p_adjusted'] < 0.05).sum()} after Holm's correction")  # fmt: skip
 strongest(table, target=TARGET, top=8)[columns].round(4)
 
 # %% [markdown]
-# The interval is a jackknife's on Fisher's z scale, the p-value is of a permutation test. `p_holm` is for claims,
+# The interval is a jackknife's on Fisher's z scale, the p-value is of a permutation test. `p_adjusted` is for claims,
 # `p_bh` (Benjamini-Hochberg) for screening; both count every variant in the table. What was tried and left out counts
 # as well. The strongest of hundreds is strong by luck, too: `selection` takes the best variant of each measure on one
 # half of the configurations, and asks how good it is on the other.
@@ -233,7 +233,7 @@ long = wide.melt(id_vars=settings, var_name="measure", value_name="value")
 long = long.assign(step=0, epoch=0, split="train", options="{}", stderr=np.nan, draws=1, converged=True, warnings="")
 found = analysis.correlate(long, targets=["test_error"], draws=500, permutations=999, seed=0)
 found.table.query("coefficient == 'kendall'")[
-    ["measure", "value", "low", "high", "p_holm", "within", "reversal"]
+    ["measure", "value", "low", "high", "p_adjusted", "within", "reversal"]
 ].round(3)
 
 # %% [markdown]
@@ -257,7 +257,7 @@ best = strongest(table, target=TARGET, top=10).set_index("measure")
 psi_all = further["granulated"].query("target == @TARGET and axis == 'all'").set_index("measure")["psi"]
 verdict = pd.DataFrame({
     "tau": best["value"],
-    "sure after Holm": best["p_holm"] < 0.05,
+    "sure after Holm": best["p_adjusted"] < 0.05,
     "same sign within methods": np.where(best["within"].isna(), "unknown", ~best["reversal"].astype(bool)),
     "same sign of Psi": np.where(psi_all.reindex(best.index).isna(), "unknown",
                                  np.sign(psi_all.reindex(best.index)) == np.sign(best["value"])),

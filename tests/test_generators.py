@@ -17,7 +17,8 @@ import analysis
 import landscape as ls
 from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.providers import raw_direction
-from analysis.statistics.ceiling import noise_ceiling
+from analysis.statistics.ceiling import across_seeds, noise_ceiling
+from analysis.statistics.families import best_of_k
 from landscape.complexity import fold, layer_norms, padded_spectral_norm, spectral_norm
 from landscape.paths import ModelState, PermutationGroups, weight_matching
 from trainers.data.corruptions import corrupt
@@ -135,6 +136,10 @@ NUMPY = {
     "selection": lambda g: analysis.split_selection(np.stack([X, X**2]), Y, splits=5, generator=g),
     "slopes": lambda g: analysis.fixed_effects(X, Y, GRID["a"], draws=30, generator=g),
     "ceiling": lambda g: noise_ceiling(np.stack([X, X + Y, Y], 1), splits=5, generator=g),
+    "across seeds": lambda g: across_seeds(
+        np.stack([X, X + Y, Y], 1), np.stack([Y, X, X + Y], 1), splits=5, generator=g
+    ),
+    "best of k": lambda g: best_of_k(np.stack([X, X**2]), Y, permutations=99, generator=g),
 }
 ALIKE = {"layer norms", "restarts", "restarts of matching"}  # small layers need no draws; climbs may end in one place
 

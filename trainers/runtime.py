@@ -134,6 +134,8 @@ def device_of(text: str | torch.device) -> torch.device:
         device = torch.device(_best() if text == "auto" else text)
         if device.type == "meta":
             raise RuntimeError("it holds no numbers")
+        if device.type == "cpu" and device.index:
+            raise RuntimeError("there is one CPU, whose cores `jobs` shares out")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         lines = str(error).strip().splitlines()

@@ -42,9 +42,15 @@ def compare(
     shown = method_comparison(comparison, runs, group=group, by=by, target=target, choose=choose, level=level)
     write_bytes(path / "comparison.csv", to_csv(shown).encode())
     write_bytes(path / "comparison.md", to_markdown(shown).encode())
-    columns = [str(name) for name in shown.shown.columns]
+    below = ["chosen", "chosen from", "p", "p (flips)", "remarks"]  # too much for one line; the files hold it beside
+    printed = shown.shown.drop(columns=below)
+    columns = [str(name) for name in printed.columns]
     right = [name for name in columns if name not in shown.text]
-    show_table(columns, shown.shown.itertuples(index=False, name=None), right=right)
+    show_table(columns, printed.itertuples(index=False, name=None), right=right, fold=["verdict"])
+    for row in shown.shown.to_dict("records"):
+        name = ", ".join(str(row[key]) for key in (group, *by))
+        remarks = f"; {row['remarks']}" if row["remarks"] else ""
+        print(f"{name}: {row['chosen']}, chosen from {row['chosen from']}{remarks}")
     print(shown.note)
     print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
     return 0 if comparison["mean"].notna().any() else 1

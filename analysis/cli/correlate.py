@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import tyro
 
 from analysis import table as tables
 from analysis.cli.output import show_table
+from analysis.style import fixed
 from trainers.runs.folder import has_runs, list_runs
 
 
@@ -20,6 +21,7 @@ def correlate(
     measures: tuple[str, ...] | None = None,
     draws: int | None = None,
     permutations: int | None = None,
+    correction: Literal["max-T", "holm"] | None = None,
     level: float | None = None,
     seed: int | None = None,
     top: int = 15,
@@ -36,13 +38,15 @@ def correlate(
         targets: What to explain; by default test error, gaps and shifted errors.
         measures: What may explain it; by default all measures.
         draws: Bootstrap resamples of configurations; by default the study's own number, or 2000.
-        permutations: Permutations for p-values; by default the study's own number, or 9999.
+        permutations: Permutations for p-values; by default the study's own number, or 100,000 for up to 100
+            configurations and 10,000 for more.
+        correction: Of p-values for the number of measures; by default the study's own, or step-down max-T.
         level: Coverage of the intervals; by default the study's own, or 0.95.
         seed: Seed of the resampling; by default the study's own, or 0.
         top: Number of measures to print for each target.
         interval: Kind of interval: jackknife on Fisher's z scale (stabilised), or a bootstrap (bca, percentile).
-        tables_only: Further tables to compute, out of granulated, information, sign_errors, partial, multilevel,
-            selection, prediction and power; by default all.
+        tables_only: Further tables to compute, out of families, granulated, information, sign_errors, partial,
+            multilevel, selection, prediction and power; by default all.
         controls: Measures or hyper-parameters to hold fixed in partial correlations; by default the usual ones.
         settings: For weights from elsewhere: CSV or Parquet with one row per file and its hyper-parameters as columns.
         settings_key: The column of `settings` that names the file.
@@ -67,6 +71,7 @@ def correlate(
         "measures": measures,
         "draws": draws,
         "permutations": permutations,
+        "correction": correction,
         "level": level,
         "seed": seed,
         "interval": interval,
@@ -100,19 +105,43 @@ def correlate(
 
 
 def show_correlations(frame: pd.DataFrame, top: int) -> None:
-    """Print the strongest measures for each target."""
+    """Print the strongest measures for each target, and the baselines beside them."""
     kendall = frame[frame["coefficient"] == "kendall"]
+    columns = ("measure", "tau_b", "interval", "p", "cells", "p", "within", "")
     for target, part in kendall.groupby("target", sort=False):
-        rows = [
-            (
-                row.measure,
-                f"{row.value:+.3f}",
-                f"[{row.low:+.3f}, {row.high:+.3f}]",
-                f"{row.p_holm:.3g}",
-                f"{row.within:+.3f}",
-                "; ".join(t for t in ("sign reverses within methods" * bool(row.reversal), str(row.warnings)) if t),
-            )
-            for row in part.sort_values("value", key=abs, ascending=False).head(top).itertuples()
-        ]
-        columns = ("measure", "tau_b", "interval", "p (Holm)", "within methods", "note")
-        show_table(columns, rows, title=f"Kendall tau_b with {target}")
+        ordered = part.sort_values("value", key=abs, ascending=False)
+        baseline = ordered["role"] == "baseline"
+        shown = pd.concat([ordered[~baseline].head(top), ordered[baseline]])
+        rows = [_row(row) for row in shown.itertuples()]
+        show_table(columns, rows, right=set(columns[1:-1]), fold=("measure",), title=f"Kendall tau_b with {target}")
+        for remark, of_remark in shown[shown["warnings"] != ""].groupby("warnings", sort=False):
+            print(f"note: {remark}: {', '.join(of_remark['measure'])}")
+    corrections = " or ".join(sorted(set(kendall["correction"])))
+    print(
+        f"p: corrected for the number of measures ({corrections}); ≤: no permutation reached it;\n"
+        "cells: pairs with equal hyper-parameters of training; within: mean over methods;\n"
+        "⇄ turned in cells or within methods; ⚠ values carry warnings; * a baseline, not\n"
+        "corrected for."
+    )
+
+
+def _row(row: Any) -> tuple[str, ...]:
+    """What is printed of a measure."""
+    marks = ("⇄" * bool(row.reversal or row.cell_reversal), "⚠" * bool(row.warned > 0))
+    return (
+        row.measure + " *" * (row.role == "baseline"),
+        fixed(row.value),
+        f"[{fixed(row.low)}, {fixed(row.high)}]",
+        _chance(row.p_adjusted, row.p_floor),
+        fixed(row.stratified),
+        _chance(row.stratified_p_adjusted, row.stratified_p_floor),
+        fixed(row.within),
+        "".join(marks),
+    )
+
+
+def _chance(p: float, floor: float) -> str:
+    """A p-value; at the smallest that the permutations can give, so much or less."""
+    if not np.isfinite(p):
+        return "–"
+    return f"≤{floor:.0e}" if p <= floor else f"{p:.2g}"

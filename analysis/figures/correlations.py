@@ -9,18 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.candidates import (
-    BASELINE,
-    colour_of,
-    completed,
-    family_of,
-    marker_of,
-    sees_held_out,
-    strength_first,
-)
+from analysis.candidates import family_of, strength_first
+from analysis.measures.registry import sees_held_out
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.resampling import MINIMUM
-from analysis.style import ALERT, FAMILIES, INK, MUTED, family, fixed, ink, interval, measure_name
+from analysis.style import ALERT, FAMILIES, FAMILY_MARKERS, INK, MUTED, family, fixed, ink, interval, measure_name
 
 VARIANTS = 3  # of one measure in a figure, as long as there are others
 SYMBOLS = {"kendall": "Kendall τ$_b$", "spearman": "Spearman ρ", "pearson": "Pearson r"}
@@ -106,7 +100,7 @@ def forest(
     if measures is None:
         rows = strongest(correlations, target=target, coefficient=coefficient, top=top)
     else:
-        rows = of_target(correlations, target, coefficient).set_index("measure", drop=False).reindex(measures)
+        rows = of_target(correlations, target, coefficient).set_index("measure", drop=False).reindex(list(measures))
         rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     stratified = bool(np.isfinite(rows["stratified"].to_numpy(dtype=float)).any())
     lift = 0.19 if stratified else 0.0  # of the pooled above the middle of a line, and of the stratified below
@@ -118,7 +112,7 @@ def forest(
             ax.axvspan(*sorted((sign * band[0], sign * band[1])), color="#f0d9a8", alpha=0.8, lw=0, zorder=0)
     records = rows.to_dict("records")
     for at, row in zip(y, records, strict=True):
-        colour, marker = colour_of(family_of(row)), marker_of(family_of(row))
+        colour, marker = FAMILIES[family_of(row)], FAMILY_MARKERS[family_of(row)]
         beside = ax.get_yaxis_transform()
         if np.isfinite(row["low"]) and np.isfinite(row["high"]):
             ax.plot([row["low"], row["high"]], [at + lift] * 2, color=colour, lw=1.9, solid_capstyle="round", zorder=2)
@@ -141,7 +135,7 @@ def forest(
     names = [measure_name(row["measure"]) + " †" * sees_held_out(row["measure"]) for row in records]
     ax.set_yticks(y, names, fontsize="small")
     for label, kind in zip(ax.get_yticklabels(), kinds, strict=True):
-        label.set_color(ink(colour_of(kind)))
+        label.set_color(ink(FAMILIES[kind]))
     if measures is not None and 0 < (first := [*kinds, BASELINE].index(BASELINE)) < len(kinds):
         ax.axhline(len(kinds) - first - 0.5, color=MUTED, lw=0.6, ls=":")
     ax.tick_params(axis="y", length=0)
@@ -157,7 +151,8 @@ def forest(
 
 def _forest_legend(ax: Axes, rows: pd.DataFrame, kinds: Sequence[str], *, stratified: bool, with_band: bool) -> None:
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour_of(kind), marker=marker_of(kind), ms=5, label=kind) for kind in dict.fromkeys(kinds)
+        Line2D([], [], color=FAMILIES[kind], marker=FAMILY_MARKERS[kind], ms=5, label=kind)
+        for kind in dict.fromkeys(kinds)
     ]
     hollow = {"ls": (0, (3, 1.2)), "lw": 0.9, "color": INK} if stratified else {"ls": ""}
     if stratified:
@@ -225,7 +220,9 @@ def correlation_matrix(
     sure = rows.assign(clear=clear.astype(float)).pivot_table(index="measure", columns="target", values="clear")
     value = value.loc[matrix_rows(rows, top=top)]
     groups = {name: i for i, name in enumerate(FAMILIES)}
-    order = sorted(value.index, key=lambda m: (groups[family(m)], -np.nan_to_num(abs(value.loc[m].iloc[0]))))
+    first = np.abs(np.nan_to_num(value.to_numpy(dtype=float)[:, :1].ravel()))
+    strength = dict(zip(value.index, first, strict=True))
+    order = sorted(value.index, key=lambda m: (groups[family(m)], -strength[m]))
     value, sure = value.loc[order], sure.reindex(index=order, columns=names)
     ax.imshow(value.to_numpy(dtype=float), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     for i, measure in enumerate(order):
@@ -259,40 +256,54 @@ def correlation_matrix(
 
 
 def comparison_plot(ax: Axes, comparisons: pd.DataFrame, *, top: int | None = 16) -> Axes:
-    """Paired differences |τ(forgetting)| - |τ(sharpness)| with their intervals, the largest in absolute value first.
+    """Paired differences |τ(first)| - |τ(second)| with their intervals, in the order of the table.
 
-    Filled where the interval excludes 0, hollow where it contains 0 or where there is none.
+    Filled where the interval excludes 0, hollow where it contains 0 or where there is none. Where the table has both,
+    a line over all pairs of configurations stands above a broken one over those inside cells; a thin line is the
+    interval that resamples draws of the data too.
 
     Args:
         ax: Where to draw.
         comparisons: Table with the columns of `analysis.results.COMPARISONS`, best of one target.
-        top: How many rows; None for all.
+        top: How many pairs; None for all.
     """
     rows = comparisons[np.isfinite(comparisons["difference"].to_numpy(dtype=float))]
-    rows = rows.reindex(rows["difference"].abs().sort_values(ascending=False, kind="stable").index)
-    rows = rows.head(top or len(rows))
-    y = np.arange(len(rows))[::-1]
+    if "pairs" not in rows.columns:
+        rows = rows.assign(pairs="pooled")
+    names = rows[["forgetting", "sharpness"]].drop_duplicates().head(top or len(rows))
+    y = {pair: len(names) - 1 - i for i, pair in enumerate(names.itertuples(index=False, name=None))}
+    lift = 0.19 if rows["pairs"].nunique() > 1 else 0.0
     ax.axvline(0, color=MUTED, lw=0.8)
-    for at, row in zip(y, rows.to_dict("records"), strict=True):
-        colour = FAMILIES["forgetting" if row["difference"] > 0 else "sharpness"]
+    for row in rows.to_dict("records"):
+        pair = (row["forgetting"], row["sharpness"])
+        if pair not in y:
+            continue
+        inside = row["pairs"] == "stratified"
+        at = y[pair] + (-lift if inside else lift)
+        colour = FAMILIES[family(pair[0] if row["difference"] > 0 else pair[1])]
         known = bool(np.isfinite(row["low"]) and np.isfinite(row["high"]))
         if known:
-            ax.plot([row["low"], row["high"]], [at, at], color=colour, lw=1.6, solid_capstyle="round")
+            style = {"lw": 0.9, "ls": (0, (3, 1.2))} if inside else {"lw": 1.9}
+            ax.plot([row["low"], row["high"]], [at, at], color=colour, solid_capstyle="round", **style)
+        if np.isfinite(row.get("low_draws", math.nan)):
+            ax.plot([row["low_draws"], row["high_draws"]], [at, at], color=colour, lw=0.6)
         clear = known and (row["low"] > 0 or row["high"] < 0)
-        ax.plot(row["difference"], at, "o", ms=5.5, mec=colour, mew=1.2, mfc=colour if clear else "white")
-        ax.text(1.03, at, interval(row["difference"], row["low"], row["high"]),
-                transform=ax.get_yaxis_transform(), va="center", fontsize="small")  # fmt: skip
-    pairs = zip(rows["forgetting"].map(measure_name), rows["sharpness"].map(measure_name), strict=True)
-    labels = [f"{f}\nagainst {s}" for f, s in pairs]
-    ax.set_yticks(y, labels, fontsize="small")
+        ax.plot(row["difference"], at, "o", ms=4.5 if inside else 5.5, mec=colour, mew=1.2,
+                mfc=colour if clear else "white")  # fmt: skip
+        ax.text(1.03, at, interval(row["difference"], row["low"], row["high"]), transform=ax.get_yaxis_transform(),
+                va="center", fontsize="small", color=MUTED if inside else INK)  # fmt: skip
+    labels = [f"{measure_name(first)}\nagainst {measure_name(second)}" for first, second in y]
+    ax.set_yticks(list(y.values()), labels, fontsize="small")
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_ylim(-0.7, len(rows) - 0.3)
-    ends = rows[["difference", "low", "high"]].to_numpy(dtype=float)
+    ax.set_ylim(-0.7, len(y) - 0.3)
+    ends = rows[[c for c in ("difference", "low", "high", "low_draws", "high_draws") if c in rows]].to_numpy(
+        dtype=float
+    )
     reach = float(np.nanmax(np.abs(ends))) if np.isfinite(ends).any() else 1.0
     ax.set_xlim(-1.08 * max(reach, 0.1), 1.08 * max(reach, 0.1))
     ax.grid(axis="x")
-    ax.set_xlabel("|τ$_b$(forgetting)| − |τ$_b$(sharpness)|")
-    for x, side, text in ((0, "left", "← sharpness"), (1, "right", "forgetting →")):
+    ax.set_xlabel("|τ$_b$(first)| − |τ$_b$(second)|")
+    for x, side, text in ((0, "left", "← second"), (1, "right", "first →")):
         ax.text(x, 1.02, text, transform=ax.transAxes, ha=side, va="bottom", fontsize="small", color=MUTED)
     return ax

@@ -52,7 +52,8 @@ NO_CANDIDATES = (
 SET_BEFOREHAND: tuple[tuple[str, set[str]], ...] = (
     ("dCE", {"iso-loss", "exposed"}), *((size, {"own"}) for size in forgetting.SIZES), ("eps_rho", {"relative"}),
 )  # fmt: skip
-OWN_SCORE = re.compile(r"(train|validation|train_clean)_\w+")  # of a task of one's own, in the place of the error
+# Rows of the scores of tasks of one's own, in the place of the error.
+OWN_BASELINE, OWN_TARGET = re.compile(r"(train|validation)_\w+"), re.compile(r"(test|gap|ood)_\w+")
 ON_TRAINING = (
     *(row for key in ("train_outputs", "weight_norms", "path_norm") for row in MEASURES[key].rows if "margin" in row),
     *MEASURES["example_forgetting"].rows, "membership_auc", "F_mem", "train_error", "wrong_labels_fitted",
@@ -94,13 +95,13 @@ def names() -> Sequence[str]:
 def is_baseline(name: str) -> bool:
     """Whether a row is what any measure must beat: errors, losses and confidence, the settings of training, ‖w‖."""
     base, _ = _parts(name)
-    return family_of(base) == "baseline" or (entry_of(base) is None and OWN_SCORE.fullmatch(base) is not None)
+    return family_of(base) == "baseline" or (entry_of(base) is None and OWN_BASELINE.fullmatch(base) is not None)
 
 
 def is_candidate(name: str) -> bool:
     """Whether a row may explain which models generalise: no baseline, no target and nothing that is set beforehand."""
     base, parts = _parts(name)
-    if is_baseline(base) or base in NO_CANDIDATES:
+    if is_baseline(base) or base in NO_CANDIDATES or (entry_of(base) is None and OWN_TARGET.fullmatch(base)):
         return False
     return not any(base == measure and settings <= parts for measure, settings in SET_BEFOREHAND)
 

@@ -38,7 +38,7 @@ def kinds_of(warnings: str, converged: bool = True) -> tuple[str, ...]:
         warnings: The row's text; remarks in it are separated by "; ".
         converged: Whether the row's iteration ended as it should; one that did not is a kind of its own.
     """
-    found = {kind for kind, _ in _remarks(warnings)} | (set() if converged else {NOT_CONVERGED})
+    found = {kind for kind, _ in remarks_of(warnings)} | (set() if converged else {NOT_CONVERGED})
     return tuple(kind for kind in (*KINDS, OTHER) if kind in found)
 
 
@@ -79,13 +79,14 @@ def warning_kinds(table: pd.DataFrame) -> pd.DataFrame:
 
 def _said(warnings: str, converged: bool) -> list[tuple[str, str]]:
     """Kind and text of each remark, and of an iteration that ended early without a word about it."""
-    remarks = list(_remarks(warnings))
+    remarks = list(remarks_of(warnings))
     if not converged and NOT_CONVERGED not in {kind for kind, _ in remarks}:
         remarks.append((NOT_CONVERGED, "ended on its budget"))
     return remarks
 
 
-def _remarks(warnings: str) -> Iterator[tuple[str, str]]:
+def remarks_of(warnings: str) -> Iterator[tuple[str, str]]:
+    """Kind and text of each remark of a row; `OTHER` is the kind of what fits none."""
     failed = False
     for text in filter(None, warnings.split("; ")):
         kind = _kind(text)

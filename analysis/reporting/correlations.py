@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import BASELINE, corrected_p, lineup, marks
+from analysis.candidates import corrected_p, lineup, marks
 from analysis.figures.correlations import leading, of_target
 from analysis.reporting.table import SHOWN_ROWS, Table, remarks, written
 from analysis.results import StudyResults
-from analysis.statistics.statistic import WITHIN, Cell, count, whole, words
-from analysis.style import interval
+from analysis.statistics.correlation_rows import BASELINE
+from analysis.statistics.statistic import WITHIN, Cell, whole, words
+from analysis.style import count, interval
 
 LEAST_OTHERS = 12  # rows beside the named ones and the baselines, however many these are
 SIGNS = {1: "+", -1: "−", 0: "?"}
@@ -23,7 +24,8 @@ def correlations(results: StudyResults) -> Table:
     rows = of_target(results.correlations, target)
     standings = lineup(results, rows)
     standings = standings[: max(SHOWN_ROWS, LEAST_OTHERS + sum(bool(s.stands_for) for s in standings))]
-    records, heads = [], []
+    records: list[dict[Any, Any]] = []
+    heads: list[int] = []
     for standing in standings:
         heads.append(len(records))
         records.append({**standing.row, "stands_for": standing.stands_for, "variants": 1 + len(standing.others)})

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import BASELINE, Standing, corrected_p, lineup, sees_held_out
+from analysis.candidates import Standing, corrected_p, lineup
 from analysis.figures.correlations import leading, of_target
-from analysis.reporting.doubts import warning_kinds
+from analysis.measures.registry import sees_held_out
+from analysis.measures.remarks import warning_kinds
 from analysis.reporting.methods import verdicts
 from analysis.reporting.tables import methods
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE
 from analysis.statistics.resampling import MINIMUM
 from analysis.style import counted, fixed, interval, looks, p_value
 
@@ -192,14 +194,12 @@ def _sentence(results: StudyResults, standing: Standing, target: str) -> str:
 
 
 def _survival(row: Mapping[Any, Any], of: str = "") -> str:
-    name = "Holm's" if row["correction"] == "holm" else "the max-T"
     p = corrected_p(row, of)
     if p == "–":
         return "with no p-value to correct for the number of measures"
-    told = p if p[0] in "<≤" else f"= {p}"
-    if row[f"{of}p_adjusted"] < ALPHA:
-        return f"which survives {name} correction for all measures tried (p {told})"
-    return f"which does not survive {name} correction (p {told}): with as many measures as were tried, it may be chance"
+    told = f"corrected p {p if p[0] in '<≤' else f'= {p}'}"
+    chance = bool(row[f"{of}p_adjusted"] >= ALPHA)
+    return told + ", so that among as many measures as were tried it may be chance" * chance
 
 
 def _beyond(results: StudyResults, measure: str, target: str) -> str:

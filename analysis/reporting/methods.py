@@ -139,7 +139,7 @@ def verdicts(results: StudyResults) -> str:
         return f"Whether any method differs from {baseline} was not tested: it needs two seeds of each."
     found = {
         word: [row for row in others if _verdict(row, alpha) == word]
-        for word in ("better", "worse", "no difference shown")
+        for word in ("better", "worse", "not shown to differ")
     }
     parts = []
     for word, rows in found.items():
@@ -173,11 +173,11 @@ def _runs(results: StudyResults) -> pd.DataFrame:
 
 def _verdict(row: Mapping[Any, Any], alpha: float) -> str:
     if not np.isfinite(row["difference"]) and not row["warnings"]:
-        return "compared with"
+        return "baseline"
     if not np.isfinite(row["p_holm"]):
         return "not tested"
     if row["p_holm"] >= alpha:
-        return "no difference shown"
+        return "not shown to differ"
     return "better" if row["difference"] < 0 else "worse"
 
 

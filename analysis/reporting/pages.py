@@ -274,4 +274,10 @@ def _templates(marked: Callable[[str], str]) -> jinja2.Environment:
 def _marked(text: str) -> Markup:
     """Escaped text in which `names in backticks` are set as code, and τ_b with its index."""
     code = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    code = re.sub(r" ([⚠†])|\[(−?[\d.]+), (−?[\d.]+)\]", _together, code)
     return Markup(code.replace("τ_b", "τ<sub>b</sub>"))
+
+
+def _together(match: re.Match[str]) -> str:
+    """A mark with its number, and the ends of an interval, on one line."""
+    return f"\N{NO-BREAK SPACE}{match[1]}" if match[1] else f"[{match[2]},\N{NO-BREAK SPACE}{match[3]}]"

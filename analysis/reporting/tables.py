@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.correlations import leading, strongest
+from analysis.measures.remarks import warning_kinds
 from analysis.reporting.correlations import SIGNS, correlations
-from analysis.reporting.doubts import warning_kinds
 from analysis.reporting.methods import better
 from analysis.reporting.table import (
     SHOWN_ROWS,
@@ -25,8 +25,8 @@ from analysis.reporting.table import (
 )
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
-from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, number, whole, words
-from analysis.style import count, fixed, looks, missing, ordered, p_value
+from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, number, span, whole, words
+from analysis.style import count, fixed, interval, looks, missing, ordered, p_value
 from analysis.table import SEED_COLUMNS
 
 __all__ = ["SHOWN_ROWS", "TABLES", "Table", "escape_latex", "methods", "p_value", "to_csv", "to_latex", "to_markdown"]
@@ -106,25 +106,32 @@ def _of_statistics(
 
 
 def comparisons(results: StudyResults) -> Table:
-    """Paired differences between a forgetting and a sharpness measure."""
+    """Paired differences between two measures, over all pairs of configurations and over those inside cells."""
     place = {target: i for i, target in enumerate(results.targets)}
     rows = results.comparisons.sort_values("target", key=lambda t: t.map(place), kind="stable").head(SHOWN_ROWS)
     cells = {
-        "Forgetting": words("forgetting"),
-        "Sharpness": words("sharpness"),
+        "First": words("forgetting"),
+        "Second": words("sharpness"),
         "Target": words("target"),
-        "τ_b forgetting": number("tau_forgetting"),
-        "τ_b sharpness": number("tau_sharpness"),
+        **({"Pairs": words("pairs")} if "pairs" in rows else {}),
+        "τ_b first": number("tau_forgetting"),
+        "τ_b second": number("tau_sharpness"),
         "|τ| difference": number("difference"),
         **INTERVAL,
+        **({"Over draws too": Cell(("low_draws", "high_draws"), span)} if "low_draws" in rows else {}),
+        **({"Signed": Cell(("signed", "signed_low", "signed_high"), interval)} if "signed" in rows else {}),
         "n": whole("n_configurations"),
     }
     note = (
-        "Difference |τ_b(forgetting)| − |τ_b(sharpness)| on the same n configurations; positive: forgetting is the "
-        "stronger correlate. Intervals resample configurations and take both coefficients on the same sample."
+        "Difference |τ_b(first)| − |τ_b(second)| on the same n configurations; positive: the first is the stronger "
+        "correlate. Pairs: pooled over all configurations, or stratified, inside cells of equal hyper-parameters of "
+        "training. Intervals resample configurations and take both coefficients on the same sample; over draws too: "
+        "configurations and draws of the data, where there are at least four. Signed: both coefficients taken in the "
+        "direction that is expected of them. Near 0 an absolute value is too large on average: where an interval of "
+        "either coefficient contains 0, read the signed difference."
     )
-    title, left = "Forgetting against sharpness, pair by pair", ("Forgetting", "Sharpness", "Target")
-    empty = "No forgetting measure was compared with a sharpness measure."
+    title, left = "One measure against another, pair by pair", ("First", "Second", "Target", "Pairs")
+    empty = "No two measures were compared."
     return _of_statistics("comparisons", title, note, results.comparisons, rows, cells, left, results, empty=empty)
 
 
@@ -257,16 +264,24 @@ def warnings(results: StudyResults) -> Table:
             "Warning": data["kind"],
             "Measures": data["measures"].map(count),
             "Values": data["values"].map("{:,}".format),
+            "Of them missing": data["missing"].map("{:,}".format),
             "Share": data["share"].map(lambda share: f"{100 * share:.1f} %"),
+            "For example": data["example"],
         }
     ).head(SHOWN_ROWS)
     note = (
-        f"Warnings that the {len(results.measures):,} measured numbers carry, by kind; … stands for a number. One "
-        "value may carry several. A warned value is used like any other: ⚠ in the tables and figures of correlations "
-        "says where. The CSV file has an example of each."
+        f"Warnings that the {len(results.measures):,} measured numbers carry, by kind; one value may carry several. "
+        "A warned value is used like any other: ⚠ in the tables and figures of correlations says where. Missing: "
+        "there is no finite number."
     )
     return Table(
-        "warnings", "Warnings by kind", note, data, shown, ("Warning",), "No measured number carries a warning."
+        "warnings",
+        "Warnings by kind",
+        note,
+        data,
+        shown,
+        ("Warning", "For example"),
+        "No measured number carries a warning.",
     )
 
 

@@ -95,9 +95,7 @@ def noise_ceiling(
     finite = np.isfinite(seeds)
     usable = finite.sum(axis=1) >= 2
     values, finite = np.where(finite, seeds, np.nan)[usable], finite[usable]
-    values, levels = (values, 1) if draw_of is None else without_draws(values, draw_of[usable])
-    _, exponent = np.frexp(np.nanmax(np.abs(values), initial=0.0))
-    values = np.ldexp(values, -exponent)  # a power of two: nothing is rounded, and squares cannot overflow
+    values, levels = _prepared(values, None if draw_of is None else draw_of[usable])
     n = len(values)
     if n < 3:
         reason = (
@@ -158,12 +156,20 @@ def across_seeds(
     usable = finite.sum(axis=1) >= 2
     if usable.sum() < 3:
         return math.nan
-    rows = [np.where(finite, v, np.nan)[usable] for v in (measure, target)]
-    if draw_of is not None:
-        rows = [without_draws(v, draw_of[usable])[0] for v in rows]
+    of_data = None if draw_of is None else draw_of[usable]
+    rows = [_prepared(np.where(finite, v, np.nan)[usable], of_data)[0] for v in (measure, target)]
     halves = _halves(finite[usable], splits, generator)
     (x, other_x), (other_y, y) = ([_means(v, half) for half in halves] for v in rows)
     return _mean(np.concatenate([_rowwise(coefficient, x, y), _rowwise(coefficient, other_x, other_y)]))
+
+
+def _prepared(
+    values: Float[np.ndarray, "c s"], draw_of: Int[np.ndarray, "c s"] | None
+) -> tuple[Float[np.ndarray, "c s"], int]:
+    """Values near 1, without what draws of the data add, and the number of draws."""
+    _, exponent = np.frexp(np.nanmax(np.abs(values), initial=0.0))
+    values = np.ldexp(values, -exponent)  # a power of two: nothing is rounded, and squares cannot overflow
+    return (values, 1) if draw_of is None else without_draws(values, draw_of)
 
 
 def without_draws(
@@ -213,11 +219,12 @@ def _of_true_values(split_half: float, step: float, coefficient: str) -> float:
     """What true values reach with the mean over `step` times the seeds of a half, 0 where the halves do not agree."""
     if not split_half > 0:
         return math.nan if math.isnan(split_half) else 0.0
-    to_pearson, back = {
+    scales: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
         "kendall": (lambda tau: math.sin(math.pi / 2 * tau), lambda r: 2 / math.pi * math.asin(r)),
         "spearman": (lambda rho: 2 * math.sin(math.pi / 6 * rho), lambda r: 6 / math.pi * math.asin(r / 2)),
         "pearson": (float, float),
-    }[coefficient]
+    }
+    to_pearson, back = scales[coefficient]
     r = min(to_pearson(split_half), 1.0)
     return back(math.sqrt(step * r / (1 + (step - 1) * r)))
 

@@ -178,7 +178,7 @@ def _sorted(
             f"`cells` must hold one number a configuration and `draw_of` one a run, got shapes {cell.shape} and "
             f"{draw.shape} for {shapes[0]}."
         )
-    finite = np.isfinite(values).all(axis=0)
+    finite = np.asarray(np.isfinite(values).all(axis=0))
     values = np.where(finite, values, np.nan)
     used, lost = finite.any(axis=1), 0
     if cells is not None:
@@ -267,7 +267,8 @@ def _ratio(
     score: Float[np.ndarray, "*shape"], one: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "*shape"]:
     scale = np.sqrt(one * other)
-    return np.divide(score, scale, out=np.full(score.shape, np.nan), where=scale > 0)
+    ratio: Float[np.ndarray, "*shape"] = np.divide(score, scale, out=np.full(score.shape, np.nan), where=scale > 0)
+    return ratio
 
 
 def _taus(
@@ -314,18 +315,14 @@ def named(pairs: Sequence[tuple[str, str]], data: Units) -> list[tuple[str, str]
     Raises:
         ValueError: If a name that the registry of measures does not know is none of the table's, or stands for several.
     """
-    found = []
-    for pair in pairs:
-        meant = [_meant(name, data) for name in pair]
-        found.append(tuple(m[0] if len(m) == 1 else name for name, m in zip(pair, meant, strict=True)))
-    return found
+    return [(_meant(first, data), _meant(second, data)) for first, second in pairs]
 
 
-def _meant(name: str, data: Units) -> list[str]:
-    known = list(data.values.columns)
-    if name in known or entry_of(name.partition("[")[0]) is None:
-        return [single("compare", name, data)]
-    return [v for v in known if data.measure[v] == name]
+def _meant(name: str, data: Units) -> str:
+    if name in data.values.columns or entry_of(name.partition("[")[0]) is None:
+        return single("compare", name, data)
+    meant = [str(v) for v in data.values.columns if data.measure[v] == name]
+    return meant[0] if len(meant) == 1 else name
 
 
 def _lacking(name: str, data: Units) -> str:
@@ -344,7 +341,7 @@ def table(evidence: Evidence, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     rows = []
     for first, second in pairs:
         lacking = joined(*dict.fromkeys((_lacking(first, data), _lacking(second, data))))
-        signs = tuple(expected_sign(name.partition("[")[0]) for name in (first, second))
+        signs = expected_sign(first.partition("[")[0]), expected_sign(second.partition("[")[0])
         for target in evidence.targets:
             if lacking:
                 nothing = tuple(vars(PairedDifference(warnings=lacking)).values())
@@ -366,8 +363,8 @@ def _by_draw(
     data: Units, names: list[str], runs: Bool[np.ndarray, " r"]
 ) -> tuple[Float[np.ndarray, "v c k"], Int[np.ndarray, " k"]]:
     """Values by configuration and run, runs of one draw of the data in columns of their own, and the columns' draws."""
-    place = pd.Series(0, index=range(len(data.configuration)))
-    place = place.groupby([data.configuration, data.draws_of_data]).cumcount().to_numpy()
+    runs_of = pd.DataFrame({"configuration": data.configuration, "draw": data.draws_of_data})
+    place = runs_of.groupby(["configuration", "draw"]).cumcount().to_numpy()
     column, inverse = np.unique(np.stack([data.draws_of_data, place]), axis=1, return_inverse=True)
     values = np.full((len(names), len(data.methods), column.shape[1]), np.nan)
     values[:, data.configuration[runs], inverse.reshape(-1)[runs]] = data.columns(names, runs)

@@ -9,7 +9,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.statistics.grid import levels
-from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, permutation_orders
+from analysis.statistics.orders import Orders, orders_inside
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts
 from analysis.statistics.units import MAXIMUM_LEVELS, Units
 
 ALL, NO_GRID = "all", "no two configurations differ in one hyper-parameter alone"
@@ -30,6 +31,7 @@ class Settings:
         interval: Kind of interval of the correlations.
         representatives: For a family of measures, the one that stands for it; the usual one where none is named.
         oriented: Which sign a measure is to have for sign errors: the "pooled" one, or the "expected" one.
+        correction: Of p-values for the number of measures: "max-T" or "holm".
     """
 
     draws: int
@@ -39,6 +41,7 @@ class Settings:
     interval: str = "stabilised"
     representatives: Mapping[str, str] = field(default_factory=dict)
     oriented: str = "pooled"
+    correction: str = "max-T"
 
     def generator(self, *stream: int) -> np.random.Generator:
         """Random numbers that depend on the seed and the stream alone."""
@@ -48,9 +51,13 @@ class Settings:
         """Resamples of n configurations, the same for all measures on as many."""
         return bootstrap_counts(n, draws=self.draws, generator=self.generator(1, n, method + 1))
 
-    def orders(self, n: int) -> tuple[Int[np.ndarray, "b n"], bool]:
-        """Permutations of n configurations, and whether they are all there are."""
-        return permutation_orders(n, count=self.permutations, generator=self.generator(2, n))
+    def counts_in_cell(self, n: int, cell: int) -> Int[np.ndarray, "d n"]:
+        """Resamples of the n configurations of a cell."""
+        return bootstrap_counts(n, draws=self.draws, generator=self.generator(4, n, cell))
+
+    def orders(self, cells: Int[np.ndarray, " n"]) -> Orders:
+        """Permutations of configurations inside their cells; with one cell, of all."""
+        return orders_inside(cells, count=self.permutations, generator=self.generator(2, len(cells)))
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ class Evidence:
         settings: Of resampling.
         correlations: The table of correlations.
         controls: Names of what is held fixed in partial correlations; None for the usual.
+        baselines: Variants that the measures are judged against (errors, losses, ...), whether or not asked for.
     """
 
     data: Units
@@ -134,6 +142,7 @@ class Evidence:
     settings: Settings
     correlations: pd.DataFrame = field(default_factory=pd.DataFrame)
     controls: Sequence[str] | None = None
+    baselines: Sequence[str] = ()
 
     def blocks(self, measures: Sequence[str] | None = None, targets: Sequence[str] | None = None) -> Iterator[Block]:
         """The measures and targets, or some of them, in blocks."""

@@ -28,8 +28,8 @@ REPRESENTATIVES: Mapping[str, Sequence[str]] = {
         "F_mi[obf, iso-loss, m=64, other_train]", "F_mi[obf, iso-loss, m=64, held_out]", "F_mi", "forgetting_events",
     ),
     "complexity": ("pacbayes_mag_init", "path_norm", "inverse_margin", "l2"),
-    "norm": ("parameter_norm", "distance_from_init", "gradient_norm"),
-    "output bias": ("b_marg", "b_tv", "mean_confidence"),
+    "norm": ("distance_from_init", "gradient_norm"),
+    "output bias": ("b_marg", "b_tv"),
     "baseline": ("train_error", "train_loss", "validation_error"),
 }  # fmt: skip
 EXACT_PAIRS = 4_950  # those of 100 configurations; with more, pairs give way to ranks
@@ -159,9 +159,9 @@ def _permuted(
     number = sum(len(rows) * (len(rows) - 1) // 2 for rows in groups)
     scores = _signs if number <= EXACT_PAIRS else _centred_ranks
     left = scores(x, groups)
-    untied = np.abs(_signs(x, groups)).sum(axis=1, dtype=np.float64)
+    untied = _untied(x, groups)
     ranks = dense_ranks(y[None])[0].astype(np.float32)
-    untied_y = np.abs(_signs(ranks[None], groups)).sum(axis=1, dtype=np.float64)
+    untied_y = _untied(ranks[None], groups)
     found = np.zeros((len(x), len(order)), dtype=np.float32)
     step = max(16, BLOCK // left.shape[1])
     for part in (slice(start, start + step) for start in range(0, len(order), step)):
@@ -171,6 +171,16 @@ def _permuted(
         scale = np.sqrt(untied[:, None] * untied_y)
         score = np.abs(left @ right.T)
         np.divide(score, scale, out=found[:, part], where=scale > 0, casting="same_kind")
+    return found
+
+
+def _untied(values: Float[np.ndarray, "m n"], groups: list[Int[np.ndarray, " g"]]) -> Float[np.ndarray, " m"]:
+    """Pairs inside groups that differ, for each row."""
+    found = np.zeros(len(values))
+    for rows in groups:
+        for k, row in enumerate(values[:, rows]):
+            alike = np.unique(row, return_counts=True)[1]
+            found[k] += (len(rows) ** 2 - (alike**2).sum()) / 2
     return found
 
 
@@ -215,7 +225,7 @@ def table(evidence: Evidence) -> Rows:
     count = min(settings.permutations, PERMUTATIONS)
     every = evidence.correlations[evidence.correlations["coefficient"] == "kendall"]
     names = list(dict.fromkeys(every["measure"]))
-    kept = every.reindex(columns=["measure", "target", *KEYS])
+    kept = every.reindex(columns=["measure", "target", *KEYS, "warnings"])
     roles = every["role"].eq("baseline") if "role" in every.columns else pd.Series(False, index=every.index)
     baselines = set(every.loc[roles, "measure"])
     families: dict[str, list[str]] = {f: [] for f in (*FAMILIES, "baseline")}
@@ -238,7 +248,8 @@ def table(evidence: Evidence) -> Rows:
             if not variants:
                 continue
             shown, remark = representative(kind, variants, settings.representatives)
-            of_shown = here.loc[shown, list(KEYS)].tolist() if shown else [math.nan] * len(KEYS)
+            of_shown = [here.at[shown, key] if shown else math.nan for key in KEYS]
+            said = str(here.loc[shown, "warnings"]) if shown else NO_CLAIM * (n < MINIMUM)
             places = [tried.index(m) for m in variants]
             best: list[object] = []
             for of_kind in taus:
@@ -246,7 +257,7 @@ def table(evidence: Evidence) -> Rows:
                 best += [variants[found.place] if found.place >= 0 else "", found.value, found.p]
             rows.append((
                 kind, target, len(variants), shown, *of_shown[:-1], *best[:3], of_shown[-1], *best[3:],
-                joined(remark, NO_CLAIM * (n < MINIMUM)),
+                joined(remark, said),
             ))  # fmt: skip
     return rows
 

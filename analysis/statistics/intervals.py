@@ -49,7 +49,7 @@ def leave_one_out(
     n = x.shape[1]
     if coefficient != "kendall":
         return RESAMPLED[coefficient](x, y, np.ones((n, n), dtype=np.int64) - np.eye(n, dtype=np.int64))
-    score, untied_x, untied_y = _row_sums(x, y)
+    score, untied_x, untied_y = kendall_row_sums(x, y)
     score = score.sum(axis=2, keepdims=True) / 2 - score
     untied_x = untied_x.sum(axis=1, keepdims=True) / 2 - untied_x
     untied_y = untied_y.sum(axis=1, keepdims=True) / 2 - untied_y
@@ -58,7 +58,7 @@ def leave_one_out(
     return tau
 
 
-def _row_sums(
+def kendall_row_sums(
     x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"]
 ) -> tuple[Float[np.ndarray, "m t n"], Float[np.ndarray, "m n"], Float[np.ndarray, "t n"]]:
     """For each unit: concordant minus discordant pairs it is in, and those untied in x and in y."""

@@ -1,41 +1,53 @@
-"""Partial correlation: what is left of the correlation of measure and target when a third thing is held fixed."""
+"""Rank correlation of measure and target given baselines: what is left when something else is held fixed.
 
+A control with at most three levels makes strata: models are compared where it is equal. Any other control is ordered,
+and what its ranks tell of the ranks of measure and target by a straight line is taken away. Where both occur the line
+is fitted inside the cells. A line through two levels would assume that they shift everything alike.
+"""
+
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from scipy.special import ndtr
-from scipy.stats import t as student
+from jaxtyping import Bool, Float, Int
 
-from analysis.statistics.ceiling import COEFFICIENTS
-from analysis.statistics.evidence import Evidence, Rows, constant
-from analysis.statistics.intervals import PERFECT, freedom_of, jackknife_error, leave_one_out, stabilised_interval
-from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.controls import BESIDE, asked, unfair, usual
+from analysis.statistics.evidence import SLOW_PERMUTATIONS, Evidence, Rows, joined
+from analysis.statistics.intervals import PERFECT, stabilised_interval
+from analysis.statistics.kendall import EXACT_LIMIT
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks, weighted_pearson
-from analysis.statistics.statistic import INTERVAL, SHOWN, Statistic, chance, number, of_leading, whole, words
-from analysis.statistics.units import nearest, variants
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks
+from analysis.statistics.slopes import inside_orders
+from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, chance, number, of_leading, whole, words
 
-HYPER_CONTROLS = ("lr", "batch_size", "weight_decay", "model_options", "width", "epochs")
-MEASURE_CONTROLS = ("train_loss",)  # what training reached
-MATCHED = ("dCE", "base_information")  # of the same perturbation as the measure of forgetting
-FORGETTING = ("F_", "selectivity", "dH", "KL", "cw", "wc", "M_gap")
+MOST_LEVELS = 3  # of a control that makes strata
+SMALLEST = 3  # configurations of a cell that counts
+PERMUTATIONS = (
+    9999  # at most, for each control, and `SLOW_PERMUTATIONS` above 100 configurations: there are many controls
+)
+STRATA, RESIDUALS = "kendall in strata", "spearman of residuals"
+SAID = {STRATA: "τ in strata", RESIDUALS: "ranks' residuals", "kendall": "linear partial τ"}  # the last: earlier tables
+DETERMINED = "the controls determine the measure or the target"
+CONSTANT = "constant control"
+
+_BLOCK = 1 << 21  # (measures, permutations) or (pairs, permutations) numbers held at once
+_NOTHING = 1e-10  # of a sum of squares: what is left of it is rounding
 
 
 @dataclass(frozen=True)
 class Partial:
-    """A partial correlation.
+    """A rank correlation given controls.
 
     Attributes:
         value: The coefficient; NaN where it is not defined, with the reason in `warnings`.
         low: Lower end of its interval (jackknife on Fisher's z scale); NaN below 5 units.
         high: Upper end, likewise.
         p: Permutation p-value; NaN if not asked for.
-        n: Units in which everything is finite.
+        n: Units used: everything is finite, and their cell has at least three.
+        coefficient: "kendall in strata" or "spearman of residuals".
         warnings: What a reader must know.
     """
 
@@ -44,7 +56,69 @@ class Partial:
     high: float
     p: float
     n: int
+    coefficient: str
     warnings: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is held fixed, in units that can be used.
+
+    Attributes:
+        cells: The number of each unit's cell.
+        ranked: Controls whose order counts, a row each; none of them is constant.
+        used: Which of the given units these are.
+        note: What was left out.
+    """
+
+    cells: Int[np.ndarray, " n"]
+    ranked: Float[np.ndarray, "k n"]
+    used: Bool[np.ndarray, " c"]
+    note: str
+
+    @property
+    def coefficient(self) -> str:
+        """Which of the two is defined."""
+        return RESIDUALS if len(self.ranked) else STRATA
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of a correlation: n - 2, less one for each ranked control and each further cell."""
+        return len(self.cells) - 1 - len(self.ranked) - len(np.unique(self.cells))
+
+    @property
+    def reason(self) -> str:
+        """Why nothing can be told; empty where something can."""
+        if not len(self.cells):
+            return f"no cell of {SMALLEST} configurations" if self.note else ""
+        if not len(self.ranked) and (self.cells == self.cells[0]).all():
+            return CONSTANT
+        return "too few configurations for so many controls" if self.freedom < 1 else ""
+
+
+def given(controls: Float[np.ndarray, "k c"], named: Float[np.ndarray, "s c"], used: Bool[np.ndarray, " c"]) -> Given:
+    """Sort controls into cells and what is ranked.
+
+    Args:
+        controls: What has an order: a row each. With at most three levels it makes cells.
+        named: What has none, whatever its number of levels.
+        used: Units in which all else is finite; those with a control that is not are left out too.
+    """
+    used = used & np.isfinite(controls).all(axis=0) & np.isfinite(named).all(axis=0)
+    few = np.array([len(np.unique(z[used])) <= MOST_LEVELS for z in controls], dtype=bool)
+    strata = np.concatenate([controls[few], named])
+    cells = np.zeros(int(used.sum()), dtype=np.int64)
+    if len(strata) and len(cells):
+        cells = np.unique(strata[:, used], axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    size = np.bincount(cells)
+    kept, ranked = size[cells] >= SMALLEST, controls[~few]
+    note = f"{int((size < SMALLEST).sum())} of {len(size)} cells have fewer than {SMALLEST} configurations"
+    note = "" if kept.all() else f"{note}: left out"
+    used = used.copy()
+    used[used] = kept
+    ranked = ranked[:, used]
+    varies = (ranked != ranked[:, :1]).any(axis=1) if ranked.size else np.zeros(len(ranked), dtype=bool)
+    return Given(cells[kept], ranked[varies], used, note)
 
 
 def partial_correlation(
@@ -52,66 +126,203 @@ def partial_correlation(
     y: Float[np.ndarray, " n"],
     controls: Float[np.ndarray, "k n"],
     *,
-    coefficient: str = "kendall",
+    named: Float[np.ndarray, "s n"] | None = None,
     level: float = 0.95,
     permutations: int = 0,
     generator: np.random.Generator | None = None,
 ) -> Partial:
-    """The correlation of x and y given controls z, from the inverse P of the matrix of all pairwise coefficients.
+    """The rank correlation of x and y given controls.
 
-    -P_xy/√(P_xx P_yy), for one control (t_xy - t_xz t_yz)/√((1-t_xz²)(1-t_yz²)). For Pearson's r this is the
-    correlation of the residuals, for Spearman's of the ranks' residuals; for tau_b it is Kendall's partial tau, which
-    is no correlation of residuals: it can differ from 0 where x and y are independent given z.
+    With cells alone it is the stratified tau_b, Σ_c (C_c - D_c)/√(Σ_c (n0_c - n1_c) Σ_c (n0_c - n2_c)) over the pairs
+    inside cells: n0_c in all, n1_c tied in x, n2_c tied in y. With ranked controls it is Pearson's correlation of
+    residuals: ranks (over all units) of x and y, cell means removed, regressed on the ranks of the controls, cell means
+    removed.
 
     Args:
         x: The measure, a value a unit (a configuration).
         y: The target.
-        controls: What is held fixed, a row each; units where anything is not finite are left out.
-        coefficient: "kendall", "spearman" or "pearson".
+        controls: What is held fixed, a row each; those with at most three levels make cells. Units where anything is
+            not finite are left out, and those in cells of fewer than three.
+        named: Numbers of names without an order, a row each: they make cells, however many there are.
         level: Coverage of the interval.
-        permutations: For the p-value; 0 for none. Residuals of x on the controls (of ranks, for the rank coefficients)
-            are permuted and put back on their fit, so what x shares with the controls stays in the null.
+        permutations: For the p-value, which takes the target's residuals (in cells alone, the target) to be
+            exchangeable inside cells; 0 for none. All orders are enumerated where there are no more.
         generator: Source of the permutations; None means a fresh one from seed 0.
 
     Raises:
-        ValueError: If shapes differ, or the coefficient is unknown.
+        ValueError: If shapes differ.
 
     Source:
-        Kendall (1942), Biometrika 32(3-4); permutation of residuals: Freedman and Lane (1983), JBES 1(4), on x.
+        Stratified: Quade (1974), in Measurement in the Social Sciences. Ranks' residuals: Conover (1999), Practical
+        Nonparametric Statistics, 3rd ed., 5.4; their permutation: Freedman and Lane (1983), JBES 1(4). Both at once,
+        and which control is which, is our choice.
     """
     check_resampling(draws=permutations, level=level)
-    if coefficient not in COEFFICIENTS:
-        raise ValueError(f"`coefficient` must be one of {COEFFICIENTS}, got {coefficient!r}.")
-    if controls.ndim != 2 or not x.shape == y.shape == controls.shape[1:]:
+    named = np.empty((0, *x.shape)) if named is None else named
+    if not (x.ndim == 1 and controls.ndim == named.ndim == 2) or not (
+        x.shape == y.shape == controls.shape[1:] == named.shape[1:]
+    ):
         raise ValueError(
-            f"`controls` must be one row of values a control, as many as `x` and `y`, got {x.shape}, {y.shape} and "
-            f"{controls.shape}."
+            f"`controls` and `named` must be one row of values a control, as many as `x` and `y`, got {x.shape}, "
+            f"{y.shape}, {controls.shape} and {named.shape}."
         )
-    generator = source_of(generator)
-    used = np.isfinite(x) & np.isfinite(y) & np.isfinite(controls).all(axis=0)
-    stack, n = np.concatenate([x[None], y[None], controls])[:, used], int(used.sum())
-    if n < len(controls) + 3:
-        return Partial(math.nan, math.nan, math.nan, math.nan, n, f"{n} units are too few for {len(controls)} controls")
-    if (still := (stack == stack[:, :1]).all(axis=1)).any():
-        what = ["measure", "target", *["control"] * len(controls)]
-        names = dict.fromkeys(w for w, s in zip(what, still, strict=True) if s)
-        return Partial(math.nan, math.nan, math.nan, math.nan, n, f"constant {' and '.join(names)}")
-    value = float(_from_matrix(_matrix(stack, coefficient)))
-    if math.isnan(value):
-        return Partial(value, math.nan, math.nan, math.nan, n, "the controls determine the measure or the target")
-    notes = [NO_CLAIM] if n < MINIMUM else []
-    low = high = p = math.nan
-    if n >= MINIMUM:
-        left_out = _from_matrix(np.moveaxis(leave_one_out(coefficient, stack, stack), 2, 0))
-        freedom = freedom_of(coefficient, n - len(controls))
-        ends = stabilised_interval(np.array(value), jackknife_error(left_out), level=level, freedom=freedom)
-        low, high = (float(e) for e in ends)
-        if abs(value) > 1 - 1e-12:
-            notes.append(PERFECT)
+    held = given(controls, named, np.isfinite(x) & np.isfinite(y))
+    x, y = x[None, held.used], y[None, held.used]
+    n = x.shape[1]
+    value, low, high, p, why = (v[0, 0] for v in partials(x, y, held, level, permutations, source_of(generator)))
+    notes = (held.note, NO_CLAIM * (n < MINIMUM), str(why), PERFECT * bool(abs(value) > 1 - 1e-12 and n >= MINIMUM))
+    return Partial(float(value), float(low), float(high), float(p), n, held.coefficient, joined(*notes))
+
+
+def partials(
+    x: Float[np.ndarray, "m n"],
+    y: Float[np.ndarray, "t n"],
+    held: Given,
+    level: float,
+    permutations: int,
+    generator: np.random.Generator,
+    *,
+    interval: bool = True,
+) -> tuple[np.ndarray, ...]:
+    """Many measures and targets given the same: value, interval's ends, p, and why a value is NaN; shape (m, t).
+
+    The interval, if asked for, is the weighted delete-one jackknife on Fisher's z scale, with quantiles of Student's t
+    with `Given.freedom` degrees of freedom.
+    """
+    shape = len(x), len(y)
+    value, low, high, p = (np.full(shape, math.nan) for _ in range(4))
+    if held.reason or not len(held.cells):
+        return value, low, high, p, np.full(shape, held.reason, dtype=object)
+    value, left_out = _of_residuals(x, y, held, interval) if len(held.ranked) else _in_strata(x, y, held)
+    if x.shape[1] >= MINIMUM:
+        if interval:
+            low, high = stabilised_interval(value, _error(left_out, held), level=level, freedom=held.freedom)
         if permutations:
-            null = _null(stack, coefficient, permutations, generator)
-            p = (1 + int((np.abs(null) >= abs(value) - 1e-9).sum())) / (1 + permutations)
-    return Partial(value, low, high, p, n, "; ".join(notes))
+            orders, exact = inside(held.cells, count=permutations, generator=generator)
+            reached = (_reached_by_residuals if len(held.ranked) else _reached_in_strata)(x, y, held, orders)
+            p = reached / len(orders) if exact else (1 + reached) / (1 + len(orders))
+            p[np.isnan(value)] = math.nan
+    why = np.where(np.isnan(value), "constant in every cell" if not len(held.ranked) else DETERMINED, "").astype(object)
+    lone = np.isfinite(value) & ~np.isfinite(low) & (interval and x.shape[1] >= MINIMUM)
+    why[lone] = "without one configuration nothing is left to order: no interval"
+    return value, low, high, p, why
+
+
+def inside(
+    cells: Int[np.ndarray, " n"], *, count: int, generator: np.random.Generator
+) -> tuple[Int[np.ndarray, "b n"], bool]:
+    """Orders that keep each unit in its cell: every one once where there are no more than `count`, else random ones."""
+    every = math.prod(math.factorial(int(size)) for size in np.bincount(cells))
+    if every > count:
+        return inside_orders(cells.tolist(), draws=count, generator=generator), False
+    orders = np.arange(len(cells))[None]
+    for cell in np.unique(cells):
+        places = np.flatnonzero(cells == cell)
+        moved = np.array(list(itertools.permutations(places)))
+        orders = np.repeat(orders, len(moved), axis=0)
+        orders[:, places] = np.tile(moved, (len(orders) // len(moved), 1))
+    return orders, True
+
+
+def _error(left_out: Float[np.ndarray, "m t n"], held: Given) -> Float[np.ndarray, "m t"]:
+    """Standard error √(Σ (1 - h_i) (θ_i - mean θ)²), h_i the share of unit i in its own fit by cells and controls.
+
+    With nothing held fixed h_i = 1/n, and this is the usual jackknife; with much it would be too wide without them.
+
+    Source:
+        Hinkley (1977), Technometrics 19(3); Wu (1986), Annals of Statistics 14(4).
+    """
+    own = 1 - (_basis(mid_ranks(held.ranked), held.cells) ** 2).sum(axis=0)
+    centred = left_out - left_out.mean(axis=-1, keepdims=True)
+    error: Float[np.ndarray, "m t"] = np.sqrt((own * centred**2).sum(axis=-1))
+    return error
+
+
+def _in_strata(x: np.ndarray, y: np.ndarray, held: Given) -> tuple[np.ndarray, np.ndarray]:
+    """Stratified tau_b, and without each unit in turn: from the pairs that each unit is in."""
+    rank_x, rank_y, n = mid_ranks(x), mid_ranks(y), x.shape[1]
+    score, untied_x, untied_y = np.empty((len(x), len(y), n)), np.empty((len(x), n)), np.empty((len(y), n))
+    for i in range(n):
+        mates = held.cells == held.cells[i]
+        sign_x, sign_y = (np.sign(r[:, mates] - r[:, [i]]) for r in (rank_x, rank_y))
+        score[:, :, i] = sign_x @ sign_y.T
+        untied_x[:, i], untied_y[:, i] = np.abs(sign_x).sum(axis=1), np.abs(sign_y).sum(axis=1)
+
+    def tau(score: np.ndarray, untied_x: np.ndarray, untied_y: np.ndarray) -> np.ndarray:
+        scale = np.sqrt(untied_x[:, None] * untied_y[None])
+        found: np.ndarray = np.divide(score, scale, out=np.full(score.shape, math.nan), where=scale > 0)
+        return found
+
+    sums = (score, untied_x, untied_y)  # of all units, each pair stands there twice
+    return tau(*(s.sum(axis=-1) for s in sums)), tau(*(s.sum(axis=-1, keepdims=True) / 2 - s for s in sums))
+
+
+def _of_residuals(x: np.ndarray, y: np.ndarray, held: Given, jackknife: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of the residuals of ranks, and without each unit in turn, ranked anew."""
+    ranks = [mid_ranks(v) for v in (x, y, held.ranked)]
+    left_out = np.empty((len(x), len(y), x.shape[1]))
+    for i in range(x.shape[1] * jackknife):
+        rest = np.arange(x.shape[1]) != i
+        fewer = [r[:, rest] - (r[:, rest] > r[:, [i]]) - 0.5 * (r[:, rest] == r[:, [i]]) for r in ranks]
+        a, b = _residuals(fewer[:2], fewer[2], held.cells[rest])
+        left_out[:, :, i] = a @ b.T
+    a, b = _residuals(ranks[:2], ranks[2], held.cells)
+    return np.clip(a @ b.T, -1, 1), np.clip(left_out, -1, 1)
+
+
+def _residuals(rows: Sequence[np.ndarray], z: np.ndarray, cells: np.ndarray) -> list[np.ndarray]:
+    """What cells and z leave of each row, at length one; NaN where that is nothing."""
+    basis = _basis(z, cells)
+    found = []
+    for r in rows:
+        centred = r - r.mean(axis=1, keepdims=True)
+        left = centred - (centred @ basis.T) @ basis
+        size, whole = (left**2).sum(axis=1), (centred**2).sum(axis=1)
+        length = np.where(size > _NOTHING * np.maximum(whole, 1), np.sqrt(size), math.nan)
+        found.append(left / length[:, None])
+    return found
+
+
+def _basis(z: np.ndarray, cells: np.ndarray) -> Float[np.ndarray, "r n"]:
+    """Orthonormal rows that span the cells' indicators and z; controls that repeat each other count once."""
+    member = (cells == np.unique(cells)[:, None]).astype(np.float64)
+    member /= np.sqrt(member.sum(axis=1, keepdims=True))
+    centred = z - (z @ member.T) @ member
+    _, size, rows = np.linalg.svd(centred, full_matrices=False)
+    return np.concatenate([member, rows[size > 1e-8 * max(1.0, float(np.abs(z).max(initial=0.0)))]])
+
+
+def _reached_in_strata(x: np.ndarray, y: np.ndarray, held: Given, orders: np.ndarray) -> np.ndarray:
+    """How many orders of the target reach |C - D| of each measure and target."""
+    first, second = np.triu_indices(x.shape[1], 1)
+    same = held.cells[first] == held.cells[second]
+    first, second = first[same], second[same]
+    rank_x, rank_y = mid_ranks(x).astype(np.float32), mid_ranks(y).astype(np.float32)
+    sign_x = np.sign(rank_x[:, first] - rank_x[:, second])
+    reached = np.zeros((len(x), len(y)))
+    step = max(16, _BLOCK // max(len(first), len(x)))
+    for j, row in enumerate(rank_y):
+        observed = np.abs(sign_x @ np.sign(row[first] - row[second]))[:, None]
+        for start in range(0, len(orders), step):
+            moved = np.ascontiguousarray(row[orders[start : start + step]].T)
+            null = np.abs(sign_x @ np.sign(moved[first] - moved[second]))
+            reached[:, j] += (null >= observed - 0.5).sum(axis=1)
+    return reached
+
+
+def _reached_by_residuals(x: np.ndarray, y: np.ndarray, held: Given, orders: np.ndarray) -> np.ndarray:
+    """How many orders of the target's residuals reach the correlation, the residuals' fit taken away again."""
+    basis = _basis(mid_ranks(held.ranked), held.cells)
+    a, b = _residuals((mid_ranks(x), mid_ranks(y)), mid_ranks(held.ranked), held.cells)
+    reached = np.zeros((len(x), len(y)))
+    step = max(16, _BLOCK // max(x.shape))
+    for j, row in enumerate(b):
+        observed = np.abs(a @ row)[:, None]
+        for start in range(0, len(orders), step):
+            moved = row[orders[start : start + step]]
+            length = np.sqrt(np.maximum(1 - ((moved @ basis.T) ** 2).sum(axis=1), _NOTHING))
+            reached[:, j] += (np.abs(a @ moved.T) / length >= observed - 1e-9).sum(axis=1)
+    return reached
 
 
 def partial_of(
@@ -124,141 +335,38 @@ def partial_of(
     return np.clip(value, -1.0, 1.0)
 
 
-def partial_table(
-    x: Float[np.ndarray, "m n"],
-    y: Float[np.ndarray, "t n"],
-    z: Float[np.ndarray, " n"],
-    *,
-    coefficient: str,
-    level: float,
-) -> tuple[Float[np.ndarray, "m t"], ...]:
-    """Partial correlation of many measures and targets given one control: value, interval ends, two-sided p.
-
-    Interval and p rest on the jackknife on Fisher's z scale (p of the normal distribution; Student's for Pearson's r).
-    """
-    n, both = x.shape[1], np.concatenate([y, z[None]])
-    plain = _correlations(coefficient, x, both)
-    of_y = _correlations(coefficient, y, z[None])[:, 0]
-    value = partial_of(plain[:, :-1], plain[:, -1:], of_y[None])
-    left = leave_one_out(coefficient, x, both)
-    left_y = leave_one_out(coefficient, y, z[None])[:, 0]
-    error = jackknife_error(partial_of(left[:, :-1], left[:, -1:] + 0 * left[:, :-1], left_y[None] + 0 * left[:, :-1]))
-    low, high = stabilised_interval(value, error, level=level, freedom=freedom_of(coefficient, n - 1))
-    room = 1 - value**2
-    score = np.abs(np.arctanh(np.where(room > 1e-14, value, 0.0)))
-    score = np.divide(score * room, error, out=np.full(value.shape, np.nan), where=(error > 0) & (room > 1e-14))
-    freedom = freedom_of(coefficient, n - 1)
-    p = 2 * (student.sf(score, freedom) if math.isfinite(freedom) else ndtr(-score))
-    return value, low, high, p
-
-
-def _correlations(coefficient: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    once = np.ones((1, x.shape[1]), dtype=np.int64)
-    if coefficient == "kendall":
-        return weighted_kendall(x, y, once)[:, :, 0]
-    if coefficient == "spearman":
-        x, y = mid_ranks(x), mid_ranks(y)
-    return weighted_pearson(x, y, once)[:, :, 0]
-
-
-def _matrix(stack: np.ndarray, coefficient: str) -> np.ndarray:
-    return _correlations(coefficient, stack, stack)
-
-
-def _from_matrix(r: Float[np.ndarray, "*shape v v"]) -> Float[np.ndarray, "*shape"]:
-    """The partial correlation of the first two variables, from their matrix; NaN where the controls fix one of them."""
-    if r.shape[-1] == 3:
-        return partial_of(r[..., 0, 1], r[..., 0, 2], r[..., 1, 2])
-    finite = np.isfinite(r).all(axis=(-2, -1))
-    safe = np.where(finite[..., None, None], r, np.eye(r.shape[-1]))
-    # Controls that repeat each other leave the matrix singular: the pseudo-inverse holds their span fixed once.
-    rest = safe[..., 2:, 2:]
-    cross = safe[..., :2, 2:]
-    left = safe[..., :2, :2] - cross @ np.linalg.pinv(rest, rcond=1e-10, hermitian=True) @ np.swapaxes(cross, -1, -2)
-    room = left[..., 0, 0] * left[..., 1, 1]
-    value = np.full(room.shape, np.nan)
-    ok = finite & (left[..., 0, 0] > 1e-10) & (left[..., 1, 1] > 1e-10)
-    np.divide(left[..., 0, 1], np.sqrt(np.maximum(room, 0.0)), out=value, where=ok)
-    clipped: Float[np.ndarray, "*shape"] = np.clip(value, -1.0, 1.0)
-    return clipped
-
-
-def _null(stack: np.ndarray, coefficient: str, permutations: int, generator: np.random.Generator) -> np.ndarray:
-    rows = stack if coefficient == "pearson" else mid_ranks(stack)
-    x, z = rows[0], np.concatenate([np.ones((1, rows.shape[1])), rows[2:]])
-    fitted = z.T @ np.linalg.lstsq(z.T, x, rcond=None)[0]
-    moved = fitted + generator.permuted(np.tile(x - fitted, (permutations, 1)), axis=1)
-    # Fits with equal controls are equal up to rounding alone: ties must stay ties.
-    moved = np.round(moved, 9 - int(np.floor(np.log10(max(np.abs(x).max(), 1e-300)))))
-    rest = rows[1:]
-    between = _correlations(coefficient, rest, rest)
-    with_x = _correlations(coefficient, moved, rest)
-    r = np.empty((permutations, len(rows), len(rows)))
-    r[:, 1:, 1:] = between
-    r[:, 0, 1:] = r[:, 1:, 0] = with_x
-    r[:, 0, 0] = 1.0
-    return _from_matrix(r)
-
-
 def table(evidence: Evidence) -> Rows:
-    """tau_b of measure and target with one control held fixed, p from the jackknife."""
+    """Measures and targets given baselines and hyper-parameters, one by one and together."""
     data, settings = evidence.data, evidence.settings
     rows: Rows = []
-    for control, measures, hyper in _controls(evidence):
-        finite = np.isfinite(data.values[control].to_numpy()) if hyper is None else np.True_
-        for block in evidence.blocks(measures, [t for t in evidence.targets if t != control]):
+    controls = (
+        usual(data, evidence.measures)
+        if evidence.controls is None
+        else asked(evidence.controls, data, evidence.measures)
+    )
+    for control, measures in controls:
+        finite = control.finite(data)
+        for block in evidence.blocks(measures, [t for t in evidence.targets if t not in control.measures]):
             runs = block.runs & finite
-            z = data.average([control], runs)[0] if hyper is None else hyper.to_numpy(dtype=np.float64)
-            block = evidence.block(block.measures, block.targets, runs, np.isfinite(z))
-            z, n = z[block.used], block.n
-            still = n > 0 and constant(z)
-            value, low, high, p = (np.full(block.shape, math.nan) for _ in range(4))
-            if n > 3 and not still:
-                value, low, high, p = partial_table(block.x, block.y, z, coefficient="kendall", level=settings.level)
-            claim = n >= MINIMUM and settings.draws > 0
-            ordered = np.isnan(value) & ~block.still & (n >= MINIMUM and not still)
-            remarks = (
-                "constant control" * still,
-                "too few configurations for a control" * (0 < n <= 3),
-                np.where(ordered, "the control orders the measure or the target by itself", ""),
-                np.where((np.abs(value) > 1 - 1e-12) & claim, PERFECT, ""),
+            held = given(*control.values(data, runs), evidence.block(block.measures, block.targets, runs).used)
+            block = evidence.block(block.measures, block.targets, runs, held.used)
+            orders = min(settings.permutations, PERMUTATIONS if block.n <= EXACT_LIMIT else SLOW_PERMUTATIONS)
+            value, low, high, p, why = partials(
+                block.x, block.y, held, settings.level, orders, settings.generator(10, block.n),
+                interval=settings.draws > 0,
+            )  # fmt: skip
+            why[block.still & (why != CONSTANT)] = ""  # said already
+            seen = np.array([[unfair(m, control.measures)] * len(block.targets) for m in block.measures], dtype=object)
+            perfect = np.where((np.abs(value) > 1 - 1e-12) & np.isfinite(low), PERFECT, "")
+            rows += block.rows(
+                control.name, held.coefficient, value, low, high, p, block.n, remarks=(held.note, why, perfect, seen)
             )
-            ends = (low, high, p) if claim else (math.nan,) * 3
-            rows += block.rows(control, "kendall", value, *ends, n, remarks=remarks)
     return rows
 
 
-def _controls(evidence: Evidence) -> Iterator[tuple[str, list[str], pd.Series | None]]:
-    """Each control with the measures that it is held fixed for, and its values if it is a hyper-parameter."""
-    data, measures = evidence.data, evidence.measures
-    hyper = {c.removeprefix("hp."): pd.to_numeric(data.hyper[c], errors="coerce") for c in data.hyper.columns}
-    matched: dict[str, list[str]] = {}
-    if evidence.controls is None:
-        fixed = [m for m in MEASURE_CONTROLS for m in variants("controls", [m], data, strict=False)]
-        varied = [h for h in HYPER_CONTROLS if h in hyper and hyper[h].nunique() > 1]
-        for kind, measure in product(MATCHED, measures):
-            name = data.measure[measure]
-            control = kind + measure[len(name) :]
-            if name.startswith(FORGETTING) and control in data.values.columns and control != measure:
-                matched.setdefault(control, []).append(measure)
-    else:
-        fixed, varied = [], []
-        for name in evidence.controls:
-            bare = name.removeprefix("hp.")
-            meant = variants("controls", [name], data, strict=False) or [name] * (name in data.values.columns)
-            if not (bare in hyper or meant):
-                raise ValueError(
-                    f"`controls` names {name!r}, which is not in the table{nearest(name, [*hyper, *data.values])}"
-                )
-            fixed += meant
-            varied += [] if meant else [bare]
-    yield from ((control, [m for m in measures if m != control], None) for control in fixed)
-    yield from ((control, some, None) for control, some in matched.items())
-    yield from ((name, measures, hyper[name]) for name in varied)
-
-
 def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
-    """At most four controls of a measure."""
+    """At most four controls of a measure: what is held fixed together says most."""
+    rows = rows.iloc[np.argsort(~rows["control"].str.contains(BESIDE, regex=False).to_numpy(), kind="stable")]
     rows = of_leading(rows, leading)
     known = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     few: pd.DataFrame = known.groupby("measure", sort=False).head(4).head(3 * SHOWN)
@@ -269,19 +377,20 @@ STATISTIC = Statistic(
     name="partial",
     columns="measure target control coefficient value low high p n_configurations warnings",
     table=table,
-    title="With one thing held fixed",
+    title="Given baselines",
     note=(
-        "Kendall's partial τ with `{target}`, one control held fixed; at most four controls per measure. Intervals and "
-        "p from the jackknife. It is not a correlation of residuals: it may differ from 0 even if only the control "
-        "links the two."
+        "Rank correlation with `{target}` given what is known without the measure. Controls with at most three levels "
+        "make strata: τ over pairs of models in which they are equal. Others are ordered: correlation of the residuals "
+        "of ranks, fitted inside the strata if there are any. Intervals: jackknife; p: permutations inside the strata."
     ),
     shown={
         "Held fixed": words("control"),
-        "Partial τ": number("value"),
+        "Coefficient": Cell(("coefficient",), lambda name: SAID.get(name, str(name))),
+        "Partial": number("value"),
         **INTERVAL,
         "p": chance("p"),
         "n": whole("n_configurations"),
     },
-    words=("Held fixed",),
+    words=("Held fixed", "Coefficient"),
     chosen=_shown,
 )

@@ -128,23 +128,10 @@ def weighted_spearman(
     return _inner(x, y, counts, ranks_in)
 
 
-def correlation_pvalues(
-    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], order: Int[np.ndarray, "b n"], *, exact: bool = False
-) -> Float[np.ndarray, "m t"]:
-    """Permutation p-values of Pearson's correlation; of Spearman's if rows of mid-ranks are given."""
+def unit_rows(x: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n"]:
+    """Each row centred and at length one, so that products are Pearson's correlations; NaN where it is constant."""
     every = np.ones((x.shape[1], 1))
-    unit_x, unit_y = (np.stack([_unit(values_in(row)(every), every)[:, 0] for row in a]) for a in (x, y))
-    p = np.empty((len(x), len(y)))
-    step = max(16, 32 * BLOCK // max(x.shape))
-    for k, row in enumerate(unit_y):
-        observed = np.abs(unit_x @ row)
-        at_least = np.zeros(len(x))
-        for start in range(0, len(order), step):
-            null = np.abs(unit_x @ row[order[start : start + step]].T)
-            at_least += (null >= observed[:, None] - 1e-12).sum(axis=1)
-        counted = at_least / len(order) if exact else (1 + at_least) / (1 + len(order))
-        p[:, k] = np.where(np.isnan(observed), np.nan, counted)
-    return p
+    return np.stack([_unit(values_in(row)(every), every)[:, 0] for row in x])
 
 
 def mid_ranks(x: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n"]:

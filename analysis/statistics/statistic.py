@@ -4,7 +4,8 @@ Each is one file, with a `STATISTIC` at its end that `analysis.statistics.catalo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,6 +89,7 @@ class Statistic:
         chosen: Of the leading target's rows those that the report shows, given the measures that lead.
         spread: More headings, which depend on the rows.
         reads: Columns that `chosen` looks at beside what is shown, apart by spaces.
+        later: Columns that tables of earlier versions lack, with what is then read in their place.
     """
 
     name: str
@@ -100,10 +102,15 @@ class Statistic:
     chosen: Callable[[pd.DataFrame, Sequence[str]], pd.DataFrame] = of_leading
     spread: Callable[[pd.DataFrame], Mapping[str, Cell]] = lambda _: {}
     reads: str = ""
+    later: Mapping[str, Any] = field(default_factory=dict)
+
+    def completed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A table with the columns that earlier versions did not write."""
+        return frame.assign(**{c: value for c, value in self.later.items() if c not in frame.columns})
 
     @property
     def needed(self) -> list[str]:
-        """The columns that the report reads."""
+        """The columns that the report reads, and every version has written."""
         own = {
             "measure",
             "target",
@@ -111,7 +118,7 @@ class Statistic:
             *self.reads.split(),
             *(c for cell in self.shown.values() for c in cell.columns),
         }
-        return [c for c in self.columns.split() if c in own]
+        return [c for c in self.columns.split() if c in own and c not in self.later]
 
     def made(self, evidence: Evidence) -> pd.DataFrame:
         """The table, rows in the order of targets and measures."""

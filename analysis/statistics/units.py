@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from analysis.measures.remarks import NOT_CONVERGED, OTHER, remarks_of
 from analysis.statistics.resampling import significant
 from analysis.table import SEED_COLUMNS, last_step, wide, with_variant
 
@@ -20,6 +21,7 @@ OF_METHOD = (
     *("m", "sharing", "group_size", "reference_size", "ascent", "obf_classes", "obf_gamma", "obf_link"),
     *("method_options", "base_model_options", "same_rng", "shrink_perturb"),
 )  # settings of a perturbation; all others are hyper-parameters of training, whose values make a cell
+ROUNDING = 2.0**-20  # values nearer than this part of their size may differ by the rounding of single precision alone
 MAXIMUM_LEVELS = 12  # a hyper-parameter with more is drawn at random, and no axis of a grid
 
 
@@ -38,7 +40,7 @@ class Units:
         hyper: One row a configuration, its `hp.*` columns without the seed; those of the methods are left out.
         draws: For each variant, the examples (or draws) behind a value, the median over runs.
         loose: For each variant with values that did not converge, in which runs; shape (runs,).
-        said: For each variant, what rows with a finite value say of it, and in how many runs.
+        said: For each variant, what rows with a finite value say of it, and in which runs (their places).
     """
 
     values: pd.DataFrame
@@ -50,7 +52,7 @@ class Units:
     hyper: pd.DataFrame
     draws: dict[str, float]
     loose: dict[str, Bool[np.ndarray, " r"]]
-    said: dict[str, dict[str, int]]
+    said: dict[str, dict[str, Int[np.ndarray, " k"]]]
 
     @cached_property
     def _numbers(self) -> tuple[Float[np.ndarray, "v r"], dict[str, int]]:
@@ -67,7 +69,8 @@ class Units:
     def average(self, columns: Sequence[str], runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "v c"]:
         """Mean of each column over the given runs of each configuration; NaN for a configuration without one.
 
-        Rounded to 12 significant digits: equal error rates must stay equal whatever seeds they came from.
+        Rounded to 12 significant digits: equal error rates must stay equal whatever seeds they came from. Values of a
+        row that differ by no more than the rounding of single precision are made equal (`without_rounding`).
         """
         x = self.columns(columns, runs)
         c = len(self.methods)
@@ -76,7 +79,21 @@ class Units:
         number = belongs.sum(axis=0)
         mean = significant(x @ (belongs / np.maximum(number, 1)))  # divided first: a sum of huge values overflows
         mean[:, number == 0] = np.nan
-        return mean
+        return without_rounding(mean)
+
+    def warnings_in(self, name: str, runs: Bool[np.ndarray, " r"]) -> tuple[float, dict[str, float]]:
+        """Which share of a variant's values in some runs carries a warning or did not converge, and of which kinds."""
+        total = int(runs.sum())
+        kinds: dict[str, Bool[np.ndarray, " r"]] = {}
+        for text, places in self.said.get(name, {}).items():
+            for kind in (remark if kind == OTHER else kind for kind, remark in remarks_of(text)):
+                kinds.setdefault(kind, np.zeros(len(runs), dtype=bool))[places] = True
+        if name in self.loose:
+            kinds[NOT_CONVERGED] = kinds.get(NOT_CONVERGED, False) | self.loose[name]
+        shares = {kind: float((where & runs).sum() / max(total, 1)) for kind, where in kinds.items()}
+        shares = {kind: share for kind, share in sorted(shares.items(), key=lambda each: -each[1]) if share}
+        anywhere = np.any(list(kinds.values()), axis=0) & runs if kinds else np.zeros(1)
+        return float(anywhere.sum() / max(total, 1)), shares
 
     def blocks(
         self, measures: Sequence[str], targets: Sequence[str]
@@ -163,10 +180,10 @@ def units(
     last = with_variant(last_step(table).reindex(columns=told))
     finite = last[np.isfinite(last["value"].to_numpy(dtype=np.float64))]
     loose = finite[finite["converged"].eq(False)].groupby("variant")["run_id"]
-    remarks = finite[finite["warnings"].fillna("").ne("")].groupby(["variant", "warnings"]).size()
-    said: dict[str, dict[str, int]] = {}
-    for (name, text), count in remarks.items():
-        said.setdefault(str(name), {})[str(text)] = int(count)
+    remarks = finite[finite["warnings"].fillna("").ne("")].groupby(["variant", "warnings"])["run_id"]
+    said: dict[str, dict[str, Int[np.ndarray, " k"]]] = {}
+    for (name, text), ids in remarks:
+        said.setdefault(str(name), {})[str(text)] = values.index.get_indexer(ids)
     return Units(
         values.where(np.isfinite(values)),
         measure,
@@ -179,6 +196,33 @@ def units(
         {str(k): values.index.isin(ids) for k, ids in loose},
         said,
     )
+
+
+def without_rounding(x: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
+    """Values of each row that differ by less than 2^-20 of their size made equal, to the smallest of them.
+
+    Networks compute in single precision, with 24 bits, of which a sum over weights or examples loses some. A measure
+    that is constant, or constant inside a method, by construction (the length of a perturbation of given radius) is
+    otherwise ordered by rounding alone. Groups of equal values begin at their smallest and are no wider than that, so
+    that a dense row does not run together. Whole numbers are exact and stay.
+    """
+    order = np.argsort(x, axis=1)
+    sorted_x = np.take_along_axis(x, order, axis=1)  # NaN last
+    step = np.diff(sorted_x, axis=1)
+    with np.errstate(invalid="ignore"):
+        near = (
+            (step > 0)
+            & (step <= ROUNDING * np.abs(sorted_x[:, 1:]))
+            & (np.isfinite(x) & (x != np.round(x))).any(axis=1, keepdims=True)
+        )
+    out = x.copy()
+    for row in np.flatnonzero(near.any(axis=1)):
+        values, start = sorted_x[row], sorted_x[row, 0]
+        for k, value in enumerate(values):
+            if not value - start <= ROUNDING * abs(start):
+                start = value
+            out[row, order[row, k]] = start
+    return out
 
 
 def of_method(column: str) -> bool:

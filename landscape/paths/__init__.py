@@ -2,7 +2,7 @@
 
 from landscape.paths.alignment import AlignedInterpolation, Alignment, align, interpolate_aligned
 from landscape.paths.ascent_path import AscentPath, ascent_path
-from landscape.paths.barrier import Barrier, barrier, refined_barrier
+from landscape.paths.barrier import Barrier, barrier
 from landscape.paths.curves import Bezier, Curve, Polygon, make_curve
 from landscape.paths.evaluation import StateEvaluator
 from landscape.paths.groups import PermutationGroups
@@ -41,7 +41,6 @@ __all__ = [
     "make_curve",
     "plane_through",
     "profile",
-    "refined_barrier",
     "summarise",
     "weight_matching",
 ]

@@ -2,20 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from landscape.estimate import Estimate
-from landscape.paths.evaluation import Evaluate
-from landscape.paths.profile import Path, PathProfile, profile, standard_error
+from landscape.paths.profile import standard_error
 from landscape.precision import in_own_precision
 
 Definition = Literal["B_lin", "B_max"]
-GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -92,83 +89,3 @@ def barrier(
         definition=definition,
         evaluations=len(inside),
     )
-
-
-def refined_barrier(
-    found: PathProfile,
-    path: Path,
-    evaluate: Evaluate,
-    *,
-    subset: str,
-    mode: str = "eval",
-    metric: str = "loss",
-    definition: Definition = "B_lin",
-    tol: float = 1e-3,
-) -> Barrier:
-    """The barrier with its maximum sought between the grid's points, by golden section around the highest one.
-
-    The function is taken to have one peak between the two neighbours of the highest point. The result is never below
-    the grid's.
-
-    Args:
-        found: Values on a grid, 0 and 1 among its coordinates.
-        path: The same path.
-        evaluate: The same evaluation.
-        subset: Which data.
-        mode: Which BatchNorm mode.
-        metric: "loss" or "error".
-        definition: "B_lin" or "B_max".
-        tol: Length of the interval, in the path's coordinate, at which the search ends.
-
-    Returns:
-        The barrier; `converged` is False where its value is not finite, in which case nothing is sought.
-
-    Raises:
-        ValueError: If `tol` is not above 0; as `barrier`.
-    """
-    if not tol > 0:
-        raise ValueError(f"`tol` must be above 0, a length in the path's coordinate, got {tol!r}.")
-    coordinates, table = found.coordinates, found.table(subset, mode, metric)
-    best = barrier(coordinates, table, definition=definition)
-    if not math.isfinite(best.value):
-        return replace(best, converged=False)
-    grid = sorted(a for a in coordinates.tolist() if 0 <= a <= 1)
-    at = grid.index(best.location)
-    low, high = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
-    ends = [int((coordinates == end).nonzero()[0]) for end in (0, 1)]
-    spent = best.evaluations
-
-    def rise(a: float) -> Barrier:
-        nonlocal spent
-        spent += 1
-        row = profile(path, [a], evaluate).table(subset, mode, metric)[0]
-        three = torch.stack([table[ends[0]], row, table[ends[1]]])
-        one = _single(a, three, definition)
-        nonlocal best
-        if one.value > best.value:
-            best = one
-        return one
-
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    f_left, f_right = rise(left).value, rise(right).value
-    while high - low > tol:
-        if f_left >= f_right:
-            high, right, f_right = right, left, f_left
-            left = high - GOLDEN * (high - low)
-            f_left = rise(left).value
-        else:
-            low, left, f_left = left, right, f_right
-            right = low + GOLDEN * (high - low)
-            f_right = rise(right).value
-    return replace(best, evaluations=spent, method=f"{definition}, golden section")
-
-
-def _single(a: float, three: Float[Tensor, "3 n"], definition: Definition) -> Barrier:
-    """The rise at one point, where it lies below the ends too."""
-    low, middle, high = three
-    reference = (
-        (1 - a) * low + a * high if definition == "B_lin" else (low if bool(low.mean() >= high.mean()) else high)
-    )
-    rises = (middle - reference)[None]
-    error = float(standard_error(rises)[0])
-    return Barrier(float(rises.mean()), error, rises.shape[1], location=a, definition=definition)

@@ -4,7 +4,7 @@ from landscape.sharpness.ascent import ascent_sharpness
 from landscape.sharpness.average import average_sharpness
 from landscape.sharpness.blocks import first_order_sharpness
 from landscape.sharpness.fisher_rao import fisher_rao_norm, homogeneous_fisher_rao_norm
-from landscape.sharpness.gradients import GradientMoments, gradient_moments, two_batch_noise_scale
+from landscape.sharpness.gradients import GradientMoments, gradient_moments
 from landscape.sharpness.keskar import keskar_sharpness
 from landscape.sharpness.logits import logit_normalised, normalised_logits
 from landscape.sharpness.noise_radius import Radius, noise_radius, worst_case_radius
@@ -30,7 +30,6 @@ __all__ = [
     "normalised_logits",
     "relative_flatness",
     "surrogate_gap",
-    "two_batch_noise_scale",
     "worst_case_radius",
     "worst_case_sharpness",
 ]

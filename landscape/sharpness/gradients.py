@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -196,57 +195,6 @@ def _scales(risk: EmpiricalRisk, batch: Batch) -> Tensor | None:
         return None
     weights = [float(risk.weight(*slice_batch(batch, i, i + 1))) for i in range(batch_size(batch))]
     return torch.tensor(weights, dtype=torch.float64) * (risk.n / math.fsum(risk.weights))
-
-
-@in_own_precision
-def two_batch_noise_scale(
-    small: Float[Tensor, " k"] | Sequence[float], b: int, large: Float[Tensor, " l"] | Sequence[float], B: int
-) -> Estimate:
-    """The noise scale from squared norms of gradients of batches of two sizes, where no single example's is at hand.
-
-    ‖G‖² = (B ⟨|g_B|²⟩ - b ⟨|g_b|²⟩) / (B - b),  S = tr Σ = (⟨|g_b|²⟩ - ⟨|g_B|²⟩) / (1/b - 1/B); both are averaged
-    before the division.
-
-    Args:
-        small: |g_b|² of batches of b examples.
-        b: Their size, at least 1.
-        large: |g_B|² of batches of B examples.
-        B: Their size, above b.
-
-    Returns:
-        S / ‖G‖², NaN where ‖G‖² ≤ 0; `parts` as for `GradientMoments.noise_scale`, with standard errors that take the
-        batches for independent ones (NaN where there is a single one).
-
-    Raises:
-        ValueError: If the sizes are not 1 ≤ b < B, or there is no batch.
-
-    Source:
-        McCandlish et al. (2018), arXiv 1812.06162, appendix A.1.
-    """
-    if not 1 <= b < B:
-        raise ValueError(f"`b` and `B` must be 1 <= b < B, got {b} and {B}.")
-    if not len(small) or not len(large):
-        raise ValueError("`small` and `large` must have at least one batch each.")
-    (low, low_error), (high, high_error) = (_mean(np.asarray(list(map(float, v)))) for v in (small, large))
-    square, square_error = (B * high - b * low) / (B - b), math.hypot(B * high_error, b * low_error) / (B - b)
-    unit = 1 / b - 1 / B
-    trace, trace_error = (low - high) / unit, math.hypot(low_error, high_error) / unit
-    draws = len(small) + len(large)
-    parts = {
-        "covariance_trace": Estimate(trace, trace_error, draws),
-        "squared_gradient": Estimate(square, square_error, draws),
-    }
-    if not square > 0:
-        return Estimate(math.nan, math.nan, draws, method="two-batch", parts=parts)
-    lean_low = 1 / (unit * square) + trace * b / ((B - b) * square**2)  # the ratio's derivatives
-    lean_high = -1 / (unit * square) - trace * B / ((B - b) * square**2)
-    error = math.hypot(lean_low * low_error, lean_high * high_error)
-    return Estimate(trace / square, error, draws, method="two-batch", parts=parts)
-
-
-def _mean(values: Numbers) -> tuple[float, float]:
-    k = len(values)
-    return float(values.mean()), float(values.std(ddof=1)) / math.sqrt(k) if k > 1 else math.nan
 
 
 def _spread(values: Numbers) -> float:

@@ -15,6 +15,7 @@ from made_surfaces import made
 from scipy.stats import kendalltau
 
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, HISTORY, StudyResults
+from analysis.statistics.catalogue import STATISTICS
 from analysis.surfaces.files import write_surface
 from analysis.table import COLUMNS, Row, check, join_config, last_step, with_variant
 
@@ -156,7 +157,7 @@ def correlations(measures, runs):
                 half = 1.2 / np.sqrt(len(both))
                 out.append({
                     "measure": name, "target": target, "coefficient": coefficient, "value": tau, "low": tau - half,
-                    "high": min(tau + half, 1.0), "p": p, "p_holm": min(1.0, p * len(names)), "dropped": 2,
+                    "high": min(tau + half, 1.0), "p": p, "p_adjusted": min(1.0, p * len(names)), "dropped": 2,
                     "n_configurations": len(both) // 2, "n_runs": len(both),
                     "within": -0.3 if name == "top_eigenvalue" else tau / 2,
                     "within_low": np.nan, "within_high": np.nan, "groups": 5, "reversal": name == "top_eigenvalue",
@@ -167,14 +168,15 @@ def correlations(measures, runs):
 
 def extended(stats):
     """The correlations with baselines, coefficients inside cells, floors of p-values and warnings beside them."""
-    if stats.empty or "stratified" in stats.columns:
+    if stats.empty:
         return stats
     kendall = stats["coefficient"] == "kendall"
     inside = stats["value"].where(kendall) * 0.8
     inside = inside.mask(stats["measure"] == "trace", -inside)
-    warned = np.where(stats["measure"] == "parameter_norm", 1.0, 0.0)
+    warned = np.where(stats["measure"] == "gradient_norm", 1.0, 0.0)
+    role = np.where(stats["measure"] == "parameter_norm", "baseline", "candidate")
     more = stats.assign(
-        role="candidate", p_adjusted=stats["p_holm"], p_floor=1e-4, permuted="freely", stratified=inside,
+        role=role, p_floor=1e-4, permuted="freely", stratified=inside,
         stratified_low=inside - 0.2, stratified_high=np.minimum(inside + 0.2, 1.0), stratified_p=0.001,
         stratified_p_adjusted=np.where(kendall, 0.004, np.nan), stratified_p_floor=0.004, stratified_mean=inside,
         cells=4, cells_dropped=1, cell_reversal=kendall & (stats["measure"] == "trace"), warned=warned,
@@ -184,6 +186,17 @@ def extended(stats):
     shifts = {"validation_error": 0.1, "train_error": -0.4}
     known = [known.assign(measure=name, value=known["value"] + shift) for name, shift in shifts.items()]
     return pd.concat([more, *known], ignore_index=True)
+
+
+def families(stats):
+    """One row a family and target, of the shape that `correlate` gives it."""
+    rows = stats[(stats["coefficient"] == "kendall") & stats["measure"].isin(("top_eigenvalue", FORGETTING[0]))]
+    named = rows[["target", "value", "low", "high"]].assign(
+        family=np.where(rows["measure"] == "top_eigenvalue", "sharpness", "forgetting"), representative=rows["measure"],
+        variants=9, stratified=0.4, stratified_low=0.1, stratified_high=0.6, strongest="trace", strongest_value=0.5,
+        best_of_k_p=0.03, p_of_representative=0.2, warnings="",
+    )  # fmt: skip
+    return named.reindex(columns=STATISTICS["families"].columns.split()).reset_index(drop=True)
 
 
 def further(stats):
@@ -197,6 +210,7 @@ def further(stats):
         for axis, scale in (("all", 0.5), ("lr", 0.2), ("rho", 0.8))
     ]
     return {
+        "families": families(stats),
         "granulated": pd.concat(axes, ignore_index=True),
         "information": keys.assign(
             k=abs(v) / 3, subset="lr+rho", sign_of_psi=np.sign(v), baseline=0.02, excess=abs(v) / 3 - 0.02
@@ -204,16 +218,21 @@ def further(stats):
         "sign_errors": keys.assign(
             axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30
         ),
-        "partial": keys.assign(control="train_loss", value=v / 2, p=0.2, n_configurations=15, **ends),
+        "partial": keys.assign(
+            control="train_loss", coefficient="spearman of residuals", value=v / 2, p=0.2, n_configurations=15, **ends
+        ),
         "multilevel": keys.assign(
             level="method", pooled=v, within=-v / 3, between=v, reversal=True, se=0.1, p_permutation=0.3, clusters=6,
             random_slope=v / 2,
         ),
         "selection": keys.assign(variants=3, best=rows["measure"], naive=v, held_out=v / 2, chosen_share=0.7),
         "prediction": pd.DataFrame(
-            [(t, "measures", "ridge", 5, -0.5, -2.0, 0.3, 0.4, 0.01, 0.012, 15, 6, "") for t in TARGETS],
-            columns=["target", "features", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
-                     "n_configurations", "methods", "warnings"],
+            [(t, name, "", "ridge", 5, -0.5, -2.0, 0.3, 0.4, 0.01, 0.012, *(np.nan,) * 4, 15, 6, "") for t in TARGETS
+             for name in ("measures", "all baselines")]
+            + [(t, "all baselines + measure", m, "ridge", 6, 0.5, np.nan, np.nan, 0.4, 0.01, 0.012, 0.1, -0.1, 0.3,
+                0.05, 15, 6, "") for t in TARGETS for m in dict.fromkeys(rows["measure"])],
+            columns=["target", "features", "added", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean",
+                     "gain", "gain_low", "gain_high", "gain_tau", "n_configurations", "methods", "warnings"],
         ),
         "power": keys.assign(
             value=v, n_configurations=15, smallest_effect=0.45, power=0.6, required_configurations=40.0,
@@ -250,14 +269,19 @@ def make(folder=Path("toy"), *, methods=METHODS, seeds=2, epochs=20, seed=0, all
     if rows:
         tau = stats[stats["coefficient"] == "kendall"].set_index(["measure", "target"])["value"].abs()
         comparisons = pd.DataFrame([
-            {"forgetting": f, "sharpness": s, "target": t, "tau_forgetting": tau[f, t], "tau_sharpness": tau[s, t],
-             "difference": tau[f, t] - tau[s, t], "low": tau[f, t] - tau[s, t] - 0.3,
-             "high": tau[f, t] - tau[s, t] + 0.3,
-             "n_configurations": 30, "warnings": ""}
+            {"forgetting": f, "sharpness": s, "target": t, "pairs": "pooled", "tau_forgetting": tau[f, t],
+             "tau_sharpness": tau[s, t], "difference": tau[f, t] - tau[s, t], "low": tau[f, t] - tau[s, t] - 0.3,
+             "high": tau[f, t] - tau[s, t] + 0.3, "draws": 1, "n_configurations": 30, "warnings": ""}
             for f in FORGETTING for s in SHARPNESS for t in TARGETS[:2] if (f, t) in tau.index
         ], columns=list(COMPARISONS))  # fmt: skip
     ceilings = pd.DataFrame(
-        [(t, c, 0.8, 0.88, 0.85, 30, "") for t in TARGETS for c in ("kendall", "spearman", "pearson")] if rows else [],
+        [
+            (t, c, 0.8, 0.88, 0.85, 0.9, "F_mi", 0.7, 0.6, 30, "")
+            for t in TARGETS
+            for c in ("kendall", "spearman", "pearson")
+        ]
+        if rows
+        else [],
         columns=list(CEILINGS),
     )
     study = {

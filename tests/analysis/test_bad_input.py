@@ -21,7 +21,7 @@ FORGETTING = {"provider": "obf", "radius": "iso-loss", "m": 64}
 VALUE = {  # of each table of statistics, the column that must be finite or explained
     "correlations": "value", "comparisons": "difference", "ceilings": "spearman_brown", "granulated": "psi",
     "information": "k", "sign_errors": "mean", "partial": "value", "multilevel": "pooled", "selection": "held_out",
-    "prediction": "r2", "power": "required_configurations",
+    "prediction": "r2", "power": "required_configurations", "families": "value",
 }  # fmt: skip
 
 

@@ -18,8 +18,10 @@ import torch
 import yaml
 from commands import command as run
 from safetensors.torch import save_file
+from synthetic import make
 
 from analysis import path as places
+from analysis.cli.correlate import show_correlations
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
@@ -173,7 +175,8 @@ def test_a_device_that_is_not_there_is_said_in_a_line_before_anything_is_read(co
     assert not list(tmp_path.iterdir())
 
 
-def test_one_run_trains_on_one_device(tmp_path, capsys):
+def test_one_run_trains_on_one_device(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainers.runtime.device_of", lambda name: name)  # as if there were two
     assert run("train", "--epochs", 1, "--device", "cpu:0,1", "--out", tmp_path) == 2
     assert "`device` 'cpu:0,1' names several devices, and one run trains on one: name one" in one_line(capsys)
     assert not list(tmp_path.iterdir())
@@ -257,6 +260,21 @@ def test_correlate_takes_the_settings_of_the_study_and_the_report_tells_those_us
     }  # fmt: skip
 
 
+def test_correlations_are_printed_with_whole_names_and_baselines(capsys):
+    rows = make().correlations.copy()
+    rows.loc[rows["measure"] == "trace", ["role", "warnings"]] = "baseline", "two tied parameters"
+    show_correlations(rows, 3)
+    printed = capsys.readouterr().out
+    words = "".join(printed.split())
+    leading = rows.query("coefficient == 'kendall' and target == 'test_error' and role == 'candidate'")
+    for name in leading.sort_values("value", key=abs, ascending=False)["measure"].head(3):
+        assert "".join(name.split("[")[0].split()) in words
+    assert "trace*" in words
+    assert "note: two tied parameters: trace" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "max-T" in printed
+
+
 def test_compare_takes_the_level_of_the_study(study, capsys):
     assert run("compare", study) == 0
     assert "90 % t interval" in " ".join(capsys.readouterr().out.split())
@@ -266,7 +284,7 @@ def test_files_of_one_stem_have_tables_and_names_of_their_own(own):
     own_things = imported()
     state = own_things.digits().state_dict()
     torch.save(state, "w.pt")
-    options = ["--model", "own_things:digits", "--train-size", 30, "--measures", "norms"]
+    options = ["--model", "own_things:digits", "--train-size", 30, "--measures", "baselines"]
     assert run("measure", "w.pt", *options) == 0
     assert (own / "w.measures.parquet").exists()
     save_file({name: 2 * t for name, t in state.items()}, "w.safetensors")

@@ -177,13 +177,13 @@ def test_forest_without_cells_shows_the_mean_within_methods(results, ax):
 
 
 def test_forest_shows_named_measures_and_baselines_in_the_order_given(results, ax):
-    given = ["top_eigenvalue", "parameter_norm", "validation_error"]
+    given = ["top_eigenvalue", "gradient_norm", "validation_error"]
     figures.forest(ax, results.correlations, target="gap_error", measures=given)
     rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
     np.testing.assert_allclose([line.get_xdata()[0] for line in drawn(ax)[0]], rows.loc[given, "value"])
     assert [t.get_text() for t in ax.get_yticklabels()] == [
         "largest eigenvalue",
-        "parameter norm",
+        "gradient norm",
         "validation error †",
     ]
     assert [("⚠" in t.get_text()) for t in ax.texts] == [False, False, True, False, False, False]
@@ -360,9 +360,9 @@ def test_the_forest_caption_tells_how_many_were_tried(results):
     _, facts = figures.FIGURES["forest"].draw(results)
     tried = results.correlations.query("target == 'gap_error' and coefficient == 'kendall' and role == 'candidate'")
     assert facts["all"] == len(tried)
-    assert "2 baselines" in facts["known"]
+    assert "3 baselines" in facts["known"]
     assert "4 cells, 1 left out" in facts["hollow"]
-    assert facts["n"] == "13 to 15"
+    assert facts["n"] == "15"
 
 
 def many(n, family="F_mi"):
@@ -372,7 +372,7 @@ def many(n, family="F_mi"):
          "n_configurations": 20}
         for k in range(n)
     ]  # fmt: skip
-    names = ("cw", "KL", "JS", "TV", "dH", "top_eigenvalue", "parameter_norm", "path_norm", "b_marg")
+    names = ("cw", "KL", "JS", "TV", "dH", "top_eigenvalue", "distance_from_init", "path_norm", "b_marg")
     rows += [
         {"measure": m, "target": "gap_error", "coefficient": "kendall", "value": 0.1 + i / 100, "n_configurations": 20}
         for i, m in enumerate(names)
@@ -416,8 +416,7 @@ def test_a_reversal_is_among_the_scatter_plots(results):
     assert sum("⇄" in title for title in titles) == 1
     assert "as for 1 of the" in facts["reversals"]
     psi = results.further["granulated"].query("axis == 'all' and target == 'gap_error'").set_index("measure")["psi"]
-    strongest = figures.strongest(results.correlations, target="gap_error")["measure"].iloc[0]
-    assert any(f"Ψ = {style.fixed(psi[strongest])}" in title for title in titles)
+    assert any(f"Ψ = {style.fixed(psi['top_eigenvalue'])}" in title for title in titles)
     none = StudyResults(**{**results.__dict__, "correlations": results.correlations.assign(reversal=False)})
     figure, facts = figures.FIGURES["scatter"].draw(none)
     assert facts["reversals"].startswith("In none of them")

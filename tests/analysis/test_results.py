@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from synthetic import configs, make, write
 
-from analysis.results import StudyResults
+from analysis.results import CORRELATIONS, StudyResults
 from analysis.statistics.catalogue import STATISTICS
 
 
@@ -100,6 +100,24 @@ def test_a_table_without_its_columns_is_refused():
     given = make(methods=(("sgd", None),))
     with pytest.raises(ValueError, match=r"`ceilings` lacks the columns \['split_half'\]"):
         StudyResults(**{**given.__dict__, "ceilings": given.ceilings.drop(columns="split_half")})
+
+
+def test_comparisons_and_ceilings_of_before_are_pooled_and_lack_the_rest(folder):
+    older = {
+        "comparisons": ["pairs", "low_draws", "high_draws", "signed", "signed_low", "signed_high", "draws"],
+        "ceilings": ["independent", "strongest", "strongest_value", "strongest_across"],
+    }
+    for name, columns in older.items():
+        path = folder / f"statistics/{name}.parquet"
+        pd.read_parquet(path).drop(columns=columns).to_parquet(path)
+    read = StudyResults.load(folder)
+    assert set(read.comparisons["pairs"]) == {"pooled"}
+    assert read.comparisons["signed_low"].isna().all()
+    assert read.ceilings["independent"].isna().all()
+    path = folder / "statistics/ceilings.parquet"
+    pd.read_parquet(path).drop(columns="split_half").to_parquet(path)
+    with pytest.raises(ValueError, match="split_half"):
+        StudyResults.load(folder)
 
 
 def test_statistics_without_expected_signs_are_read_as_unknown(folder):
@@ -240,3 +258,22 @@ def test_captions_say_how_intervals_were_made():
     new = StudyResults(**{**given.__dict__, "correlations": given.correlations.assign(interval="stabilised")})
     assert "jackknife" in new.facts()["intervals"]
     assert "resample configurations" in new.facts()["resampled"]
+
+
+def test_tables_of_correlations_made_earlier_stay_readable(folder):
+    path = folder / "statistics" / "correlations.parquet"
+    old = pd.read_parquet(path).rename(columns={"p_adjusted": "p_holm"})
+    early = ["measure", "target", "coefficient", "value", "low", "high", "p", "p_holm", "n_configurations", "n_runs"]
+    early += ["dropped", "within", "within_low", "within_high", "groups", "reversal", "warnings"]
+    old[early].to_parquet(path, index=False)
+    read = StudyResults.load(folder).correlations
+    assert set(CORRELATIONS) <= set(read.columns)
+    assert read["p_adjusted"].tolist() == old["p_holm"].tolist()
+    assert set(read["correction"]) == {"holm"}
+    assert set(read.loc[read["measure"] == "top_eigenvalue", "role"]) == {"candidate"}
+    assert set(read.loc[read["measure"] == "parameter_norm", "role"]) == {"baseline"}
+    assert read[["stratified", "stratified_p", "p_floor", "warned"]].isna().all(axis=None)
+    assert not read["cell_reversal"].any()
+    old[early].drop(columns="p_holm").to_parquet(path, index=False)
+    with pytest.raises(ValueError, match="lacks the columns"):
+        StudyResults.load(folder)

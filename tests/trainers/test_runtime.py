@@ -11,13 +11,20 @@ from trainers import Runtime, fit
 from trainers.runtime import device_of
 from trainers.sweep.parallel import cores, in_parallel
 
+
+@pytest.fixture
+def any_device(monkeypatch):
+    """Devices need not be there: a CPU with a number stands for one of several."""
+    monkeypatch.setattr("trainers.runtime.device_of", lambda name: name)
+
+
 TINY = {"epochs": 1, "train_size": 20, "validation_size": 0, "test_size": 20, "model_options": {"width": 2, "depth": 1}}
 
 
 @pytest.mark.parametrize(("device", "names"), [
     ("cpu", ("cpu",)), ("cpu:0", ("cpu:0",)), ("cpu:0,1", ("cpu:0", "cpu:1")), ("cpu:2,0", ("cpu:2", "cpu:0")),
 ])  # fmt: skip
-def test_devices_by_name(device, names):
+def test_devices_by_name(device, names, any_device):
     assert Runtime(device).devices == names
 
 
@@ -29,11 +36,12 @@ def test_auto_is_the_best_that_there_is(monkeypatch):
     assert Runtime("auto").devices == ("cuda",)
 
 
-@pytest.mark.parametrize(("runtime", "limit"), [
-    (Runtime(), None), (Runtime(jobs=3), 3), (Runtime("cpu:0"), 1), (Runtime("cpu:0,1"), 2), (Runtime("cpu:0,1", 4), 4),
-    (Runtime(ranks=Ranks(1, 2)), 1), (Runtime(jobs=3, ranks=Ranks(1, 2)), 3),
+@pytest.mark.parametrize(("fields", "limit"), [
+    ({}, None), ({"jobs": 3}, 3), ({"device": "cpu:0"}, 1), ({"device": "cpu:0,1"}, 2),
+    ({"device": "cpu:0,1", "jobs": 4}, 4), ({"ranks": Ranks(1, 2)}, 1), ({"jobs": 3, "ranks": Ranks(1, 2)}, 3),
 ])  # fmt: skip
-def test_as_many_processes_as_devices_unless_more_are_asked_for(runtime, limit):
+def test_as_many_processes_as_devices_unless_more_are_asked_for(fields, limit, any_device):
+    runtime = Runtime(**fields)
     assert runtime.limit == limit
     assert runtime.processes == (limit or cores())
 
@@ -44,7 +52,7 @@ def test_as_many_processes_as_devices_unless_more_are_asked_for(runtime, limit):
     ("cpu:0,1,2", 2, ["cpu:0,2", "cpu:1"]),
     ("cpu:4,5", 3, ["cpu:4", "cpu:5", "cpu:4"]),
 ])  # fmt: skip
-def test_ranks_share_the_devices(devices, count, shares):
+def test_ranks_share_the_devices(devices, count, shares, any_device):
     assert [Runtime(devices)._among(Ranks(rank, count)).device for rank in range(count)] == shares
 
 
@@ -59,11 +67,13 @@ def test_a_runtime_or_its_fields():
 @pytest.mark.parametrize(("fields", "message"), [
     ({"device": "meta"}, "`device` 'meta' is not there .it holds no numbers.; this machine has cpu"),
     ({"device": "cpu:0,x"}, "`device` 'cpu:x' is not there"),
+    ({"device": "cpu:1"}, "`device` 'cpu:1' is not there .there is one CPU, whose cores `jobs` shares out.; this"),
+    ({"device": "cpu:0,1"}, "`device` 'cpu:1' is not there"),
     ({"device": "cpu:1,1"}, "`device` 'cpu:1,1' names a device twice: name each once"),
     ({"jobs": 0}, "`jobs` must be at least 1, got 0; leave it out for one a core"),
     ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
     ({"address": "x:1"}, "`address` is a Ray cluster's, got 'x:1' with executor 'processes': use 'ray'"),
-    ({"device": "cpu:0,1", "executor": "ray"}, "`device` must be 'cpu' with executor 'ray', .* got 'cpu:0,1'"),
+    ({"device": "cpu:0", "executor": "ray"}, "`device` must be 'cpu' with executor 'ray', .* got 'cpu:0'"),
 ])  # fmt: skip
 def test_what_is_not_there_or_does_not_go_together_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):

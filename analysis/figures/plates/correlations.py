@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.candidates import BASELINE, completed, lineup
+from analysis.candidates import lineup
 from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, of_target
 from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page, span
 from analysis.figures.scatter import line_handles, scatter
 from analysis.results import StudyResults
+from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.style import FAMILIES, counted, family, looks
 
 TOP = 20  # rows of a figure that a reader can still take in
@@ -51,18 +52,26 @@ def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
     rows = results.comparisons[np.isfinite(results.comparisons["difference"].to_numpy(dtype=float))]
     order = [t for t in results.targets if t in set(rows["target"])] or list(rows["target"].unique())
     if not order:
-        raise NothingToDraw("No forgetting measure was compared with a sharpness measure.")
+        raise NothingToDraw("No two measures were compared: the study names no pair of which both were measured.")
     here = rows[rows["target"] == order[0]]
-    shown = min(len(here), 12)
-    figure = page(0.9 + 0.36 * shown)
+    pairs = len(here[["forgetting", "sharpness"]].drop_duplicates())
+    lines = min(pairs, 12)
+    inside = "pairs" in here.columns and (here["pairs"] == "stratified").any()
+    drawn = "low_draws" in here.columns and np.isfinite(here["low_draws"].to_numpy(dtype=float)).any()
+    figure = page(0.9 + 0.36 * lines)
     comparison_plot(figure.add_subplot(), here, top=12)
-    return figure, {"target": order[0], "shown": shown, "all": len(here), "n": span(here["n_configurations"])}
+    return figure, {
+        "target": order[0], "shown": lines, "all": pairs, "n": span(here["n_configurations"]),
+        "inside": "Below, on a broken line: over pairs inside cells of equal hyper-parameters of training. " if inside
+        else "", "drawn": "Thin: resampling draws of the data too. " if drawn else "",
+    }  # fmt: skip
 
 
 def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     target, rows = leading(results)
-    points = {m: results.points(m, target) for m in _panels(rows)}
-    drawn = [row for row in rows.to_dict("records") if len(points.get(row["measure"], ()))]
+    points = {m: results.points(m, target) for m in _panels(results, target, rows)}
+    of_measure = {row["measure"]: row for row in rows.to_dict("records")}
+    drawn = [of_measure[name] for name, places in points.items() if name in of_measure and len(places)]
     if not drawn:
         raise NothingToDraw(f"No configuration has both a measure and {target} at its last checkpoint.")
     psi = _granulated(results, target)
@@ -96,12 +105,12 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     return figure, {"target": target, "shown": len(drawn), "reversals": said, "psi": named}
 
 
-def _panels(rows: pd.DataFrame) -> list[str]:
-    """The strongest of each family first, then the strongest of the rest; a reversal is always there."""
-    families = rows["measure"].map(family)
-    first = rows[~families.duplicated() & (families != "other")]
-    rest = rows[~rows["measure"].isin(first["measure"])]
-    chosen = pd.concat([first.head(PANELS), rest])["measure"].head(PANELS).tolist()
+def _panels(results: StudyResults, target: str, rows: pd.DataFrame) -> list[str]:
+    """The representatives of families, then the strongest of the rest; a reversal is always there."""
+    standings = lineup(results, of_target(results.correlations, target))
+    named = [str(standing.row["measure"]) for standing in standings if standing.named]
+    rest = [str(m) for m in rows["measure"] if m not in named]
+    chosen = [*named, *rest][:PANELS]
     turned = rows[rows["reversal"].astype(bool)]
     if len(turned) and not set(turned["measure"]) & set(chosen):
         clear = turned[["value", "within"]].abs().min(axis=1)  # both signs are then more than noise
@@ -152,22 +161,24 @@ PLATES: dict[str, Plate] = {
         alt="Forest plot of correlations with intervals, one line a measure.",
     ),
     "comparison": Plate(
-        title="Forgetting against sharpness",
+        title="One measure against another",
         draw=_comparison,
         caption=(
-            "Paired difference |τ_b(forgetting)| − |τ_b(sharpness)| with `{target}`, both taken on the same {n} "
-            "configurations; {shown} of {all} pairs, the largest differences. {resampled}; filled where the interval "
-            "excludes 0, hollow where it contains 0 or where there is none. The pairs were named in the study."
+            "Paired difference of |τ_b| with `{target}` between the first and the second measure of each pair, both "
+            "taken on the same {n} configurations. Shown: {shown} of {all} pairs that the study named, in its order. "
+            "{inside}{resampled}. {drawn}Filled where the interval excludes 0, hollow where it contains 0 or where "
+            "there is none. Where a |τ_b| is near 0 its absolute value is too large on average, and the difference is "
+            "not to be trusted."
         ),
-        alt="Paired differences between forgetting and sharpness correlations, with intervals.",
+        alt="Paired differences between the correlations of two measures, with intervals.",
     ),
     "scatter": Plate(
-        title="Leading measures, configuration by configuration",
+        title="Configuration by configuration",
         draw=_scatter,
         caption=(
             "Each point is a configuration, averaged over its seeds at the last checkpoint; whiskers are one "
-            "standard deviation over seeds. Shown: the strongest measure of each family by |τ_b| with `{target}`, "
-            "then the next strongest, {shown} in all, with a reversal among them if there is one. Titles: τ_b with its "
+            "standard deviation over seeds. Shown against `{target}`: one measure of each family, chosen without "
+            "looking at the target, {shown} in all, with a reversal among them if there is one. Titles: τ_b with its "
             "{level} interval and the number n of configurations. {psi}{reversals}."
         ),
         alt="Scatter plots of measures against the target, coloured by training method.",

@@ -4,6 +4,7 @@ The errors and losses on training and validation data are baselines too; they ar
 """
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -30,18 +31,18 @@ def baselines(subject: Subject) -> Rows:
     A row is left out where there is no such number: without validation examples, without wrong labels that are known
     to be wrong, for weights whose training is not known. None of them sees a label of a validation example.
     """
-    rows = _confidence(subject, "train", subject.train_outputs)
+    rows = _confidence(subject, "train", lambda: subject.train_outputs)
     if len(subject.data.validation):
-        rows += _confidence(subject, "held_out", subject.outputs(pair(subject.data.validation)[0]))
+        rows += _confidence(subject, "held_out", lambda: subject.outputs(pair(subject.data.validation)[0]))
     return [*rows, *_fitted(subject), Row("parameter_norm", float(norm(subject.risk.theta))), *_settings(subject)]
 
 
-def _confidence(subject: Subject, split: str, outputs: Tensor) -> Rows:
+def _confidence(subject: Subject, split: str, outputs: Callable[[], Tensor]) -> Rows:
     """How sure the outputs are; where they are no distributions over classes, marked rows that say so."""
     why = no_probabilities(subject.task)
     if not why:
         try:
-            found = output_bias(subject.probabilities(outputs).numpy(), split=split)
+            found = output_bias(subject.probabilities(outputs()).numpy(), split=split)
             return [row for row in found if row.measure in CONFIDENCE]
         except ValueError as error:  # such as outputs of a distribution for each of several tokens
             why = str(error)

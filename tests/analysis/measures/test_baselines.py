@@ -103,6 +103,8 @@ def test_no_row_of_the_usual_measures_is_there_twice(trained):
         ("mean_entropy[held_out]", "baseline"),
         ("parameter_norm", "baseline"),
         ("train_squared_error", "baseline"),  # the score of a task of one's own
+        ("gap_squared_error", ""),
+        ("ood_squared_error[blur]", ""),
         ("batch_size", "baseline"),
         ("train_loss_final", ""),
         ("test_loss", ""),

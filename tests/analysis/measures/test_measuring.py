@@ -134,7 +134,8 @@ def test_a_folder_with_neither_runs_nor_weights_says_so(tmp_path, capsys):
     assert "holds no run and no file of weights" in capsys.readouterr().err
 
 
-def test_processes_give_the_same_table_as_one(folder):
+def test_processes_give_the_same_table_as_one(folder, monkeypatch):
+    monkeypatch.setattr("trainers.runtime.device_of", lambda name: name)  # a CPU with a number stands for a device
     calls = [(WeightsFile(folder / f"net{i}.pt", "mlp", {"width": 4}, DATA), CHOSEN, 0) for i in range(3)]
     apart = sort_rows(pd.concat(take(calls, Runtime(jobs=2)), ignore_index=True))
     for runtime in (Runtime(jobs=1), Runtime("cpu:0,1")):

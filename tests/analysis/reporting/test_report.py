@@ -107,7 +107,7 @@ def test_an_unknown_figure_is_named(results, tmp_path):
 def test_a_figure_without_data_that_was_asked_for_is_an_error_and_its_old_files_go(results, tmp_path):
     report(results, out=tmp_path, figures=["comparison"])
     empty = changed(results, comparisons=results.comparisons.iloc[:0])
-    with pytest.raises(ValueError, match="nothing to draw: No forgetting measure was compared"):
+    with pytest.raises(ValueError, match="nothing to draw: No two measures were compared"):
         report(empty, out=tmp_path, figures=["comparison"])
     assert list((tmp_path / "figures").iterdir()) == []
 
@@ -193,7 +193,7 @@ def test_the_answer_is_that_of_the_measures_named_without_the_target(results):
     named = {"sharpness": "trace", "forgetting": "cw[sam, iso-loss, m=16, exposed]"}
     study = {**results.study, "study": {"statistics": {"representatives": named}}}
     rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
-    chosen = changed(results, study=study)
+    chosen = changed(results, study=study, further={})
     for family, measure in named.items():
         assert said(chosen, family.capitalize()).startswith(f"`{measure}`: τ_b = {fixed(rows.loc[measure, 'value'])}")
     assert f"τ_b of `{named['forgetting']}`" in " ".join(meaning for _, meaning in key_numbers(chosen))
@@ -240,9 +240,9 @@ def test_findings_hold_the_numbers_of_the_frames(results):
 @pytest.mark.parametrize(
     ("correction", "p", "text"),
     [
-        ("holm", 0.01, "which survives Holm's correction for all measures tried (p = 0.010)"),
-        ("max-T", 0.2, "which does not survive the max-T correction (p = 0.200): with as many"),
-        ("max-T", 1e-4, "which survives the max-T correction for all measures tried (p ≤ 0.0001)"),
+        ("holm", 0.01, "corrected p = 0.010;"),
+        ("max-T", 0.2, "corrected p = 0.200, so that among as many measures as were tried it may be chance"),
+        ("max-T", 1e-4, "corrected p ≤ 0.0001;"),
         ("max-T", np.nan, "no p-value"),
     ],
 )
@@ -272,8 +272,8 @@ def test_warnings_and_held_out_labels_stand_in_the_sentence(results):
     text = said(results, "Norm")
     assert "⚠" in text
     assert "100 % of its values carry a warning (two tied parameters: 100 %)" in text
-    study = {"study": {"statistics": {"representatives": {"forgetting": "F_mi[obf, iso-loss, m=16, held_out]"}}}}
-    assert "† It sees held-out labels" in said(changed(results, study=study), "Forgetting")
+    study = {"study": {"statistics": {"representatives": {"forgetting": "cw[sam, own, m=16, held_out]"}}}}
+    assert "† It sees held-out labels" in said(changed(results, study=study, further={}), "Forgetting")
 
 
 def test_what_is_left_given_the_baselines_is_that_given_all_of_them(results):

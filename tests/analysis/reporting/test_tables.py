@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 from synthetic import make
 
-from analysis.candidates import corrected_p
+from analysis.candidates import corrected_p, lineup
 from analysis.figures import strongest
 from analysis.reporting import tables
-from analysis.reporting.doubts import warning_kinds
 from analysis.reporting.table import captioned, marked_latex, remarks
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
+from analysis.statistics.correlation_rows import completed
 from analysis.style import FAMILIES, fixed, interval
 
 
@@ -116,11 +116,12 @@ def test_correlations_show_named_measures_then_baselines_then_one_row_a_measure(
     frame = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
     measures = table.shown["Measure"].str.strip(" †⚠")
     roles = table.shown["Stands for"].tolist()
-    kinds = [family for family in FAMILIES if family in roles]
+    kinds = [family for family in FAMILIES if family in roles and family != "baseline"]
     assert roles[: len(kinds)] == kinds
-    assert roles[len(kinds) : len(kinds) + 2] == ["baseline"] * 2
-    assert not any(roles[len(kinds) + 2 :])
-    for part in (slice(len(kinds), len(kinds) + 2), slice(len(kinds) + 2, None)):
+    known = len(kinds) + 3
+    assert roles[len(kinds) : known] == ["baseline"] * 3
+    assert not any(roles[known:])
+    for part in (slice(len(kinds), known), slice(known, None)):
         assert (np.diff(frame.loc[measures[part], "value"].abs()) <= 0).all()
     bases = measures.str.split("[").str[0]
     assert bases.is_unique
@@ -131,7 +132,7 @@ def test_correlations_show_named_measures_then_baselines_then_one_row_a_measure(
     assert shown["p (stratified)"] == "≤ 0.004"  # which is its floor
     assert shown["Within methods"] == "−0.30 ⇄"
     assert rows.loc["trace", "Stratified τ_b"].endswith("⇄")
-    assert rows.loc["parameter_norm", "Warned"] == "100 %"
+    assert rows.loc["gradient_norm", "Warned"] == "100 %"
     assert "two tied parameters: 100 %" in table.note
     pd.testing.assert_frame_equal(table.data, results.correlations)
 
@@ -149,6 +150,17 @@ def test_variants_open_below_their_measure_and_none_is_lost(results):
         assert list(more.columns) == list(table.shown.columns)
 
 
+def test_no_variant_is_shown_for_being_the_strongest(results):
+    """Of measures that nobody named, the first variant by name, or the one that the study compares."""
+    rows = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").copy()
+    cw = sorted(rows.loc[rows["measure"].str.startswith("cw["), "measure"])
+    rows.loc[rows["measure"] == cw[2], "value"] = 0.99
+    study = {**results.study, "study": {"statistics": {"compare": [[cw[1], "trace"]]}}}
+    for given, wanted in ((results.study, cw[0]), (study, cw[1])):
+        shown = {s.row["measure"] for s in lineup(changed(results, study=given), rows)}
+        assert {m for m in shown if m.startswith("cw[")} == {wanted}
+
+
 def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results):
     unknown = dict.fromkeys(["low", "high", "p", "p_adjusted", "stratified", "stratified_p_adjusted"], np.nan)
     table = tables.correlations(
@@ -164,7 +176,8 @@ def test_an_interval_that_is_not_there_is_a_dash_and_its_reason_is_told(results)
 
 def test_older_correlations_are_shown_without_what_they_lack(results):
     new = ["p_adjusted", "p_floor", "permuted", "stratified", "warned", "role", "correction", "cell_reversal", "cells"]
-    older = results.correlations.query("role == 'candidate'").drop(columns=new)
+    older = results.correlations.query("role == 'candidate'").rename(columns={"p_adjusted": "p_holm"})
+    older = completed(older.drop(columns=new, errors="ignore"))
     shown = tables.correlations(changed(results, correlations=older)).shown
     assert not {"Stratified τ_b", "Warned"} & set(shown.columns)
     assert "p (Holm)" in shown
@@ -208,17 +221,12 @@ def test_settings_tell_what_was_varied(results):
     }
 
 
-def test_warnings_are_sorted_into_kinds(results):
-    rows = pd.DataFrame({
-        "measure": ["a", "a", "b", "c"],
-        "warnings": ["only 34 examples; nothing moved", "only 25 examples", "only -1.5e-3 examples", ""],
-    })  # fmt: skip
-    kinds = warning_kinds(rows)
-    assert kinds["kind"].tolist() == ["only … examples", "nothing moved"]
-    assert kinds[["measures", "values", "share"]].to_numpy().tolist() == [[2, 3, 0.75], [1, 1, 0.25]]
-    assert kinds["example"].tolist() == ["only 34 examples", "nothing moved"]
-    shown = tables.TABLES["warnings"](results).shown
-    assert shown.to_numpy().tolist() == [["two tied parameters", "1", "31", f"{3100 / len(results.measures):.1f} %"]]
+def test_warnings_are_shown_by_kind(results):
+    shown = tables.TABLES["warnings"](results).shown.set_index("For example")
+    tied = shown.loc["two tied parameters"]
+    assert tied[["Measures", "Values", "Of them missing"]].tolist() == ["1", "31", "0"]
+    assert tied["Share"] == f"{3100 / len(results.measures):.1f} %"
+    assert len(shown) == 2  # and one that did not converge
 
 
 def test_doubts_are_counted(results):

@@ -4,8 +4,9 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from analysis.statistics.correlation import COLUMNS, Correlations, correlate, units
+from analysis.statistics.correlation import COLUMNS, NO_CELL, Correlations, correlate, units
 from analysis.statistics.resampling import holm
+from analysis.statistics.units import without_rounding
 from analysis.table import Row, join_config, to_frame
 
 FEW = {"draws": 200, "permutations": 199, "tables": ()}
@@ -112,9 +113,11 @@ def test_every_value_is_scipys_over_seed_means():
 
 def test_pvalues_agree_with_scipy_and_are_corrected_over_measures():
     long = noisy(n=20)
-    found = correlate(long, draws=0)
+    found = correlate(long, draws=0, permutations=9999, tables=())
     for (target, name), rows in found.table.groupby(["target", "coefficient"]):
-        assert_allclose(rows["p_holm"], holm(rows["p"].to_numpy()), atol=0)
+        assert (rows["p_adjusted"] >= rows["p"]).all()
+        assert (rows.sort_values("value", key=abs, ascending=False)["p_adjusted"].diff().dropna() >= 0).all()
+        assert (rows["p_adjusted"] <= holm(rows["p"].to_numpy()) + 0.01).all()
         assert len(rows) == 4
         for _, r in rows.iterrows():
             x, y = per_configuration(long, r["measure"]), per_configuration(long, target)
@@ -137,7 +140,7 @@ def test_below_five_configurations_values_but_no_claims():
     long = noisy(n=4)
     found = correlate(long, compare=[("m0", "m1")], **FEW)
     assert np.isfinite(found.table["value"]).all()
-    assert found.table[["low", "high", "p", "p_holm", "within_low", "within_high"]].isna().all(axis=None)
+    assert found.table[["low", "high", "p", "p_adjusted", "within_low", "within_high"]].isna().all(axis=None)
     assert (found.table["warnings"] == "fewer than 5 configurations: no claim").all()
     assert found.comparisons["low"].isna().all()
     assert found.comparisons["warnings"].str.contains("fewer than 5 configurations: no claim").all()
@@ -155,7 +158,8 @@ def test_runs_that_are_not_finite_are_dropped_and_counted():
     m0, m1 = row(found, "m0"), row(found, "m1")
     assert (m0["n_configurations"], m0["dropped"], m0["n_runs"]) == (15, 1, 48 - 3 - 1 - 1)
     assert (m1["n_configurations"], m1["dropped"], m1["n_runs"]) == (16, 0, 47)
-    assert found.warnings == ["1 of 48 runs have no finite target (diverged, or not measured) and are left out"]
+    lost = "1 of 48 runs have no finite target (diverged, or not measured) and are left out"
+    assert found.warnings == [NO_CELL, lost]
     # Measure and target are averaged over the same runs.
     both = long[long["run_id"] != "r2-1"]
     x, y = per_configuration(both, "m1"), per_configuration(both, "test_error")
@@ -170,7 +174,7 @@ def test_measure_without_any_finite_run():
     long.loc[long["measure"] == "m0", "value"] = np.nan
     found = row(correlate(long, **FEW), "m0")
     assert (found["n_configurations"], found["n_runs"], found["dropped"], found["groups"]) == (0, 0, 16, 0)
-    assert np.isnan(found[["value", "low", "p", "p_holm", "within"]].astype(float)).all()
+    assert np.isnan(found[["value", "low", "p", "p_adjusted", "within"]].astype(float)).all()
     assert found["warnings"].startswith("no run in which both are finite")
 
 
@@ -180,9 +184,9 @@ def test_constants_are_rows_that_say_so(name, remark):
     long.loc[long["measure"] == name, "value"] = 0.1
     found = correlate(long, **FEW)
     rows = found.table[(found.table["measure"] == name) | (found.table["target"] == name)]
-    assert rows[["value", "low", "high", "p", "p_holm", "within", "within_low"]].isna().all(axis=None)
+    assert rows[["value", "low", "high", "p", "p_adjusted", "within", "within_low"]].isna().all(axis=None)
     assert (rows["warnings"] == remark).all()
-    assert np.isfinite(found.table.drop(rows.index)[["value", "low", "p", "p_holm"]]).all(axis=None)
+    assert np.isfinite(found.table.drop(rows.index)[["value", "low", "p", "p_adjusted"]]).all(axis=None)
 
 
 def test_rates_that_are_equal_stay_tied_whatever_their_seeds():
@@ -274,13 +278,13 @@ def test_seed_decides_and_the_order_of_rows_does_not():
 def test_another_measure_changes_nothing_but_the_correction(monkeypatch):
     long = noisy()
     whole, part = correlate(long, **FEW), correlate(long, measures=["m1"], targets=["gap_error"], **FEW)
-    monkeypatch.setattr("analysis.statistics.correlation._ROWS", 1000)  # and so do the blocks
+    monkeypatch.setattr("analysis.statistics.coefficients._ROWS", 1000)  # and so do the blocks
     blocked = correlate(long, **FEW)
     pd.testing.assert_frame_equal(blocked.table, whole.table)
     rows = whole.table.query("measure == 'm1' and target == 'gap_error'").reset_index(drop=True)
-    corrected = ["p_holm", "p_holm_all", "p_bh"]
+    corrected = ["p_adjusted", "stratified_p_adjusted", "p_bh"]
     pd.testing.assert_frame_equal(part.table.drop(columns=corrected), rows.drop(columns=corrected))
-    assert (part.table["p_holm"] == part.table["p"]).all()
+    assert (part.table["p_adjusted"] == part.table["p"]).all()
 
 
 def test_the_caller_s_table_is_left_alone():
@@ -325,11 +329,29 @@ def test_targets_and_controls_are_no_measures_unless_asked_for():
     long = noisy(measures=2)
     control = long[long["measure"] == "m0"].assign(measure="train_loss")
     long = pd.concat([long, control], ignore_index=True)
-    assert set(correlate(long, **FEW).table["measure"]) == {"m0", "m1"}
-    assert set(correlate(long, exclude=["m1"], **FEW).table["measure"]) == {"m0", "train_loss"}
-    assert set(correlate(long, targets=["gap_error"], **FEW).table["measure"]) == {"m0", "m1"}
+    assert set(candidates(correlate(long, **FEW))["measure"]) == {"m0", "m1"}
+    assert set(candidates(correlate(long, exclude=["m1"], **FEW))["measure"]) == {"m0"}
+    assert set(candidates(correlate(long, targets=["gap_error"], **FEW))["measure"]) == {"m0", "m1"}
     asked = correlate(long, measures=["train_loss", "test_error"], targets=["test_error"], **FEW)
     assert set(asked.table["measure"]) == {"train_loss"}  # nothing is correlated with itself
+
+
+def candidates(found):
+    return found.table[found.table["role"] == "candidate"]
+
+
+def test_baselines_are_always_there_and_are_not_corrected_for():
+    long = noisy(measures=2)
+    control = long[long["measure"] == "m0"].assign(measure="validation_error", split="test")
+    whole = pd.concat([long, control], ignore_index=True)
+    found, plain = correlate(whole, measures=["m1"], **FEW).table, correlate(long, measures=["m1"], **FEW).table
+    assert found.groupby("measure")["role"].first().to_dict() == {"m1": "candidate", "validation_error": "baseline"}
+    rows = found[found["measure"] == "m1"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, plain)  # a baseline changes nothing, corrections included
+    judged = found[found["role"] == "baseline"]
+    assert np.isfinite(judged["p"]).all()
+    assert judged[["p_adjusted", "p_bh"]].isna().all(axis=None)
+    assert "validation_error" not in set(correlate(whole, targets=["validation_error"], **FEW).table["measure"])
 
 
 def test_methods_join_their_ascent():
@@ -387,4 +409,136 @@ def test_values_that_did_not_converge_and_what_was_said_of_a_target_are_repeated
     assert row(found, "m0")["warnings"] == "3 of 48 values did not converge"
     assert row(found, "m0", target="gap_error")["warnings"] == "2 of 47 values did not converge"
     assert row(found, "m1")["warnings"] == ""
-    assert found.warnings == [f"test_error: {twice} (16 of 48 runs)"]
+    assert found.warnings == [NO_CELL, f"test_error: {twice} (16 of 48 runs)"]
+    assert row(found, "m0")["warned"] == pytest.approx(3 / 48)
+    assert row(found, "m0")["warned_as"] == "did not converge (6 %)"
+    assert (row(found, "m1")["warned"], row(found, "m1")["warned_as"]) == (0.0, "")
+
+
+def crossed(seed=0, *, cells=4, variants=7, seeds=2):
+    """Rates crossed with methods: `flat` rises with the error inside every rate, and falls from one to the next."""
+    rng = np.random.default_rng(seed)
+    values, configs = {}, {}
+    for c in range(cells):
+        for v in range(variants):
+            inside = rng.normal()
+            for s in range(seeds):
+                run = f"r{c}-{v}-{s}"
+                values[run] = {
+                    "flat": inside - 3.0 * c + 0.1 * rng.normal(),
+                    "rate": float(c),
+                    "test_error": 0.2 + 0.01 * inside + 0.02 * c + 0.001 * rng.normal(),
+                }
+                configs[run] = {"method": f"v{v}", "rho": 0.1 * v, "lr": 0.1 * (c + 1), "seed": s}
+    return table(values, configs)
+
+
+def test_holding_the_hyper_parameters_fixed_turns_a_coefficient_round():
+    long = crossed()
+    found = correlate(long, **FEW)
+    flat = row(found)
+    mean = long.groupby(["measure", "hp.lr", "hp.method"])["value"].mean().unstack("measure")
+    inside = [stats.kendalltau(g["flat"], g["test_error"]).statistic for _, g in mean.groupby("hp.lr")]
+    assert flat["stratified"] == pytest.approx(np.mean(inside), abs=1e-12)  # equal cells without ties
+    assert flat["stratified_mean"] == pytest.approx(np.mean(inside), abs=1e-12)
+    assert flat["value"] < 0 < flat["stratified_low"] < flat["stratified"] < flat["stratified_high"]
+    assert (flat["cells"], flat["cells_dropped"], flat["cell_reversal"]) == (4, 0, True)
+    assert flat["stratified_p"] == flat["stratified_p_floor"] == 1 / 200
+    rate = row(found, "rate")
+    assert rate["value"] > 0.8  # and inside a cell it says nothing
+    assert rate[["stratified", "stratified_p", "stratified_low"]].isna().all()
+    other = found.table[found.table["coefficient"] != "kendall"]
+    assert other[["stratified", "stratified_p", "stratified_low"]].isna().all(axis=None)
+
+
+def test_a_reversal_by_hyper_parameters_is_seen_where_the_pooled_interval_holds_zero():
+    rng = np.random.default_rng(1)
+    values, configs = {}, {}
+    for c in range(4):
+        for v in range(8):
+            inside = rng.normal()
+            shift = (0.0, 6.0, 0.0, 6.0)[c]  # the level of the measure has nothing to do with that of the error
+            values[f"r{c}-{v}"] = {"flat": inside + shift, "test_error": inside + 6.0 * (c > 1)}
+            configs[f"r{c}-{v}"] = {"method": f"v{v}", "lr": c, "seed": 0}
+    flat = row(correlate(table(values, configs), **FEW))
+    assert flat["low"] < 0 < flat["high"]
+    assert flat["stratified"] == 1.0
+    assert flat["cell_reversal"]
+
+
+def by_methods(seed, *, share_x, share_y, methods=8, size=6):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(2, methods))
+    values, configs = {}, {}
+    for m in range(methods):
+        for k in range(size):
+            values[f"r{m}-{k}"] = {
+                "flat": np.sqrt(share_x) * a[m] + np.sqrt(1 - share_x) * rng.normal(),
+                "test_error": np.sqrt(share_y) * b[m] + np.sqrt(1 - share_y) * rng.normal(),
+            }
+            configs[f"r{m}-{k}"] = {"method": f"v{m}", "lr": k, "seed": 0}
+    return table(values, configs)
+
+
+def test_what_differs_by_method_is_permuted_inside_methods_and_said():
+    both = correlate(by_methods(0, share_x=0.8, share_y=0.8), **FEW)
+    one = correlate(by_methods(0, share_x=0.8, share_y=0.0), **FEW)
+    assert (both.table["permuted"] == "inside methods").all()
+    assert (one.table["permuted"] == "freely").all()
+    kendall = row(both)
+    assert kendall["high"] - kendall["low"] > row(one)["high"] - row(one)["low"]  # over methods
+    few = correlate(noisy(n=4), **FEW)
+    assert (few.table["permuted"] == "").all()
+
+
+@pytest.mark.parametrize("kind", ["bca", "percentile"])
+def test_other_intervals_are_over_methods_too(kind):
+    found = row(correlate(by_methods(0, share_x=0.8, share_y=0.8), interval=kind, **FEW))
+    assert found["low"] < found["value"] < found["high"]
+    assert found["high"] - found["low"] > 0.3
+
+
+def test_holm_remains_a_choice():
+    found = correlate(noisy(), correction="holm", **FEW).table
+    assert (found["correction"] == "holm").all()
+    for _, rows in found.groupby(["target", "coefficient"]):
+        assert_allclose(rows["p_adjusted"], holm(rows["p"].to_numpy()), atol=0)
+
+
+def test_measures_that_differ_by_rounding_alone_are_constant():
+    long = noisy(n=16)
+    radius = long["measure"] == "m0"
+    rng = np.random.default_rng(0)
+    long.loc[radius, "value"] = np.float32(0.05) * (1 + 3e-7 * rng.normal(size=radius.sum()))
+    small = long["measure"] == "m1"
+    long.loc[small, "value"] = 1 + 1e-4 * long.loc[small, "value"]
+    found = correlate(long, **FEW)
+    assert row(found, "m0")["warnings"] == "constant measure"
+    assert np.isnan(row(found, "m0")["value"])
+    assert row(found, "m1")["value"] == row(correlate(noisy(n=16), **FEW), "m1")["value"]
+
+
+def test_rounding_is_taken_off_and_nothing_else():
+    x = np.array(
+        [
+            [0.05, 0.05 * (1 + 5e-7), 0.05 * (1 - 3e-7), 0.1, 0.1 * (1 + 4e-7)],
+            [1.0, 1 + 2e-6, 1 + 4e-6, 1 + 6e-6, 1 + 8e-6],  # small steps, but steps
+            [1e6, 1e6 + 1, 1e6 + 2, 1e6, 1e6 + 1],  # counts are exact
+            [-3.0, -3.0 * (1 + 2e-7), np.nan, 0.0, 1e-9],
+            1 + 3e-7 * np.arange(5.0),  # a dense row does not run together
+        ]
+    )
+    found = without_rounding(x)
+    assert [len(set(row[np.isfinite(row)])) for row in found] == [2, 5, 3, 3, 2]
+    assert_allclose(found, x, rtol=2.0**-20)
+    assert_allclose(without_rounding(found), found, atol=0)
+
+
+def test_kinds_of_warnings_have_their_shares():
+    long = noisy()
+    some = (long["measure"] == "m0") & long["run_id"].str.endswith("-0")
+    long.loc[some, "warnings"] = [f"only {k} examples of a class; no root" if k % 2 else f"only {k} examples of a class"
+                                  for k in range(int(some.sum()))]  # fmt: skip
+    found = row(correlate(long, **FEW), "m0")
+    assert found["warned"] == pytest.approx(1 / 3)
+    assert found["warned_as"] == "few examples of a class (33 %); no root (17 %)"

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from analysis.statistics.granulated import granulated_kendall
-from analysis.statistics.kendall import kendall_pvalues, weighted_kendall
-from analysis.statistics.partial import partial_correlation
-from analysis.statistics.resampling import permutation_orders
+from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.max_t import Seen, step_down
+from analysis.statistics.orders import free_orders
 from analysis.statistics.sign_error import sign_probability
 
 
@@ -25,20 +25,11 @@ def test_critical_tau_of_random_orders(n, critical):
     y = np.concatenate([x[:k][::-1], x[k:]])
     tau = stats.kendalltau(x, y).statistic
     assert tau == pytest.approx(critical, abs=4 / n)
-    orders, _ = permutation_orders(n, count=2999, generator=np.random.default_rng(n))
-    found = kendall_pvalues(x[None], y[None], orders)[0, 0]
+    orders = free_orders(n, count=2999, generator=np.random.default_rng(n))
+    tested = [Seen(np.arange(1), x[None], y, np.ones(n, dtype=bool))]
+    found = step_down("kendall", tested, orders, candidates=np.ones(1, dtype=bool)).p[0]
     expected = 2 * stats.norm.sf(tau / deviation)
     assert found == pytest.approx(expected, abs=4 * math.sqrt(expected / 2999) + 0.4 / n)
-
-
-def test_pearsons_correlations_behind_the_partial_one():
-    x, y, z = np.arange(1, 7.0), np.array([2, 1, 4, 3, 6, 5.0]), np.array([1, 0, 2, 2, 1, 4.0])
-    r_xy, r_xz, r_yz = (stats.pearsonr(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
-    assert [r_xy, r_xz, r_yz] == pytest.approx([0.8285714286, 0.7042147168, 0.5477225575], abs=1e-10)
-    found = partial_correlation(x, y, z[None], coefficient="pearson")
-    assert found.value == pytest.approx((r_xy - r_xz * r_yz) / math.sqrt((1 - r_xz**2) * (1 - r_yz**2)), abs=1e-12)
-    t = found.value * math.sqrt(3 / (1 - found.value**2))
-    assert 2 * stats.t.sf(t, 3) == pytest.approx(0.148074, abs=1e-6)
 
 
 def test_kendall_inside_the_groups_of_simpsons_example():

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from analysis.statistics.prediction import MODELS, NEIGHBOURS, PENALTIES, leave_one_group_out
+from analysis.statistics.prediction import MODELS, NEIGHBOURS, PENALTIES, STATISTIC, gain_over, leave_one_group_out
 
 
 def data(n=48, features=5, groups=4, seed=0):
@@ -107,3 +108,48 @@ def test_bad_arguments_are_named(options, message):
     x, y, groups, rng = data()
     with pytest.raises(ValueError, match=message):
         leave_one_group_out(x, y, **{"groups": groups, **options}, generator=rng)
+
+
+def test_what_is_added_is_predicted_as_by_scikit_learn():
+    rng = np.random.default_rng(4)
+    base, measures, groups = rng.normal(size=(30, 3)), rng.normal(size=(2, 30)), np.repeat(np.arange(5), 6)
+    y = base[:, 0] + 0.7 * measures[0] + 0.5 * rng.normal(size=30)
+
+    def predicted(x):
+        made = np.empty(30)
+        for train, test in LeaveOneGroupOut().split(x, y, groups):
+            search = GridSearchCV(
+                make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": PENALTIES}, scoring="neg_mean_squared_error",
+                cv=list(LeaveOneGroupOut().split(x[train], y[train], groups[train])),
+            )  # fmt: skip
+            made[test] = search.fit(x[train], y[train]).predict(x[test])
+        return made
+
+    found = gain_over(base, measures, y, groups.tolist(), level=0.9)
+    mean = np.array([y[groups != k].mean() for k in groups])
+    alone, with_first = predicted(base), predicted(np.column_stack([base, measures[0]]))
+
+    def gain(kept):
+        return (((y - alone) ** 2 - (y - with_first) ** 2)[kept]).sum() / (((y - mean) ** 2)[kept]).sum()
+
+    assert found.r2[0] == pytest.approx(1 - ((y - with_first) ** 2).sum() / ((y - mean) ** 2).sum(), abs=1e-10)
+    assert found.gain[0] == pytest.approx(gain(groups >= 0), abs=1e-10)
+    assert found.mae[0] == pytest.approx(np.abs(y - with_first).mean(), abs=1e-10)
+    left_out = np.array([gain(groups != k) for k in range(5)])
+    half = stats.t.ppf(0.95, 4) * np.sqrt(4 / 5 * ((left_out - left_out.mean()) ** 2).sum())
+    assert_allclose([found.low[0], found.high[0]], [gain(groups >= 0) - half, gain(groups >= 0) + half], atol=1e-10)
+    taus = [
+        np.mean([stats.kendalltau(guess[groups == k], y[groups == k]).statistic for k in range(5)])
+        for guess in (alone, with_first)
+    ]
+    assert_allclose([found.tau[0], found.gain_tau[0]], [taus[1], taus[1] - taus[0]], atol=1e-12)
+    assert found.low[0] > 0 > found.low[1]  # the other measure is noise
+
+
+def test_tables_of_earlier_versions_are_read_without_gains():
+    old = pd.DataFrame({"target": ["test_error"], "features": ["measures"], "model": ["ridge"], "r2": [0.5]})
+    assert not {"added", "gain", "gain_low", "gain_high"} & set(STATISTIC.needed)
+    read = STATISTIC.completed(old)
+    assert read["added"].tolist() == [""]
+    assert read[["gain", "gain_low", "gain_high", "gain_tau"]].isna().all(axis=None)
+    assert len(STATISTIC.chosen(read, ["flat"])) == 1

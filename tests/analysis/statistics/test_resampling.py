@@ -10,9 +10,7 @@ from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.resampling import (
     benjamini_hochberg,
     bootstrap_counts,
-    correlation_pvalues,
     holm,
-    mid_ranks,
     percentile_interval,
     permutation_orders,
     permutation_pvalue,
@@ -158,35 +156,6 @@ def test_pvalue_is_two_sided_takes_shapes_and_passes_nan():
     null = np.array([[-3.0, 0.1, 2.0, 1.0], [1, 1, 1, 1]])
     p = permutation_pvalue(np.array([-2.0 - 1e-15, np.nan]), null)
     assert_allclose(p, [3 / 5, np.nan])
-
-
-@pytest.mark.parametrize("ranked", [False, True], ids=["pearson", "spearman"])
-def test_correlation_pvalues_by_enumeration(ranked):
-    rng = np.random.default_rng(6)
-    x, y = np.round(rng.normal(size=(3, 5)), 1), rng.integers(0, 3, size=(2, 5)).astype(np.float64)
-    if ranked:
-        x, y = mid_ranks(x), mid_ranks(y)
-    orders, exact = permutation_orders(5, count=1000, generator=rng)
-    found = correlation_pvalues(x, y, orders, exact=exact)
-    for m, t in np.ndindex(found.shape):
-        r = abs(np.corrcoef(x[m], y[t])[0, 1])
-        null = np.array([abs(np.corrcoef(x[m], y[t][o])[0, 1]) for o in orders])
-        assert found[m, t] == pytest.approx(np.mean(null >= r - 1e-12), abs=1e-15)
-    sampled = correlation_pvalues(x, y, orders)
-    assert_allclose(sampled, (1 + 120 * found) / 121, atol=1e-14)
-
-
-def test_correlation_pvalues_are_uniform_where_nothing_is_there():
-    rng = np.random.default_rng(7)
-    orders, _ = permutation_orders(20, count=499, generator=rng)
-    p = correlation_pvalues(rng.normal(size=(300, 20)), rng.normal(size=(1, 20)), orders)[:, 0]
-    assert stats.kstest(p, "uniform").pvalue > 0.001
-
-
-def test_constant_row_has_no_correlation_pvalue():
-    orders, _ = permutation_orders(6, count=20, generator=np.random.default_rng(8))
-    p = correlation_pvalues(np.stack([np.full(6, 0.1), np.arange(6.0)]), np.arange(6.0)[None], orders)
-    assert np.isnan(p[:, 0]).tolist() == [True, False]
 
 
 def test_corrections_on_the_reference_list():

@@ -5,11 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from landscape.paths.barrier import barrier, refined_barrier
-from landscape.paths.profile import PathProfile, profile
-from landscape.paths.states import ModelState
+from landscape.paths.barrier import barrier
 
 F64 = torch.float64
 
@@ -89,41 +86,3 @@ def test_models_that_diverge_between(bad, value):
 def test_bad_arguments(where, values, message):
     with pytest.raises(ValueError, match=message):
         barrier(where, values)
-
-
-class Bump:
-    """A path whose coordinate is its only parameter, under a loss with a peak at 0.371."""
-
-    def point(self, t: float) -> ModelState:
-        return ModelState({"a": torch.tensor([t], dtype=F64)})
-
-    def evaluate(self, state: ModelState) -> dict[tuple[str, str], dict[str, Tensor]]:
-        a = state.parameters["a"]
-        heights = torch.tensor([0.5, 1.0, 1.5], dtype=F64)
-        return {("train", "eval"): {"loss": heights * torch.exp(-(((a - 0.371) / 0.2) ** 2)) + 0.3 * a}}
-
-
-@pytest.mark.parametrize("definition", ["B_lin", "B_max"])
-def test_golden_section_finds_the_peak_between_the_points(definition):
-    path = Bump()
-    grid = profile(path, [0, 0.25, 0.5, 0.75, 1], path.evaluate)
-    fine = profile(path, torch.linspace(0, 1, 2001, dtype=F64), path.evaluate)
-    coarse = barrier(grid.coordinates, grid.table("train"), definition=definition)
-    exact = barrier(fine.coordinates, fine.table("train"), definition=definition)
-    found = refined_barrier(grid, path, path.evaluate, subset="train", definition=definition, tol=1e-4)
-    assert coarse.value < found.value - 0.01
-    assert found.location == pytest.approx(exact.location, abs=5e-4)
-    assert found.value == pytest.approx(exact.value, abs=5e-6)
-    assert found.stderr == pytest.approx(exact.stderr, rel=1e-3)
-    assert 5 < found.evaluations < 35
-    assert found.converged
-
-
-def test_refining_what_is_not_finite():
-    path = Bump()
-    grid = PathProfile(
-        torch.tensor([0.0, 0.5, 1.0], dtype=F64), {("train", "eval"): {"loss": torch.full((3, 1), math.nan, dtype=F64)}}
-    )
-    assert not refined_barrier(grid, path, path.evaluate, subset="train").converged
-    with pytest.raises(ValueError, match="`tol` must be above 0"):
-        refined_barrier(grid, path, path.evaluate, subset="train", tol=0)

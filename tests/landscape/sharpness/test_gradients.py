@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from landscape import EmpiricalRisk, flatten
 from landscape.operators.point import Point
-from landscape.sharpness import gradient_moments, gradients, layers, two_batch_noise_scale
+from landscape.sharpness import gradient_moments, gradients, layers
 from landscape.sharpness.layers import layer_moments
 
 
@@ -146,25 +146,6 @@ def test_signal_to_noise_by_hand():
         gradient_moments(risk).signal_to_noise()
 
 
-def test_two_batch_sizes():
-    found = two_batch_noise_scale([1.0, 1.0, 1.0, 9.0], 1, [1.0], 4)
-    assert found.parts["squared_gradient"].value == pytest.approx(1 / 3)
-    assert found.parts["covariance_trace"].value == pytest.approx(8 / 3)
-    assert found.value == pytest.approx(8)
-    assert math.isnan(found.stderr)
-    negative = two_batch_noise_scale([1.0, 1.0], 1, [0.1, 0.1], 4)
-    assert math.isnan(negative.value)
-    assert negative.parts["squared_gradient"].value < 0
-
-
-def test_two_batch_error_is_that_of_repetitions():
-    rng = np.random.default_rng(0)
-    small, large = rng.normal(5, 1, (400, 50)), rng.normal(3, 0.3, (400, 40))
-    found = [two_batch_noise_scale(a.tolist(), 1, b.tolist(), 8) for a, b in zip(small, large, strict=True)]
-    spread = np.std([f.value for f in found])
-    assert np.mean([f.stderr for f in found]) == pytest.approx(spread, rel=0.15)
-
-
 def test_single_precision_and_few_examples():
     wide = gradient_moments(risk_of(perceptron()))
     narrow = gradient_moments(risk_of(perceptron(dtype=torch.float32), dtype=torch.float32))
@@ -179,10 +160,6 @@ def test_single_precision_and_few_examples():
 def test_refused_risks():
     with pytest.raises(ValueError, match="`risk` has mode='batch', where an example's loss depends on its batch"):
         gradient_moments(case("conv:batch").risk())
-    with pytest.raises(ValueError, match="`b` and `B` must be 1 <= b < B, got 4 and 4"):
-        two_batch_noise_scale([1.0], 4, [1.0], 4)
-    with pytest.raises(ValueError, match="`small` and `large` must have at least one batch each"):
-        two_batch_noise_scale([], 1, [1.0], 4)
 
 
 def test_nothing_is_left_on_the_model():

@@ -1,0 +1,137 @@
+"""The table of correlations: a row for every measure, target and coefficient."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from analysis.measures.registry import is_baseline
+from analysis.statistics.ceiling import COEFFICIENTS
+from analysis.statistics.coefficients import coefficients
+from analysis.statistics.correction import Family, families
+from analysis.statistics.evidence import Block, Evidence, joined
+from analysis.statistics.exchangeability import FREELY, INSIDE_METHODS
+from analysis.statistics.intervals import PERFECT
+from analysis.statistics.resampling import benjamini_hochberg
+from analysis.statistics.units import Units
+
+BASELINE, CANDIDATE = "baseline", "candidate"
+KINDS_SAID = 2  # kinds of warnings that are named with their shares
+
+COLUMNS = (
+    *("measure", "target", "coefficient", "role", "value", "low", "high", "p", "p_adjusted", "p_floor"),
+    *("n_configurations", "n_runs", "dropped", "permuted", "within", "within_low", "within_high", "groups", "reversal"),
+    *("stratified", "stratified_low", "stratified_high", "stratified_p", "stratified_p_adjusted"),
+    *("stratified_p_floor", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
+    *("warned", "warned_as", "warnings", "p_bh", "interval", "correction"),
+)
+
+# Columns that tables made earlier lack, and what stands for "unknown" there.
+UNKNOWN: dict[str, Any] = {
+    **dict.fromkeys(("p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
+    **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
+    **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
+    "cells": 0,
+    "cells_dropped": 0,
+    "cell_reversal": False,
+    "expected_sign": 0,
+}
+
+
+def completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of correlations with all columns; earlier ones had Holm's correction alone, and no roles.
+
+    Raises:
+        ValueError: If it has no corrected p-values under either name.
+    """
+    if "p_adjusted" not in rows.columns:
+        if "p_holm" not in rows.columns:
+            raise ValueError("the table of correlations lacks the columns ['p_adjusted'].")
+        rows = rows.rename(columns={"p_holm": "p_adjusted"}).assign(correction="holm")
+    if "role" not in rows.columns:
+        roles = {m: BASELINE if is_baseline(m) else CANDIDATE for m in rows["measure"].unique()}
+        rows = rows.assign(role=rows["measure"].map(roles))
+    return rows.assign(**{name: value for name, value in UNKNOWN.items() if name not in rows.columns})
+
+
+def correlation_rows(evidence: Evidence) -> pd.DataFrame:
+    """All rows, baselines after the measures; what is finite in the same runs goes through in one block."""
+    data, settings = evidence.data, evidence.settings
+    measures = list(dict.fromkeys([*evidence.measures, *evidence.baselines]))
+    by_target = families(evidence, measures)
+    frames = []
+    for block in evidence.blocks(measures):
+        numbers = coefficients(
+            block.x, block.y, by_target[block.targets[0]].methods[block.used], data.cells[block.used], settings
+        )
+        for j, target in enumerate(block.targets):
+            by_target[target].blocks.append((block, j, numbers["inside"][:, :, j] > 0))
+        frames.append(_frame(data, block, numbers))
+    whole = pd.concat(frames, ignore_index=True)
+    whole = whole.merge(pd.concat([_p_values(t, by_target[t], evidence) for t in evidence.targets]), how="left")
+    whole = whole[whole["measure"] != whole["target"]]
+    places = {"measure": measures, "target": evidence.targets, "coefficient": list(COEFFICIENTS)}
+    for name, order in places.items():
+        whole[f"at_{name}"] = whole[name].map({v: k for k, v in enumerate(order)})
+    whole = whole.sort_values(["at_target", "at_coefficient", "at_measure"], ignore_index=True)
+    baseline = whole["measure"].isin(list(evidence.baselines))
+    whole["role"] = np.where(baseline, BASELINE, CANDIDATE)
+    tests = whole["p"].where(~baseline)
+    whole["p_bh"] = tests.groupby(whole["coefficient"], sort=False).transform(
+        lambda p: benjamini_hochberg(p.to_numpy())
+    )
+    whole["interval"], whole["correction"] = settings.interval, settings.correction
+    clear = np.minimum(whole["value"].abs(), whole["within"].abs()) > 1e-12  # rounding alone is no sign
+    whole["reversal"] = clear & (whole["value"] * whole["within"] < 0)
+    done = whole["p"].notna() | whole["low"].notna()
+    whole["permuted"] = np.where(done, np.where(whole["inside"] > 0, INSIDE_METHODS, FREELY), "")
+    counts = ["groups", "cells", "cells_dropped"]
+    whole[counts] = whole[counts].astype(int)
+    whole["cell_reversal"] = whole["cell_reversal"] > 0
+    return whole[list(COLUMNS)]
+
+
+def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.DataFrame:
+    """The rows of a block, without p-values."""
+    index = pd.MultiIndex.from_product(
+        [COEFFICIENTS, block.measures, block.targets], names=["coefficient", "measure", "target"]
+    )
+    frame = pd.DataFrame({name: values.ravel() for name, values in numbers.items()}, index=index)
+    frame["n_configurations"], frame["n_runs"] = block.n, int(block.runs.sum())
+    frame["dropped"] = len(block.used) - block.n
+    warned = [data.warnings_in(name, block.runs) for name in block.measures]
+    each = np.tile(np.repeat(np.arange(len(block.measures)), len(block.targets)), len(COEFFICIENTS))
+    frame["warned"] = np.array([share for share, _ in warned])[each]
+    frame["warned_as"] = np.array([_in_words(kinds) for _, kinds in warned], dtype=object)[each]
+    loose = [_loose(data, name, block.runs) for name in block.measures]
+    remarks = [joined(*block.remarks(i, j), loose[i]) for i, j in np.ndindex(block.shape)] * len(COEFFICIENTS)
+    perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
+    frame["warnings"] = [joined(r, PERFECT * p) for r, p in zip(remarks, perfect.tolist(), strict=True)]
+    return frame.reset_index()
+
+
+def _p_values(target: str, family: Family, evidence: Evidence) -> pd.DataFrame:
+    """p-values of a target's rows, with the measure and coefficient that they belong to."""
+    pooled, stratified = family.p_values(evidence.settings)
+    frames = [
+        pd.DataFrame({"measure": family.measures, "target": target, "coefficient": name, **columns})
+        for name, columns in pooled.items()
+    ]
+    of_cells = pd.DataFrame({f"stratified_{name}": values for name, values in stratified.items()})
+    frames[0] = pd.concat([frames[0], of_cells], axis=1)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _in_words(kinds: dict[str, float]) -> str:
+    """Kinds of warnings with their shares, the most frequent first."""
+    said = [f"{kind} ({100 * share:.0f} %)" for kind, share in list(kinds.items())[:KINDS_SAID]]
+    more = len(kinds) - KINDS_SAID
+    return "; ".join([*said, *([f"{more} more"] if more > 0 else [])])
+
+
+def _loose(data: Units, name: str, runs: Bool[np.ndarray, " r"]) -> str:
+    """How many of a measure's values did not converge; the iteration was cut short, whatever the correlation says."""
+    count = int((data.loose[name] & runs).sum()) if name in data.loose else 0
+    return f"{count} of {int(runs.sum())} values did not converge" if count else ""
