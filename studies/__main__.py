@@ -11,7 +11,7 @@ from studies.pages import PAGES, Page
 from trainers import Runtime
 
 HERE = Path(__file__).parent
-RULES = "dea33b9"  # of the rules and grids, before the first run
+RULES, GRIDS = "dea33b9", "392859e"  # commits of the rules, and of the last change of a grid before its first run
 
 
 def run(page: Page, out: Path, jobs: int | None) -> dict[str, Path]:
@@ -48,8 +48,8 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
         "",
         f"`python -m studies {page.name}` ({', '.join(f'`studies/{name}.yaml`' for name in page.studies)}), "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['processor']}, {jobs or machine['cores']} processes, "
-        f"torch {machine['torch']}, commit {machine['commit']}; the rule and the grids are of commit {RULES}. "
-        f"Training, measuring and statistics took {sum(spent.values()) / 60:.0f} min on a shared machine.",
+        f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {RULES}, the grid of {GRIDS} at "
+        f"the latest, both before the first run. Training, measuring and statistics took {sum(spent.values()) / 60:.0f} min on a shared machine.",
         "",
     ]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.reporting.methods import method_comparison
 from analysis.reporting.tables import to_markdown
 from analysis.statistics.methods import chosen, compare_methods, edge_of_grid
+from analysis.statistics.units import OF_METHOD
 from studies.pages.verdicts import Contrast
 
 INTEREST = 0.01  # of an error: one point in a hundred
@@ -37,9 +38,10 @@ def with_radius_zero(runs: pd.DataFrame, by: Sequence[str] = ("method",)) -> pd.
     copies = []
     for number, (group, mine) in enumerate(perturbed.groupby(list(by), sort=True), start=1):
         same = plain[plain["lr"].isin(mine["lr"]) & plain["epochs"].isin(mine["epochs"])]
+        shared = {name: [mine[name].iloc[0]] * len(same) for name in OF_METHOD if name in mine}
         names: dict[Any, Any] = dict(zip(by, group, strict=True))
         moved = same["configuration"] + number * (runs["configuration"].max() + 1)
-        copies.append(same.assign(**names, rho=0.0, configuration=moved))
+        copies.append(same.assign(**shared | names | {"rho": 0.0, "configuration": moved}))
     return pd.concat([runs, *copies], ignore_index=True)
 
 

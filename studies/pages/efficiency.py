@@ -43,7 +43,8 @@ CHANGED = (
     "The earlier page compared with SGD at one learning rate and called every method as good as SAM that was not "
     "significantly worse. Now SGD has a grid of learning rates, and twice the epochs as well; as good as SAM means "
     "that a loss of one point is excluded; no radius that decides lies on the edge of its grid; each seed is a new "
-    "draw of the data."
+    "draw of the data. MSAM's radii were extended once, to 3 and 4.5 (commit af23124), as validation data chose 2, the "
+    "largest."
 )
 
 PAGE = Page(

@@ -15,7 +15,7 @@ def answer(folders: Folders) -> Answer:
     runs = by_cost(outcomes(folders["late_phase"]))
     runs = with_radius_zero(runs, by=("method", "perturb_from"))
     runs = runs.assign(start=runs["perturb_from"].map("{:g}".format).where(runs["rho"].notna(), runs["method"]))
-    hypotheses, tables = [], []
+    hypotheses, halves, tables = [], [], []
     for method in METHODS:
         here = pd.concat([runs[runs["method"] == method], runs[runs["rho"].isna()]])
         of = dict(list(here.groupby("start")))
@@ -28,11 +28,14 @@ def answer(folders: Folders) -> Answer:
                 ),
             )
         )
+        half = contrast("from half of training on against throughout", of["0.5"], of["0"])
+        halves.append(f"`{method}` {half.text(0.95)}")
         tables += ["", f"## `{method}`: test error by the share of training before the first perturbation", ""]
         tables += compared(here, baseline="0", group="start")
     verdicts = decide(hypotheses)
     short = f"Is it enough to perturb in the last quarter of training? {listed(verdicts)}"
-    return Answer(short, CHANGED, [*(v.line for v in verdicts), "", reach(verdicts), *tables])
+    beside = f"Beside the hypotheses (95 % intervals): {'; '.join(halves)}."
+    return Answer(short, CHANGED, [*(v.line for v in verdicts), "", beside, "", reach(verdicts), *tables])
 
 
 CHANGED = (

@@ -26,10 +26,14 @@ def answer(folders: Folders) -> Answer:
     short = f"Is the OBF perturbation the better one? {listed(verdicts)}"
     short += f" Clearly worse: {', '.join(worse)}." if worse else ""
     body = [v.line for v in verdicts]
-    body += ["", reach(verdicts), "", "## All methods against SGD", "", *compared(runs)]
+    body += ["", reach(verdicts), "", "## All methods against SGD", "", SAME_RATE, "", *compared(runs)]
     return Answer(short, CHANGED, body)
 
 
+SAME_RATE = (
+    "SGD has the learning rate of the others here; with one of its own it is much better, see `efficiency.md`. No "
+    "hypothesis of this page is about it."
+)
 CHANGED = (
     "The earlier page found OBF worse than SAM by 3.1 points and ASAM with it worse by 2.2, but two of the radii "
     "chosen lay on the edge of their grids, all seeds shared one draw of the data, and a difference that was not "

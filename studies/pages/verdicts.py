@@ -216,8 +216,8 @@ def reach(verdicts: Sequence[Verdict]) -> str:
             low, high = c.interval(verdict.level)
             halves.setdefault((c.unit, c.scale * c.interest, c.digits), []).append(c.scale * (high - low) / 2)
     texts = [
-        f"±{fixed(float(np.median(found)), digits)} {unit} (median; at most ±{fixed(max(found), digits)}), where "
-        f"{interest:.3g} {unit} are of interest"
+        f"±{fixed(float(np.median(found)), digits)} {unit} (median; at most ±{fixed(max(found), digits)}; of interest: "
+        f"{interest:.3g})"
         for (unit, interest, digits), found in halves.items()
     ]
     level = 100 * verdicts[0].level
