@@ -49,7 +49,8 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
         f"`python -m studies {page.name}` ({', '.join(f'`studies/{name}.yaml`' for name in page.studies)}), "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['processor']}, {jobs or machine['cores']} processes, "
         f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {RULES}, the grid of {GRIDS} at "
-        f"the latest, both before the first run. Training, measuring and statistics took {sum(spent.values()) / 60:.0f} min on a shared machine.",
+        "the latest, both before the first run. Training, measuring and statistics took "
+        f"{sum(spent.values()) / 60:.0f} min on a shared machine.",
         "",
     ]
     return "\n".join(lines)

@@ -16,9 +16,11 @@ from studies.pages.verdicts import Contrast, Hypothesis, decide, listed, reach
 METHODS = ("sam", "asam", "gsam", "obf")
 SHIFTED = "ood_error[spurious]"  # the patch names a random class
 LEAN = "shortcut_followed"  # mean probability of the class that the patch names, where it is wrong
+WORDS = {SHIFTED: "error under shift", LEAN: "probability of the patch's class"}
 CHANCE = 0.9  # error of a guess among ten classes
 INTEREST = 0.02
 SELECTIVITY = "spurious_selectivity[{}, iso-loss, m=64]"
+UNIT = "of selectivity"
 MORE_SELECTIVE = 0.05  # a difference of selectivities that is of interest
 FORGOTTEN = {
     "F_spurious": "forgotten of the patch",
@@ -40,15 +42,19 @@ def answer(folders: Folders) -> Answer:
     verdicts = decide([*leans, *selective])
     n = len(leans)
     error = chosen(of["sgd"], SHIFTED)
+    more = [
+        v.hypothesis.subject for v in verdicts[:n] if all(c.interval(v.level)[0] > 0 for c in v.hypothesis.contrasts)
+    ]
+    turned = f" The other way round: {', '.join(more)} lean more on it than SGD does." if more else ""
     short = (
-        f"Does perturbed training lean less on a spurious feature than SGD at equal cost? {listed(verdicts[:n])} Does "
-        f"the perturbation forget the feature more selectively than a random one? {listed(verdicts[n:])} SGD's error "
-        f"where the patch tells nothing is {fixed(100 * error.mean(), 1)} ± {fixed(100 * error.std(), 1)} %, chance "
-        "90 %."
+        "Does perturbed training lean less on a spurious feature than SGD at equal cost? "
+        f"{listed(verdicts[:n])}{turned} Does the perturbation forget the feature more selectively than a random one? "
+        f"{listed(verdicts[n:])} SGD's error where the patch tells nothing is {fixed(100 * error.mean(), 1)} ± "
+        f"{fixed(100 * error.std(), 1)} %, chance 90 %."
     )
     lines = ["Leaning less on the patch:", "", *(v.line for v in verdicts[:n]), ""]
     lines += ["Forgetting it more selectively than a random perturbation:", "", *(v.line for v in verdicts[n:])]
-    lines += ["", reach(verdicts)]
+    lines += ["", same_rate(of), "", reach(verdicts)]
     for target, title in ((SHIFTED, "Error where the patch tells nothing"), (LEAN, "Probability of the patch's class")):
         for plain in ("sgd", TWICE):
             lines += ["", f"## {title}, against {plain}", "", *compared(runs, baseline=plain, target=target)]
@@ -62,11 +68,21 @@ def at_chance(sgd: pd.DataFrame) -> str:
     return "" if error.interval(0.95)[1] < CHANCE - 0.1 else "SGD's error under shift is at chance"
 
 
+def same_rate(of: dict[str, pd.DataFrame]) -> str:
+    """How much of it is the learning rate: the methods against SGD at their own."""
+    texts = []
+    for method in METHODS:
+        plain = of["sgd"][of["sgd"]["lr"].isin(of[method]["lr"])]
+        found = [contrast(words, of[method], plain, target=target) for target, words in WORDS.items()]
+        texts.append(f"`{method}` {', '.join(c.text(0.95) for c in found)}")
+    return f"Beside the hypotheses, against SGD at the same learning rate (95 % intervals): {'; '.join(texts)}."
+
+
 def leans_less(of: dict[str, pd.DataFrame], method: str, doubt: str) -> Hypothesis:
     """That a method has a lower error under shift, and follows the patch less, than SGD of either length."""
     contrasts = [
         contrast(f"{words} against {name}", of[method], of[plain], target=target, interest=INTEREST)
-        for target, words in ((SHIFTED, "error under shift"), (LEAN, "probability of the patch's class"))
+        for target, words in WORDS.items()
         for plain, name in (("sgd", "SGD"), (TWICE, "SGD ×2"))
     ]
     marked = [
@@ -82,7 +98,7 @@ def leans_less(of: dict[str, pd.DataFrame], method: str, doubt: str) -> Hypothes
 def more_selective(sgd: pd.DataFrame, own: str, control: str, name: str) -> Hypothesis:
     """That of the same models' SGD a perturbation forgets the patch more selectively than a random one."""
     difference = (chosen(sgd, control) - chosen(sgd, own)).dropna().to_numpy(dtype=float)
-    least = Contrast("selectivity of a random one less its own", difference, MORE_SELECTIVE, scale=1, unit="", digits=3)
+    least = Contrast("a random one's less its own", difference, MORE_SELECTIVE, scale=1, unit=UNIT, digits=3)
     return Hypothesis(f"the `{name}` perturbation", (least,))
 
 
