@@ -10,6 +10,7 @@ from analysis.figures.correlations import leading, of_target
 from analysis.reporting.table import SHOWN_ROWS, Table, remarks, written
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE
+from analysis.statistics.exchangeability import WHOLE_VARIANTS
 from analysis.statistics.statistic import WITHIN, Cell, whole, words
 from analysis.style import count, interval
 
@@ -115,10 +116,12 @@ def _permuted(rows: pd.DataFrame) -> str:
 def _stratified(rows: pd.DataFrame) -> str:
     if not np.isfinite(rows["stratified"].to_numpy(dtype=float)).any():
         return ""
+    together = int((rows["stratified_permuted"] == WHOLE_VARIANTS).sum())
+    alike = f", for {together} of them whole variants of methods in all cells alike" if together else ""
     return (
         "Stratified: over pairs of one cell, whose hyper-parameters of training (learning rate, batch size, ...) are "
         f"equal, so that models differ in the method alone; {_span(rows['cells'])} cells of at least 3 configurations. "
-        "Its p-values permute inside cells. "
+        f"Its p-values permute inside cells{alike}. "
     )
 
 
