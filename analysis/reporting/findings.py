@@ -26,7 +26,7 @@ from analysis.reporting.tables import methods
 from analysis.results import StudyResults
 from analysis.statistics.comparison import POOLED, STRATIFIED
 from analysis.statistics.resampling import MINIMUM
-from analysis.style import counted, fixed, looks, p_value
+from analysis.style import count, counted, fixed, looks, p_value
 
 LEADING = ("sharpness", "forgetting")  # families with a number at the head of the page
 SHOWN_REVERSALS = 5
@@ -150,7 +150,7 @@ def _tried(results: StudyResults, lead: Lead) -> list[Finding]:
 
 def _scope(results: StudyResults, lead: Lead) -> list[Finding]:
     """Over which models the statements are made, and what the study does not say, so that nobody reads it into it."""
-    texts = [_models(results)] if lead.usable else []
+    texts = [_models(results, lead)] if lead.usable else []
     parts = ["whether changing a measure changes generalisation (nothing here intervenes on one)"]
     for name, what in (("dataset", "data"), ("model", "models")):
         column = f"hp.{name}"
@@ -167,19 +167,19 @@ def _scope(results: StudyResults, lead: Lead) -> list[Finding]:
     return [Finding("Scope", " ".join(texts))]
 
 
-def _models(results: StudyResults) -> str:
+def _models(results: StudyResults, lead: Lead) -> str:
     """The models that a correlation is over, in words."""
     configurations = results.configurations()
+    n = max(int(standing.row["n_configurations"]) for standing in lead.usable)
     varied = [c.removeprefix("hp.") for c in results.configuration_columns if c not in ("hp.method", "hp.ascent")]
     differ = f", which differ in {listed(['method', *(f'`{name}`' for name in varied)])}" if varied else ""
     seeds = int(configurations.groupby("configuration").size().max())
     each = f", each averaged over its {seeds} seeds" if seeds > 1 else ""
-    draws = int(results.comparisons["draws"].max()) if len(results.comparisons) else 1
-    each += f", which are {draws} draws of the data" if draws > 1 else ""
+    draws = results.comparisons["draws"].max()
+    each += f", which are {count(draws)} draws of the data" if draws > 1 else ""
     return (
-        "The correlations are over pairs of configurations like these "
-        f"{configurations['configuration'].nunique()}{differ}{each}; another choice of methods or settings is another "
-        "population, and may have another correlation."
+        f"The correlations are over pairs of configurations like these {n}{differ}{each}; another choice of "
+        "methods or settings is another population, and may have another correlation."
     )
 
 
@@ -256,8 +256,8 @@ def _reversals(lead: Lead) -> list[Finding]:
     marked = usable[usable["cell_reversal"].astype(bool) & ~(inside & opposite)]
     if len(marked):
         texts.append(
-            f"⇄ marks {len(marked)} more whose coefficient inside cells differs from the pooled one by more than twice "
-            "the error of the difference, or in sign with an interval that contains 0."
+            f"⇄ marks {counted(len(marked), 'other')} whose coefficient inside cells differs from the pooled one by "
+            "more than twice the error of the difference, or in sign with an interval that contains 0."
         )
     return [Finding("What reverses", " ".join(texts))]
 
