@@ -54,13 +54,55 @@ def answer(results: StudyResults, lead: Lead) -> list[Finding]:
 def _orders(results: StudyResults, lead: Lead) -> list[Finding]:
     if not lead.named:
         return [Finding("Answer", "No family of measures has a value, so only the baselines are told.")]
-    by = ", ".join(f"{s.named} by `{s.row['measure']}`" for s in lead.usable)
-    text = f"Over all models, {_sorted_out(lead.usable, '', f'`{lead.target}` goes with')}"
     inside = [standing for standing in lead.usable if np.isfinite(standing.row["stratified"])]
+    numbers = f"Over all models, {_sorted_out(lead.usable, '', f'`{lead.target}` goes with')}"
     if inside:
-        text += f" {HELD}, {_sorted_out(inside, 'stratified_', 'it goes with')}"
-    text += f" Each family stands here by one measure, named in the study's file or else the usual one: {by}."
-    return [Finding("Answer", text + _others(results, lead))]
+        numbers += f" {HELD}, {_sorted_out(inside, 'stratified_', 'it goes with')}"
+    by = ", ".join(f"{s.named} by `{s.row['measure']}`" for s in lead.usable)
+    named = f"Each family stands here by one measure, named in the study's file or else the usual one: {by}."
+    return [
+        Finding("Answer", _in_words(results, lead, inside)),
+        Finding("In numbers", numbers),
+        Finding("Measures named", named + _others(results, lead)),
+    ]
+
+
+def _in_words(results: StudyResults, lead: Lead, inside: Sequence[Standing]) -> str:
+    """Which families order the models, after the correction, and whether they say more than the baselines."""
+    texts = [f"Over all models, {_who_orders(lead.usable, '', lead.target)}."]
+    if inside:
+        texts.append(f"{HELD}, {_who_orders(inside, 'stratified_', '')}.")
+    better, compared = [], False
+    for standing in _by_strength(lead):
+        for baseline in lead.known:
+            rows, turned = _pair(results, lead.target, standing.row["measure"], baseline.row["measure"])
+            compared |= bool(rows)
+            if any(stronger(row) == (-1 if turned else 1) for row in rows.values()):
+                better.append(f"{standing.named} than `{baseline.row['measure']}`")
+    if compared:
+        shown = f"stronger is {listed(better)}" if better else "no family is shown to be stronger"
+        texts.append(f"Where compared with a baseline, {shown}.")
+    rows = [
+        (s.named, r) for s in _by_strength(lead) if (r := _partial_row(results, lead.target, s.row["measure"], ALL))
+    ]
+    if rows:
+        left = [name for name, row in rows if row["low"] > 0 or row["high"] < 0]
+        shown = f"something is left for {listed(left)}" if left else "nothing is shown to be left for any family"
+        texts.append(f"Given the training and validation baselines together, {shown}.")
+    return " ".join(texts)
+
+
+def _who_orders(standings: Sequence[Standing], of: str, target: str) -> str:
+    """Names alone: `forgetting and norm order them by ...; sharpness is not shown to`."""
+    ordered = sorted(standings, key=lambda s: -abs(s.row[of.rstrip("_") or "value"]))
+    clear = [s.named for s in ordered if excludes_zero(s.row, of) and not by_chance(s.row, of)]
+    rest = [s.named for s in ordered if s.named not in clear]
+    by = f" by `{target}`" if target else ""
+    parts = [f"{listed(clear)} {'orders' if len(clear) == 1 else 'order'} them{by}"] if clear else []
+    if rest:
+        verb = "is" if len(rest) == 1 else "are"
+        parts.append(f"{listed(rest)} {verb} not shown to" + ("" if clear else f" order them{by}"))
+    return "; ".join(parts)
 
 
 def _others(results: StudyResults, lead: Lead) -> str:
@@ -70,7 +112,10 @@ def _others(results: StudyResults, lead: Lead) -> str:
     told = []
     for standing in lead.usable:
         row = of_family.get(standing.named, {})
-        for of, end, place in (("", "", "over all models"), ("stratified_", "_stratified", "with them held fixed")):
+        for of, end, place in (
+            ("", "", "over all models"),
+            ("stratified_", "_stratified", "with the hyper-parameters held fixed"),
+        ):
             name = f"strongest{end}"
             if row.get(f"best_of_k_p{end}", 1.0) < ALPHA and not excludes_zero(standing.row, of):
                 told.append(

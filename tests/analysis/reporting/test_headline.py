@@ -60,7 +60,7 @@ def sorted_out(rows, begins, of):
 
 def named(page):
     """The rows of the measures that stand for families, of which the table of families has the named ones."""
-    text = line(page, "Answer")
+    text = line(page, "Measures named")
     by = dict(re.findall(r"([a-z ]+?) by `([^`]+)`", text.split("or else the usual one: ")[1].replace(", ", ",\n")))
     by = {family.strip(): measure.replace(",\n", ", ") for family, measure in by.items()}
     for row in table(page, "families"):
@@ -70,14 +70,26 @@ def named(page):
 
 
 def test_the_answer_is_that_of_the_table_of_correlations(page):
-    rows, text = named(page), line(page, "Answer")
+    rows, text = named(page), line(page, "In numbers")
     assert len(rows) >= 3
     assert sorted_out(rows, f"Over all models, `{TARGET}` goes with", "") in text
     assert sorted_out(rows, "With the hyper-parameters of training held fixed, it goes with", "stratified") in text
 
 
+def test_the_first_words_are_those_of_the_numbers(page):
+    rows, text = named(page), line(page, "Answer")
+    for of, place in (("", "Over all models"), ("stratified_", "With the hyper-parameters of training held fixed")):
+        sentence = next(s for s in text.split(". ") if s.startswith(place))
+        ordering, _, others = sentence.removeprefix(place).partition("order")
+        for family, row in rows.items():
+            without_zero = float(row[f"{of}low"]) > 0 or float(row[f"{of}high"]) < 0
+            orders = without_zero and float(row[f"{of}p_adjusted"]) < 0.05
+            assert (family in ordering) == orders
+            assert (family in others) != orders
+
+
 def test_better_variants_of_a_family_are_those_of_the_table_of_families(page):
-    text, rows = line(page, "Answer"), named(page)
+    text, rows = line(page, "Measures named"), named(page)
     for row in table(page, "families"):
         own = rows[row["family"]]
         unclear = float(own["low"]) <= 0 <= float(own["high"])

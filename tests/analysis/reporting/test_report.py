@@ -182,8 +182,10 @@ def test_few_configurations_claim_nothing(results):
 
 def test_intervals_that_hold_zero_claim_nothing(results):
     vague = sole(results, low=-0.9, high=0.9, stratified_low=-0.9, stratified_high=0.9)
-    assert "`gap_error` goes with no family: none is shown to order the models" in said(vague, "Answer")
-    assert "held fixed, it goes with no family" in said(vague, "Answer")
+    text = said(vague, "Answer")
+    assert text.startswith("Over all models, forgetting, norm, sharpness and output bias are not shown to order them")
+    assert "held fixed, forgetting, norm, sharpness and output bias are not shown to order them." in text
+    assert "`gap_error` goes with no family: none is shown to order the models" in said(vague, "In numbers")
     assert "no relation over all models is claimed" in said(vague, "Forgetting")
     assert ": not shown." in said(vague, "Forgetting")
 
@@ -211,7 +213,10 @@ def test_the_order_of_families_is_that_of_the_frame_pooled_and_inside_cells(resu
         columns = ["value", "low", "high", "stratified", "stratified_low", "stratified_high"]
         rows.loc[rows["measure"] == measure, columns] = ends
     rows = rows[rows["measure"].isin(list(values))]
-    text = said(changed(results, correlations=rows), "Answer")
+    words = said(changed(results, correlations=rows), "Answer")
+    assert words.startswith("Over all models, forgetting orders them by `gap_error`; sharpness is not shown to.")
+    assert "held fixed, sharpness and forgetting order them." in words
+    text = said(changed(results, correlations=rows), "In numbers")
     assert "`gap_error` goes with forgetting (τ_b = −0.80 [−0.90, −0.70])" in text
     assert "number of measures with sharpness (0.20 [0.10, 0.30])" in text
     assert "held fixed, it goes with sharpness (τ_b = 0.70 [0.60, 0.80]) and forgetting (−0.50 [−0.60, −0.40])" in text
