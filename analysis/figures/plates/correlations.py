@@ -106,7 +106,7 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     every = int(rows["reversal"].astype(bool).sum())
     said = (
         "In none of them do the pooled and the within-method sign differ"
-        if not every
+        if not every and not any(map(turns, drawn))
         else f"⇄: the pooled sign and that inside methods or inside cells differ (Simpson), inside methods for {every} "
         f"of the {len(rows)} measures; there straight least-squares lines are drawn, full inside each method of three "
         "or more configurations, broken through all"
