@@ -11,6 +11,7 @@ from studies.pages import PAGES, Page
 from trainers import Runtime
 
 HERE = Path(__file__).parent
+RULES, GRIDS = "dea33b9", "392859e"  # commits of the rules, and of the last change of a grid before its first run
 
 
 def run(page: Page, out: Path, jobs: int | None) -> dict[str, Path]:
@@ -28,21 +29,28 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
     """The page as Markdown."""
     spent = {name: sum(Study.open(folder).seconds.values()) for name, folder in folders.items()}
     machine = environment()
+    answer = page.answer(folders)
     lines = [
         f"# {page.title}",
+        "",
+        f"**{answer.short}**" if "**" not in answer.short else answer.short,
         "",
         page.claim,
         "",
         f"**Rule, fixed beforehand.** {page.rule}",
         "",
-        *page.body(folders),
+        *([page.decides, ""] if page.decides else []),
+        f"**What changed.** {answer.changed}",
+        "",
+        *answer.body,
         "",
         "## How it was made",
         "",
         f"`python -m studies {page.name}` ({', '.join(f'`studies/{name}.yaml`' for name in page.studies)}), "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['processor']}, {jobs or machine['cores']} processes, "
-        f"torch {machine['torch']}, commit {machine['commit']}. "
-        f"Training, measuring and statistics took {sum(spent.values()) / 60:.0f} min on a shared machine.",
+        f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {RULES}, the grid of {GRIDS} at "
+        "the latest, both before the first run. Training, measuring and statistics took "
+        f"{sum(spent.values()) / 60:.0f} min on a shared machine.",
         "",
     ]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.reporting.table import Table, plain
 from analysis.results import StudyResults
-from analysis.statistics.methods import compare_methods
+from analysis.statistics.methods import compare_methods, edge_of_grid
 from analysis.style import counted, fixed, looks, ordered, p_value
 from analysis.table import SEEDS
 from trainers.config import TrainConfig
@@ -62,7 +62,7 @@ def method_comparison(
             "p": [_p(p) for p in comparison["p"]],
             "p (Holm)": [_p(p) for p in comparison["p_holm"]],
             "p (flips)": [_p(p) for p in comparison["p_flip"]],
-            "remarks": ["; ".join(filter(None, [row["warnings"], *_edges(runs, row, group)])) for row in records],
+            "remarks": ["; ".join(filter(None, [row["warnings"], _edge(runs, row, group)])) for row in records],
         }
     )
     when = (
@@ -200,14 +200,9 @@ def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[
     return ", ".join(f"{c}={plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
 
 
-def _edges(runs: pd.DataFrame, row: dict[Any, Any], group: str) -> list[str]:
+def _edge(runs: pd.DataFrame, row: dict[Any, Any], group: str) -> str:
     """Says where the chosen radius is the largest or smallest of the group's: a wider grid may hold a better one."""
-    here = runs[(runs[group] == row["group"]) & runs["rho"].notna()] if "rho" in runs else runs.iloc[:0]
-    radii = sorted(here["rho"].unique())
-    chosen = here.loc[here["configuration"] == row["configuration"], "rho"]
-    if len(radii) < 2 or chosen.empty or radii[0] < chosen.iloc[0] < radii[-1]:
-        return []
-    return [f"rho is the {'largest' if chosen.iloc[0] == radii[-1] else 'smallest'} of its grid"]
+    return edge_of_grid(runs[runs[group] == row["group"]], row["configuration"])
 
 
 def _plus_minus(mean: float, deviation: float, scale: float, digits: int) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.measures.catalogue.targets import DESCRIPTIONS, TARGETS, of_scores
+from analysis.measures.catalogue.targets import TARGETS, of_scores
+from analysis.measures.registry import is_candidate
 from analysis.statistics import ceiling, comparison
 from analysis.statistics.baselines import baselines
 from analysis.statistics.catalogue import STATISTICS
@@ -25,10 +26,7 @@ from analysis.statistics.strata import CELL_MINIMUM, Strata
 from analysis.statistics.units import Units, units, variants
 from analysis.table import SEED_COLUMNS
 
-__all__ = ["COLUMNS", "CONTROLS", "Correlations", "Units", "correlate", "units"]
-
-# Measures that are no candidate explanation: they describe the targets, or what training reached.
-CONTROLS = (*DESCRIPTIONS, "cross_entropy", "bin_accuracy", "share_forgotten")
+__all__ = ["COLUMNS", "Correlations", "Units", "correlate", "units"]
 
 CORRECTIONS = ("max-T", "holm")
 SIZES = ("hp.model", "hp.model_options")  # what decides the shape of a model
@@ -82,7 +80,7 @@ def correlate(
     *,
     targets: Sequence[str] | None = None,
     measures: Sequence[str] | None = None,
-    exclude: Sequence[str] = CONTROLS,
+    exclude: Sequence[str] = (),
     compare: Sequence[tuple[str, str]] = (),
     group: str | Sequence[str] | None = None,
     seed_column: str | Sequence[str] = SEED_COLUMNS,
@@ -112,9 +110,10 @@ def correlate(
         table: The long measures table joined with `hp.*` columns; each run's last checkpoint is used.
         targets: Variants to be explained, or measures for all their variants; None for all in `TARGETS`, and the same
             of the scores of tasks of one's own.
-        measures: Variants or measures that may explain; None for all but `TARGETS`, the targets and `exclude`.
-            Baselines have rows whatever is asked for.
-        exclude: Variants or measures left out when `measures` is None.
+        measures: Variants or measures that may explain; None for all that are candidates by the registry
+            (`analysis.measures.registry.is_candidate`: no baseline, no target, nothing set beforehand), but the targets
+            and `exclude`. Baselines have rows whatever is asked for.
+        exclude: Further variants or measures left out when `measures` is None.
         compare: Pairs of variants (forgetting, sharpness) whose |tau_b| are compared on each target; a known measure
             that the table lacks is a row that says so.
         group: Columns that make a method; None for `hp.method` and `hp.ascent`, whichever the table has.
@@ -127,9 +126,9 @@ def correlate(
         interval: "stabilised", "bca" or "percentile"; the last two resample configurations `draws` times. With "bca"
             the interval of `within` is a percentile interval.
         tables: Which further tables to make, of `STATISTICS`; None for all, () for none.
-        controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`; None for the final
-            train loss, the usual hyper-parameters where they vary, and for a measure of forgetting the rise of the loss
-            and the information before, under the same perturbation.
+        controls: Variants, measures or hyper-parameters (without "hp.") held fixed in `partial`, several of them
+            jointly where joined by " + "; None for the baselines and the hyper-parameters of training, each and
+            jointly, and for a measure of forgetting the rise of the loss under the same perturbation.
         representatives: For families of measures the one that stands for each; None for the usual ones.
         oriented: Which sign of a measure is right in `sign_errors`: its "pooled" one, or the "expected" one.
         correction: Of p-values for the number of measures: "max-T" (step-down, by the same permutations) or "holm".
@@ -162,12 +161,8 @@ def correlate(
         raise ValueError(f"`table` has none of the targets {list(wanted)}: name some of {known[:20]} in `targets`.")
     judges = baselines(data, chosen_targets)
     if measures is None:
-        left_out = {
-            *chosen_targets,
-            *judges,
-            *variants("exclude", of_scores((*TARGETS, *exclude), known), data, strict=False),
-        }
-        chosen = [v for v in known if v not in left_out]
+        left_out = {*chosen_targets, *variants("exclude", of_scores((*TARGETS, *exclude), known), data, strict=False)}
+        chosen = [v for v in known if is_candidate(v) and v not in left_out]
     else:
         chosen = variants("measures", measures, data, strict=True)
     if not chosen:

@@ -75,10 +75,10 @@ def compare_methods(
     rows = []
     for cell, here in runs.groupby(list(by), dropna=False, sort=True) if by else [((), runs)]:
         where = dict(zip(by, cell if isinstance(cell, tuple) else (cell,), strict=True))
-        against = _chosen(here[here[group] == baseline], target, choose, configuration, pairing)
+        against = chosen(here[here[group] == baseline], target, choose, configuration, pairing)
         for name in sorted(set(here[group]), key=lambda name: (name != baseline, str(name))):
             of_group = here[here[group] == name]
-            found = _chosen(of_group, target, choose, configuration, pairing)
+            found = chosen(of_group, target, choose, configuration, pairing)
             row = {**where, "group": name, "configuration": found.name, "seeds": len(found)}
             row |= {
                 "configurations": of_group[configuration].nunique(),
@@ -95,8 +95,18 @@ def compare_methods(
     return table
 
 
-def _chosen(runs: pd.DataFrame, target: str, choose: str | None, configuration: str, seed: list[str]) -> pd.Series:
-    """The target by seed at the chosen configuration, whose number is the series' name."""
+def chosen(
+    runs: pd.DataFrame,
+    target: str = "test_error",
+    choose: str | None = "validation_error",
+    configuration: str = "configuration",
+    seed: Sequence[str] = ("seed",),
+) -> pd.Series:
+    """The target by seed at the configuration with the lowest mean of `choose`, whose number is the series' name.
+
+    Configurations with fewer runs that were lost (diverged, or without a finite value) come first. Arguments as for
+    `compare_methods`; empty, with the name NaN, where there is no run.
+    """
     if runs.empty:
         return pd.Series(dtype=float, name=math.nan)
     by = choose or target
@@ -104,8 +114,26 @@ def _chosen(runs: pd.DataFrame, target: str, choose: str | None, configuration: 
     scores = runs.assign(_lost=~finite).groupby(configuration).agg(lost=("_lost", "sum"), score=(by, "mean"))
     best = scores.sort_values(["lost", "score"], kind="stable").index[0]
     rows = runs[(runs[configuration] == best) & finite]
-    found: pd.Series = rows.groupby(seed)[target].mean()
+    found: pd.Series = rows.groupby(list(seed))[target].mean()
     return found.rename(best)
+
+
+def edge_of_grid(runs: pd.DataFrame, configuration: object, axis: str = "rho") -> str:
+    """Where a configuration lies on an edge of its group's grid, in words; empty where it does not.
+
+    A radius of 0 is no edge: there is none below it, and the method is its base optimizer there.
+
+    Args:
+        runs: Those of one group, with the columns `configuration` and the axis.
+        configuration: Its number.
+        axis: The setting.
+    """
+    values = runs[axis].dropna() if axis in runs else pd.Series(dtype=float)
+    grid = sorted(values.unique())
+    mine = values[runs.loc[values.index, "configuration"] == configuration]
+    if len(grid) < 2 or mine.empty or grid[0] < mine.iloc[0] < grid[-1] or (axis == "rho" and mine.iloc[0] == 0):
+        return ""
+    return f"{axis} is the {'largest' if mine.iloc[0] == grid[-1] else 'smallest'} of its grid"
 
 
 def _paired(found: pd.Series, against: pd.Series, level: float, seed: int, *, itself: bool) -> dict[str, object]:
