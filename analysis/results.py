@@ -300,7 +300,7 @@ class StudyResults:
         left = joined[["configuration"]].join(self._without_draws(joined))
         for name in ("x", "y"):
             squares = (left[name] ** 2).groupby(left["configuration"]).sum().reindex(points["configuration"])
-            points[f"{name}_sd"] = np.sqrt(squares.to_numpy() / np.maximum(points["seeds"] - 1, 1).to_numpy())
+            points[f"{name}_sd"] = np.sqrt(squares.to_numpy() / np.maximum(points["seeds"].to_numpy() - 1, 1))
         points.loc[points["seeds"] < 2, ["x_sd", "y_sd"]] = np.nan
         return points[["configuration", "method", "x", "x_sd", "y", "y_sd", "seeds"]]
 

@@ -82,13 +82,15 @@ def _in_words(results: StudyResults, lead: Lead, inside: Sequence[Standing]) -> 
     if compared:
         shown = f"stronger is {listed(better)}" if better else "no family is shown to be stronger"
         texts.append(f"Where compared with a baseline, {shown}.")
-    rows = [
-        (s.named, r) for s in _by_strength(lead) if (r := _partial_row(results, lead.target, s.row["measure"], ALL))
-    ]
-    if rows:
-        left = [name for name, row in rows if row["low"] > 0 or row["high"] < 0]
-        shown = f"something is left for {listed(left)}" if left else "nothing is shown to be left for any family"
-        texts.append(f"Given the training and validation baselines together, {shown}.")
+    parts = []
+    for short, name in ((TRAINING, "the training baselines"), (ALL, "the training and validation baselines together")):
+        if told := _given_rows(results, lead, short):
+            left = [family for family, row in told if row["low"] > 0 or row["high"] < 0]
+            shown = f"something is left for {listed(left)}" if left else "nothing is shown to be left for any family"
+            parts.append(f"given {name}, {shown}")
+    if parts:
+        text = "; ".join(parts)
+        texts.append(f"{text[:1].upper()}{text[1:]}.")
     return " ".join(texts)
 
 
@@ -242,11 +244,7 @@ def _given(results: StudyResults, lead: Lead) -> list[str]:
     """For which representatives something is left with the baselines held fixed together."""
     texts = []
     for short in (TRAINING, ALL, f"{ALL} and {HYPER}"):
-        rows = [
-            (standing.named, row)
-            for standing in _by_strength(lead)
-            if (row := _partial_row(results, lead.target, standing.row["measure"], short))
-        ]
+        rows = _given_rows(results, lead, short)
         if not rows:
             continue
         clear = [f"{name} ({_ends(row)})" for name, row in rows if row["low"] > 0 or row["high"] < 0]
@@ -257,6 +255,12 @@ def _given(results: StudyResults, lead: Lead) -> list[str]:
         else:
             texts.append(f"Given {_the(short)}, nothing is shown to be left for any family.")
     return texts
+
+
+def _given_rows(results: StudyResults, lead: Lead, short: str) -> list[tuple[str, dict[Any, Any]]]:
+    """The families whose representative has a partial correlation given these controls, with it."""
+    found = [(s.named, _partial_row(results, lead.target, s.row["measure"], short)) for s in _by_strength(lead)]
+    return [(name, row) for name, row in found if row is not None]
 
 
 def given(results: StudyResults, measure: str, target: str) -> str:

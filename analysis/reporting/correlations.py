@@ -129,7 +129,8 @@ def _by_method(rows: pd.DataFrame) -> str:
 
 
 def _stratified(rows: pd.DataFrame, resampled: str) -> str:
-    if not np.isfinite(rows["stratified"].to_numpy(dtype=float)).any():
+    rows = rows[np.isfinite(rows["stratified"].to_numpy(dtype=float))]
+    if rows.empty:
         return ""
     return (
         "Stratified: over pairs of one cell, whose hyper-parameters of training (learning rate, batch size, ...) are "

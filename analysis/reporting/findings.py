@@ -131,7 +131,7 @@ def _tried(results: StudyResults, lead: Lead) -> list[Finding]:
     survive = int((clear["p_adjusted"] < ALPHA).sum())
     name = "Holm's" if (usable["correction"] == "holm").all() else "the max-T"
     text = (
-        f"Of {counted(len(usable), 'variant')} of measures, {len(clear)} "
+        f"Of {counted(len(lead.rows), 'variant')} of measures, {len(clear)} "
         f"{'has an interval' if len(clear) == 1 else 'have intervals'} with `{target}` that "
         f"{'excludes' if len(clear) == 1 else 'exclude'} 0, and {survive or 'none'} of these "
         f"{'survives' if survive == 1 else 'survive'} {name} correction for the number of measures."
@@ -247,8 +247,8 @@ def _reversals(lead: Lead) -> list[Finding]:
             first = sorted(turned["measure"], key=lambda m: m not in named)[:SHOWN_REVERSALS]
             names = ", ".join(f"`{m}`" for m in first) + (", …" if len(turned) > SHOWN_REVERSALS else "")
             texts.append(
-                f"{len(turned)} of {counted(len(usable), 'variant')} {where} ({names}): their pooled correlation with "
-                f"`{target}` mixes in {why}."
+                f"{len(turned)} of {counted(len(lead.rows), 'variant')} {where} ({names}): their pooled correlation "
+                f"with `{target}` mixes in {why}."
             )
     if not texts:
         texts = ["No measure whose interval excludes 0 changes sign within methods"]

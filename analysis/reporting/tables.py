@@ -111,12 +111,12 @@ def _of_statistics(
 
 def comparisons(results: StudyResults) -> Table:
     """Paired differences between two measures, over all pairs of configurations and over those inside cells."""
-    place = {target: i for i, target in enumerate(results.targets)}
-    rows = results.comparisons.sort_values("target", key=lambda t: t.map(place), kind="stable").head(SHOWN_ROWS)
+    compared = set(results.comparisons["target"])
+    target = next((t for t in results.targets if t in compared), "")
+    rows = results.comparisons[results.comparisons["target"] == target].head(SHOWN_ROWS)
     cells = {
         "First": words("forgetting"),
         "Second": words("sharpness"),
-        "Target": words("target"),
         **({"Pairs": words("pairs")} if "pairs" in rows else {}),
         "τ_b first": number("tau_forgetting"),
         "τ_b second": number("tau_sharpness"),
@@ -127,14 +127,14 @@ def comparisons(results: StudyResults) -> Table:
         "n": whole("n_configurations"),
     }
     note = (
-        "Difference |τ_b(first)| − |τ_b(second)| on the same n configurations; positive: the first is the stronger "
-        "correlate. Pairs: pooled over all configurations, or stratified, inside cells of equal hyper-parameters of "
-        "training. Intervals resample configurations and take both coefficients on the same sample; over draws too: "
-        "configurations and draws of the data, where there are at least four. Signed: both coefficients taken in the "
-        "direction that is expected of them. Near 0 an absolute value is too large on average: where an interval of "
-        "either coefficient contains 0, read the signed difference."
+        f"Difference |τ_b(first)| − |τ_b(second)| with `{target}` on the same n configurations; positive: the first is "
+        "the stronger correlate. The CSV file has the other targets. Pairs: pooled over all configurations, or "
+        "stratified, inside cells of equal hyper-parameters of training. Intervals resample configurations and take "
+        "both coefficients on the same sample; over draws too: configurations and draws of the data, where there are "
+        "at least four. Signed: both coefficients taken in the direction that is expected of them. Near 0 an absolute "
+        "value is too large on average: where an interval of either coefficient contains 0, read the signed difference."
     )
-    title, left = "One measure against another, pair by pair", ("First", "Second", "Target", "Pairs")
+    title, left = "One measure against another, pair by pair", ("First", "Second", "Pairs")
     empty = "No two measures were compared."
     return _of_statistics("comparisons", title, note, results.comparisons, rows, cells, left, results, empty=empty)
 
