@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.measures.registry import sees_held_out
+from analysis.measures import registry
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.families import representative
@@ -21,6 +21,7 @@ from analysis.statistics.resampling import MINIMUM
 from analysis.style import FAMILIES, family, fixed, p_value
 
 SIZE_OF_ROUNDING = 1 + 1e-9
+MARKS = {"held-out labels": "†", "noisy labels": "‡"}  # of `analysis.measures.registry.marks`
 
 
 def family_of(row: Mapping[Any, Any]) -> str:
@@ -28,9 +29,16 @@ def family_of(row: Mapping[Any, Any]) -> str:
     return BASELINE if row["role"] == BASELINE else family(row["measure"])
 
 
-def marks(row: Mapping[Any, Any]) -> str:
-    """† where held-out labels were seen, ⚠ where values behind the row carry a warning."""
-    return "†" * sees_held_out(row["measure"]) + "⚠" * bool(row["warned"] > 0)
+def marks(row: Mapping[Any, Any], *, noisy: bool) -> str:
+    """† where held-out labels were seen, ‡ where noisy labels were taken as given, ⚠ where values carry a warning."""
+    seen = "".join(MARKS[mark] for mark in registry.marks(row["measure"], noisy=noisy))
+    return seen + "⚠" * bool(row["warned"] > 0)
+
+
+def noisy_labels(results: StudyResults) -> bool:
+    """Whether any run was trained on labels that were made noisy."""
+    noise = pd.to_numeric(results.runs.get("hp.label_noise", pd.Series(dtype=float)), errors="coerce")
+    return bool((noise > 0).any())
 
 
 def corrected_p(row: Mapping[Any, Any], of: str = "") -> str:
@@ -47,7 +55,8 @@ def corrected_p(row: Mapping[Any, Any], of: str = "") -> str:
     if not lowest <= floor * SIZE_OF_ROUNDING:
         return p_value(p)
     digits = max(3, -math.floor(math.log10(p)))
-    return f"≤ {fixed(math.ceil(p * 10**digits * (2 - SIZE_OF_ROUNDING)) / 10**digits, digits)}" if p < 1 else "1"
+    text = fixed(math.ceil(p * 10**digits * (2 - SIZE_OF_ROUNDING)) / 10**digits, digits)
+    return f"≤ {text[:5]}{text[5:].rstrip('0')}" if p < 1 else "1"
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,8 @@ class StudyResults:
 
         Returns:
             Columns configuration, method, x, x_sd, y, y_sd, seeds; configurations where either is not finite are left
-            out. The standard deviation is NaN for a single seed.
+            out. The standard deviation leaves out what a draw of the data adds to all configurations alike, and is NaN
+            for a single seed.
 
         Raises:
             ValueError: If the table has no such variant, with the nearest name.
@@ -295,10 +296,22 @@ class StudyResults:
         value = value.loc[np.isfinite(value.to_numpy(dtype=float)).all(axis=1)]
         joined = value.reset_index().merge(self.configurations(), on="run_id", how="inner")
         groups = joined.groupby(["configuration", "method"])
-        points: pd.DataFrame = groups.agg(
-            x=("x", "mean"), x_sd=("x", "std"), y=("y", "mean"), y_sd=("y", "std"), seeds=("x", "size")
-        )
-        return points.reset_index()
+        points: pd.DataFrame = groups.agg(x=("x", "mean"), y=("y", "mean"), seeds=("x", "size")).reset_index()
+        left = joined[["configuration"]].join(self._without_draws(joined))
+        for name in ("x", "y"):
+            squares = (left[name] ** 2).groupby(left["configuration"]).sum().reindex(points["configuration"])
+            points[f"{name}_sd"] = np.sqrt(squares.to_numpy() / np.maximum(points["seeds"].to_numpy() - 1, 1))
+        points.loc[points["seeds"] < 2, ["x_sd", "y_sd"]] = np.nan
+        return points[["configuration", "method", "x", "x_sd", "y", "y_sd", "seeds"]]
+
+    def _without_draws(self, joined: pd.DataFrame) -> pd.DataFrame:
+        """How far the x and y of runs are from their configuration's mean, and from that of their draw of the data."""
+        values = joined[["x", "y"]]
+        left: pd.DataFrame = values - values.groupby(joined["configuration"]).transform("mean")
+        if "hp.data_seed" not in self.runs or self.runs["hp.data_seed"].nunique() < 2:
+            return left
+        draw = joined["run_id"].map(self.runs.set_index("run_id")["hp.data_seed"].map(str))
+        return left - left.groupby(draw).transform("mean")
 
     def entries(self) -> pd.DataFrame:
         """One row an entry of the registry that left rows in the measures table: what it is and what it costs.

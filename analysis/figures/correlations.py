@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.candidates import family_of, strength_first
-from analysis.measures.registry import sees_held_out
+from analysis.candidates import MARKS, family_of, strength_first
+from analysis.measures.registry import marks
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.resampling import MINIMUM
 from analysis.style import ALERT, FAMILIES, FAMILY_MARKERS, INK, MUTED, family, fixed, ink, interval, measure_name
 
+KNOWN = 8  # baselines of a matrix
 VARIANTS = 3  # of one measure in a figure, as long as there are others
 SYMBOLS = {"kendall": "Kendall τ$_b$", "spearman": "Spearman ρ", "pearson": "Pearson r"}
 
@@ -80,6 +81,7 @@ def forest(
     top: int | None = 20,
     measures: Sequence[str] | None = None,
     ceilings: pd.DataFrame | None = None,
+    noisy: bool = False,
 ) -> Axes:
     """One line a measure: its coefficient over all configurations and, below it, the one inside cells.
 
@@ -91,11 +93,13 @@ def forest(
         top: How many of the strongest (by absolute value) to show; None for all.
         measures: Variants to show instead, candidates or baselines, from the top down.
         ceilings: Table of noise ceilings; the band spans its estimates for this target and coefficient.
+        noisy: Whether training labels are noisy, so that measures which take them as given are marked.
 
     Returns:
         The axes: colour and marker are the measure's family. Filled: pooled. Hollow, on a thin line: stratified, with
         the hyper-parameters of training held fixed, or, where no row has it, the mean within methods. Marked: a sign
-        that differs from the pooled one (⇄), warned values (⚠), measures that see held-out labels (†).
+        that differs from the pooled one (⇄), warned values (⚠), measures that see held-out labels (†) or take noisy
+        labels as given (‡).
     """
     if measures is None:
         rows = strongest(correlations, target=target, coefficient=coefficient, top=top)
@@ -132,7 +136,8 @@ def forest(
             ax.text(1.03, at - lift, text, transform=beside, va="center", fontsize="small",
                     color=ALERT if row["cell_reversal"] else MUTED)  # fmt: skip
     kinds = [family_of(row) for row in records]
-    names = [measure_name(row["measure"]) + " †" * sees_held_out(row["measure"]) for row in records]
+    seen = ["".join(f" {MARKS[mark]}" for mark in marks(row["measure"], noisy=noisy)) for row in records]
+    names = [measure_name(row["measure"]) + mark for row, mark in zip(records, seen, strict=True)]
     ax.set_yticks(y, names, fontsize="small")
     for label, kind in zip(ax.get_yticklabels(), kinds, strict=True):
         label.set_color(ink(FAMILIES[kind]))
@@ -145,11 +150,13 @@ def forest(
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
     ax.grid(axis="x")
     ax.set_xlabel(f"{SYMBOLS[coefficient]} with {measure_name(target)}")
-    _forest_legend(ax, rows, kinds, stratified=stratified, with_band=band is not None)
+    _forest_legend(ax, rows, kinds, stratified=stratified, with_band=band is not None, seen="".join(seen))
     return ax
 
 
-def _forest_legend(ax: Axes, rows: pd.DataFrame, kinds: Sequence[str], *, stratified: bool, with_band: bool) -> None:
+def _forest_legend(
+    ax: Axes, rows: pd.DataFrame, kinds: Sequence[str], *, stratified: bool, with_band: bool, seen: str
+) -> None:
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=FAMILIES[kind], marker=FAMILY_MARKERS[kind], ms=5, label=kind)
         for kind in dict.fromkeys(kinds)
@@ -163,11 +170,12 @@ def _forest_legend(ax: Axes, rows: pd.DataFrame, kinds: Sequence[str], *, strati
     if with_band:
         handles.append(Patch(color="#f0d9a8", label="noise ceiling"))
     if (rows["reversal"].astype(bool) | rows["cell_reversal"].astype(bool)).any():
-        handles.append(Line2D([], [], ls="", marker="$⇄$", color=ALERT, ms=7, label="reversal"))
+        handles.append(Line2D([], [], ls="", marker="$⇄$", color=ALERT, ms=7, label="differs from pooled"))
     if (rows["warned"] > 0).any():
         handles.append(Line2D([], [], ls="", marker="$⚠$", color=INK, ms=7, label="warned values"))
-    if rows["measure"].map(sees_held_out).any():
-        handles.append(Line2D([], [], ls="", marker="$†$", color=INK, ms=7, label="sees held-out labels"))
+    for mark, label in ((MARKS["held-out labels"], "sees held-out labels"), (MARKS["noisy labels"], "noisy labels")):
+        if mark in seen:
+            handles.append(Line2D([], [], ls="", marker=f"${mark}$", color=INK, ms=7, label=label))
     figure = ax.get_figure(root=True)
     if figure is not None:
         figure.legend(handles=handles, loc="outside upper left", ncols=4)
@@ -186,13 +194,27 @@ def _ceiling(ceilings: pd.DataFrame | None, target: str, coefficient: str) -> tu
 
 
 def matrix_rows(rows: pd.DataFrame, *, top: int) -> list[str]:
-    """The measures that a matrix of these rows (of one coefficient) shows: the strongest candidates of all targets."""
+    """The candidates that a matrix of these rows (of one coefficient) shows: the strongest of all targets."""
     rows = completed(rows)
     rows = rows[rows["role"] != BASELINE]
     strength = rows["value"].abs() - 2.0 * (rows["n_configurations"] < MINIMUM)
     peak = rows.assign(peak=strength).groupby("measure")["peak"].max()
     peak = peak[np.isfinite(peak)].sort_values(ascending=False, kind="stable")
     return [str(m) for m in peak.index[_chosen(peak.index.to_series(), top)]]
+
+
+def strongest_baselines(rows: pd.DataFrame, targets: Sequence[str]) -> list[str]:
+    """The first `KNOWN` baselines by their absolute value with the first target that they have one with.
+
+    Of each the strongest variant.
+    """
+    known = completed(rows)
+    known = known[(known["role"] == BASELINE) & np.isfinite(known["value"].to_numpy(dtype=float))]
+    place = known["target"].map({name: i for i, name in enumerate(targets)})
+    base = known["measure"].str.split("[").str[0]
+    order = known.assign(place=place, strength=-known["value"].abs(), base=base)
+    order = order.sort_values(["place", "strength", "measure"]).drop_duplicates("base")
+    return [str(name) for name in order["measure"].head(KNOWN)]
 
 
 def correlation_matrix(
@@ -203,13 +225,14 @@ def correlation_matrix(
     top: int = 20,
     targets: list[str] | None = None,
 ) -> Axes:
-    """Heat map, measures by targets; bold where the interval excludes 0, a dash where there is no value.
+    """Heat map, baselines and measures by targets; bold where the interval excludes 0, a dash where there is no value.
 
     Args:
         ax: Where to draw.
         correlations: Table with the columns of `analysis.results.CORRELATIONS`.
         coefficient: "kendall", "spearman" or "pearson".
-        top: How many measures, by their largest absolute value over the targets.
+        top: How many measures, by their largest absolute value over the targets; above them the `KNOWN` strongest
+            baselines.
         targets: Columns, in order; all of the table's by default.
     """
     rows = completed(correlations[correlations["coefficient"] == coefficient])
@@ -218,8 +241,9 @@ def correlation_matrix(
     value = rows.pivot_table(index="measure", columns="target", values="value", aggfunc="first").reindex(columns=names)
     clear = (rows["low"] > 0) | (rows["high"] < 0)
     sure = rows.assign(clear=clear.astype(float)).pivot_table(index="measure", columns="target", values="clear")
-    value = value.loc[matrix_rows(rows, top=top)]
-    groups = {name: i for i, name in enumerate(FAMILIES)}
+    baselines = strongest_baselines(rows, names)
+    value = value.loc[[*baselines, *matrix_rows(rows, top=top)]]
+    groups = {name: i for i, name in enumerate((BASELINE, *(k for k in FAMILIES if k != BASELINE)))}
     first = np.abs(np.nan_to_num(value.to_numpy(dtype=float)[:, :1].ravel()))
     strength = dict(zip(value.index, first, strict=True))
     order = sorted(value.index, key=lambda m: (groups[family(m)], -strength[m]))
@@ -258,9 +282,9 @@ def correlation_matrix(
 def comparison_plot(ax: Axes, comparisons: pd.DataFrame, *, top: int | None = 16) -> Axes:
     """Paired differences |τ(first)| - |τ(second)| with their intervals, in the order of the table.
 
-    Filled where the interval excludes 0, hollow where it contains 0 or where there is none. Where the table has both,
-    a line over all pairs of configurations stands above a broken one over those inside cells; a thin line is the
-    interval that resamples draws of the data too.
+    Filled where every interval excludes 0, hollow where one contains 0 or where there is none. Where the table has
+    both, a line over all pairs of configurations stands above a broken one over those inside cells; a thin line is the
+    interval that resamples draws of the data too, which is then the one in numbers.
 
     Args:
         ax: Where to draw.
@@ -287,11 +311,14 @@ def comparison_plot(ax: Axes, comparisons: pd.DataFrame, *, top: int | None = 16
             ax.plot([row["low"], row["high"]], [at, at], color=colour, solid_capstyle="round", **style)
         if np.isfinite(row.get("low_draws", math.nan)):
             ax.plot([row["low_draws"], row["high_draws"]], [at, at], color=colour, lw=0.6)
-        clear = known and (row["low"] > 0 or row["high"] < 0)
+        ends = [(row["low"], row["high"]), (row.get("low_draws", math.nan), row.get("high_draws", math.nan))]
+        ends = [pair for pair in ends if np.isfinite(pair).all()]
+        clear = bool(ends) and (min(low for low, _ in ends) > 0 or max(high for _, high in ends) < 0)
         ax.plot(row["difference"], at, "o", ms=4.5 if inside else 5.5, mec=colour, mew=1.2,
                 mfc=colour if clear else "white")  # fmt: skip
-        ax.text(1.03, at, interval(row["difference"], row["low"], row["high"]), transform=ax.get_yaxis_transform(),
-                va="center", fontsize="small", color=MUTED if inside else INK)  # fmt: skip
+        text = interval(row["difference"], *ends[-1]) if ends else fixed(row["difference"])
+        ax.text(1.03, at, text, transform=ax.get_yaxis_transform(), va="center", fontsize="small",
+                color=MUTED if inside else INK)  # fmt: skip
     labels = [f"{measure_name(first)}\nagainst {measure_name(second)}" for first, second in y]
     ax.set_yticks(list(y.values()), labels, fontsize="small")
     ax.tick_params(axis="y", length=0)

@@ -30,8 +30,9 @@ def scatter(
         measure: Name for the horizontal axis.
         target: Name for the vertical axis.
         row: The row of the correlations table whose value, interval and number of configurations go into the title;
-            where it says `reversal`, the title says so, and straight least-squares lines are drawn: one through each
-            method's points, and a broken one through all of them.
+            where it says `reversal`, or a coefficient inside cells has the other sign, the title says so. For a
+            `reversal` straight least-squares lines are drawn: one through each method's points, and a broken one
+            through all of them.
         psi: The granulated coefficient, for the title; None or NaN leaves it out.
         methods: All methods of the study, so that colours agree between figures.
 
@@ -59,9 +60,11 @@ def scatter(
     if row is not None:
         value = interval(row["value"], row["low"], row["high"])
         granulated = "" if psi is None or not np.isfinite(psi) else f", Ψ = {fixed(psi)}"
-        turned = f"\n⇄ inside methods {fixed(row['within'])}" if reversal else ""
-        ax.set_title(f"τ$_b$ = {value}{granulated}, n = {row['n_configurations']}{turned}", fontweight="normal",
-                     fontsize="small", color=ALERT if reversal else INK)  # fmt: skip
+        turned = [f"inside methods {fixed(row['within'])}"] * reversal
+        turned += [f"inside cells {fixed(row['stratified'])}"] * _opposite(row)
+        more = f"\n⇄ {', '.join(turned)}" if turned else ""
+        ax.set_title(f"τ$_b$ = {value}{granulated}, n = {row['n_configurations']}{more}", fontweight="normal",
+                     fontsize="small", color=ALERT if turned else INK)  # fmt: skip
     ax.set_xlabel(wrapped(measure_name(measure)))
     ax.set_ylabel(measure_name(target))
     if not logarithmic:
@@ -69,6 +72,16 @@ def scatter(
         ax.ticklabel_format(axis="x", style="sci", scilimits=(-2, 4), useMathText=True)
     ax.grid()
     return ax
+
+
+def turns(row: Mapping[Any, Any]) -> bool:
+    """Whether the sign of a row of correlations is another one inside methods, or inside cells."""
+    return bool(row["reversal"]) or _opposite(row)
+
+
+def _opposite(row: Mapping[Any, Any]) -> bool:
+    """Whether the coefficient inside cells is marked, and of the other sign."""
+    return bool(row.get("cell_reversal", False)) and bool(row["value"] * row["stratified"] < 0)
 
 
 def line_handles() -> list[Line2D]:

@@ -1,21 +1,20 @@
 """The table of correlations: one row a measure, named ones and baselines first, and its variants below it."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import corrected_p, lineup, marks
+from analysis.candidates import corrected_p, lineup, marks, noisy_labels
 from analysis.figures.correlations import leading, of_target
-from analysis.reporting.table import SHOWN_ROWS, Table, remarks, written
+from analysis.reporting.table import NOTHING, SHOWN_ROWS, Table, remarks, written
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE
-from analysis.statistics.exchangeability import WHOLE_VARIANTS
-from analysis.statistics.statistic import WITHIN, Cell, whole, words
+from analysis.statistics.statistic import SIGNS, WITHIN, Cell, whole, words
 from analysis.style import count, interval
 
 LEAST_OTHERS = 12  # rows beside the named ones and the baselines, however many these are
-SIGNS = {1: "+", -1: "−", 0: "?"}
 CORRECTIONS = {"holm": "Holm", "max-T": "max-T"}
 
 
@@ -32,9 +31,10 @@ def correlations(results: StudyResults) -> Table:
         records.append({**standing.row, "stands_for": standing.stands_for, "variants": 1 + len(standing.others)})
         records += [{**row, "stands_for": "", "variants": np.nan} for row in standing.others.to_dict("records")]
     every = pd.DataFrame(records, columns=[*rows.columns, "stands_for", "variants"])
-    shown, note = remarks(written(every, _cells(rows, results.facts()["level"])), _note(results, target, rows))
-    for name in ("Stratified τ_b", "p (stratified)", "Warned"):
-        if shown[name].isin(["", "–"]).all():
+    cells = _cells(rows, results.facts()["level"], noisy=noisy_labels(results))
+    shown, note = remarks(written(every, cells), _note(results, target, rows))
+    for name in ("Stratified τ_b", "p (stratified)", "Warned", "Left out"):
+        if shown[name].isin([*NOTHING, "0"]).all():
             shown = shown.drop(columns=name)
     ends = [*heads, len(records)][1:]
     return Table(
@@ -49,10 +49,10 @@ def correlations(results: StudyResults) -> Table:
     )
 
 
-def _cells(rows: pd.DataFrame, level: str) -> dict[str, Cell]:
+def _cells(rows: pd.DataFrame, level: str, *, noisy: bool) -> dict[str, Cell]:
     kinds = sorted({CORRECTIONS.get(str(name), str(name)) for name in rows["correction"]}) or ["Holm"]
     return {
-        "Measure": Cell(("measure", "warned"), _named),
+        "Measure": Cell(("measure", "warned"), partial(_named, noisy=noisy)),
         "Stands for": words("stands_for"),
         "Variants": Cell(("variants",), lambda n: "" if pd.isna(n) else count(n)),
         f"τ_b [{level}]": Cell(("value", "low", "high"), interval),
@@ -68,8 +68,8 @@ def _cells(rows: pd.DataFrame, level: str) -> dict[str, Cell]:
     }
 
 
-def _named(measure: str, warned: float) -> str:
-    marked = marks({"measure": measure, "warned": warned})
+def _named(measure: str, warned: float, *, noisy: bool) -> str:
+    marked = marks({"measure": measure, "warned": warned}, noisy=noisy)
     return f"{measure} {marked}" if marked else measure
 
 
@@ -86,20 +86,28 @@ def _note(results: StudyResults, target: str, rows: pd.DataFrame) -> str:
     facts = results.facts()
     candidates = rows[(rows["role"] != BASELINE) & np.isfinite(rows["value"].to_numpy(dtype=float))]
     by_max = (candidates["correction"] == "max-T").any()
+    noisy = (
+        "‡ Sorts examples by the noisy labels that were given, so part of it is how many of them were fitted. "
+        if noisy_labels(results)
+        else ""
+    )
     return (
-        f"Kendall's τ_b with `{target}`: first one measure of each family, chosen without looking at the target, then "
-        "the baselines, which are known without any measure, then the other measures, strongest first. "
+        f"Kendall's τ_b with `{target}`: first one measure of each family, which the study's file names or else the "
+        "usual one, then the baselines, which are known without any measure, then the other measures, strongest first. "
         "Each row stands for all variants of its measure. Variants: how many were tried; the page opens them, and the "
         "CSV file holds every variant and target, with Spearman and Pearson. A measure that was not named shows the "
         "variant that the study's comparisons name, or the first by name, not its strongest. "
-        f"Pooled: over all pairs of configurations, each averaged over its seeds. {_capital(facts['intervals'])}. "
+        "Pooled: over all pairs of configurations like these, each averaged over its seeds; the statement is about "
+        f"such configurations, with these methods and settings mixed as they are here. {_capital(facts['intervals'])}"
+        f"{_by_method(candidates)}. "
         f"The p-values are from {facts['permutations']}{_permuted(candidates)}, corrected "
         f"{'by step-down max-T' if by_max else 'by Holm'} over the {len(candidates)} candidates; ≤ stands before the "
         "smallest p that the permutations could give. "
-        f"{_stratified(candidates)}"
+        f"{_stratified(candidates, facts['resampled'])}"
         "Within methods: mean of τ_b inside each method. ⇄ marks a coefficient that is reversed against the pooled "
-        "one. Expected: sign of the correlation with the gap that the measure's theory predicts. † sees held-out "
-        "labels, so judge it against the validation error. ⚠ Some of its values carry a warning. Left out: "
+        "one, or, inside cells, differs from it by more than twice the error of the difference. "
+        "Expected: sign of the correlation with the gap that the measure's theory predicts. † sees held-out "
+        f"labels, so judge it against the validation error. {noisy}⚠ Some of its values carry a warning. Left out: "
         "configurations without a finite value."
     )
 
@@ -113,15 +121,22 @@ def _permuted(rows: pd.DataFrame) -> str:
     return f" inside methods{where} (where both measure and target differ between methods)"
 
 
-def _stratified(rows: pd.DataFrame) -> str:
-    if not np.isfinite(rows["stratified"].to_numpy(dtype=float)).any():
+def _by_method(rows: pd.DataFrame) -> str:
+    """For which rows the unit of an interval is a method."""
+    inside = int((rows["permuted"] == "inside methods").sum())
+    which = "" if inside == len(rows) else f"; for {inside} of {len(rows)} rows"
+    return f"{which}, a method with all its configurations at a time" if inside else ""
+
+
+def _stratified(rows: pd.DataFrame, resampled: str) -> str:
+    rows = rows[np.isfinite(rows["stratified"].to_numpy(dtype=float))]
+    if rows.empty:
         return ""
-    together = int((rows["stratified_permuted"] == WHOLE_VARIANTS).sum())
-    alike = f", for {together} of them whole variants of methods in all cells alike" if together else ""
     return (
         "Stratified: over pairs of one cell, whose hyper-parameters of training (learning rate, batch size, ...) are "
-        f"equal, so that models differ in the method alone; {_span(rows['cells'])} cells of at least 3 configurations. "
-        f"Its p-values permute inside cells{alike}. "
+        f"equal, so that models differ in the method and its settings alone; {_span(rows['cells'])} cells of at least "
+        f"3 configurations; the statement is about models trained alike. Its {resampled}, inside cells; its p-values "
+        "permute the target inside cells, and are corrected over the same candidates. "
     )
 
 

@@ -151,7 +151,15 @@ def verdicts(results: StudyResults) -> str:
     pairs = max(int(row["pairs"]) for row in others)
     return (
         f"Against {baseline}, in points of test error over {counted(pairs, 'pair')} of seeds, after Holm's correction: "
-        f"{'; '.join(parts)}. Each was chosen from {searched} configurations by validation error."
+        f"{'; '.join(parts)}.{_too_few(pairs, alpha)} Each was chosen from {searched} configurations by validation "
+        "error."
+    )
+
+
+def _too_few(pairs: int, alpha: float) -> str:
+    """That the verdicts rest on the t test alone, where sign flips could not reach its level."""
+    return (
+        f" These are t tests: {pairs} pairs are too few for sign flips to confirm one." if 2 / 2**pairs > alpha else ""
     )
 
 

@@ -26,13 +26,16 @@ from trainers.sweep.parallel import cores, in_parallel
 
 DPI = 200
 
+BEYOND = ("partial", "prediction")  # statistics with a section of their own
 SECTIONS: dict[str, tuple[str, ...]] = {  # figures and tables, in order
     "Sharpness, forgetting and generalisation": (
-        *("forest", "comparison", "scatter", "correlation_matrix", "correlations", "comparisons", "ceilings"),
+        *("forest", "correlations", "families", "comparison", "comparisons", "scatter", "ceilings"),
+        "correlation_matrix",
     ),
-    "Does it hold up": tuple(STATISTICS),
-    "Is one method better?": ("comparison_of_methods",),
-    "Methods": ("methods", "training_curves", "radius", "calibration", "reliability"),
+    "Beyond the baselines": BEYOND,
+    "Does it hold up": tuple(name for name in STATISTICS if name not in ("families", *BEYOND)),
+    "Is one method better?": ("comparison_of_methods", "methods"),
+    "Training and calibration": ("training_curves", "radius", "calibration", "reliability"),
     "Forgetting": (
         *("forgetting_bars", "forgetting_by_m", "forgetting_curves", "forgetting_by_method", "forgetting_events"),
         *("along_training", "sharpness_by_radius"),
@@ -274,7 +277,7 @@ def _templates(marked: Callable[[str], str]) -> jinja2.Environment:
 def _marked(text: str) -> Markup:
     """Escaped text in which `names in backticks` are set as code, and τ_b with its index."""
     code = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    code = re.sub(r" ([⚠†])|\[(−?[\d.]+), (−?[\d.]+)\]", _together, code)
+    code = re.sub(r" ([⚠†‡])|\[(−?[\d.]+), (−?[\d.]+)\]", _together, code)
     return Markup(code.replace("τ_b", "τ<sub>b</sub>"))
 
 

@@ -5,7 +5,7 @@ for a reader, which goes into the page and the LaTeX file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from analysis.reporting.markup import escape_markdown, plain_cells
 from analysis.statistics.statistic import Cell
 
 SHOWN_ROWS = 25  # on the page; the CSV file holds every row
+NOTHING = ("", "–")  # cells that say nothing
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Table:
     below: Mapping[int, pd.DataFrame] = field(default_factory=dict)
 
 
-_NEXT = re.compile(r"(?<=[.?])\s+(?=[A-ZΨ|`⇄⚠†≤]|[np]: )")  # where a sentence begins
+_NEXT = re.compile(r"(?<=[.?])\s+(?=[A-ZΨ|`⇄⚠†‡≤]|[np]: )")  # where a sentence begins
 
 
 def captioned(text: str) -> tuple[str, str]:
@@ -108,7 +109,7 @@ _LATEX = {
     "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "τ": r"$\tau$", "ρ": r"$\rho$", "λ": r"$\lambda$",
     "Ŷ": r"$\hat{Y}$", "×": r"$\times$", "→": r"$\to$", "⇄": r"$\leftrightarrows$", "≥": r"$\geq$", "≤": r"$\leq$",
     "Ψ": r"$\Psi$", "²": r"$^2$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "Π": r"$\Pi$", "σ": r"$\sigma$",
-    "⚠": "(!)", "†": r"$\dagger$", "…": r"\ldots{}", "“": "``", "”": "''",
+    "⚠": "(!)", "†": r"$\dagger$", "‡": r"$\ddagger$", "…": r"\ldots{}", "“": "``", "”": "''",
     "\n": " ",
 }  # fmt: skip
 
@@ -129,6 +130,22 @@ def marked_latex(text: str) -> str:
 def written(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
     """Rows as a reader sees them, a column a heading."""
     return pd.DataFrame({heading: cell.texts(rows) for heading, cell in cells.items()}, index=rows.index)
+
+
+def told(shown: pd.DataFrame, text: Sequence[str]) -> pd.DataFrame:
+    """A table without rows that have no number, and then without columns that say nothing.
+
+    Args:
+        shown: Text for a reader.
+        text: Its columns that hold words, by which a row is named.
+    """
+    silent = shown.isin(NOTHING)
+    numbers = [c for c in shown.columns if c not in (*text, "Remark", "n")]
+    rows = shown[~silent[numbers].all(axis=1)] if numbers else shown
+    if rows.empty:
+        return rows
+    kept: pd.DataFrame = rows.loc[:, [c for c in rows.columns if c in text or not rows[c].isin(NOTHING).all()]]
+    return kept
 
 
 def plain(value: Any) -> str:

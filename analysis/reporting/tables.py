@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.correlations import leading, strongest
+from analysis.candidates import lineup
+from analysis.figures.correlations import leading, of_target
 from analysis.measures.remarks import warning_kinds
-from analysis.reporting.correlations import SIGNS, correlations
+from analysis.reporting.correlations import correlations
+from analysis.reporting.given import short_names, spelled
 from analysis.reporting.methods import better
 from analysis.reporting.table import (
     SHOWN_ROWS,
@@ -21,11 +23,13 @@ from analysis.reporting.table import (
     to_csv,
     to_latex,
     to_markdown,
+    told,
     written,
 )
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
-from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, number, span, whole, words
+from analysis.statistics.correlation_rows import BASELINE
+from analysis.statistics.statistic import INTERVAL, SHOWN, SIGNS, Cell, Statistic, number, span, whole, words
 from analysis.style import count, fixed, interval, looks, missing, ordered, p_value
 from analysis.table import SEED_COLUMNS
 
@@ -101,18 +105,18 @@ def _of_statistics(
     """A table whose rows carry remarks, which are told below it."""
     level = results.facts()["level"]
     headings = {heading.format(level=level): cell for heading, cell in cells.items()}
-    shown, note = remarks(written(rows, {**headings, "Remark": words("warnings")}), note)
+    shown, note = remarks(told(written(rows, {**headings, "Remark": words("warnings")}), flush_left), note)
     return Table(name, title, note, data, shown, tuple(c for c in (*flush_left, "Remark") if c in shown), **more)
 
 
 def comparisons(results: StudyResults) -> Table:
     """Paired differences between two measures, over all pairs of configurations and over those inside cells."""
-    place = {target: i for i, target in enumerate(results.targets)}
-    rows = results.comparisons.sort_values("target", key=lambda t: t.map(place), kind="stable").head(SHOWN_ROWS)
+    compared = set(results.comparisons["target"])
+    target = next((t for t in results.targets if t in compared), "")
+    rows = results.comparisons[results.comparisons["target"] == target].head(SHOWN_ROWS)
     cells = {
         "First": words("forgetting"),
         "Second": words("sharpness"),
-        "Target": words("target"),
         **({"Pairs": words("pairs")} if "pairs" in rows else {}),
         "τ_b first": number("tau_forgetting"),
         "τ_b second": number("tau_sharpness"),
@@ -123,48 +127,59 @@ def comparisons(results: StudyResults) -> Table:
         "n": whole("n_configurations"),
     }
     note = (
-        "Difference |τ_b(first)| − |τ_b(second)| on the same n configurations; positive: the first is the stronger "
-        "correlate. Pairs: pooled over all configurations, or stratified, inside cells of equal hyper-parameters of "
-        "training. Intervals resample configurations and take both coefficients on the same sample; over draws too: "
-        "configurations and draws of the data, where there are at least four. Signed: both coefficients taken in the "
-        "direction that is expected of them. Near 0 an absolute value is too large on average: where an interval of "
-        "either coefficient contains 0, read the signed difference."
+        f"Difference |τ_b(first)| − |τ_b(second)| with `{target}` on the same n configurations; positive: the first is "
+        "the stronger correlate. The CSV file has the other targets. Pairs: pooled over all configurations, or "
+        "stratified, inside cells of equal hyper-parameters of training. Intervals resample configurations and take "
+        "both coefficients on the same sample; over draws too: configurations and draws of the data, where there are "
+        "at least four. Signed: both coefficients taken in the direction that is expected of them. Near 0 an absolute "
+        "value is too large on average: where an interval of either coefficient contains 0, read the signed difference."
     )
-    title, left = "One measure against another, pair by pair", ("First", "Second", "Target", "Pairs")
+    title, left = "One measure against another, pair by pair", ("First", "Second", "Pairs")
     empty = "No two measures were compared."
     return _of_statistics("comparisons", title, note, results.comparisons, rows, cells, left, results, empty=empty)
 
 
 def ceilings(results: StudyResults) -> Table:
-    """How strong a correlation the noise between seeds allows."""
+    """How strong a correlation the noise between seeds allows, and what the strongest measure has."""
     rows = results.ceilings[results.ceilings["coefficient"] == "kendall"]
     cells = {
         "Target": words("target"),
-        "Split half": number("split_half"),
-        "Spearman–Brown": number("spearman_brown"),
+        "Halves": number("split_half"),
+        "Runs made again": number("spearman_brown"),
         "Oracle with noise": number("oracle_with_noise"),
+        "Independent measures, at most": number("independent"),
+        "Strongest measure": words("strongest"),
+        "Its τ_b": number("strongest_value"),
+        "Between halves": number("strongest_across"),
         "n": whole("n_configurations"),
     }
     note = (
-        "Kendall's τ_b of a target with itself: between two halves of the seeds; the same corrected to all seeds "
-        "(Spearman–Brown); and between the target and the target plus noise of its own standard error. No measure "
-        "can be expected to do better."
+        "How far the noise between seeds lets a τ_b with a target go, and what the strongest measure has. Halves: the "
+        "target of one half of the seeds with that of the other. Runs made again: the same corrected to all seeds "
+        "(Spearman–Brown). Oracle with noise: the target with itself plus noise of its own standard error. No measure "
+        "whose noise is independent of the target's can be expected above the next column; a measure of the same runs "
+        "shares what happened in them and can exceed it. Between halves: the strongest measure of one half of the "
+        "seeds with the target of the other, to be compared with the first column."
     )
     empty = "No noise ceiling: it needs at least two seeds a configuration."
-    return _of_statistics(
-        "ceilings", "Noise ceiling", note, results.ceilings, rows, cells, ("Target",), results, empty=empty
-    )
+    left = ("Target", "Strongest measure")
+    return _of_statistics("ceilings", "Noise ceiling", note, results.ceilings, rows, cells, left, results, empty=empty)
 
 
 def further(statistic: Statistic, results: StudyResults) -> Table:
-    """Another statistic, for the leading target and the measures that lead there; the CSV file holds every row."""
+    """Another statistic, for the leading target and the measures of the table of correlations; the CSV file has all."""
     target = leading(results)[0]
-    measures = strongest(results.correlations, target=target, top=SHOWN)["measure"].tolist()
+    standings = lineup(results, of_target(results.correlations, target))
+    measures = [str(s.row["measure"]) for s in standings if s.row["role"] != BASELINE][:SHOWN]
     data = results.further.get(statistic.name, pd.DataFrame(columns=statistic.columns.split()))
     rows = statistic.chosen(data[data["target"] == target], measures)
+    note = statistic.note.format(target=target)
+    if statistic.name == "partial":
+        rows = rows.assign(control=rows["control"].map(short_names(results)))
+        note = f"{note} {spelled(results)}".rstrip()
     own = {"Measure": words("measure")} if "measure" in rows.columns else {}
     return _of_statistics(
-        statistic.name, statistic.title, statistic.note.format(target=target), data, rows,
+        statistic.name, statistic.title, note, data, rows,
         {**own, **statistic.shown, **statistic.spread(rows)}, (*own, *statistic.words), results,
         empty="No measure has a value in this table.", optional=True,
     )  # fmt: skip
@@ -184,7 +199,8 @@ def problems(results: StudyResults) -> Table:
     )
     note = "Runs that did not finish. They have no targets and enter no correlation."
     words = ("Run", "Configuration", "Status", "Reason")
-    return Table("unfinished", "Diverged and unfinished runs", note, rows, shown, words, "Every run finished.")
+    title, empty = "Diverged and unfinished runs", "Every run finished."
+    return Table("unfinished", title, note, rows, shown, words, empty, optional=True)
 
 
 def _where_row(results: StudyResults, row: dict[Any, Any]) -> str:
@@ -282,6 +298,7 @@ def warnings(results: StudyResults) -> Table:
         shown,
         ("Warning", "For example"),
         "No measured number carries a warning.",
+        optional=True,
     )
 
 
@@ -298,9 +315,8 @@ def measured(results: StudyResults) -> Table:
     shown = data.astype(str).set_axis(["Measure", "Rows", "Not finite", "Not converged", "With a warning"], axis=1)
     shown = shown[(counts.drop(columns="rows").sum(axis=1) > 0).to_numpy()].head(SHOWN_ROWS)
     note = "Measures with rows that are not finite, did not converge, or carry a warning. The CSV file counts all."
-    return Table(
-        "doubts", "Measurements with a doubt", note, data, shown, ("Measure",), "No measured number carries a doubt."
-    )
+    title, empty = "Measurements with a doubt", "No measured number carries a doubt."
+    return Table("doubts", title, note, data, shown, ("Measure",), empty, optional=True)
 
 
 TABLES: dict[str, Callable[[StudyResults], Table]] = {

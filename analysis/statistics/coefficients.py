@@ -1,8 +1,8 @@
 """The numbers of one block: coefficients pooled, within methods and inside cells, with their intervals.
 
 What is left out at a time, or resampled, is the configuration; where both a measure and a target differ from method to
-method (`exchangeability`), the method with all its configurations. For stratified tau_b it is the configuration in its
-cell, or the variant of a method in all cells.
+method (`exchangeability`), the method with all its configurations. For stratified tau_b it is the configuration in its cell
+and, where variants of methods differ alike in all cells, besides that the variant in all cells.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,7 @@ _ROWS = 1 << 21  # (measures, targets, draws) numbers held at once
 NUMBERS = (
     *("value", "low", "high", "within", "within_low", "within_high", "groups", "inside"),
     *("stratified", "stratified_low", "stratified_high", "stratified_mean", "together"),
+    *("variants_low", "variants_high"),
     *("cells", "cells_dropped", "cell_reversal"),
 )
 
@@ -45,7 +46,8 @@ def coefficients(
     """The numbers of `NUMBERS`, of shape (coefficients, m, t), of finite data.
 
     `groups` and `cells` count the methods and cells that were used, `inside` is 1 where methods are taken as units,
-    `together` where variants are inside cells, and `cell_reversal` where holding the hyper-parameters fixed turns the
+    `together` where variants of methods differ alike in all cells, so that stratified tau_b also has ends over variants
+    (`variants_low`, `variants_high`), and `cell_reversal` where holding the hyper-parameters fixed turns the
     coefficient round.
     """
     n = x.shape[1]
@@ -112,10 +114,11 @@ def _add_intervals(
             out["within_low"][k, rows], out["within_high"][k, rows] = ends
             if name == "kendall" and in_cells is not None:
                 ends = percentile_interval(stratified_kendall(x[rows], y, strata, in_cells), level=level)
-                if (together := out["together"][k, rows] > 0).any():
-                    other = variant_interval(out["stratified"][k, rows], x[rows], y, strata, level=level)
-                    ends = np.where(together, other[0], ends[0]), np.where(together, other[1], ends[1])
                 out["stratified_low"][k, rows], out["stratified_high"][k, rows] = ends
+                if (together := out["together"][k, rows] > 0).any():
+                    ends = variant_interval(out["stratified"][k, rows], x[rows], y, strata, level=level)
+                    out["variants_low"][k, rows] = np.where(together, ends[0], np.nan)
+                    out["variants_high"][k, rows] = np.where(together, ends[1], np.nan)
                 left_out = leave_one_out(name, x[rows], y) if left_out is None else left_out
                 change = out["stratified"][k, rows] - value
                 error = jackknife_error(stratified_leave_one_out(x[rows], y, strata) - left_out)

@@ -26,7 +26,7 @@ class Part:
         block: Measures and targets.
         j: The target's place among them.
         inside: For each coefficient, which of the measures change places inside methods alone.
-        whole: Which of them change places inside cells as whole variants of methods.
+        whole: Which of them are tested over variants of methods besides.
     """
 
     block: Block
@@ -61,22 +61,18 @@ class Family:
     orders: dict[bytes, Orders]
     parts: list[Part] = field(default_factory=list)
 
-    def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found, Found]:
-        """Columns p, p_adjusted, p_floor of each pooled coefficient, the same stratified, and the best of families.
+    def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found, Found, Found]:
+        """Columns p, p_adjusted, p_floor of each pooled coefficient, the same stratified and over variants, and the best.
 
         Those of families are `strongest`, `best_of_k_p` and the same stratified: of tau_b, for each of `FAMILIES`.
         """
         n = int(self.everyone.sum())
         free, cells = self._shared(np.zeros(n, dtype=np.int64), settings), self.cells[self.everyone]
         pooled = [self._found(name, self._pooled(k), free, settings) for k, name in enumerate(COEFFICIENTS)]
-        tested, variants = self._stratified(), self.variants[self.everyone]
-        crossed = (
-            len(np.unique(variants)) < n
-        )  # free orders serve cells and variants both, whichever measures there are
-        inside = free if crossed or not tested else self._shared(cells, settings)
-        stratified, best = self._found("kendall", tested, inside, settings, cells)
+        stratified, best = self._found("kendall", self._stratified(), self._shared(cells, settings), settings, cells)
+        variants, _ = self._found("kendall", self._over_variants(), free, settings, cells)
         best = pooled[0][1] | {f"{name}_stratified": values for name, values in best.items()}
-        return {name: found for name, (found, _) in zip(COEFFICIENTS, pooled, strict=True)}, stratified, best
+        return {name: found for name, (found, _) in zip(COEFFICIENTS, pooled, strict=True)}, stratified, variants, best
 
     def _shared(self, cells: Int[np.ndarray, " n"], settings: Settings) -> Orders:
         """Permutations inside cells."""
@@ -108,11 +104,18 @@ class Family:
 
     def _stratified(self) -> list[Seen]:
         found = []
-        for part in self.parts:
-            if Strata.of(self.cells[part.block.used]).n >= MINIMUM:
-                found += self._tested(part, ~part.whole, self.cells)
-                found += self._tested(part, part.whole, None, self.variants)
+        for part in self._in_cells():
+            found += self._tested(part, np.ones_like(part.whole), self.cells)
         return found
+
+    def _over_variants(self) -> list[Seen]:
+        found = []
+        for part in self._in_cells():
+            found += self._tested(part, part.whole, None, self.variants)
+        return found
+
+    def _in_cells(self) -> list[Part]:
+        return [part for part in self.parts if Strata.of(self.cells[part.block.used]).n >= MINIMUM]
 
     def _found(
         self, name: str, tested: Sequence[Seen], orders: Orders, settings: Settings,

@@ -12,7 +12,7 @@ from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.coefficients import coefficients
 from analysis.statistics.correction import KINDS, Family, Part, families
 from analysis.statistics.evidence import Block, Evidence, joined
-from analysis.statistics.exchangeability import FREELY, INSIDE_CELLS, INSIDE_METHODS, WHOLE_VARIANTS
+from analysis.statistics.exchangeability import FREELY, INSIDE_METHODS
 from analysis.statistics.intervals import PERFECT
 from analysis.statistics.resampling import benjamini_hochberg
 from analysis.statistics.strata import Strata
@@ -25,7 +25,8 @@ COLUMNS = (
     *("measure", "target", "coefficient", "role", "value", "low", "high", "p", "p_adjusted", "p_floor"),
     *("n_configurations", "n_runs", "dropped", "permuted", "within", "within_low", "within_high", "groups", "reversal"),
     *("stratified", "stratified_low", "stratified_high", "stratified_p", "stratified_p_adjusted"),
-    *("stratified_p_floor", "stratified_permuted", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
+    *("stratified_p_floor", "stratified_mean", "variants_low", "variants_high", "variants_p", "variants_p_adjusted"),
+    *("variants_p_floor", "cells", "cells_dropped", "cell_reversal"),
     *("warned", "warned_as", "warnings", "p_bh", "interval", "correction"),
 )
 
@@ -33,7 +34,8 @@ COLUMNS = (
 UNKNOWN: dict[str, Any] = {
     **dict.fromkeys(("p_adjusted", "p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
-    **dict.fromkeys(("permuted", "stratified_permuted", "warned_as", "interval"), ""),
+    **{f"variants_{end}": math.nan for end in ("low", "high", "p", "p_adjusted", "p_floor")},
+    **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
     "cells": 0,
     "cells_dropped": 0,
     "cell_reversal": False,
@@ -91,8 +93,6 @@ def correlation_rows(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     whole["reversal"] = clear & (whole["value"] * whole["within"] < 0)
     done = whole["p"].notna() | whole["low"].notna()
     whole["permuted"] = np.where(done, np.where(whole["inside"] > 0, INSIDE_METHODS, FREELY), "")
-    done = whole["stratified_p"].notna() | whole["stratified_low"].notna()
-    whole["stratified_permuted"] = np.where(done, np.where(whole["together"] > 0, WHOLE_VARIANTS, INSIDE_CELLS), "")
     counts = ["groups", "cells", "cells_dropped"]
     whole[counts] = whole[counts].astype(int)
     whole["cell_reversal"] = whole["cell_reversal"] > 0
@@ -124,12 +124,15 @@ def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.Data
 
 def _p_values(target: str, family: Family, evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     """p-values of a target's rows, with what they belong to, and the best of its families."""
-    pooled, stratified, best = family.p_values(evidence.settings)
+    pooled, stratified, variants, best = family.p_values(evidence.settings)
     frames = [
         pd.DataFrame({"measure": family.measures, "target": target, "coefficient": name, **columns})
         for name, columns in pooled.items()
     ]
-    of_cells = pd.DataFrame({f"stratified_{name}": values for name, values in stratified.items()})
+    of_cells = pd.DataFrame(
+        {f"stratified_{name}": values for name, values in stratified.items()}
+        | {f"variants_{name}": values for name, values in variants.items()}
+    )
     frames[0] = pd.concat([frames[0], of_cells], axis=1)
     return pd.concat(frames, ignore_index=True), pd.DataFrame({"target": target, "family": KINDS, **best})
 

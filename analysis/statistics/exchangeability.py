@@ -5,7 +5,7 @@ the target differ from method to method, configurations of one method are no ind
 finds too much: about 9 % false alarms at nominal 5 with intraclass correlations of 0.2, 20 % with 0.5
 (docs/statistics.md). Where only one of the two does, it keeps its level. Inside cells of equal hyper-parameters it is
 the same with the variants of methods, each of which is in many cells: permuting every cell by itself counts a variant
-anew in each, so whole variants change places, in all cells alike.
+anew in each, so that a second test has whole variants change places, in all cells alike.
 """
 
 import numpy as np
@@ -16,7 +16,6 @@ from analysis.statistics.strata import Strata
 
 ALIKE = 0.1  # intraclass correlation above which configurations of one method are not taken as exchangeable
 FREELY, INSIDE_METHODS = "freely", "inside methods"
-INSIDE_CELLS, WHOLE_VARIANTS = "inside cells", "whole variants"
 
 
 def intraclass_correlation(

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis.statistics.evidence import Evidence, Rows, joined
-from analysis.statistics.statistic import Cell, Statistic, chance, number, span, whole, words
-from analysis.style import FAMILIES, family
+from analysis.statistics.statistic import Cell, Statistic, chance, number, whole, words
+from analysis.style import FAMILIES, family, interval
 
 # The usual measure of each family, named before any target was seen; the first that was taken stands for it.
 REPRESENTATIVES: Mapping[str, Sequence[str]] = {
@@ -89,14 +89,15 @@ STATISTIC = Statistic(
         "Family": words("family"),
         "Variants": whole("variants"),
         "Representative": words("representative"),
-        "τ_b": number("value"),
-        "{level} interval": Cell(("low", "high"), span),
-        "Inside cells": number("stratified"),
-        "{level} interval inside": Cell(("stratified_low", "stratified_high"), span),
+        "τ_b [{level}]": Cell(("value", "low", "high"), interval),
+        "Inside cells": Cell(("stratified", "stratified_low", "stratified_high"), interval),
         "Strongest": words("strongest"),
         "Its τ_b": number("strongest_value"),
         "p, best of all": chance("best_of_k_p"),
+        "Strongest inside": words("strongest_stratified"),
+        "Its τ_b inside": number("strongest_stratified_value"),
+        "p, best of all inside": chance("best_of_k_p_stratified"),
     },
-    words=("Family", "Representative", "Strongest"),
+    words=("Family", "Representative", "Strongest", "Strongest inside"),
     chosen=_shown,
 )

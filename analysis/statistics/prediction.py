@@ -25,9 +25,10 @@ from analysis.statistics.intervals import jackknife_error
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, check_resampling, percentile_interval
 from analysis.statistics.slopes import scaled
-from analysis.statistics.statistic import INTERVAL, Cell, Statistic, number, span, words
+from analysis.statistics.statistic import INTERVAL, Cell, Statistic, number, words
 from analysis.statistics.strata import Strata
 from analysis.statistics.units import MAXIMUM_LEVELS, Units
+from analysis.style import fixed, interval
 
 MODELS = ("ridge", "neighbours")
 PENALTIES = tuple(float(v) for v in np.logspace(-2, 4, 13))
@@ -468,8 +469,8 @@ STATISTIC = Statistic(
         "R²": number("r2"),
         **INTERVAL,
         "τ within": number("tau"),
-        "Gain": number("gain"),
-        "Gain, interval": Cell(("gain_low", "gain_high"), span),
+        "R² without": Cell(("r2", "gain"), lambda r2, gain: fixed(r2 - gain)),
+        "Gain": Cell(("gain", "gain_low", "gain_high"), interval),
         "Mean error": number("mae", 4),
         "of the mean": number("mae_of_mean", 4),
     },

@@ -22,7 +22,7 @@ from analysis.statistics.evidence import ALL, NO_GRID, Evidence, Rows, joined
 from analysis.statistics.grid import axis_pairs, joint, levels
 from analysis.statistics.kendall import BLOCK, weighted_kendall
 from analysis.statistics.resampling import significant
-from analysis.statistics.statistic import Statistic, number, of_leading, whole
+from analysis.statistics.statistic import SIGNS, Cell, Statistic, number, of_leading, whole
 from analysis.statistics.units import Units
 
 ORIENTATIONS = ("pooled", "expected")
@@ -334,7 +334,8 @@ def _signs(evidence: Evidence) -> dict[tuple[str, str], tuple[float, str, str]]:
 
 
 def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
-    return of_leading(rows[(rows["axis"] == ALL) & (rows["weighting"] == "equal")], leading)
+    rows = of_leading(rows[(rows["axis"] == ALL) & (rows["weighting"] == "equal")], leading)
+    return rows.sort_values("mean", kind="stable")
 
 
 STATISTIC = Statistic(
@@ -345,16 +346,20 @@ STATISTIC = Statistic(
     note=(
         "How often the measure orders two runs the wrong way round for `{target}`, over environments: pairs of "
         "configurations that differ in one hyper-parameter (Dziugaite et al. 2020). Wrong is against the sign that the "
-        "measure has over all models, or that is expected of it (`oriented` in the CSV file). 0.5 is chance; `Worst` "
-        "is the robust error. Errors weighted by their certainty, and each hyper-parameter, are in the CSV file."
+        "measure has over all models (pooled), or that is expected of it: the column says which and whose. The "
+        "lowest mean stands first; 0.5 is chance; Worst is the robust error. Errors weighted by their certainty, and "
+        "each hyper-parameter, are in the CSV file."
     ),
     shown={
+        "Right sign": Cell(("sign", "oriented"), lambda sign, of: f"{SIGNS.get(sign, '?')} {of}".strip()),
         "Mean": number("mean"),
         "Median": number("median"),
         "90 %": number("p90"),
         "Worst": number("max"),
         "Environments": whole("kept"),
     },
+    words=("Right sign",),
     chosen=_shown,
     reads="axis weighting",
+    later={"oriented": "", "sign": 0},
 )

@@ -14,6 +14,7 @@ from analysis.statistics.evidence import Evidence, Rows
 from analysis.style import count, fixed, p_value
 
 SHOWN = 12  # measures on a page of the report
+SIGNS = {1: "+", -1: "−", 0: "?"}
 
 
 @dataclass(frozen=True)

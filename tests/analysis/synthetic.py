@@ -216,7 +216,8 @@ def further(stats):
             k=abs(v) / 3, subset="lr+rho", sign_of_psi=np.sign(v), baseline=0.02, excess=abs(v) / 3 - 0.02
         ),
         "sign_errors": keys.assign(
-            axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30
+            axis="all", weighting="equal", mean=0.3, median=0.25, p90=0.6, max=1.0, kept=30, oriented="pooled",
+            sign=np.sign(v).astype(int),
         ),
         "partial": keys.assign(
             control="train_loss", coefficient="spearman of residuals", value=v / 2, p=0.2, n_configurations=15, **ends

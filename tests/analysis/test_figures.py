@@ -228,6 +228,25 @@ def test_comparison_is_hollow_where_the_interval_holds_zero(ax):
     assert [f == "white" for f in fills] == [False, True, True]
 
 
+def test_a_difference_is_clear_only_where_that_over_draws_is(ax):
+    row = {"forgetting": "F_mi", "sharpness": "trace", "pairs": "pooled", "difference": 0.3, "low": 0.1, "high": 0.5}
+    frame = pd.DataFrame([
+        {**row, "low_draws": -0.1, "high_draws": 0.6},
+        {**row, "forgetting": "cw", "low_draws": 0.05, "high_draws": 0.6},
+    ])  # fmt: skip
+    figures.comparison_plot(ax, frame)
+    fills = [line.get_markerfacecolor() for line in ax.get_lines() if line.get_marker() == "o"]
+    assert [f == "white" for f in fills] == [True, False]
+    assert [t.get_text() for t in ax.texts[:2]] == ["0.30 [−0.10, 0.60]", "0.30 [0.05, 0.60]"]
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_the_forest_marks_what_takes_noisy_labels_as_given(results, ax, noisy):
+    given = ["cw[sam, own, m=16, exposed]", "trace"]
+    figures.forest(ax, results.correlations, target="gap_error", measures=given, noisy=noisy)
+    assert [t.get_text().endswith(" ‡") for t in ax.get_yticklabels()] == [noisy, False]
+
+
 def test_scatter_says_tau_and_n_and_draws_lines_only_for_a_reversal(results):
     rows = figures.strongest(results.correlations, target="gap_error").set_index("measure", drop=False)
     for measure, wanted in (("top_eigenvalue", True), ("trace", False)):
@@ -291,14 +310,16 @@ def test_curves_over_training_use_only_runs_measured_along_the_way(results):
 
 def test_the_matrix_writes_the_values_of_the_frame(results, ax):
     figures.correlation_matrix(ax, results.correlations, top=5, targets=["gap_error", "test_error"])
-    assert len(ax.texts) == 10
+    known = ["train_error", "validation_error", "parameter_norm"]
+    assert len(ax.texts) == 2 * (5 + len(known))
     frame = results.correlations.query("coefficient == 'kendall'").set_index(["measure", "target"])
     rows = figures.matrix_rows(
         results.correlations.query("coefficient == 'kendall' and target != 'ood_error_mean'"), top=5
     )
     labels = [t.get_text() for t in ax.get_yticklabels()]
-    assert sorted(labels) == sorted(map(style.measure_name, rows))
-    rows = sorted(rows, key=lambda m: labels.index(style.measure_name(m)))
+    assert sorted(labels) == sorted(map(style.measure_name, [*known, *rows]))
+    assert sorted(labels[:3]) == sorted(map(style.measure_name, known))  # baselines stand above all others
+    rows = sorted([*known, *rows], key=lambda m: labels.index(style.measure_name(m)))
     for i, measure in enumerate(rows):
         for j, target in enumerate(("gap_error", "test_error")):
             r = frame.loc[(measure, target)]
@@ -414,10 +435,15 @@ def test_a_reversal_is_among_the_scatter_plots(results):
     figure, facts = figures.FIGURES["scatter"].draw(results)
     titles = [ax.get_title(loc="left") + ax.get_title() for ax in figure.axes]
     assert sum("⇄" in title for title in titles) == 1
-    assert "as for 1 of the" in facts["reversals"]
+    assert "inside methods for 1 of the" in facts["reversals"]
     psi = results.further["granulated"].query("axis == 'all' and target == 'gap_error'").set_index("measure")["psi"]
     assert any(f"Ψ = {style.fixed(psi['top_eigenvalue'])}" in title for title in titles)
-    none = StudyResults(**{**results.__dict__, "correlations": results.correlations.assign(reversal=False)})
+    inside = results.correlations.assign(reversal=False, cell_reversal=True, stratified=-0.7)
+    inside["value"] = inside["value"].abs()
+    figure, _ = figures.FIGURES["scatter"].draw(StudyResults(**{**results.__dict__, "correlations": inside}))
+    assert all("⇄ inside cells −0.70" in ax.get_title(loc="left") + ax.get_title() for ax in figure.axes)
+    rows = results.correlations.assign(reversal=False)
+    none = StudyResults(**{**results.__dict__, "correlations": rows})
     figure, facts = figures.FIGURES["scatter"].draw(none)
     assert facts["reversals"].startswith("In none of them")
     assert not [t for legend in figure.legends for t in legend.get_texts() if "fit" in t.get_text()]

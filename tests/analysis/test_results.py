@@ -143,6 +143,28 @@ def test_points_are_means_and_deviations_over_seeds():
     assert here["seeds"].tolist() == [2]
 
 
+def test_deviations_of_points_are_without_what_draws_of_the_data_add():
+    given = make()
+    seeds = given.runs["run_id"].str[-1].astype(int)
+    drawn = StudyResults(**{**given.__dict__, "runs": given.runs.assign(**{"hp.data_seed": seeds})})
+    shift = given.measures["run_id"].str.endswith("s1") & (given.measures["measure"] == "test_error")
+    easier = given.measures.assign(value=given.measures["value"].where(~shift, given.measures["value"] + 0.5))
+    before, after = (
+        r.points("top_eigenvalue", "test_error")
+        for r in (drawn, StudyResults(**{**drawn.__dict__, "measures": easier}))
+    )
+    both = after["seeds"] == 2
+    np.testing.assert_allclose(after["y"][both], before["y"][both] + 0.25)
+    assert after["y_sd"].max() < 0.1  # where half a unit is added to one draw, the plain deviation is 0.35
+    # The same by hand, run by run: a configuration's runs differ in the last letter of their name.
+    end = given.measures.query("measure == 'test_error'").set_index("run_id")["value"]
+    left = {run: value - end[[r for r in end.index if r[:-1] == run[:-1]]].mean() for run, value in end.items()}
+    of_draw = {s: np.mean([x for run, x in left.items() if run[-1] == s]) for s in "01"}
+    pairs = [run[:-1] for run in end.index if run[-1] == "1" and f"{run[:-1]}0" in end.index]
+    wanted = [np.hypot(*(left[f"{name}{s}"] - of_draw[s] for s in "01")) for name in pairs]
+    np.testing.assert_allclose(np.sort(before["y_sd"][both]), np.sort(wanted))
+
+
 def test_points_of_a_misspelt_measure_are_refused_with_the_nearest_name():
     given = make()
     with pytest.raises(ValueError, match=r"`measure` names 'top_eigenvalu', .*Did you mean 'top_eigenvalue'\?"):

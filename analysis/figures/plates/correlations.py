@@ -4,10 +4,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.candidates import lineup
-from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, of_target
+from analysis.candidates import lineup, noisy_labels
+from analysis.figures.correlations import (
+    comparison_plot,
+    correlation_matrix,
+    forest,
+    matrix_rows,
+    of_target,
+    strongest_baselines,
+)
 from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page, span
-from analysis.figures.scatter import line_handles, scatter
+from analysis.figures.scatter import line_handles, scatter, turns
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.style import FAMILIES, counted, family, looks
@@ -25,9 +32,11 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
     stratified = any(np.isfinite(row["stratified"]) for row in records)
     figure = page(1.3 + (0.36 if stratified else 0.24) * len(records))
     ax = figure.add_subplot()
+    noisy = noisy_labels(results)
     forest(
-        ax, results.correlations, target=target, measures=[row["measure"] for row in records], ceilings=results.ceilings
-    )
+        ax, results.correlations, target=target, measures=[row["measure"] for row in records],
+        ceilings=results.ceilings, noisy=noisy,
+    )  # fmt: skip
     hollow = "mean of τ_b inside each method"
     if stratified:
         cells, dropped = (max(int(row[name]) for row in records) for name in ("cells", "cells_dropped"))
@@ -41,10 +50,11 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
         if baselines
         else "no baseline was correlated with this target"
     )
-    tried = sum(row["role"] != BASELINE for row in rows.to_dict("records"))
+    tried = int(((rows["role"] != BASELINE) & np.isfinite(rows["value"].to_numpy(dtype=float))).sum())
     return figure, {
         "target": target, "all": tried, "n": span(pd.Series([row["n_configurations"] for row in records])),
-        "hollow": hollow, "known": known,
+        "hollow": hollow, "known": known, "broken": "; broken ones resample inside cells" if stratified else "",
+        "noisy": "‡: sorts examples by the noisy labels that were given. " if noisy else "",
     }  # fmt: skip
 
 
@@ -63,7 +73,7 @@ def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
     return figure, {
         "target": order[0], "shown": lines, "all": pairs, "n": span(here["n_configurations"]),
         "inside": "Below, on a broken line: over pairs inside cells of equal hyper-parameters of training. " if inside
-        else "", "drawn": "Thin: resampling draws of the data too. " if drawn else "",
+        else "", "drawn": "Thin, and in numbers: resampling draws of the data too. " if drawn else "",
     }  # fmt: skip
 
 
@@ -96,13 +106,15 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     every = int(rows["reversal"].astype(bool).sum())
     said = (
         "In none of them do the pooled and the within-method sign differ"
-        if not every
-        else f"⇄: the pooled sign and that of the mean inside methods differ (Simpson), as for {every} of the "
-        f"{len(rows)} measures; there, and only there, straight least-squares lines are drawn, full inside each "
-        "method of three or more configurations, broken through all"
+        if not every and not any(map(turns, drawn))
+        else f"⇄: the pooled sign and that inside methods or inside cells differ (Simpson), inside methods for {every} "
+        f"of the {len(rows)} measures; there straight least-squares lines are drawn, full inside each method of three "
+        "or more configurations, broken through all"
     )
     named = "Ψ: the granulated coefficient, over pairs that differ in one hyper-parameter. " if psi else ""
-    return figure, {"target": target, "shown": len(drawn), "reversals": said, "psi": named}
+    each = "hp.data_seed" in results.runs and results.runs["hp.data_seed"].nunique() > 1
+    less = ", without what a draw of the data adds to all configurations alike" if each else ""
+    return figure, {"target": target, "shown": len(drawn), "reversals": said, "psi": named, "drawn": less}
 
 
 def _panels(results: StudyResults, target: str, rows: pd.DataFrame) -> list[str]:
@@ -112,7 +124,7 @@ def _panels(results: StudyResults, target: str, rows: pd.DataFrame) -> list[str]
     rest = [str(m) for m in rows["measure"] if m not in named]
     chosen = [*named, *rest][:PANELS]
     turned = rows[rows["reversal"].astype(bool)]
-    if len(turned) and not set(turned["measure"]) & set(chosen):
+    if len(turned) and not {row["measure"] for row in rows.to_dict("records") if turns(row)} & set(chosen):
         clear = turned[["value", "within"]].abs().min(axis=1)  # both signs are then more than noise
         chosen = [*chosen[: PANELS - 1], str(turned["measure"].iloc[int(clear.to_numpy().argmax())])]
     return chosen
@@ -134,15 +146,15 @@ def _left_out(every: pd.Series, shown: pd.Series) -> str:
 def _matrix(results: StudyResults) -> tuple[Figure, Facts]:
     leading(results)
     rows = completed(results.correlations[results.correlations["coefficient"] == "kendall"])
-    rows = rows[rows["role"] != BASELINE]
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     targets = [t for t in results.targets if t in set(rows["target"])][:TARGETS]
     rows = rows[rows["target"].isin(targets)]
-    every = pd.Series(rows["measure"].unique())
-    figure = page(1.2 + 0.2 * min(len(every), TOP))
+    every = pd.Series(rows.loc[rows["role"] != BASELINE, "measure"].unique())
+    known = len(strongest_baselines(rows, targets))
+    figure = page(1.2 + 0.2 * (min(len(every), TOP) + known))
     kept = pd.Series(matrix_rows(rows, top=TOP))
     correlation_matrix(figure.add_subplot(), rows, top=TOP, targets=targets)
-    return figure, {"shown": len(kept), "all": len(every), "left": _left_out(every, kept)}
+    return figure, {"shown": len(kept), "all": len(every), "known": known, "left": _left_out(every, kept)}
 
 
 PLATES: dict[str, Plate] = {
@@ -150,13 +162,14 @@ PLATES: dict[str, Plate] = {
         title="Which measures go with generalisation",
         draw=_forest,
         caption=(
-            "Kendall's τ_b with `{target}` over {n} configurations, each averaged over its seeds: one measure of each "
-            "family, chosen without looking at the target, of the {all} that were tried; {known}. Filled: over all "
-            "pairs of configurations. Hollow: {hollow}. Lines: {intervals}. ⇄: a sign that differs from the pooled "
-            "one, within methods (upper line) or inside cells (lower line), or a difference beyond chance. ⚠: some "
-            "values carry a warning. †: sees held-out labels, so judge it against the validation error. Band: noise "
-            "ceiling. Measures are raw: a positive value means a larger measure goes with a larger target. The table "
-            "has the strongest variants, with p-values corrected for all that were tried."
+            "Kendall's τ_b with `{target}` over {n} configurations, each averaged over its seeds: one measure of "
+            "each family, named in the study's file or the usual one, of the {all} that were tried; {known}. Filled: "
+            "over all pairs of configurations. Hollow: {hollow}. Lines: {intervals}{broken}. ⇄: a sign that "
+            "differs from the pooled one, within methods (upper line) or inside cells (lower line), or a "
+            "difference beyond chance. ⚠: some values carry a warning. †: sees held-out labels, so judge it "
+            "against the validation error. {noisy}Band: noise ceiling, of the target against itself. Measures are "
+            "raw: a positive value means that a larger measure goes with a larger target. The table has all "
+            "variants, with p-values corrected for all that were tried."
         ),
         alt="Forest plot of correlations with intervals, one line a measure.",
     ),
@@ -164,11 +177,11 @@ PLATES: dict[str, Plate] = {
         title="One measure against another",
         draw=_comparison,
         caption=(
-            "Paired difference of |τ_b| with `{target}` between the first and the second measure of each pair, both "
-            "taken on the same {n} configurations. Shown: {shown} of {all} pairs that the study named, in its order. "
-            "{inside}{resampled}. {drawn}Filled where the interval excludes 0, hollow where it contains 0 or where "
-            "there is none. Where a |τ_b| is near 0 its absolute value is too large on average, and the difference is "
-            "not to be trusted."
+            "Paired difference of |τ_b| with `{target}` between the first and the second measure of each pair, "
+            "both taken on the same {n} configurations. Shown: {shown} of {all} pairs that the study named, in its "
+            "order. {inside}{resampled}. {drawn}Filled where every interval excludes 0, hollow where one contains "
+            "0 or where there is none. Where a |τ_b| is near 0 its absolute value is too large on average, and the "
+            "difference is not to be trusted."
         ),
         alt="Paired differences between the correlations of two measures, with intervals.",
     ),
@@ -177,9 +190,9 @@ PLATES: dict[str, Plate] = {
         draw=_scatter,
         caption=(
             "Each point is a configuration, averaged over its seeds at the last checkpoint; whiskers are one "
-            "standard deviation over seeds. Shown against `{target}`: one measure of each family, chosen without "
-            "looking at the target, {shown} in all, with a reversal among them if there is one. Titles: τ_b with its "
-            "{level} interval and the number n of configurations. {psi}{reversals}."
+            "standard deviation over seeds{drawn}. Shown against `{target}`: one measure of each family, which the "
+            "study's file names or else the usual one, {shown} in all, with a reversal among them if there is "
+            "one. Titles: τ_b with its {level} interval and the number n of configurations. {psi}{reversals}."
         ),
         alt="Scatter plots of measures against the target, coloured by training method.",
     ),
@@ -187,10 +200,11 @@ PLATES: dict[str, Plate] = {
         title="Measures by targets",
         draw=_matrix,
         caption=(
-            "Kendall's τ_b of measures (rows, grouped by family) with targets (columns); the {shown} of {all} "
-            "measures with the largest absolute value over the targets, at most two in five of one family and three "
-            "variants of one measure. {left}. Bold: the {level} interval excludes 0, "
-            "before any correction for the number of tests. Every target is larger-is-worse."
+            "Kendall's τ_b of measures (rows, grouped by family) with targets (columns): first the {known} "
+            "strongest baselines, then the {shown} of {all} measures with the largest absolute value over the "
+            "targets, at most two in five of one family and three variants of one measure. {left}. Bold: the "
+            "{level} interval excludes 0, before any correction for the number of tests. Every target is "
+            "larger-is-worse."
         ),
         alt="Heat map of rank correlations, measures by targets.",
     ),

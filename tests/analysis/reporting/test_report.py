@@ -175,15 +175,17 @@ def test_few_configurations_claim_nothing(results):
     few = sole(results, n_configurations=4, low=np.nan, high=np.nan)
     poor = changed(few, comparisons=results.comparisons.assign(n_configurations=4))
     assert "no correlation is claimed" in said(poor, "Answer")
-    assert "too few configurations" in said(poor, "One measure against another")
+    assert "too few configurations" in said(poor, "All pairs that were named")
     assert said(poor, "Sharpness") == ""
     assert len(key_numbers(poor)) == 2
 
 
 def test_intervals_that_hold_zero_claim_nothing(results):
     vague = sole(results, low=-0.9, high=0.9, stratified_low=-0.9, stratified_high=0.9)
-    assert "none is shown to order the models by `gap_error`" in said(vague, "Answer")
-    assert "held fixed, no family is shown" in said(vague, "Answer")
+    text = said(vague, "Answer")
+    assert text.startswith("Over all models, forgetting, norm, sharpness and output bias are not shown to order them")
+    assert "held fixed, forgetting, norm, sharpness and output bias are not shown to order them." in text
+    assert "`gap_error` goes with no family: none is shown to order the models" in said(vague, "In numbers")
     assert "no relation over all models is claimed" in said(vague, "Forgetting")
     assert ": not shown." in said(vague, "Forgetting")
 
@@ -211,11 +213,16 @@ def test_the_order_of_families_is_that_of_the_frame_pooled_and_inside_cells(resu
         columns = ["value", "low", "high", "stratified", "stratified_low", "stratified_high"]
         rows.loc[rows["measure"] == measure, columns] = ends
     rows = rows[rows["measure"].isin(list(values))]
-    text = said(changed(results, correlations=rows), "Answer")
-    assert "forgetting orders the models by `gap_error` most closely: τ_b = −0.80 [−0.90, −0.70]" in text
-    assert "before sharpness (0.20)" in text
-    assert "held fixed: sharpness 0.70 [0.60, 0.80], forgetting −0.50 [−0.60, −0.40]" in text
-    assert "The strongest baseline, `validation_error`, which needs no measure, has 0.90 [0.80, 1.00]: not less" in text
+    words = said(changed(results, correlations=rows), "Answer")
+    assert words.startswith("Over all models, forgetting orders them by `gap_error`; sharpness is not shown to.")
+    assert "held fixed, sharpness and forgetting order them." in words
+    text = said(changed(results, correlations=rows), "In numbers")
+    assert "`gap_error` goes with forgetting (τ_b = −0.80 [−0.90, −0.70])" in text
+    assert "number of measures with sharpness (0.20 [0.10, 0.30])" in text
+    assert "held fixed, it goes with sharpness (τ_b = 0.70 [0.60, 0.80]) and forgetting (−0.50 [−0.60, −0.40])" in text
+    known = said(changed(results, correlations=rows), "Baselines")
+    assert "τ_b with `gap_error`: `validation_error` (0.90 [0.80, 1.00], inside cells 0.80)." in known
+    assert "none is said to be better or worse than one" in known
 
 
 def test_findings_hold_the_numbers_of_the_frames(results):
@@ -227,14 +234,14 @@ def test_findings_hold_the_numbers_of_the_frames(results):
     assert f"{survive} of these survive" in text
     pairs = results.comparisons.query("target == 'gap_error'")
     more = int((pairs["low"] > 0).sum())
-    assert (
-        f"of {len(pairs)} pairs that the study named, the first is the stronger correlate of `gap_error` in {more}"
-        in said(results, "One measure against another")
-    )
-    assert "0.85 to 0.88" in said(results, "Noise ceiling")
+    said_of_pairs = said(results, "All pairs that were named")
+    assert f"of {len(pairs)} pairs" in said_of_pairs
+    assert said_of_pairs.count("is stronger than") == more
+    assert "to a τ_b of 0.88" in said(results, "Noise ceiling")
+    assert "at most 0.90; one of the same runs shares their noise, and can exceed" in said(results, "Noise ceiling")
     assert "31 of 34 runs finished; 2 diverged, 1 interrupted" in said(results, "Runs")
     assert "31 did not converge, 31 carry a warning and 0 are not finite" in said(results, "Measurements")
-    assert "`validation_error`" in said(results, "Baselines")
+    assert "No baseline is shown to order the models" in said(results, "Baselines")
 
 
 @pytest.mark.parametrize(
@@ -261,11 +268,13 @@ def test_the_expected_sign_is_told_for_the_gap_alone(results, sign, text):
 
 def test_reversals_are_named_also_where_nothing_is_clear_over_all_models(results):
     text = said(sole(results, low=-0.9, high=-0.1), "What reverses")
-    assert "reversed within methods (`top_eigenvalue`)" in text
-    assert "differences between methods" in text
-    assert "reversed inside cells of equal hyper-parameters of training (`trace`)" in said(
-        sole(results, low=-0.9, high=0.9), "What reverses"
-    )
+    assert "1 of 74 variants have the opposite sign within methods (`top_eigenvalue`)" in text
+    assert "mixes in differences between methods" in text
+    inside = sole(results, low=-0.9, high=0.9, stratified_low=0.1, stratified_high=0.9)
+    assert "with an interval there that excludes 0 (`trace`)" in said(inside, "What reverses")
+    vague = sole(inside, stratified_low=-0.9, stratified_high=0.9)
+    assert "opposite sign" not in said(vague, "What reverses")
+    assert "⇄ marks 1 other" in said(vague, "What reverses")
 
 
 def test_warnings_and_held_out_labels_stand_in_the_sentence(results):
@@ -283,20 +292,70 @@ def test_what_is_left_given_the_baselines_is_that_given_all_of_them(results):
         "n_configurations": 15, "warnings": "",
     })  # fmt: skip
     joint = changed(results, further={"partial": rows})
-    wanted = "Given `train_loss` and `validation_error`, its rank correlation is 0.10 [−0.20, 0.40]: nothing is shown"
+    wanted = "Given all baselines 0.10 [−0.20, 0.40], so nothing is shown beyond"
     assert wanted in said(joint, "Sharpness")
+    assert "Given all baselines, nothing is shown to be left for any family" in said(joint, "Beyond the baselines")
     assert "Given" not in said(changed(results, further={"partial": rows.assign(coefficient="kendall")}), "Sharpness")
 
 
+def pair(first, second, **numbers):
+    whole = {"forgetting": first, "sharpness": second, "target": "gap_error", "pairs": "pooled", "n_configurations": 28}
+    return {**dict.fromkeys(COMPARISONS, np.nan), **whole, "warnings": "", **numbers}
+
+
+@pytest.mark.parametrize(
+    ("draws", "text"),
+    [
+        ((0.2, 0.7), "Forgetting against sharpness: over all models forgetting is the stronger, by 0.50 [0.20, 0.70]"),
+        ((-0.1, 0.9), "over all models neither is shown to be the stronger (0.50 [−0.10, 0.90])"),
+        ((np.nan, np.nan), "over all models forgetting is the stronger, by 0.50 [0.30, 0.60]"),
+    ],
+)
+def test_none_is_called_stronger_unless_over_draws_too(results, draws, text):
+    numbers = {"difference": 0.5, "low": 0.3, "high": 0.6, "low_draws": draws[0], "high_draws": draws[1]}
+    rows = pd.DataFrame([pair("F_mi[obf, iso-loss, m=16, held_out]", "top_eigenvalue", **numbers)])
+    assert text in said(changed(results, comparisons=rows), "Which is stronger")
+
+
+def test_a_measure_and_a_baseline_are_compared_by_the_interval_of_their_difference(results):
+    numbers = {"difference": -0.3, "low": -0.5, "high": -0.1}
+    pooled = pair("top_eigenvalue", "train_error", **numbers)
+    rows = pd.DataFrame([pooled, {**pooled, "pairs": "stratified", "high": 0.1}])
+    assert (
+        "Sharpness against `train_error`: over all models `train_error` is the stronger, by 0.30 [0.10, 0.50]; with "
+        "the hyper-parameters held fixed neither is shown to be the stronger (−0.30 [−0.50, 0.10])."
+        in said(changed(results, comparisons=rows), "Baselines")
+    )
+
+
+def test_what_a_measure_adds_to_a_prediction_is_told_where_it_adds_something(results):
+    rows = results.further["prediction"].copy()
+    one = (rows["added"] == "top_eigenvalue") & (rows["target"] == "gap_error")
+    rows.loc[one, ["r2", "gain", "gain_low", "gain_high"]] = [0.6, 0.2, 0.1, 0.3]
+    rows.loc[one, "warnings"] = "few; no better than train_loss alone (R² 0.65)"
+    text = said(changed(results, further={"prediction": rows}), "Beyond the baselines")
+    assert "from all baselines 0.40, 0.60 with sharpness (gain 0.20 [0.10, 0.30]; no better than train_loss" in text
+    assert "no gain is shown with norm, forgetting and output bias" in text
+
+
+def test_noisy_labels_are_marked_where_training_labels_are_noisy(results):
+    named = {"statistics": {"representatives": {"forgetting": "cw[sam, iso-loss, m=16, exposed]"}}}
+    clean = changed(results, study={**results.study, "study": named}, further={})
+    noisy = changed(clean, runs=results.runs.assign(**{"hp.label_noise": 0.2}))
+    assert "‡" not in said(clean, "Forgetting") + TABLES["correlations"](clean).note
+    assert "‡ It sorts examples by the noisy labels" in said(noisy, "Forgetting")
+    assert "‡ Sorts examples by the noisy labels" in TABLES["correlations"](noisy).note
+
+
 def test_what_was_not_tested_is_said(results):
-    assert "other draws of the data" in said(results, "Not tested")
-    assert "baselines" not in said(results, "Not tested")
+    assert "other draws of the data" in said(results, "Scope")
+    assert "baselines" not in said(results, "Scope")
     bare = results.correlations[results.correlations["role"] == "candidate"].assign(stratified=np.nan)
-    text = said(changed(results, correlations=bare), "Not tested")
+    text = said(changed(results, correlations=bare), "Scope")
     assert "none was correlated" in text
     assert "no cell of at least 3 configurations" in text
     drawn = results.comparisons.assign(low_draws=-0.1, high_draws=0.5)
-    assert "other draws" not in said(changed(results, comparisons=drawn), "Not tested")
+    assert "other draws" not in said(changed(results, comparisons=drawn), "Scope")
 
 
 def test_statistics_that_were_not_made_are_left_out_and_their_old_files_go(monkeypatch, tmp_path):

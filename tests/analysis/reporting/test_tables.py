@@ -7,7 +7,6 @@ import pytest
 from synthetic import make
 
 from analysis.candidates import corrected_p, lineup
-from analysis.figures import strongest
 from analysis.reporting import tables
 from analysis.reporting.table import captioned, marked_latex, remarks
 from analysis.results import StudyResults
@@ -242,12 +241,48 @@ def test_p_values_claim_no_more_than_they_hold(p, shown):
 
 
 def test_further_tables_show_the_leading_measures_of_the_leading_target(results):
-    leading = strongest(results.correlations, target="gap_error", top=12)["measure"].tolist()
+    shown = tables.correlations(results).shown
+    leading = shown.loc[shown["Stands for"] != "baseline", "Measure"].str.strip(" †⚠").tolist()[:12]
     for name in ("granulated", "information", "sign_errors", "power", "multilevel"):
         table = tables.TABLES[name](results)
         assert table.shown["Measure"].tolist() == leading
         assert "`gap_error`" in table.note
         pd.testing.assert_frame_equal(table.data, results.further[name])
+
+
+def test_sign_errors_begin_with_the_lowest_and_say_which_sign_is_right(results):
+    rows = results.further["sign_errors"]
+    rows = rows.assign(mean=np.linspace(0.6, 0.1, len(rows)), sign=-1)
+    shown = tables.TABLES["sign_errors"](changed(results, further={"sign_errors": rows})).shown
+    assert shown["Mean"].astype(float).is_monotonic_increasing
+    assert set(shown["Right sign"]) == {"− pooled"}
+
+
+def test_controls_held_fixed_together_have_short_names_that_the_note_spells_out(results):
+    controls = {
+        "train_loss": "train_loss",
+        "train_loss + train_error": "training baselines",
+        "train_loss + train_error + validation_error": "all baselines",
+        "lr + rho": "hyper-parameters",
+    }
+    rows = results.further["partial"].query("measure == 'top_eigenvalue' and target == 'gap_error'")
+    rows = pd.concat([rows.assign(control=name) for name in controls], ignore_index=True)
+    table = tables.TABLES["partial"](changed(results, further={"partial": rows}))
+    assert set(table.shown["Held fixed"]) == set(controls.values())
+    assert "Here training baselines: `train_loss`, `train_error`; all baselines:" in table.note
+    assert set(table.data["control"]) == set(controls)
+
+
+def test_rows_and_columns_that_say_nothing_are_left_out(results):
+    rows = results.further["granulated"].copy()
+    measure = tables.TABLES["granulated"](results).shown["Measure"].iloc[0]
+    rows.loc[rows["measure"] == measure, ["psi", "p"]] = np.nan
+    rows["p"] = np.nan
+    shown = tables.TABLES["granulated"](changed(results, further={"granulated": rows})).shown
+    assert measure not in set(shown["Measure"])
+    assert "p" not in shown
+    silent = changed(results, further={"granulated": rows.assign(psi=np.nan)})
+    assert tables.TABLES["granulated"](silent).shown.empty
 
 
 def test_granulated_coefficients_stand_beside_their_axes(results):
