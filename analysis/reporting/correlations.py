@@ -136,7 +136,8 @@ def _stratified(rows: pd.DataFrame, resampled: str) -> str:
         "Stratified: over pairs of one cell, whose hyper-parameters of training (learning rate, batch size, ...) are "
         f"equal, so that models differ in the method and its settings alone; {_span(rows['cells'])} cells of at least "
         f"3 configurations; the statement is about models trained alike. Its {resampled}, inside cells; its p-values "
-        "permute the target inside cells, and are corrected over the same candidates. "
+        "permute the target inside cells, and are corrected over the same candidates. The CSV file has intervals and "
+        "p-values over variants of methods beside them (variants_low, ...): those are about other methods like these. "
     )
 
 

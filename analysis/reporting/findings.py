@@ -107,11 +107,22 @@ def _sentence(results: StudyResults, standing: Standing, target: str) -> str:
     if np.isfinite(row["stratified"]):
         text += f" With the hyper-parameters of training held fixed {value(row, 'stratified_')}"
         text += f", {_survival(row, 'stratified_')}." if excludes_zero(row, "stratified_") else ": not shown."
+        text += _over_variants(row)
     text += given(results, row["measure"], target)
     if row["warned"] > 0:
         kinds = f" ({row['warned_as']})" if row["warned_as"] else ""
         text += f" ⚠ {100 * row['warned']:.0f} % of its values carry a warning{kinds}."
     return " ".join([text, *said])
+
+
+def _over_variants(row: Mapping[Any, Any]) -> str:
+    """What is left of the stratified coefficient where each method counts once, however many cells it is in."""
+    low, high = float(row["variants_low"]), float(row["variants_high"])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    alone = low <= 0 <= high and excludes_zero(row, "stratified_")
+    less = ": this is about these methods, and is not shown for others like them" * alone
+    return f" Over variants of methods its interval is [{fixed(low)}, {fixed(high)}]{less}."
 
 
 def _survival(row: Mapping[Any, Any], of: str = "") -> str:

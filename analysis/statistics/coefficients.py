@@ -1,8 +1,8 @@
 """The numbers of one block: coefficients pooled, within methods and inside cells, with their intervals.
 
 What is left out at a time, or resampled, is the configuration; where both a measure and a target differ from method to
-method (`exchangeability`), the method with all its configurations. For stratified tau_b it is the configuration in its cell
-and, where variants of methods differ alike in all cells, besides that the variant in all cells.
+method (`exchangeability`), the method with all its configurations. For stratified tau_b it is the configuration in its
+cell and, where variants of methods differ alike in all cells, besides that the variant in all cells.
 """
 
 from collections.abc import Callable

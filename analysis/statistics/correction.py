@@ -62,7 +62,7 @@ class Family:
     parts: list[Part] = field(default_factory=list)
 
     def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found, Found, Found]:
-        """Columns p, p_adjusted, p_floor of each pooled coefficient, the same stratified and over variants, and the best.
+        """Columns p, p_adjusted, p_floor pooled (of each coefficient), stratified and over variants, and the best.
 
         Those of families are `strongest`, `best_of_k_p` and the same stratified: of tau_b, for each of `FAMILIES`.
         """

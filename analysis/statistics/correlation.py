@@ -51,9 +51,10 @@ class Correlations:
             interval, `stratified_p`, `stratified_p_adjusted`, `stratified_p_floor`, and `stratified_mean`, the mean
             over cells; where variants of methods are alike in all cells in both, also `variants_low`, `variants_high`,
             `variants_p`, `variants_p_adjusted`, `variants_p_floor`: the interval and the p-values of stratified tau_b
-            over variants of methods; `cells`, `cells_dropped` (fewer than 3 configurations); `cell_reversal`, True where holding the hyper-parameters fixed turns the sign or changes
-            tau_b by more than twice the error of the change. `warned`, the share of the values that carry a warning,
-            and `warned_as`, its kinds; `interval`, its kind; `warnings`.
+            over variants of methods; `cells`, `cells_dropped` (fewer than 3 configurations); `cell_reversal`, True
+            where holding the hyper-parameters fixed turns the sign or changes tau_b by more than twice the error of the
+            change. `warned`, the share of the values that carry a warning, and `warned_as`, its kinds; `interval`, its
+            kind; `warnings`.
         comparisons: One row a (forgetting, sharpness, target, pairs): `difference` of |tau_b| with its intervals over
             configurations (`low`, `high`) and over configurations and draws of the data (`low_draws`, `high_draws`),
             over all pairs ("pooled") and over those inside cells ("stratified").
@@ -105,9 +106,9 @@ def correlate(
     configurations, or enumerate all orders where there are no more than `permutations`. Where both the measure and the
     target differ by method (intraclass correlations above 0.1), configurations are not exchangeable: they are permuted
     inside methods, and the interval is over methods. Stratified coefficients are permuted inside cells, and beside that
-    by whole variants of methods. Resamples depend on `seed` and the number of configurations alone, so all measures on the same
-    configurations see the same ones, and adding a measure changes no other row, but for the corrections. Signs are as
-    measured: nothing is flipped.
+    by whole variants of methods. Resamples depend on `seed` and the number of configurations alone, so all measures on
+    the same configurations see the same ones, and adding a measure changes no other row, but for the corrections. Signs
+    are as measured: nothing is flipped.
 
     Args:
         table: The long measures table joined with `hp.*` columns; each run's last checkpoint is used.

@@ -492,13 +492,17 @@ def test_a_configuration_that_is_alone_in_its_method_is_said():
     assert "alone" not in row(correlate(long, **FEW))["warnings"]
 
 
-def test_what_differs_by_variant_inside_cells_is_permuted_as_whole_variants_and_said():
+def test_what_differs_by_variant_inside_cells_is_tested_over_whole_variants_besides():
     both, one = (correlate(by_methods(0, share_x=0.8, share_y=share), **FEW) for share in (0.8, 0.0))
-    assert (row(both)["stratified_permuted"], row(one)["stratified_permuted"]) == ("whole variants", "inside cells")
-    assert row(both)["stratified_low"] < row(both)["stratified"] < row(both)["stratified_high"]
-    assert (both.table.query("coefficient != 'kendall'")["stratified_permuted"] == "").all()
+    kendall = row(both)
+    assert kendall["variants_low"] < kendall["stratified"] < kendall["variants_high"]
+    ends = [kendall[f"{of}_{end}"] for of in ("variants", "stratified") for end in ("low", "high")]
+    assert ends[1] - ends[0] > ends[3] - ends[2]
+    assert kendall["variants_p"] >= kendall["stratified_p"]
+    assert row(one)[["variants_low", "variants_high", "variants_p", "variants_p_adjusted"]].isna().all()
+    assert both.table.query("coefficient != 'kendall'")["variants_p"].isna().all()
     few = correlate(by_methods(0, share_x=0.8, share_y=0.8, methods=4), **FEW)
-    assert row(few)["stratified_p_floor"] == 1 / 24  # of four variants
+    assert row(few)["variants_p_floor"] == 1 / 24  # of four variants
 
 
 @pytest.mark.parametrize("kind", ["bca", "percentile"])
