@@ -14,16 +14,18 @@ FLATNESS = ("top_eigenvalue", "hessian_trace")
 BASELINES = ("train_loss", "train_error", "validation_error")
 DISCOVERY = "predictors_noisy"  # the task on which the hypothesis was found: shown, and not counted
 INTEREST = 0.1  # of a difference of |tau_b|
-PAIRS = ("pooled", "stratified")
+PAIRS = {"pooled": "pooled", "stratified": "inside cells"}
 SHOWN = 12
 
 
 def answer(folders: Folders) -> Answer:
     """The page's answer."""
-    counted, shown, tables = [], [], []
+    counted, inside, shown, tables = [], [], [], []
     for name, folder in folders.items():
         results = StudyResults.load(folder)
         rows = of_hypothesis(results)
+        counts = " (the task of discovery)" if name == DISCOVERY else ""
+        inside.append(f"on `{name}`{counts} {in_cells(rows)}")
         lines = []
         for question, others in (("flatness", FLATNESS), ("the baselines", BASELINES)):
             outcome = decided(rows, others)
@@ -44,7 +46,10 @@ def answer(folders: Folders) -> Answer:
         ]
     outcomes = {o: [text for text, own in counted if own == o] for o in ("Holds", "Does not hold", "Inconclusive")}
     said = "; ".join(f"{outcome.lower()} for {', '.join(texts)}" for outcome, texts in outcomes.items() if texts)
-    short = f"Is forgetting the better predictor of the test error? {said[0].upper()}{said[1:]}."
+    short = (
+        f"Is forgetting the better predictor of the test error? {said[0].upper()}{said[1:]}. Inside cells of equal "
+        f"learning rate and batch size, tau_b with the test error is: {'; '.join(inside)}."
+    )
     note = (
         "The hypothesis was found on this task: new draws of its data show whether the finding repeats there, not "
         "whether it holds elsewhere."
@@ -90,12 +95,25 @@ def decided(rows: pd.DataFrame, others: Sequence[str]) -> str:
     return "Does not hold" if min(highs) < INTEREST else "Inconclusive"
 
 
+def in_cells(rows: pd.DataFrame) -> str:
+    """The coefficients inside cells, of the hypothesis and of what it is compared with."""
+    here = rows[rows["pairs"] == "stratified"].drop_duplicates("other").set_index("other")
+    texts = [
+        f"{other} {fixed(here.loc[other, 'tau_sharpness'])}" for other in (*FLATNESS, *BASELINES) if other in here.index
+    ]
+    return ", ".join([f"forgetting {fixed(here['tau_forgetting'].iloc[0])}", *texts]) if len(here) else "not known"
+
+
 def differences(rows: pd.DataFrame, others: Sequence[str]) -> str:
     """The differences of |tau_b| with their intervals."""
     texts = []
     for other in others:
         here = rows[rows["other"] == other].set_index("pairs")
-        found = [f"{interval(here.loc[p, 'difference'], *ends(here.loc[p]))} {p}" for p in PAIRS if p in here.index]
+        found = [
+            f"{interval(here.loc[p, 'difference'], *ends(here.loc[p]))} {words}"
+            for p, words in PAIRS.items()
+            if p in here.index
+        ]
         known = bool(np.isfinite(here["difference"].to_numpy(dtype=float)).any())
         texts.append(f"{other} {', '.join(found)}" if known else f"{other} does not vary here")
     return "; ".join(texts) + "."
@@ -110,7 +128,7 @@ def comparison_table(rows: pd.DataFrame) -> list[str]:
     lines += ["|---|---|---:|---:|---:|---:|"]
     for _, r in rows.iterrows():
         numbers = [fixed(r["tau_forgetting"]), fixed(r["tau_sharpness"]), interval(r["difference"], *ends(r))]
-        cells = [f"`{r['sharpness']}`", str(r["pairs"]), *numbers, str(int(r["n_configurations"]))]
+        cells = [f"`{r['sharpness']}`", PAIRS[str(r["pairs"])], *numbers, str(int(r["n_configurations"]))]
         lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "Intervals resample configurations and draws of the data."]
 
@@ -124,7 +142,7 @@ def strongest(results: StudyResults) -> list[str]:
     candidates = rows.index[rows["role"] == "candidate"]
     named = rows.index.map(base_name).isin([*FLATNESS, *BASELINES])
     keep = rows.index.isin([*candidates[:SHOWN], HYPOTHESIS]) | named
-    lines = ["", "| measure | tau_b pooled | tau_b inside cells | p inside cells, corrected | reversal |"]
+    lines = ["| measure | tau_b pooled | tau_b inside cells | p inside cells, corrected | reversal |"]
     lines += ["|---|---:|---:|---:|---|"]
     for measure, r in rows[keep].iterrows():
         name = f"`{measure}`" + (" (baseline)" if r["role"] == "baseline" else "")
