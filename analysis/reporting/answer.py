@@ -71,7 +71,7 @@ def _in_words(results: StudyResults, lead: Lead, inside: Sequence[Standing]) -> 
     """Which families order the models, after the correction, and whether they say more than the baselines."""
     texts = [f"Over all models, {_who_orders(lead.usable, '', lead.target)}."]
     if inside:
-        texts.append(f"{HELD}, {_who_orders(inside, 'stratified_', '')}.")
+        texts.append(f"{HELD}, {_who_orders(inside, 'stratified_', '')}.{_of_these_methods(inside)}")
     better, compared = [], False
     for standing in _by_strength(lead):
         for baseline in lead.known:
@@ -105,6 +105,19 @@ def _who_orders(standings: Sequence[Standing], of: str, target: str) -> str:
         verb = "is" if len(rest) == 1 else "are"
         parts.append(f"{listed(rest)} {verb} not shown to" + ("" if clear else f" order them{by}"))
     return "; ".join(parts)
+
+
+def _of_these_methods(standings: Sequence[Standing]) -> str:
+    """Which families order the models inside cells, but are not shown to for other methods like these."""
+    rows = {
+        s.named: s.row for s in standings if excludes_zero(s.row, "stratified_") and not by_chance(s.row, "stratified_")
+    }
+    alone = [family for family, row in rows.items() if row["variants_low"] <= 0 <= row["variants_high"]]
+    return (
+        f" For {listed(alone)} this is about these methods; over variants of methods 0 is not excluded."
+        if alone
+        else ""
+    )
 
 
 def _others(results: StudyResults, lead: Lead) -> str:
