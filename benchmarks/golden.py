@@ -31,7 +31,7 @@ Tables = dict[str, pd.DataFrame]
 # What names a row, in tables of any kind; together with the order among rows that share it, where some do.
 KEYS = (
     "run_id", "step", "epoch", "tensor", "split", "measure", "options", "target", "coefficient", "axis", "weighting",
-    "level", "control", "features", "model", "forgetting", "sharpness",
+    "level", "control", "features", "model", "added", "forgetting", "sharpness", "pairs", "family",
 )  # fmt: skip
 TIMES = ("seconds",)  # what no two runs agree on
 TEXT = ("sha256", "warnings")
