@@ -28,15 +28,9 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
     target, _ = leading(results)
     rows = of_target(results.correlations, target)
     standings = [standing for standing in lineup(results, rows) if standing.stands_for]
-    records = [standing.row for standing in standings]
+    records, noisy = [standing.row for standing in standings], noisy_labels(results)
     stratified = any(np.isfinite(row["stratified"]) for row in records)
-    figure = page(1.3 + (0.36 if stratified else 0.24) * len(records))
-    ax = figure.add_subplot()
-    noisy = noisy_labels(results)
-    forest(
-        ax, results.correlations, target=target, measures=[row["measure"] for row in records],
-        ceilings=results.ceilings, noisy=noisy,
-    )  # fmt: skip
+    figure = forest_page(pd.DataFrame(records), results.ceilings, target, noisy=noisy)
     hollow = "mean of τ_b inside each method"
     if stratified:
         cells, dropped = (max(int(row[name]) for row in records) for name in ("cells", "cells_dropped"))
@@ -56,6 +50,14 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
         "hollow": hollow, "known": known, "broken": "; broken ones resample inside cells" if stratified else "",
         "noisy": "‡: sorts examples by the noisy labels that were given. " if noisy else "",
     }  # fmt: skip
+
+
+def forest_page(rows: pd.DataFrame, ceilings: pd.DataFrame, target: str, *, noisy: bool) -> Figure:
+    """The forest plot of these rows of correlations, in their order, on a page of its own."""
+    figure = page(1.3 + (0.36 if np.isfinite(rows["stratified"].astype(float)).any() else 0.24) * len(rows))
+    names = rows["measure"].tolist()
+    forest(figure.add_subplot(), rows, target=target, measures=names, ceilings=ceilings, noisy=noisy)
+    return figure
 
 
 def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
