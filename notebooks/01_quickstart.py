@@ -117,7 +117,7 @@ with matplotlib.rc_context(rc("screen")):
 
 # %% [markdown]
 # ## Where to go on
-# * `results.correlations`: every measure against every target, with intervals, p-values, Holm's correction, and the
+# * `results.correlations`: every measure against every target, with intervals, p-values and their correction, and the
 #   correlation within methods.
 # * `results.comparisons`: forgetting against sharpness as a paired difference.
 # * Your own study: copy `studies/digits.yaml`, change what is crossed, and run `landscape study yours.yaml`.

@@ -15,9 +15,9 @@
 #
 # A study's folder holds a table of measures and what `landscape correlate` made of it. This notebook reads those tables
 # in the order in which a doubtful reader would ask for them: how strong, how sure, is it only a difference between
-# training methods, could any measure do better, does it hold when one hyper-parameter changes, does anything remain
-# when the rest is held fixed, and how many models would it take? It ends with a table of one's own, and with what may
-# be claimed.
+# training methods or learning rates, could any measure do better, does it hold when one hyper-parameter changes, does
+# it say more than the training error, and how many models would it take? It ends with a table of one's own, and with
+# what may be claimed.
 #
 # The unit is the **configuration**, averaged over its seeds. Signs are as measured; nothing is flipped.
 
@@ -50,25 +50,28 @@ print(f"{len(results.runs)} runs in {configurations['configuration'].nunique()} 
 # %% [markdown]
 # ## How strong, and how sure?
 # Kendall's tau_b over configurations: the share of pairs that a measure orders rightly, minus the share it orders
-# wrongly. Hollow markers are the mean of tau inside each method; the band is the noise ceiling, further below.
+# wrongly. Filled markers are over all pairs, hollow ones over pairs with equal hyper-parameters of training (cells);
+# the band is the noise ceiling, further below.
 
 # %%
 with matplotlib.rc_context(rc()):
-    figure, ax = plt.subplots(figsize=(6.6, 4.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.6, 6.0), layout="constrained")
     forest(ax, table, target=TARGET, top=14, ceilings=results.ceilings)
 plt.show()
 
 # %%
-columns = ["measure", "value", "low", "high", "p", "p_adjusted", "p_bh", "n_configurations", "warnings"]
+columns = ["measure", "value", "low", "high", "p_adjusted", "permuted", "stratified", "stratified_low",
+           "stratified_high", "stratified_p_adjusted", "cell_reversal", "warned"]  # fmt: skip
 ranked = strongest(table, target=TARGET)
 print(f"{len(ranked)} variants of measures were tried, {(ranked['p'] < 0.05).sum()} have p < 0.05 as they stand, "
-      f"{(ranked['p_adjusted'] < 0.05).sum()} after Holm's correction")  # fmt: skip
+      f"{(ranked['p_adjusted'] < 0.05).sum()} after the max-T correction")  # fmt: skip
 strongest(table, target=TARGET, top=8)[columns].round(4)
 
 # %% [markdown]
-# The interval is a jackknife's on Fisher's z scale, the p-value is of a permutation test. `p_adjusted` is for claims,
-# `p_bh` (Benjamini-Hochberg) for screening; both count every variant in the table. What was tried and left out counts
-# as well. The strongest of hundreds is strong by luck, too: `selection` takes the best variant of each measure on one
+# The interval is a jackknife's on Fisher's z scale, the p-value is of a permutation test, corrected for all variants in
+# the table by the step-down max-T method. What was tried and left out counts as well. `stratified` compares only models
+# with equal learning rate and batch size; `cell_reversal` marks a measure for which that changes the answer, and
+# `permuted` says whether configurations could change places freely or only inside methods. The strongest of hundreds is strong by luck, too: `selection` takes the best variant of each measure on one
 # half of the configurations, and asks how good it is on the other.
 
 # %%
@@ -112,8 +115,9 @@ slopes.loc[[row["measure"] for row in pick]][
 # %% [markdown]
 # ## How well could any measure do?
 # Targets are noisy: another seed gives another error. Two halves of the seeds agree as `split_half`; the Spearman-Brown
-# step extends that to all seeds; `oracle_with_noise` is what the true mean would reach. No measure is expected above
-# it, and one that is probably shares noise with the target.
+# step extends that to all seeds; `independent` is what the true values would reach. That bounds measures of other runs;
+# one of the same runs shares their noise and can exceed it: `strongest_across` is what is left of the strongest measure
+# when one half of the seeds gives the measure and the other half the target.
 
 # %%
 results.ceilings.query("coefficient == 'kendall'").drop(columns="coefficient").set_index("target").round(3).head(6)
@@ -133,18 +137,20 @@ information = further["information"].query("target == @TARGET").set_index("measu
 psi.join(information[["k", "baseline", "subset"]]).round(3)
 
 # %% [markdown]
-# ## What is left when something else is held fixed?
-# A measure of the final model often says how far training got. Partial tau_b holds one control fixed. It is no proof of
-# a cause: a control that was not measured is not held.
+# ## What does it say beyond what is known anyway?
+# A measure of the final model often says how far training got, which the training error says too. `partial` holds
+# baselines fixed, each and jointly: the rank correlation of what they leave; a control with two or three levels, such as
+# a learning rate, makes strata instead. It is no proof of a cause: a control that was not measured is not held.
 
 # %%
-partial = further["partial"].query("target == @TARGET and coefficient == 'kendall' and measure in @leading")
-shown = partial.pivot_table(index="measure", columns="control", values="value", aggfunc="first").reindex(leading)
-common = shown.columns[shown.notna().sum() >= len(leading) / 2]
-own = partial[~partial["control"].isin(common)]
-plain = table.query("target == @TARGET and coefficient == 'kendall'").set_index("measure")["value"].rename("plain tau")
-display(shown[common].join(plain).round(3))
-own[["measure", "control", "value", "low", "high", "p"]].round(3).head(8)
+baselines = table.query("target == @TARGET and coefficient == 'kendall' and role == 'baseline'")
+baselines = baselines.sort_values("value", ascending=False, key=abs)
+display(baselines[["measure", "value", "low", "high", "stratified", "warned"]].round(3).head(8))
+partial = further["partial"].query("target == @TARGET and measure in @leading")
+number = partial["control"].str.count(r" \+ ")
+partial[(number == 0) | (number == number.max())].pivot_table(
+    index="measure", columns="control", values="value", aggfunc="first"
+).reindex(leading).rename(columns=lambda name: name if " + " not in name else "all of these").round(2)
 
 # %% [markdown]
 # ## Forgetting against sharpness
@@ -155,7 +161,7 @@ own[["measure", "control", "value", "low", "high", "p"]].round(3).head(8)
 
 # %%
 with matplotlib.rc_context(rc()):
-    pairs = results.comparisons.query("target == @TARGET").head(8)
+    pairs = results.comparisons.query("target == @TARGET").head(10)
     figure, ax = plt.subplots(figsize=(6.6, 0.9 + 0.42 * max(1, len(pairs))), layout="constrained")
     comparison_plot(ax, pairs)
 plt.show()
@@ -163,11 +169,12 @@ plt.show()
 # %% [markdown]
 # ## Prediction for a method never seen
 # The strictest reading of "explains": fit on the other methods, predict the target of the one left out. `r2` is against
-# the mean of the training methods: 0 is no better than that, and below 0 is worse. Hyper-parameters alone are the bar.
+# the mean of the training methods: 0 is no better than that, and below 0 is worse. Baselines alone are the bar: `gain`
+# is what a measure adds to them.
 
 # %%
 prediction = further["prediction"].query("target == @TARGET")
-prediction[["features", "model", "number", "r2", "low", "high", "tau", "mae", "mae_of_mean", "warnings"]].round(3)
+prediction[["features", "added", "model", "r2", "low", "high", "gain", "gain_low", "gain_high"]].round(3).head(16)
 
 # %% [markdown]
 # ## How many models does this claim need?
@@ -257,7 +264,8 @@ best = strongest(table, target=TARGET, top=10).set_index("measure")
 psi_all = further["granulated"].query("target == @TARGET and axis == 'all'").set_index("measure")["psi"]
 verdict = pd.DataFrame({
     "tau": best["value"],
-    "sure after Holm": best["p_adjusted"] < 0.05,
+    "sure after correction": best["p_adjusted"] < 0.05,
+    "the same inside cells": np.where(best["stratified"].isna(), "unknown", ~best["cell_reversal"].astype(bool)),
     "same sign within methods": np.where(best["within"].isna(), "unknown", ~best["reversal"].astype(bool)),
     "same sign of Psi": np.where(psi_all.reindex(best.index).isna(), "unknown",
                                  np.sign(psi_all.reindex(best.index)) == np.sign(best["value"])),
@@ -273,8 +281,8 @@ verdict.round(3)
 #   kind as the target's. It may predict well, but it explains nothing that the training set alone could tell.
 # * **Not beyond it**: another task needs its own study, with the hypothesis written down first. What was found by
 #   looking at many measures here is a hypothesis there, the strongest row above included.
-# * **With noisy labels** much of it may be how far the noise was fitted: look at the partial tau given the training
-#   loss before speaking of flatness or forgetting.
+# * **With noisy labels** much of it may be how far the noise was fitted: look at what is left given the training error
+#   and loss before speaking of flatness or forgetting.
 # * **Differences between measures** need the paired difference; differences between methods need `compare_methods`; no
 #   difference found with few configurations is not "no difference": see the power.
 # * **Say what was tried**: the number of variants, the correction, the unit, the seeds, and what did not hold.
