@@ -71,8 +71,9 @@ strongest(table, target=TARGET, top=8)[columns].round(4)
 # The interval is a jackknife's on Fisher's z scale, the p-value is of a permutation test, corrected for all variants in
 # the table by the step-down max-T method. What was tried and left out counts as well. `stratified` compares only models
 # with equal learning rate and batch size; `cell_reversal` marks a measure for which that changes the answer, and
-# `permuted` says whether configurations could change places freely or only inside methods. The strongest of hundreds is strong by luck, too: `selection` takes the best variant of each measure on one
-# half of the configurations, and asks how good it is on the other.
+# `permuted` says whether configurations could change places freely or only inside methods. The strongest of hundreds is
+# strong by luck, too: `selection` takes the best variant of each measure on one half of the configurations, and asks how
+# good it is on the other.
 
 # %%
 selection = further["selection"].query("target == @TARGET")
@@ -139,8 +140,8 @@ psi.join(information[["k", "baseline", "subset"]]).round(3)
 # %% [markdown]
 # ## What does it say beyond what is known anyway?
 # A measure of the final model often says how far training got, which the training error says too. `partial` holds
-# baselines fixed, each and jointly: the rank correlation of what they leave; a control with two or three levels, such as
-# a learning rate, makes strata instead. It is no proof of a cause: a control that was not measured is not held.
+# baselines fixed, each and jointly: the rank correlation of what they leave; a control with two or three levels, such
+# as a learning rate, makes strata instead. It is no proof of a cause: a control that was not measured is not held.
 
 # %%
 baselines = table.query("target == @TARGET and coefficient == 'kendall' and role == 'baseline'")

@@ -124,6 +124,8 @@ def free_orders(n: int, *, count: int, generator: np.random.Generator) -> Orders
 def orders_inside(groups: Int[np.ndarray, " n"], *, count: int, generator: np.random.Generator) -> Orders:
     """Likewise orders in which configurations change places inside their groups alone."""
     members = [np.flatnonzero(groups == label) for label in np.unique(groups)]
+    if not members:
+        return Orders(np.zeros((1, 0), dtype=np.uint8), exact=True)
     if number_of_orders(map(len, members)) <= count:
         base = np.tile(np.arange(len(groups)), (math.prod(math.factorial(len(m)) for m in members), 1))
         each = product(*(permutations(m.tolist()) for m in members))

@@ -556,3 +556,14 @@ def test_kinds_of_warnings_have_their_shares():
     found = row(correlate(long, **FEW), "m0")
     assert found["warned"] == pytest.approx(1 / 3)
     assert found["warned_as"] == "few examples of a class (33 %); no root (17 %)"
+
+
+def test_a_target_without_a_finite_value_leaves_the_others_as_they_are():
+    long = noisy()
+    none = long[long["measure"] == "test_error"].assign(measure="gap_loss", value=np.nan)
+    alone, both = (correlate(t, **FEW).table for t in (long, pd.concat([long, none], ignore_index=True)))
+    rows = both[both["target"] == "gap_loss"]
+    assert rows[["value", "p", "stratified_p"]].isna().all(axis=None)
+    assert rows["warnings"].str.startswith("no run in which both are finite").all()
+    kept = both[both["target"] == "test_error"]
+    pd.testing.assert_series_equal(kept["p"].reset_index(drop=True), alone["p"].reset_index(drop=True))
