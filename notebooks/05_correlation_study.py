@@ -72,8 +72,8 @@ strongest(table, target=TARGET, top=8)[columns].round(4)
 # the table by the step-down max-T method. What was tried and left out counts as well. `stratified` compares only models
 # with equal learning rate and batch size; `cell_reversal` marks a measure for which that changes the answer, and
 # `permuted` says whether configurations could change places freely or only inside methods. The strongest of hundreds is
-# strong by luck, too: `selection` takes the best variant of each measure on one half of the configurations, and asks how
-# good it is on the other.
+# strong by luck, too: `selection` takes the best variant of each measure on one half of the configurations, and asks
+# how good it is on the other.
 
 # %%
 selection = further["selection"].query("target == @TARGET")
