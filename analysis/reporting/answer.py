@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.candidates import Standing
+from analysis.measures.registry import expected_sign
 from analysis.reporting.given import short_names
 from analysis.reporting.lead import ALPHA, Lead, by_chance, difference, excludes_zero, listed, stronger, value
 from analysis.results import StudyResults
@@ -71,19 +72,24 @@ def _in_words(results: StudyResults, lead: Lead, inside: Sequence[Standing]) -> 
     """Which families order the models, after the correction, and whether they say more than the baselines."""
     texts = [f"Over all models, {_who_orders(lead.usable, '', lead.target)}."]
     if inside:
-        texts.append(f"{HELD}, {_who_orders(inside, 'stratified_', '')}.{_of_these_methods(inside)}")
-    better, compared = [], False
+        texts.append(f"{HELD}, {_who_orders(inside, 'stratified_', '')}.{_of_these_methods(inside)}{_of_cells(inside)}")
+    better: list[str] = []
+    worse: list[str] = []
+    compared = False
     for standing in _by_strength(lead):
         for baseline in lead.known:
             rows, turned = _pair(results, lead.target, standing.row["measure"], baseline.row["measure"])
             compared |= bool(rows)
-            if any(stronger(row) == (-1 if turned else 1) for row in rows.values()):
-                better.append(f"{standing.named} than `{baseline.row['measure']}`")
+            for sign, found in ((1, better), (-1, worse)):
+                if any(stronger(row) == (-sign if turned else sign) for row in rows.values()):
+                    found.append(f"{standing.named} than `{baseline.row['measure']}`")
     if compared:
         shown = f"stronger is {listed(better)}" if better else "no family is shown to be stronger"
-        texts.append(f"Where compared with a baseline, {shown}.")
+        texts.append(f"Where compared with a baseline, {shown}{f'; weaker is {listed(worse)}' if worse else ''}.")
     parts = []
-    for short, name in ((TRAINING, "the training baselines"), (ALL, "the training and validation baselines together")):
+    settings = f"{TRAINING} and {HYPER}"
+    training = settings if _given_rows(results, lead, settings) else TRAINING
+    for short, name in ((training, f"the {training}"), (ALL, "the training and validation baselines together")):
         if told := _given_rows(results, lead, short):
             left = [family for family, row in told if row["low"] > 0 or row["high"] < 0]
             shown = f"something is left for {listed(left)}" if left else "nothing is shown to be left for any family"
@@ -97,9 +103,10 @@ def _in_words(results: StudyResults, lead: Lead, inside: Sequence[Standing]) -> 
 def _who_orders(standings: Sequence[Standing], of: str, target: str) -> str:
     """Names alone: `forgetting and norm order them by ...; sharpness is not shown to`."""
     ordered = sorted(standings, key=lambda s: -abs(s.row[of.rstrip("_") or "value"]))
-    clear = [s.named for s in ordered if excludes_zero(s.row, of) and not by_chance(s.row, of)]
-    rest = [s.named for s in ordered if s.named not in clear]
-    by = f" by `{target}`" if target else ""
+    found = [s for s in ordered if excludes_zero(s.row, of) and not by_chance(s.row, of)]
+    clear = [f"{s.named} ({'+' if s.row[of.rstrip('_') or 'value'] > 0 else '−'})" for s in found]
+    rest = [s.named for s in ordered if s not in found]
+    by = f" by `{target}` (+: more of it with a larger one)" if target else ""
     parts = [f"{listed(clear)} {'orders' if len(clear) == 1 else 'order'} them{by}"] if clear else []
     if rest:
         verb = "is" if len(rest) == 1 else "are"
@@ -120,6 +127,18 @@ def _of_these_methods(standings: Sequence[Standing]) -> str:
     )
 
 
+def _of_cells(standings: Sequence[Standing]) -> str:
+    """Which families order the models over all pairs and not inside cells: they may tell the cells apart alone."""
+    alone = [
+        s.named
+        for s in standings
+        if excludes_zero(s.row)
+        and not by_chance(s.row)
+        and not (excludes_zero(s.row, "stratified_") and not by_chance(s.row, "stratified_"))
+    ]
+    return f" What {listed(alone)} shows over all models may be the settings of training alone." if alone else ""
+
+
 def _others(results: StudyResults, lead: Lead) -> str:
     """Families of which the named measure is not shown to order the models, but the best of all is."""
     table = results.further.get("families", pd.DataFrame(columns=["family", "target"]))
@@ -133,9 +152,12 @@ def _others(results: StudyResults, lead: Lead) -> str:
         ):
             name = f"strongest{end}"
             if row.get(f"best_of_k_p{end}", 1.0) < ALPHA and not excludes_zero(standing.row, of):
+                against = expected_sign(str(row[name]).partition("[")[0]) * row[f"{name}_value"] < 0
+                sign = ", against the sign that its theory expects for the gap" * bool(against)
                 told.append(
                     f"{place}, `{row[name]}`, the strongest of {int(row['variants'])} of {standing.named}, has "
-                    f"{fixed(row[f'{name}_value'])} (p, corrected for choosing it, {p_value(row[f'best_of_k_p{end}'])})"
+                    f"{fixed(row[f'{name}_value'])}{sign} (p, corrected for choosing it, "
+                    f"{p_value(row[f'best_of_k_p{end}'])})"
                 )
     return f" Others of a family may do better: {'; '.join(told)}." if told else ""
 
@@ -173,7 +195,8 @@ def _against_one_another(results: StudyResults, lead: Lead) -> list[Finding]:
         return []
     rest = len(pairs) - len(told)
     more = f" {counted(rest, 'other pair')} of families {'was' if rest == 1 else 'were'} not compared." if rest else ""
-    return [Finding("Which is stronger", " ".join(told) + more + _resampled(results))]
+    own = " This is about the measures named above; others of a family may compare otherwise."
+    return [Finding("Which is stronger", " ".join(told) + own + more + _resampled(results))]
 
 
 def _pair(results: StudyResults, target: str, first: str, second: str) -> tuple[dict[str, Mapping[Any, Any]], bool]:
@@ -256,7 +279,7 @@ def _against_baselines(results: StudyResults, lead: Lead) -> str:
 def _given(results: StudyResults, lead: Lead) -> list[str]:
     """For which representatives something is left with the baselines held fixed together."""
     texts = []
-    for short in (TRAINING, ALL, f"{ALL} and {HYPER}"):
+    for short in (TRAINING, f"{TRAINING} and {HYPER}", ALL, f"{ALL} and {HYPER}"):
         rows = _given_rows(results, lead, short)
         if not rows:
             continue

@@ -122,7 +122,9 @@ def _over_variants(row: Mapping[Any, Any]) -> str:
         return ""
     alone = low <= 0 <= high and excludes_zero(row, "stratified_")
     less = ": this is about these methods, and is not shown for others like them" * alone
-    return f" Over variants of methods its interval is [{fixed(low)}, {fixed(high)}]{less}."
+    p = corrected_p(row, "variants_")
+    told = "" if p == "–" else f", corrected p {p if p[0] in '<≤' else f'= {p}'}"
+    return f" Over variants of methods its interval is [{fixed(low)}, {fixed(high)}]{told}{less}."
 
 
 def _survival(row: Mapping[Any, Any], of: str = "") -> str:
@@ -187,7 +189,7 @@ def _models(results: StudyResults, lead: Lead) -> str:
     seeds = int(configurations.groupby("configuration").size().max())
     each = f", each averaged over its {seeds} seeds" if seeds > 1 else ""
     draws = results.comparisons["draws"].max()
-    each += f", which are {count(draws)} draws of the data" if draws > 1 else ""
+    each += f", which are {count(draws)} random splits of the data" if draws > 1 else ""
     return (
         f"The correlations are over pairs of configurations like these {n}{differ}{each}; another choice of "
         "methods or settings is another population, and may have another correlation."

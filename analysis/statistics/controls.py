@@ -89,14 +89,18 @@ def usual(data: Units, measures: Sequence[str]) -> Iterator[tuple[Control, list[
     """What is always held fixed, with the measures it is held fixed for.
 
     Each baseline; those of training together, and all of them; each hyper-parameter; these together, and together with
-    all baselines; and for a measure of forgetting the rise of the loss under the same perturbation.
+    the training baselines and with all baselines; and for a measure of forgetting the rise of the loss under the same
+    perturbation.
     """
     known, hyper = baselines(data), tuple(hyper_parameters(data))
     training, labelled = tuple(known["training"]), tuple(known["validation"])
     every = (*(training or known["held out"]), *labelled)
     each = [Control((name,)) for names in known.values() for name in names]
-    together = [Control(training), Control(every), *(Control((), (name,)) for name in hyper), Control((), hyper),
-                Control(every, hyper)]  # fmt: skip
+    together = [
+        *(Control(training), Control(every)),
+        *(Control((), (name,)) for name in hyper),
+        *(Control((), hyper), Control(training, hyper), Control(every, hyper)),
+    ]
     for control in dict.fromkeys([*each, *together]):
         if control.name:
             yield control, [m for m in measures if m not in control.measures]

@@ -92,8 +92,8 @@ STATISTIC = Statistic(
     title="Within and between groups",
     note=(
         "Slope of `{target}` on the measure, both in standard deviations, so that the pooled slope is Pearson's r: "
-        "within methods (over configurations) and within configurations (over runs). ⇄: pooled and within differ in "
-        "sign. p: permutations within the groups, if there are few."
+        "within methods (over configurations) and within configurations (over runs). ⇄: the slope within has "
+        "another sign than the pooled one, or than that between. p: permutations within the groups, if there are few."
     ),
     shown={
         "Groups": Cell(("level",), "{}s".format),

@@ -224,8 +224,8 @@ def test_the_order_of_families_is_that_of_the_frame_pooled_and_inside_cells(resu
         rows.loc[rows["measure"] == measure, columns] = ends
     rows = rows[rows["measure"].isin(list(values))]
     words = said(changed(results, correlations=rows), "Answer")
-    assert words.startswith("Over all models, forgetting orders them by `gap_error`; sharpness is not shown to.")
-    assert "held fixed, sharpness and forgetting order them." in words
+    assert words.startswith("Over all models, forgetting (−) orders them by `gap_error` (+: more of it with a larger")
+    assert "held fixed, sharpness (+) and forgetting (−) order them." in words
     text = said(changed(results, correlations=rows), "In numbers")
     assert "`gap_error` goes with forgetting (τ_b = −0.80 [−0.90, −0.70])" in text
     assert "number of measures with sharpness (0.20 [0.10, 0.30])" in text
