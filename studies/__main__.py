@@ -12,6 +12,7 @@ from trainers import Runtime
 
 HERE = Path(__file__).parent
 RULES, GRIDS = "dea33b9", "392859e"  # commits of the rules, and of the last change of a grid before its first run
+EXTENDED = {"efficiency": "af23124", "label_noise": "398ad33"}  # of grids extended later, by validation data alone
 
 
 def run(page: Page, out: Path, jobs: int | None) -> dict[str, Path]:
@@ -30,6 +31,8 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
     spent = {name: sum(Study.open(folder).seconds.values()) for name, folder in folders.items()}
     machine = environment()
     answer = page.answer(folders)
+    later = EXTENDED.get(page.name)
+    extended = f"; after it the grid was extended once ({later}), by the validation error alone" if later else ""
     lines = [
         f"# {page.title}",
         "",
@@ -44,12 +47,14 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
         "",
         *answer.body,
         "",
+        "The verdicts above are those of the rule; the tables stand beside them and are exploratory.",
+        "",
         "## How it was made",
         "",
         f"`python -m studies {page.name}` ({', '.join(f'`studies/{name}.yaml`' for name in page.studies)}), "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['processor']}, {jobs or machine['cores']} processes, "
-        f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {RULES}, the grid of {GRIDS} at "
-        "the latest, both before the first run. Training, measuring and statistics took "
+        f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {RULES} and the grid of {GRIDS} "
+        f"at the latest, both before the first run{extended}. Training, measuring and statistics took "
         f"{sum(spent.values()) / 60:.0f} min on a shared machine.",
         "",
     ]

@@ -26,8 +26,8 @@ def answer(folders: Folders) -> Answer:
     end, stopped, growing = verdicts[:n], verdicts[n : 2 * n], verdicts[2 * n :]
     short = (
         f"Does perturbed training withstand wrong labels better than SGD, at equal cost? At the end of training: "
-        f"{listed(end)} With early stopping: {listed(stopped)} Does the advantage grow with the share of wrong labels? "
-        f"{listed(growing)}"
+        f"{listed(end)} With early stopping: {listed(stopped)} Is the advantage larger with the most wrong labels than "
+        f"with right ones? {listed(growing)}"
     )
     return Answer(short, CHANGED, [*body(end, stopped, growing), "", reach(verdicts), *tables(runs)])
 
@@ -61,7 +61,12 @@ def body(end: list[Verdict], stopped: list[Verdict], growing: list[Verdict]) -> 
     """The verdicts, by question."""
     lines = ["Better at the end of training, by share of wrong labels:", "", *(v.line for v in end), ""]
     lines += ["Better where all are stopped by validation error:", "", *(v.line for v in stopped), ""]
-    return [*lines, "A larger advantage with more wrong labels:", "", *(v.line for v in growing)]
+    return [
+        *lines,
+        "A larger advantage with the most wrong labels than with right ones:",
+        "",
+        *(v.line for v in growing),
+    ]
 
 
 def tables(runs: pd.DataFrame) -> list[str]:

@@ -205,7 +205,7 @@ PAGE = Page(
     "From a first look at noisy digits: F_mi on training data under the OBF perturbation (C = 1000, gamma 1, full "
     "batch) at equal rise of the loss predicts the test error better than the top Hessian eigenvalue and the trace. "
     "Here: 28 configurations a task (four cells of learning rate and batch size, seven variants of methods in each), "
-    "four seeds, each a new draw of the data that no earlier study saw.",
+    "four seeds, each a new split of the data; on digits these are splits of the same 1,797 images as before.",
     "Two tasks count, digits with right labels and MNIST-1D; the one of discovery, digits with a fifth of the labels "
     "wrong, is shown. On each two hypotheses: the measure's tau_b with the test error is negative and its absolute "
     "value larger (a) than that of the top eigenvalue and of the trace, (b) than that of the training loss, the "

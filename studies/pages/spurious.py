@@ -45,7 +45,10 @@ def answer(folders: Folders) -> Answer:
     more = [
         v.hypothesis.subject for v in verdicts[:n] if all(c.interval(v.level)[0] > 0 for c in v.hypothesis.contrasts)
     ]
-    turned = f" The other way round: {', '.join(more)} lean more on it than SGD does." if more else ""
+    turned = (
+        f" Beside the rule, the other way round: {', '.join(more)} lean more on it than SGD at the learning rate that "
+        "validation data choose for it; at equal learning rates see below."
+    ) * bool(more)
     short = (
         "Does perturbed training lean less on a spurious feature than SGD at equal cost? "
         f"{listed(verdicts[:n])}{turned} Does the perturbation forget the feature more selectively than a random one? "
