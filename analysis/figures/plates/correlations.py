@@ -1,5 +1,7 @@
 """Figures of the report on measures and generalisation."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,6 +19,7 @@ from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, 
 from analysis.figures.scatter import line_handles, scatter, turns
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
+from analysis.statistics.exchangeability import INSIDE_METHODS
 from analysis.style import FAMILIES, counted, family, looks
 
 TOP = 20  # rows of a figure that a reader can still take in
@@ -47,9 +50,16 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
     tried = int(((rows["role"] != BASELINE) & np.isfinite(rows["value"].to_numpy(dtype=float))).sum())
     return figure, {
         "target": target, "all": tried, "n": span(pd.Series([row["n_configurations"] for row in records])),
-        "hollow": hollow, "known": known, "broken": "; broken ones resample inside cells" if stratified else "",
+        "by_method": _by_method(records), "hollow": hollow, "known": known,
+        "broken": "; broken ones resample inside cells" if stratified else "",
         "noisy": "‡: sorts examples by the noisy labels that were given. " if noisy else "",
     }  # fmt: skip
+
+
+def _by_method(records: list[dict[Any, Any]]) -> str:
+    """For how many lines the unit that is left out is a method."""
+    inside = sum(row["permuted"] == INSIDE_METHODS for row in records)
+    return f"; for {inside} of them a method with all its configurations" if inside else ""
 
 
 def forest_page(rows: pd.DataFrame, ceilings: pd.DataFrame, target: str, *, noisy: bool) -> Figure:
@@ -166,7 +176,7 @@ PLATES: dict[str, Plate] = {
         caption=(
             "Kendall's τ_b with `{target}` over {n} configurations, each averaged over its seeds: one measure of "
             "each family, named in the study's file or the usual one, of the {all} that were tried; {known}. Filled: "
-            "over all pairs of configurations. Hollow: {hollow}. Lines: {intervals}{broken}. ⇄: a sign that "
+            "over all pairs of configurations. Hollow: {hollow}. Lines: {intervals}{by_method}{broken}. ⇄: a sign that "
             "differs from the pooled one, within methods (upper line) or inside cells (lower line), or a "
             "difference beyond chance. ⚠: some values carry a warning. †: sees held-out labels, so judge it "
             "against the validation error. {noisy}Band: noise ceiling, of the target against itself. Measures are "
