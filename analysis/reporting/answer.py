@@ -136,7 +136,8 @@ def _of_cells(standings: Sequence[Standing]) -> str:
         and not by_chance(s.row)
         and not (excludes_zero(s.row, "stratified_") and not by_chance(s.row, "stratified_"))
     ]
-    return f" What {listed(alone)} shows over all models may be the settings of training alone." if alone else ""
+    verb = "shows" if len(alone) == 1 else "show"
+    return f" What {listed(alone)} {verb} over all models may be the settings of training alone." if alone else ""
 
 
 def _others(results: StudyResults, lead: Lead) -> str:

@@ -191,7 +191,8 @@ def test_the_scores_of_a_task_of_ones_own_are_targets_and_explain_nothing():
         for name, value in zip(names, draw.normal(size=6), strict=True)
     ]  # fmt: skip
     found = correlate(pd.DataFrame(rows), draws=20, permutations=19).table
-    assert set(found["measure"]) == {"sharpness"}
+    assert set(found.loc[found["role"] == "candidate", "measure"]) == {"sharpness"}
+    assert set(found.loc[found["role"] == "baseline", "measure"]) == {"train_absolute_error"}
     assert set(found["target"]) == {"gap_absolute_error", "test_absolute_error", "gap_loss"}
 
 
