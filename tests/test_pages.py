@@ -80,7 +80,7 @@ def test_label_noise(monkeypatch):
     frame.loc[frame["label_noise"] == 0, columns] = 0.03 + (frame.loc[frame["label_noise"] == 0, columns] - 0.2) / 20
     short, _ = page(monkeypatch, "label_noise", frame)
     end, stopped = short.index("At the end"), short.index("With early stopping")
-    growing = short.index("Does the advantage grow")
+    growing = short.index("Is the advantage larger")
     for part in (short[end:stopped], short[stopped:growing], short[growing:]):
         assert "Holds for `sam`, `asam`; does not hold for `obf`." in part
 

@@ -6,7 +6,7 @@ cell and, where variants of methods differ alike in all cells, besides that the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,11 +25,12 @@ from analysis.statistics.intervals import (
 from analysis.statistics.resampling import MINIMUM, mid_ranks, percentile_interval
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall, stratified_leave_one_out
 
+FEWEST_UNITS = 3  # methods or variants: two that are left out in turn tell nothing of the error
 _ROWS = 1 << 21  # (measures, targets, draws) numbers held at once
 NUMBERS = (
     *("value", "low", "high", "within", "within_low", "within_high", "groups", "inside"),
     *("stratified", "stratified_low", "stratified_high", "stratified_mean", "together"),
-    *("variants_low", "variants_high"),
+    *("variants_low", "variants_high", "recurring"),
     *("cells", "cells_dropped", "cell_reversal"),
 )
 
@@ -47,12 +48,12 @@ def coefficients(
 
     `groups` and `cells` count the methods and cells that were used, `inside` is 1 where methods are taken as units,
     `together` where variants of methods differ alike in all cells, so that stratified tau_b also has ends over variants
-    (`variants_low`, `variants_high`), and `cell_reversal` where holding the hyper-parameters fixed turns the
-    coefficient round.
+    (`variants_low`, `variants_high`), `recurring` where methods do, and `cell_reversal` where holding the
+    hyper-parameters fixed turns the coefficient round.
     """
     n = x.shape[1]
     out = {name: np.full((len(COEFFICIENTS), len(x), len(y)), np.nan) for name in NUMBERS}
-    for name in ("groups", "inside", "together", "cells", "cells_dropped", "cell_reversal"):
+    for name in ("groups", "inside", "together", "recurring", "cells", "cells_dropped", "cell_reversal"):
         out[name][:] = 0
     if n < 2:
         return out
@@ -69,6 +70,7 @@ def coefficients(
         out["stratified"][0] = stratified_kendall(x, y, strata)[:, :, 0]
         out["stratified_mean"][0] = mean_inside("kendall", x, y, strata.groups)[0][:, :, 0]
         out["together"][0] = differ_by_variant(x, y, strata)
+        out["recurring"][0] = differ_by_variant(x, y, replace(strata, variants=place))
         out["cell_reversal"][0] = out["value"][0] * out["stratified"][0] < -1e-24
     if n >= MINIMUM and settings.draws:
         _add_intervals(out, x, y, place, groups, strata, settings)
@@ -102,7 +104,7 @@ def _add_intervals(
         for rows in (slice(s, s + step) for s in range(0, len(x), step)):
             value, within, inside = out["value"][k, rows], out["within"][k, rows], out["inside"][k, rows] > 0
             ends, left_out = _interval(name, x[rows], y, value, single, settings)
-            if inside.any():
+            if inside.any() and len(by_method.kept) >= FEWEST_UNITS:
                 other, _ = _interval(name, x[rows], y, value, by_method, settings)
                 ends = np.where(inside, other[0], ends[0]), np.where(inside, other[1], ends[1])
             out["low"][k, rows], out["high"][k, rows] = ends
@@ -183,6 +185,8 @@ def variant_interval(
     """Ends for stratified tau_b, one variant of a method left out of all cells at a time: Student's t, variants - 1."""
     assert strata.variants is not None
     labels = np.unique(strata.variants[np.concatenate(strata.groups)])
+    if len(labels) < FEWEST_UNITS:
+        return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
     kept = (strata.variants[None] != labels[:, None]).astype(np.int64)
     error = jackknife_error(stratified_kendall(x, y, strata, kept))
     return stabilised_interval(value, error, level=level, freedom=max(len(labels) - 1, 1))

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from analysis.measures.registry import is_baseline
 from analysis.statistics.ceiling import COEFFICIENTS
-from analysis.statistics.coefficients import coefficients
+from analysis.statistics.coefficients import FEWEST_UNITS, coefficients
 from analysis.statistics.correction import KINDS, Family, Part, families
 from analysis.statistics.evidence import Block, Evidence, joined
 from analysis.statistics.exchangeability import FREELY, INSIDE_METHODS
@@ -19,6 +19,8 @@ from analysis.statistics.strata import Strata
 from analysis.statistics.units import Units
 
 BASELINE, CANDIDATE = "baseline", "candidate"
+RECURRING = "methods with several settings in a cell differ in both: the stratified p-value and interval are too sure"
+TOO_FEW = "two methods that differ in both: the interval is over configurations and may be too short"
 KINDS_SAID = 2  # kinds of warnings that are named with their shares
 
 COLUMNS = (
@@ -117,8 +119,11 @@ def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.Data
     alone = f"{(sizes == 1).sum()} of {block.n} configurations are alone in their method: never permuted"
     still = (frame["inside"] > 0) & bool((sizes == 1).any())
     perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
-    said = zip(remarks, still.tolist(), perfect.tolist(), strict=True)
-    frame["warnings"] = [joined(r, alone * s, PERFECT * p) for r, s, p in said]
+    several = bool((sizes > len(np.unique(data.cells[block.used]))).any())  # configurations of a method in a cell
+    recurs = (frame["recurring"] > 0) & several
+    few = (frame["inside"] > 0) & (len(sizes) < FEWEST_UNITS)
+    said = zip(remarks, still.tolist(), perfect.tolist(), recurs.tolist(), few.tolist(), strict=True)
+    frame["warnings"] = [joined(r, alone * s, PERFECT * p, RECURRING * c, TOO_FEW * f) for r, s, p, c, f in said]
     return frame.reset_index()
 
 

@@ -262,7 +262,7 @@ def _lacking(data: Units, target: str, places: Environments, test_size: float) -
     gaps, rates = gaps[np.isfinite(gaps)], rates[np.isfinite(rates)]
     apart = 100 * SURE / test_size**0.5
     text = f"no environment has {ESS:g} effective pairs of seeds (4 seeds, and runs {apart:.1f} points apart)"
-    if not len(gaps) or (np.abs(rates) > 1).any():
+    if not len(gaps) or not len(rates) or (np.abs(rates) > 1).any():
         return text
     gap, rate = float(np.median(gaps)), float(np.abs(rates).mean())
     own = len(np.unique(data.draws_of_data)) >= seeds

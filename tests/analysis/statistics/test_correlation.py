@@ -5,6 +5,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from analysis.statistics.correlation import COLUMNS, NO_CELL, Correlations, correlate, units
+from analysis.statistics.correlation_rows import TOO_FEW
 from analysis.statistics.resampling import holm
 from analysis.statistics.units import without_rounding
 from analysis.table import Row
@@ -101,7 +102,7 @@ def test_every_value_is_scipys_over_seed_means():
         assert r["within"] == pytest.approx(np.mean(inside), abs=1e-10)
         assert r["low"] <= r["value"] <= r["high"]
         assert r["within_low"] <= r["within"] <= r["within_high"]
-        assert r["warnings"] == ""
+        assert r["warnings"] in ("", TOO_FEW)  # two methods
 
 
 def test_pvalues_agree_with_scipy_and_are_corrected_over_measures():
@@ -399,9 +400,9 @@ def test_values_that_did_not_converge_and_what_was_said_of_a_target_are_repeated
     twice = "7 of 100 test examples are in the training data too"
     long.loc[(long["measure"] == "test_error") & long["run_id"].str.endswith("-1"), "warnings"] = twice
     found = correlate(long, **FEW)
-    assert row(found, "m0")["warnings"] == "3 of 48 values did not converge"
+    assert row(found, "m0")["warnings"].startswith("3 of 48 values did not converge")
     assert row(found, "m0", target="gap_error")["warnings"] == "2 of 47 values did not converge"
-    assert row(found, "m1")["warnings"] == ""
+    assert row(found, "m1")["warnings"] in ("", TOO_FEW)
     assert found.warnings == [NO_CELL, f"test_error: {twice} (16 of 48 runs)"]
     assert row(found, "m0")["warned"] == pytest.approx(3 / 48)
     assert row(found, "m0")["warned_as"] == "did not converge (6 %)"
@@ -567,3 +568,27 @@ def test_a_target_without_a_finite_value_leaves_the_others_as_they_are():
     assert rows["warnings"].str.startswith("no run in which both are finite").all()
     kept = both[both["target"] != "gap_loss"].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept[["measure", "target", "p"]], alone[["measure", "target", "p"]])
+
+
+def test_two_methods_give_no_interval_over_methods_and_say_so():
+    x = [0.33, 3.58, 0.63, 2.05, 1, 3.82, -0.66, 2.05]
+    y = [-0.26, 3.32, -2.2, 2.68, -0.62, 0.68, 0.94, 4]
+    values = {f"r{i}": {"a": x[i], "test_error": y[i]} for i in range(8)}
+    configs = {f"r{i}": {"method": "sv"[i % 2], "lr": 0.1 * (i // 2), "seed": 0} for i in range(8)}
+    found = correlate(table(values, configs), **FEW).table.iloc[0]
+    assert found["permuted"] == "inside methods"
+    assert found["low"] < found["value"] < found["high"]
+    assert "two methods that differ in both: the interval is over configurations" in found["warnings"]
+
+
+def test_methods_with_several_settings_in_a_cell_are_said_to_make_the_stratified_p_too_sure():
+    rng = np.random.default_rng(0)
+    values, configs = {}, {}
+    for m, (a, b) in enumerate(rng.normal(size=(6, 2))):
+        for k in range(4):
+            noise = 0.3 * rng.normal(size=2)
+            values[f"r{m}-{k}"] = {"a": a + noise[0], "test_error": b + noise[1]}
+            configs[f"r{m}-{k}"] = {"method": f"v{m}", "rho": k, "lr": 1, "seed": 0}
+    found = correlate(table(values, configs), **FEW).table.iloc[0]
+    assert "methods with several settings in a cell differ in both" in found["warnings"]
+    assert "several settings" not in row(correlate(by_methods(0, share_x=0.8, share_y=0.8), **FEW))["warnings"]
