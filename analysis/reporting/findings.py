@@ -47,6 +47,7 @@ def findings(results: StudyResults) -> list[Finding]:
     """
     lead = Lead.of(results)
     return [
+        *_other_lead(results, lead),
         *answer(results, lead),
         *_reversals(lead),
         *_families(results, lead),
@@ -58,6 +59,15 @@ def findings(results: StudyResults) -> list[Finding]:
         *_runs(results),
         *_doubts(results),
     ]
+
+
+def _other_lead(results: StudyResults, lead: Lead) -> list[Finding]:
+    """Says that the target which the study leads with has no correlation, where that is so."""
+    wanted = ((results.study.get("study") or {}).get("statistics") or {}).get("lead")
+    if not wanted or not lead.target or lead.target == wanted:
+        return []
+    text = f"The study leads with `{wanted}`, which has no correlation (not measured, or constant)"
+    return [Finding("Another target", f"{text}; what follows is about `{lead.target}`.")]
 
 
 def key_numbers(results: StudyResults) -> list[tuple[str, str]]:

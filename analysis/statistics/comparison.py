@@ -26,7 +26,7 @@ from analysis.statistics.resampling import (
     significant,
 )
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall
-from analysis.statistics.units import Units, nearest, single
+from analysis.statistics.units import Units, nearest, single, without_rounding
 
 COLUMNS = (
     *("forgetting", "sharpness", "target", "pairs", "tau_forgetting", "tau_sharpness", "difference", "low", "high"),
@@ -102,7 +102,8 @@ class _Runs:
         number = weights @ known.T.astype(np.float64)
         share = np.where(known, self.values, 0.0)
         total = np.stack([weights @ row.T for row in share])
-        return significant(total / np.maximum(number, 1)), number > 0
+        means = significant(total / np.maximum(number, 1))
+        return without_rounding(means.reshape(-1, self.n)).reshape(means.shape), number > 0
 
 
 def paired_difference(

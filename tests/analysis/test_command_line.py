@@ -364,6 +364,8 @@ def test_a_study_looks_at_data_and_models_before_its_first_run(base, trust, mess
             {"statistics": {"compare": [["F_mii", "gradient_norm"]]}},
             "names 'F_mii', which is no measure. Did you mean 'F_mi'?",
         ),
+        ({"statistics": {"representatives": {"sharpness": "F_mi"}}}, "but it is of the family forgetting"),
+        ({"statistics": {"representatives": {"sharpnes": "top_eigenvalue"}}}, "which is no family of measures"),
         ({"trajectory": {"where": {"seeed": 0}, "measures": {"norms": {}}}}, "unknown key `seeed`"),
         ({"trajectory": {"where": {"seed": 7}, "measures": {"norms": {}}}}, "is met by no run of the study"),
         ({"random": {"draws": 10**9, "space": {"momentum": {"uniform": [0, 0.9]}}}}, "`random.draws` got 1000000000"),

@@ -171,6 +171,13 @@ def sole(results, **values):
     return changed(results, correlations=results.correlations.assign(**values))
 
 
+def test_a_lead_without_a_correlation_is_named(results):
+    wanted = {"study": {"statistics": {"lead": "gap_loss"}}}
+    told = said(changed(results, study=wanted), "Another target")
+    assert told.startswith("The study leads with `gap_loss`, which has no correlation")
+    assert said(results, "Another target") == ""
+
+
 def test_few_configurations_claim_nothing(results):
     few = sole(results, n_configurations=4, low=np.nan, high=np.nan)
     poor = changed(few, comparisons=results.comparisons.assign(n_configurations=4))

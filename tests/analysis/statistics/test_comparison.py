@@ -263,3 +263,23 @@ def test_a_pair_that_was_not_measured_has_its_rows():
     said = found.iloc[4]["warnings"]
     assert "ascent_sharpness[rho=0.3] was not measured; did you mean 'ascent_sharpness[rho=0.2]'" in said
     assert "ascent_sharpness stands for 2 variants, such as ascent_sharpness[rho=0.1]: name one of them" in said
+
+
+def test_what_differs_by_rounding_alone_is_tied_as_in_the_table_of_correlations():
+    rng = np.random.default_rng(3)
+    level = np.array([0.05, 0.1, 0.2])
+    runs = {
+        (c, seed): [
+            Row("a", level[c // 7] * (1 + 1e-8 * rng.normal()), 0.0, 1),
+            Row("b", rng.normal(), 0.0, 1),
+            Row("test_error", rng.normal(), 0.0, 1, "test"),
+        ]
+        for c in range(21)
+        for seed in range(2)
+    }
+    found = correlate(table(runs), compare=[("a", "b")], draws=50, permutations=0, tables=())
+    row = found.table.query("measure == 'a' and coefficient == 'kendall'").iloc[0]
+    pooled, inside = (found.comparisons.query("pairs == @kind").iloc[0] for kind in ("pooled", "stratified"))
+    assert pooled["tau_forgetting"] == pytest.approx(row["value"], abs=1e-12)
+    assert np.isnan(row["stratified"])
+    assert np.isnan(inside["tau_forgetting"])
