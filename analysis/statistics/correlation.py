@@ -21,7 +21,7 @@ from analysis.statistics.evidence import Evidence, Settings
 from analysis.statistics.intervals import check_interval
 from analysis.statistics.orders import usual_permutations
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling
-from analysis.statistics.sign_error import check_orientation
+from analysis.statistics.sign_error import ORIENTATIONS
 from analysis.statistics.strata import CELL_MINIMUM, Strata
 from analysis.statistics.units import Units, units, variants
 from analysis.table import SEED_COLUMNS
@@ -151,9 +151,9 @@ def correlate(
     if permutations is not None and permutations < 0:
         raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
     check_interval(interval)
-    check_orientation(oriented)
-    if correction not in CORRECTIONS:
-        raise ValueError(f"`correction` must be one of {CORRECTIONS}, got {correction!r}.")
+    for name, value, choices in (("oriented", oriented, ORIENTATIONS), ("correction", correction, CORRECTIONS)):
+        if value not in choices:
+            raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
     if unknown := [t for t in tables or () if t not in STATISTICS]:
         raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(STATISTICS)}.")
     data = units(table, group=group, seed_column=seed_column)

@@ -160,16 +160,6 @@ def quantile(ordered: Float[np.ndarray, " n"], q: float) -> float:
     return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
 
-def check_orientation(oriented: str) -> None:
-    """Refuse an orientation that there is not.
-
-    Raises:
-        ValueError: If it is not one of `ORIENTATIONS`.
-    """
-    if oriented not in ORIENTATIONS:
-        raise ValueError(f"`oriented` must be one of {ORIENTATIONS}, got {oriented!r}.")
-
-
 def oriented_errors(
     errors: Float[np.ndarray, "*shape e"], sign: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape e"]:
