@@ -147,7 +147,7 @@ class Subject:
         config = self.config
         if config is None or config.task != CLASSIFICATION:
             return False
-        return config.loss == "cross_entropy" and config.label_smoothing == 0
+        return config.loss == "cross_entropy" and config.label_smoothing == 0 and config.class_weights is None
 
     @property
     def held_out(self) -> Split:

@@ -87,8 +87,8 @@ class Tally:
         self.squared_length = self.gap = self.lr = self.rho = 0.0
         self._unread: list[StepRecord] = []
 
-    def add(self, last: StepRecord, *, examples: int, lr: float) -> None:
-        """Count a step; its losses are read later, so that a GPU is not waited for."""
+    def add(self, last: StepRecord, *, examples: float, lr: float) -> None:
+        """Count a step, and its examples as the task weighs them; losses are read later, not to wait for a GPU."""
         self.steps += 1
         self.lr, self.rho = lr, last.rho
         if last.overflow:
