@@ -83,7 +83,8 @@ class Tally:
     """Sums over the steps of one epoch that its row of the history needs; saved in the middle of the epoch too."""
 
     def __init__(self) -> None:
-        self.steps = self.perturbed = self.reused = self.skipped = self.gaps = self.examples = 0
+        self.steps = self.perturbed = self.reused = self.skipped = self.gaps = 0
+        self.examples: float = 0
         self.squared_length = self.gap = self.lr = self.rho = 0.0
         self._unread: list[StepRecord] = []
 
