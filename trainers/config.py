@@ -156,10 +156,10 @@ class TrainConfig(Strict):
     # optimisation
     lr: Positive = 0.1
     """Largest learning rate."""
-    lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
     lr_min: NonNegative = 0.0
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine or the line."""
     lr_milestones: tuple[Share, ...] = (0.5, 0.75)
     """Fractions of training at which the step schedule drops."""
     lr_factor: Share = 0.1
