@@ -11,8 +11,9 @@ class LearningRate:
     """The learning rate at step t of a run of `total` steps, warm-up included.
 
     Warm-up rises linearly and reaches `peak` at step `warmup`. After it, with s = (t - warmup) / (total - warmup):
-    "constant" stays at `peak`; "cosine" is floor + (peak - floor) (1 + cos πs) / 2, "linear" floor + (peak - floor) (1 - s);
-    "step" multiplies `peak` by `factor` at every milestone (a fraction s of the run) that has passed.
+    "constant" stays at `peak`; "cosine" is floor + (peak - floor) (1 + cos πs) / 2; "linear" is
+    floor + (peak - floor) (1 - s); "step" multiplies `peak` by `factor` at every milestone (a fraction s of the run)
+    that has passed.
 
     Attributes:
         kind: Shape after the warm-up.
