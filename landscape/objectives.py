@@ -68,6 +68,7 @@ def obf_loss(
     link: Link = "softmax",
     value: Literal["surrogate", "objective"] = "surrogate",
     ignore_index: int = -100,
+    weight: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, ""]:
     """The surrogate that the output-bias-forgetting (OBF) perturbation ascends: mean_i ⟨stopgrad(q_i), x_i⟩.
 
@@ -76,12 +77,13 @@ def obf_loss(
 
     Args:
         logits: Outputs, one row an example; of tokens or pixels (n, k, ...), as for torch's cross-entropy.
-        targets: Hard labels; label smoothing and class weights of the training loss do not apply here.
+        targets: Hard labels; label smoothing of the training loss does not apply here.
         C: See `obf_direction`.
         gamma: See `obf_direction`.
         link: See `obf_direction`.
         value: "surrogate" returns S; "objective" returns J. The gradient is the same.
         ignore_index: Label of what does not count, as for torch's cross-entropy.
+        weight: What each class counts for, as for torch's cross-entropy: Σ w_y S_i / Σ w_y; None for all the same.
 
     Returns:
         A scalar to be maximised, the mean over what counts.
@@ -104,7 +106,8 @@ def obf_loss(
     if not bool(counted.all()):
         logits, targets = logits[counted], targets[counted]
     q, alpha = obf_direction(logits, targets, C=C, gamma=gamma, link=link)
-    surrogate: Tensor = (q * logits).sum(-1).mean()
+    counts = None if weight is None else weight.to(logits.device)[targets]
+    surrogate = _mean((q * logits).sum(-1), counts)
     if value == "surrogate":
         return surrogate
     with torch.no_grad():
@@ -113,5 +116,10 @@ def obf_loss(
         else:
             p = logits.sigmoid()
             entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1)
-        shift: Tensor = (alpha * entropy).mean()
+        shift = _mean(alpha * entropy, counts)
     return torch.sub(surrogate, shift)
+
+
+def _mean(values: Float[Tensor, " n"], counts: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
+    mean: Tensor = values.mean() if counts is None else (counts.to(values.dtype) * values).sum() / counts.sum()
+    return mean

@@ -38,7 +38,7 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options", "task",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler",
 )  # fmt: skip
 
 
@@ -103,6 +103,11 @@ class TrainConfig(Strict):
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
     """Spread the smoothed mass over all classes, or over the other classes."""
+    class_weights: Literal["balanced"] | tuple[Positive, ...] | None = None
+    """What an example of each class counts for in the training loss: balanced is n / (K n_c); None is 1."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """The examples of an epoch: all, shuffled; or as many, drawn with replacement so that classes are equally
+    frequent."""
 
     # method
     method: str = "sgd"
@@ -261,6 +266,8 @@ class TrainConfig(Strict):
             "loss": self.loss != type(self).model_fields["loss"].default,
             "spurious": self.spurious,
             "ascent": ascent == "obf",
+            "class_weights": self.class_weights,
+            "sampler": self.sampler == "balanced",
         }
         for key, given in labelled.items():
             if given:

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import table
-from analysis.measures.catalogue.targets import TARGETS
+from analysis.measures.catalogue.targets import SOMETIMES, TARGETS
 from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
 from analysis.measures.plan import Choice, Plan, plan
 from analysis.measures.taking import Begin, silent
 from analysis.table import Row
 from landscape.progress import Progress
 from trainers.config import TrainConfig
+from trainers.data.shifted import Shifted
 from trainers.files.lock import PATIENCE, locked
 from trainers.runs.folder import Run
 from trainers.runtime import HERE, Runtime
@@ -69,15 +70,21 @@ def unfit(run: Run) -> pd.DataFrame | None:
         reason, epoch = "no checkpoint: the run was interrupted; run the same command again to continue it", 0
     else:
         return None
-    rows = [Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason) for name in TARGETS]
+    rows = [
+        Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason)
+        for name in TARGETS
+        if name not in SOMETIMES
+    ]
     return table.to_frame(rows, run_id=run.run_id, step=0, epoch=epoch)
 
 
-def calls_of(run: Run, chosen: Plan, along: Plan | None, *, trust: bool, seed: int) -> list[Call]:
+def calls_of(
+    run: Run, chosen: Plan, along: Plan | None, *, trust: bool, seed: int, shifted: tuple[Shifted, ...] = ()
+) -> list[Call]:
     """What is to be measured of a run: its last checkpoint, and those before it but the initial weights."""
     steps = list(run.checkpoints())
     plans = {step: chosen if step == steps[-1] else along if step > 0 else None for step in steps}
-    return [(RunCheckpoint(run.folder.absolute(), step, trust), p, seed) for step, p in plans.items() if p]
+    return [(RunCheckpoint(run.folder.absolute(), step, trust, shifted), p, seed) for step, p in plans.items() if p]
 
 
 def collect(
@@ -88,6 +95,7 @@ def collect(
     along_runs: Callable[[TrainConfig], bool] | None = None,
     trust: bool = False,
     seed: int = 0,
+    shifted: tuple[Shifted, ...] = (),
     **place: Any,
 ) -> Iterator[pd.DataFrame]:
     """Measure many runs in parallel, checkpoint by checkpoint; yields rows as they come.
@@ -99,12 +107,14 @@ def collect(
         along_runs: Which runs to measure along training; None is all.
         trust: Import a model or dataset that a run names as module:function.
         seed: Of the measures' random choices.
+        shifted: Test sets from elsewhere, see `trainers.data.shifted.shifted_sets`.
         **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`.
     """
     runtime = Runtime.of(**place)
     calls, marked = to_measure(
-        runs, plan(measures), plan(along) if along else None, along_runs=along_runs, trust=trust, seed=seed
-    )
+        runs, plan(measures), plan(along) if along else None, along_runs=along_runs, trust=trust, seed=seed,
+        shifted=shifted,
+    )  # fmt: skip
     yield from marked
     yield from take(calls, runtime)
 
@@ -117,6 +127,7 @@ def to_measure(
     along_runs: Callable[[TrainConfig], bool] | None = None,
     trust: bool = False,
     seed: int = 0,
+    shifted: tuple[Shifted, ...] = (),
 ) -> tuple[list[Call], list[pd.DataFrame]]:
     """The checkpoints of runs that are to be measured, and rows for the runs that cannot be; arguments as `collect`."""
     calls: list[Call] = []
@@ -125,7 +136,7 @@ def to_measure(
         rows = unfit(run)
         if rows is None:
             follow = along if along and (along_runs is None or along_runs(run.config())) else None
-            calls += calls_of(run, chosen, follow, trust=trust, seed=seed)
+            calls += calls_of(run, chosen, follow, trust=trust, seed=seed, shifted=shifted)
         else:
             marked.append(rows)
     return calls, marked

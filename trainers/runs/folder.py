@@ -7,7 +7,7 @@ checkpoints/<step>/, steps.parquet (one row a logged step) where asked for; whil
 
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from jaxtyping import Bool
 
 from trainers.config import TrainConfig, fits, train_config
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.shifted import Shifted, with_shifted
 from trainers.data.splits import ShiftedSplits, Split
 from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
@@ -297,8 +298,8 @@ def hugging_face(folder: Path) -> bool:
     return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
 
 
-def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
-    """The data of a configuration; inputs are float64 where its precision is."""
+def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shifted] = ()) -> DataBundle:
+    """The data of a configuration, with further shifted sets; inputs are float64 where its precision is."""
     data = load_dataset(
         config.dataset,
         train_size=config.train_size,
@@ -310,6 +311,7 @@ def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
         labels=config.task == CLASSIFICATION,
         trust=trust,
     )
+    data = with_shifted(data, shifted)
     if config.precision != "float64":
         return data
     return replace(

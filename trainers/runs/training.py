@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch
 from trainers.config import TrainConfig
+from trainers.data.imbalance import balanced_draw
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
 from trainers.models.building import build_model, check_inputs, check_outputs
@@ -86,7 +87,7 @@ class Training:
         examples = len(self.train)
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
-        self.task = task_of(config, trust=trust)
+        self.task = task_of(config, trust=trust, data=self.data)
         self.feeder = Feeder(config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
         self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data)
         if self.optimizer.needs_reference:
@@ -102,8 +103,8 @@ class Training:
         )
         self.sharers = shares(config, len(self.train))
         self.generator = stream(config.seed, "order")
-        self.order = self.next_order()
         self.epoch = self.step = self.position = 0
+        self.order = self.next_order()
         self.ahead: Iterator[Batch] | None = None  # the rest of the epoch, which may be read before its turn
         self.tally = Tally()
         self.losses: list[Tensor] = []
@@ -138,7 +139,10 @@ class Training:
     # -- training --------------------------------------------------------------------------------------------------
 
     def next_order(self) -> Tensor:
-        """The order of the next epoch."""
+        """The order of the next epoch; of a balanced one, some examples come more than once and others not at all."""
+        if self.config.sampler == "balanced":
+            drawn = balanced_draw(self.train.y, stream(self.config.seed, f"balanced order {self.epoch}"))
+            return drawn.to(self.device)
         return torch.randperm(len(self.train), generator=self.generator).to(self.device)
 
     def train_step(self) -> None:
@@ -159,7 +163,8 @@ class Training:
             self.previous = index
         if (hits := closures.hits(self.task)) is not None:
             self.hits.append(hits)
-        self.tally.add(self.optimizer.last, examples=len(index), lr=lr)
+        counted = sum(closures.sizes)
+        self.tally.add(self.optimizer.last, examples=counted, lr=lr)
         overflow = self.optimizer.last.overflow
         if overflow:
             self.skips += 1
@@ -168,7 +173,7 @@ class Training:
                 self.skipped.append(f"step {self.step} ({overflow})")
         else:
             self.skips_in_a_row = 0
-            self.losses.append(loss * len(index))
+            self.losses.append(loss * counted)
 
     def step_row(self) -> dict[str, Any]:
         """What the last step did, with the columns of `STEPS`."""
@@ -183,9 +188,10 @@ class Training:
         """Evaluate where it is time to, append the epoch's row to the history, and make ready for the next epoch."""
         self.epoch += 1
         if self.hits:
-            right = torch.empty(len(self.order), dtype=torch.bool)
-            right[self.order.cpu()] = torch.cat(self.hits).cpu()
-            self.correct["presentation"].append(right.numpy())
+            presented = self.correct["presentation"]
+            right = presented[-1].copy() if presented else np.zeros(len(self.train), dtype=bool)
+            right[self.order.cpu().numpy()] = torch.cat(self.hits).cpu().numpy()  # of several presentations the last
+            presented.append(right)
         self.model.eval()
         evaluation, swept = self.evaluation() if self.due(self.epoch) else (self.evaluation.nothing(), None)
         if swept is not None:
