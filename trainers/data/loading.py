@@ -125,6 +125,7 @@ def load_dataset(
         ood=ShiftedSplits(makers),
         classes=source.classes,
         shape=source.shape,
+        fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
     )
 
 
