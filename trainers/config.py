@@ -8,8 +8,10 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import pydantic
+import pydantic_core
 from pydantic import ConfigDict, Field
 
+from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
@@ -38,7 +40,7 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
 )  # fmt: skip
 
 
@@ -87,6 +89,11 @@ class TrainConfig(Strict):
     data_seed: Seed = 0
     """Seed of the split, the label noise and the patch; "seed" in a study file is the number of the run's own seed, so
     that each seed is a new draw of the data."""
+
+    # augmentation
+    augment: tuple[str, ...] = ()
+    """Random transforms of the training examples (`landscape list augmentations`), such as crop flip cutout:8
+    mixup:0.2, torchvision.transforms.v2:GaussianBlur:kernel_size=3, or module:function."""
 
     # model
     model: str = "mlp"
@@ -217,6 +224,17 @@ class TrainConfig(Strict):
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"
                 )
+        spelled(self.augment)
+        if self.mixes and self.task != CLASSIFICATION:
+            raise ValueError(
+                f"`augment` with {' or '.join(MIXING)} mixes labels, which are those of `task` 'classification', got "
+                f"{self.task!r}: leave it out."
+            )
+        if self.mixes and self.class_weights is not None:
+            raise ValueError(
+                f"`class_weights` count an example by its label, and `augment` with {' or '.join(MIXING)} gives it two: "
+                f"leave one of them out, or take `sampler` 'balanced'."
+            )
         self.spec()
         if self.model in MODELS:
             model_options(self.model, self.model_options)
@@ -319,6 +337,7 @@ class TrainConfig(Strict):
         }
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
+        changes["augment"] = spelled(self.augment)
         changes["base"] = entry.base or self.base
         if entry.rho is None:
             unread |= {
@@ -357,6 +376,11 @@ class TrainConfig(Strict):
         return self.model_copy(update=changes)
 
     @property
+    def mixes(self) -> bool:
+        """Whether the examples of a batch are mixed with each other."""
+        return any(text.partition(":")[0] in MIXING for text in self.augment)
+
+    @property
     def chunk(self) -> int:
         """Examples a forward and backward pass, of a resolved configuration."""
         return min(self.m or self.batch_size, self.micro_batch or self.batch_size)
@@ -383,7 +407,8 @@ SHARED = [f.name for f in fields(MethodSpec) if f.name in TrainConfig.model_fiel
 def hashed(values: Mapping[str, Any]) -> str:
     """The run id of a resolved configuration, from its values as config.json holds them."""
     fields = TrainConfig.model_fields
-    unchanged = {key for key in LATER if values.get(key) == fields[key].get_default(call_default_factory=True)}
+    usual = {key: fields[key].get_default(call_default_factory=True) for key in LATER}
+    unchanged = {key for key in LATER if values.get(key) in (usual[key], pydantic_core.to_jsonable_python(usual[key]))}
     kept = {key: value for key, value in values.items() if key not in unchanged}
     text = json.dumps({"schema": SCHEMA, **kept}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -45,7 +45,8 @@ def fit(
         config: What decides the result.
         out: Folder of runs.
         device: Where to train.
-        workers: Processes that read data which are not in memory; they change no bit.
+        workers: Processes that read, ahead, data which are not in memory, or transform them one by one; they change no
+            bit.
         trust: Import a model or dataset that the configuration names as module:function.
         progress: Called after each epoch with its row of the history.
         stop: Called after each epoch with its number; True ends the call with a snapshot, and the run can be continued.
@@ -83,6 +84,8 @@ def fit(
         data = load_data(config, trust=trust)
         diagnose = log_steps is not None
         training = Training(config, run, data=data, device=device, trust=trust, diagnose=diagnose, workers=workers)
+        stack.callback(training.reader.close)
+        stack.enter_context(training.reader.guarded())
         lock = stack.enter_context(locked(run.folder))
         if not run.finished:  # else the process that held the lock until now has done it
             training.begin(log)

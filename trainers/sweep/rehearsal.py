@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.config import TrainConfig
+from trainers.data.augmentation import Given
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, load_data
@@ -50,6 +51,7 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         PermissionError: If there is one, and `trust` is False.
         ValueError: If there is no such module or function.
     """
-    for name in dict.fromkeys(name for config in configs for name in (config.dataset, config.model)):
-        if is_reference(name):
-            load_reference(name, trust=trust)
+    own = [name for config in configs for name in (config.dataset, config.model) if is_reference(name)]
+    own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
+    for name in dict.fromkeys(own):
+        load_reference(name, trust=trust)
