@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from analysis import table
-from analysis.measures.collect import Call, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import Choice, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
@@ -32,6 +32,7 @@ from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs
+from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
@@ -74,6 +75,7 @@ class Study:
         trust: Import a model or dataset that the study names as module:function.
         shard: (i, n): train only part i of n, for array jobs.
         time_limit: For training, in seconds or as "HH:MM:SS".
+        track_with: Trackers that show the runs while they train, beside their files.
         command: What started it, for the report.
         seconds: Time spent, by step.
         promised: Ids of the runs that the folder was made with; empty for a new one.
@@ -85,6 +87,7 @@ class Study:
     trust: bool = False
     shard: tuple[int, int] | None = None
     time_limit: float | str | None = None
+    track_with: Sequence[str] = ()
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     promised: frozenset[str] = frozenset()
@@ -132,7 +135,12 @@ class Study:
         if self.shard is not None:
             part(configs, self.shard)
         check_trust(configs, trust=self.trust)
-        rehearse([c for c in configs if not Run(self.folder / "runs" / c.run_id).finished], trust=self.trust)
+        check_trackers(self.track_with)
+        rehearse(
+            [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished],
+            trust=self.trust,
+            checkpoint_activations=self.runtime.checkpoint_activations,
+        )
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""
@@ -185,27 +193,32 @@ class Study:
             runtime=self.runtime,
             trust=self.trust,
             time_limit=self.time_limit,
+            track=self.track_with,
         )
         return list(track(ended, "training", len(configs)))
 
     def to_measure(
-        self, measures: Choice | None = None, *, all_checkpoints: bool = False
+        self, measures: Choice | None = None, *, all_checkpoints: bool = False, weights: Weights | None = None
     ) -> tuple[list[Call], list[pd.DataFrame]]:
         """The checkpoints that the study measures, and rows for runs that have none.
 
         Args:
             measures: Instead of the study's own.
             all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
+            weights: Of these weights, instead of the study's own choice.
         """
+        those: Weights = weights or self.config.weights or "last"
         along = self.config.trajectory
         where = along.condition
         chosen = plan(self.config.measures if measures is None else measures)
         if measures is not None or all_checkpoints:
-            return to_measure(self.runs(), chosen, chosen if all_checkpoints else None, trust=self.trust)
+            whole = chosen if all_checkpoints else None
+            return to_measure(self.runs(), chosen, whole, weights=those, trust=self.trust)
         return to_measure(
             self.runs(),
             chosen,
             plan(along.measures) if along.measures else None,
+            weights=those,
             trust=self.trust,
             along_runs=None if where is None else lambda config: where.holds(config.model_dump()),
         )

@@ -8,6 +8,7 @@ from analysis.cli.output import show_table
 from analysis.measures.registry import MEASURES
 from trainers.data.loading import DATASETS
 from trainers.models.building import MODELS
+from trainers.models.libraries import HELP
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
 
@@ -43,5 +44,6 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models
         show_table(columns, rows, fold=columns)
     else:
         entries = MODELS if what == "models" else DATASETS
-        show_table(("name", "what it is"), [(name, thing.help) for name, thing in entries.items()], fold=["what it is"])
+        shown = {name: thing.help for name, thing in entries.items()} | (HELP if what == "models" else {})
+        show_table(("name", "what it is"), list(shown.items()), fold=["what it is"])
     return 0

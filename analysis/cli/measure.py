@@ -13,7 +13,7 @@ from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
 from analysis.measures.checkpoints import WeightsFile, measure_checkpoint, weight_files
-from analysis.measures.collect import Call, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
@@ -27,6 +27,8 @@ def measure(
     measures: tuple[str, ...] | None = None,
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     all_checkpoints: bool = False,
+    ema: bool = False,
+    best: bool = False,
     cost: bool = False,
     place: Spread = SPREAD,
     trust: bool = False,
@@ -39,6 +41,8 @@ def measure(
         measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
         out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
+        ema: Measure the average of weights (of runs with average, also swa) instead of the weights.
+        best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
         cost: Print what it would cost, and measure nothing.
         place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
@@ -53,13 +57,16 @@ def measure(
         )
     if measures is not None and not measures:
         raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
+    if ema and best:
+        raise ValueError("`--ema` and `--best` are two choices of weights: give one of them.")
+    chosen_weights: Weights | None = "average" if ema else "best" if best else None
     if (path / "study.json").exists():
         from analysis.study import Study
 
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints)
+            return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights)
 
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
@@ -78,7 +85,8 @@ def measure(
         chosen = plan(measures)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+            along = chosen if all_checkpoints else None
+            return to_measure(list_runs(path), chosen, along, weights=chosen_weights or "last", trust=trust)
 
     if cost:
         show_budget(budget(wanted()[0], runtime), runtime.processes)

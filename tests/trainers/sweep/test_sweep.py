@@ -231,7 +231,7 @@ DRIVER = """
 def whole(module):
     """Slow runs that nobody stopped."""
     configs = [train_config({**SLOW, "seed": i}) for i in range(3)]
-    return {c.run_id: Run(module / "whole" / train_one(c, str(module / "whole"), True)) for c in configs}
+    return {c.run_id: Run(module / "whole" / train_one(c, str(module / "whole"), {"trust": True})) for c in configs}
 
 
 def check_stopped(out, whole, begun):
