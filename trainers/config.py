@@ -41,6 +41,7 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
+    "average", "average_decay", "average_from", "early_stopping", "keep_best",
 )  # fmt: skip
 
 
@@ -97,9 +98,18 @@ class TrainConfig(Strict):
 
     # model
     model: str = "mlp"
-    """Name of a model (`landscape list models`) or module:function."""
+    """Name of a model (`landscape list models`), such as resnet18 or timm:vit_tiny_patch16_224, or module:function."""
     model_options: dict[str, Option] = Field(default_factory=dict)
     """Sizes of the model."""
+
+    # average of weights
+    average: Literal["ema", "swa"] | None = None
+    """A second model, kept beside the trained one: the exponential moving average of its weights after each step, or
+    the mean of those at the ends of epochs (stochastic weight averaging)."""
+    average_decay: Annotated[Finite, Field(ge=0, lt=1)] = 0.999
+    """Share of the average that stays at each step, for average ema."""
+    average_from: Annotated[Finite, Field(ge=0, lt=1)] | None = None
+    """Fraction of training after which weights are averaged; None is 0 for ema and 0.75 for swa."""
 
     # objective
     task: str = CLASSIFICATION
@@ -197,6 +207,12 @@ class TrainConfig(Strict):
     epochs: Count = 100
     """Passes over the training data."""
 
+    # stopping
+    early_stopping: Count | None = None
+    """Stop after so many evaluations without a smaller validation error (patience); None trains all epochs."""
+    keep_best: bool = False
+    """Keep the checkpoint with the smallest validation error too; of equals the earliest."""
+
     # record
     checkpoints: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Epochs after which to keep a checkpoint, besides the initial and the final weights."""
@@ -232,10 +248,15 @@ class TrainConfig(Strict):
             )
         if self.mixes and self.class_weights is not None:
             raise ValueError(
-                f"`class_weights` count an example by its label, and `augment` with {' or '.join(MIXING)} gives it two: "
+                f"`class_weights` count an example by its label, and {' or '.join(MIXING)} in `augment` gives it two: "
                 f"leave one of them out, or take `sampler` 'balanced'."
             )
         self.spec()
+        for key in ("early_stopping", "keep_best"):
+            if getattr(self, key) and self.validation_size == 0:
+                raise ValueError(
+                    f"`{key}` goes by the validation error, and `validation_size` is 0: keep some examples for it."
+                )
         if self.model in MODELS:
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
@@ -370,6 +391,12 @@ class TrainConfig(Strict):
             unread |= {"lr_milestones", "lr_factor"}
         if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
+        if self.average is None:
+            unread.add("average_from")
+        elif self.average_from is None:
+            changes["average_from"] = 0.75 if self.average == "swa" else 0.0
+        if self.average != "ema":
+            unread.add("average_decay")
         if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}

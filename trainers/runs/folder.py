@@ -111,7 +111,7 @@ class Run:
         """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
 
         Runs of this version also say `steps`, `sha256` of what they recorded, and `skipped_steps` with `first_skipped`,
-        a few of them by name, where float16 overflowed.
+        a few of them by name, where float16 overflowed; with `keep_best` or `early_stopping` the `best` evaluation.
         """
         path = self.folder / "status.json"
         if not path.exists():
@@ -254,6 +254,12 @@ class Run:
                 np.savez_compressed(file, n=np.array(len(index)), index=index, noisy=noisy, swept=swept, **packed)
 
         write_atomically(self.folder / "examples.npz", write)
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the smallest validation error; None where the run kept none (`keep_best`)."""
+        best = self.status().get("best")
+        step = best.get("step") if isinstance(best, dict) else None
+        return step if step in self.checkpoints() else None
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after a step."""
