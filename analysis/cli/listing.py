@@ -47,7 +47,9 @@ def list_names(
         ]
         show_table(columns, rows, fold=columns)
     else:
-        entries: Mapping[str, Any] = {"models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS}[what]
+        registries: dict[str, Mapping[str, Any]]
+        registries = {"models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS}
+        entries = registries[what]
         shown = {name: thing.help for name, thing in entries.items()} | (HELP if what == "models" else {})
         show_table(("name", "what it is"), list(shown.items()), fold=["what it is"])
     return 0
