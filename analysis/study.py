@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field
 
 from analysis import table
-from analysis.measures.collect import Call, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import Choice, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
@@ -33,6 +33,7 @@ from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs, load_data
+from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
@@ -75,6 +76,7 @@ class Study:
         trust: Import a model or dataset that the study names as module:function.
         shard: (i, n): train only part i of n, for array jobs.
         time_limit: For training, in seconds or as "HH:MM:SS".
+        track_with: Trackers that show the runs while they train, beside their files.
         command: What started it, for the report.
         seconds: Time spent, by step.
         promised: Ids of the runs that the folder was made with; empty for a new one.
@@ -86,6 +88,7 @@ class Study:
     trust: bool = False
     shard: tuple[int, int] | None = None
     time_limit: float | str | None = None
+    track_with: Sequence[str] = ()
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     promised: frozenset[str] = frozenset()
@@ -133,7 +136,12 @@ class Study:
         if self.shard is not None:
             part(configs, self.shard)
         check_trust(configs, trust=self.trust)
-        rehearse([c for c in configs if not Run(self.folder / "runs" / c.run_id).finished], trust=self.trust)
+        check_trackers(self.track_with)
+        rehearse(
+            [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished],
+            trust=self.trust,
+            checkpoint_activations=self.runtime.checkpoint_activations,
+        )
         if shifted := self.shifted():
             for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
                 check_fit(load_data(config, trust=self.trust, shifted=shifted))
@@ -189,6 +197,7 @@ class Study:
             runtime=self.runtime,
             trust=self.trust,
             time_limit=self.time_limit,
+            track=self.track_with,
         )
         return list(track(ended, "training", len(configs)))
 
@@ -207,6 +216,7 @@ class Study:
         measures: Choice | None = None,
         *,
         all_checkpoints: bool = False,
+        weights: Weights | None = None,
         shifted: Mapping[str, str] | None = None,
     ) -> tuple[list[Call], list[pd.DataFrame]]:
         """The checkpoints that the study measures, and rows for runs that have none.
@@ -214,18 +224,22 @@ class Study:
         Args:
             measures: Instead of the study's own.
             all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
+            weights: Of these weights, instead of the study's own choice.
             shifted: Shifted sets by name, instead of the study's own.
         """
+        those: Weights = weights or self.config.weights or "last"
         along = self.config.trajectory
         where = along.condition
         chosen = plan(self.config.measures if measures is None else measures)
         if measures is not None or all_checkpoints:
             every = chosen if all_checkpoints else None
-            return to_measure(self.runs(), chosen, every, trust=self.trust, shifted=self.shifted(shifted))
+            sets = self.shifted(shifted)
+            return to_measure(self.runs(), chosen, every, weights=those, trust=self.trust, shifted=sets)
         return to_measure(
             self.runs(),
             chosen,
             plan(along.measures) if along.measures else None,
+            weights=those,
             trust=self.trust,
             shifted=self.shifted(shifted),
             along_runs=None if where is None else lambda config: where.holds(config.model_dump()),

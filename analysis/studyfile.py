@@ -88,6 +88,9 @@ class StudyConfig(Strict):
     """Keys whose values are drawn at random, beside the grid; None draws none."""
     measures: dict[str, Options | None] | None = None
     """Measures of each run's last checkpoint; None takes the usual ones."""
+    weights: Literal["last", "best", "average"] | None = None
+    """Which weights of each run are measured: those of its last checkpoint (also None), of the one with the best
+    validation error, for runs with keep_best, or the average, for runs with average."""
     trajectory: Trajectory = Field(default_factory=Trajectory)
     """Measures along training."""
     statistics: Statistics = Field(default_factory=Statistics)
@@ -115,6 +118,14 @@ class StudyConfig(Strict):
         if set(taken) <= {"targets", "baselines"}:
             raise ValueError("`measures` has nothing beside targets that might explain them: name one more.")
         configs = self.configs()
+        needed = {"best": ("keep_best", False), "average": ("average", None)}
+        if self.weights in needed:
+            key, without = needed[self.weights]
+            if lacking := sum(getattr(c, key) == without for c in configs):
+                raise ValueError(
+                    f"`weights` is {self.weights!r}, and {lacking} of {len(configs)} runs are trained without `{key}`: "
+                    f"set it in `base`, or leave `weights` out."
+                )
         compared = dict.fromkeys(name for pair in self.statistics.compare for name in pair)
         for key, chosen in (("compare", compared), ("representatives", self.statistics.representatives.values())):
             for name in chosen:
@@ -168,7 +179,7 @@ class StudyConfig(Strict):
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
         values = self.model_dump(mode="json")
-        for later in ("random", "surfaces"):  # so that folders made before there was this key still belong
+        for later in ("random", "surfaces", "weights"):  # so that folders made before there was this key still belong
             if values[later] is None:
                 del values[later]
         if not values["shifted"]:

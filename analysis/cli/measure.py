@@ -13,7 +13,7 @@ from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
 from analysis.measures.checkpoints import WeightsFile, measure_checkpoint, weight_files
-from analysis.measures.collect import Call, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
@@ -28,6 +28,8 @@ def measure(
     measures: tuple[str, ...] | None = None,
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     all_checkpoints: bool = False,
+    ema: bool = False,
+    best: bool = False,
     cost: bool = False,
     shifted: tuple[str, ...] | None = None,
     place: Spread = SPREAD,
@@ -41,6 +43,8 @@ def measure(
         measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
         out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
+        ema: Measure the average of weights (of runs with average, also swa) instead of the weights.
+        best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
         cost: Print what it would cost, and measure nothing.
         shifted: Shifted test sets from elsewhere, as name=folder or name=dataset, such as cifar10-c=PATH or
             mine=imagefolder:PATH; by default the study's own.
@@ -58,13 +62,16 @@ def measure(
         )
     if measures is not None and not measures:
         raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
+    if ema and best:
+        raise ValueError("`--ema` and `--best` are two choices of weights: give one of them.")
+    chosen_weights: Weights | None = "average" if ema else "best" if best else None
     if (path / "study.json").exists():
         from analysis.study import Study
 
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints, shifted=named)
+            return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named)
 
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
@@ -86,8 +93,9 @@ def measure(
         sets = shifted_sets(named or {}, trust=True)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            every = chosen if all_checkpoints else None
-            return to_measure(list_runs(path), chosen, every, trust=trust, shifted=sets)
+            along = chosen if all_checkpoints else None
+            those = chosen_weights or "last"
+            return to_measure(list_runs(path), chosen, along, weights=those, trust=trust, shifted=sets)
 
     if cost:
         show_budget(budget(wanted()[0], runtime), runtime.processes)

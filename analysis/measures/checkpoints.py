@@ -19,7 +19,7 @@ from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, with_shifted
 from trainers.models.building import build_model
-from trainers.runs.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
+from trainers.runs.checkpoint import AVERAGE, LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.runs.folder import Run, load_data
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
@@ -69,12 +69,14 @@ class RunCheckpoint:
         step: Optimizer steps taken.
         trust: Import a model or dataset that the run names as module:function.
         shifted: Shifted test sets from elsewhere.
+        average: Take the average of weights.
     """
 
     folder: Path
     step: int
     trust: bool = False
     shifted: tuple[Shifted, ...] = ()
+    average: bool = False
 
     @property
     def run_id(self) -> str:
@@ -85,8 +87,9 @@ class RunCheckpoint:
     def cache(self) -> Cache:
         """Where its rows are kept."""
         run = Run(self.folder)
-        weights = run.checkpoint(self.step) / PARAMS
-        return Cache(self.folder / "measures", str(self.step), weights, (self.run_id, self.step))
+        weights = run.checkpoint(self.step) / (AVERAGE if self.average else PARAMS)
+        name = f"{self.step}.average" if self.average else str(self.step)
+        return Cache(self.folder / "measures", name, weights, (self.run_id, self.step))
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -100,7 +103,8 @@ class RunCheckpoint:
         identities = [vars(one) for one in self.shifted]
         recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
-        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
+        found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
+        return found.on(device)
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,8 @@ def _measured(
     stored, new = time.monotonic(), dict[str, pd.DataFrame]()
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
+            if subject.weights:
+                rows = [replace(row, options={**row.options, "weights": subject.weights}) for row in rows]
             new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
             yield keys[key], new[keys[key]]
             if time.monotonic() - stored > STORE_SECONDS:

@@ -55,6 +55,7 @@ class Subject:
         progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
         initial_buffers: The buffers before training, such as running statistics, where they are known.
         task: What losses, scores and probabilities come from: the run's, as it is measured.
+        weights: Which weights they are where they are not those of training: "ema" or "swa"; rows say so.
     """
 
     model: nn.Module
@@ -69,11 +70,14 @@ class Subject:
     progress: Progress = False
     initial_buffers: Params | None = None
     task: Task = field(default_factory=Classification)
+    weights: str = ""
 
     @classmethod
-    def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
-        """A checkpoint of one of our runs."""
-        model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+    def of_checkpoint(
+        cls, run: Run, step: int, data: DataBundle, *, average: bool = False, trust: bool = False, seed: int = 0
+    ) -> "Subject":
+        """A checkpoint of one of our runs, or its average of weights."""
+        model, meta = load_checkpoint(run.checkpoint(step), average=average, trust=trust)
         if (meta["run_id"], meta["step"]) != (run.run_id, step):
             raise ValueError(
                 f"{run.checkpoint(step)} holds step {meta['step']} of run {meta['run_id']}, not step {step} of "
@@ -87,7 +91,9 @@ class Subject:
             buffers = stored
         config = run.config()
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
-        return replace(subject, initial_buffers=buffers, task=measured(task_of(config, trust=trust)))
+        weights = meta["average"]["kind"] if average else ""
+        task = measured(task_of(config, trust=trust))
+        return replace(subject, initial_buffers=buffers, task=task, weights=weights)
 
     @classmethod
     def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":

@@ -127,6 +127,7 @@ def load_dataset(
         shape=source.shape,
         names=source.names,
         official_test=None if source.test_start is None else range(source.test_start, len(source.y)),
+        fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
     )
 
 

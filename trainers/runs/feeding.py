@@ -83,10 +83,6 @@ class Feeder:
         self.ascent = partial(obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=link, weight=weight)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
-    def batch(self, index: Tensor) -> Closures:
-        """The closures of a batch, given by the positions of its examples in the training data."""
-        return self.closures(*self.train.take(index), self.config.chunk)
-
     def closures(self, x: Tensor, y: Tensor, chunk: int) -> Closures:
         """The closures of examples, so many a forward and backward pass."""
         extra: dict[str, Any] = {}

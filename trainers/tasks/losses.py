@@ -1,4 +1,4 @@
-"""Training losses: mean over the batch, hard labels in, optional smoothing and weights of classes."""
+"""Training losses: mean over the batch, labels or soft targets in, optional smoothing and weights of classes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,17 +14,19 @@ from trainers.sharpness_aware.example_losses import Loss as Loss
 
 Convention = Literal["uniform", "others"]
 Reduction = Literal["mean", "none"]
+Targets = Int[Tensor, " n"] | Float[Tensor, "n k"]  # labels, or a share of each class where examples are mixed
 
 
 def smoothed_targets(
-    targets: Int[Tensor, " n"], classes: int, smoothing: float, *, convention: Convention = "uniform"
+    targets: Targets, classes: int, smoothing: float, *, convention: Convention = "uniform"
 ) -> Float[Tensor, "n k"]:
-    """Soft targets.
+    """Soft targets, of labels or of targets that are soft already, with e_y for what these are.
 
     "uniform": (1 - s) e_y + s / K, as in torch's own cross-entropy. "others": 1 - s on the label, s / (K - 1) on each
     other class; with s this equals "uniform" with s K / (K - 1).
     """
-    onehot = F.one_hot(targets, classes).to(torch.get_default_dtype())
+    soft = targets.is_floating_point()
+    onehot = targets if soft else F.one_hot(targets, classes).to(torch.get_default_dtype())
     if convention == "uniform":
         return (1 - smoothing) * onehot + smoothing / classes
     return (1 - smoothing) * onehot + smoothing / (classes - 1) * (1 - onehot)
@@ -32,7 +34,7 @@ def smoothed_targets(
 
 def cross_entropy(
     logits: Float[Tensor, "n k"],
-    targets: Int[Tensor, " n"],
+    targets: Targets,
     *,
     smoothing: float = 0.0,
     convention: Convention = "uniform",
@@ -51,7 +53,7 @@ def cross_entropy(
 
 def bce(
     logits: Float[Tensor, "n k"],
-    targets: Int[Tensor, " n"],
+    targets: Targets,
     *,
     smoothing: float = 0.0,
     convention: Convention = "uniform",

@@ -283,7 +283,8 @@ def targets(subject: Subject, *, bins: int = 15) -> Rows:
 
 def _final_loss(subject: Subject, here: Row) -> Row:
     if subject.run is not None and subject.config is not None:
-        ends = subject.run.history()["train_loss"].dropna()
+        column = "average_train_loss" if subject.weights else "train_loss"
+        ends = subject.run.history()[column].dropna()
         if len(ends):
             labelled = subject.config.task == CLASSIFICATION
             options = {"from": "history", "loss": subject.config.loss if labelled else subject.task.name}
