@@ -27,16 +27,17 @@ from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import TrainConfig
+from trainers.data.shifted import Shifted, check_fit, shifted_sets
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, list_runs
+from trainers.runs.folder import Run, list_runs, load_data
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
-from trainers.sweep.rehearsal import check_trust, rehearse
+from trainers.sweep.rehearsal import DATA, check_trust, rehearse
 from trainers.sweep.running import part, train_all
 
 __all__ = [
@@ -141,6 +142,9 @@ class Study:
             trust=self.trust,
             checkpoint_activations=self.runtime.checkpoint_activations,
         )
+        if shifted := self.shifted():
+            for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
+                check_fit(load_data(config, trust=self.trust, shifted=shifted))
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""
@@ -197,8 +201,23 @@ class Study:
         )
         return list(track(ended, "training", len(configs)))
 
+    def shifted(self, given: Mapping[str, str] | None = None) -> tuple[Shifted, ...]:
+        """The shifted test sets from elsewhere that the study names, or that are given in their place.
+
+        Raises:
+            ValueError: As `shifted_sets`.
+            FileNotFoundError: Likewise.
+            PermissionError: Where the study names one as module:function, without `trust`.
+        """
+        return shifted_sets(self.config.shifted, trust=self.trust) if given is None else shifted_sets(given, trust=True)
+
     def to_measure(
-        self, measures: Choice | None = None, *, all_checkpoints: bool = False, weights: Weights | None = None
+        self,
+        measures: Choice | None = None,
+        *,
+        all_checkpoints: bool = False,
+        weights: Weights | None = None,
+        shifted: Mapping[str, str] | None = None,
     ) -> tuple[list[Call], list[pd.DataFrame]]:
         """The checkpoints that the study measures, and rows for runs that have none.
 
@@ -206,20 +225,23 @@ class Study:
             measures: Instead of the study's own.
             all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
             weights: Of these weights, instead of the study's own choice.
+            shifted: Shifted sets by name, instead of the study's own.
         """
         those: Weights = weights or self.config.weights or "last"
         along = self.config.trajectory
         where = along.condition
         chosen = plan(self.config.measures if measures is None else measures)
         if measures is not None or all_checkpoints:
-            whole = chosen if all_checkpoints else None
-            return to_measure(self.runs(), chosen, whole, weights=those, trust=self.trust)
+            every = chosen if all_checkpoints else None
+            sets = self.shifted(shifted)
+            return to_measure(self.runs(), chosen, every, weights=those, trust=self.trust, shifted=sets)
         return to_measure(
             self.runs(),
             chosen,
             plan(along.measures) if along.measures else None,
             weights=those,
             trust=self.trust,
+            shifted=self.shifted(shifted),
             along_runs=None if where is None else lambda config: where.holds(config.model_dump()),
         )
 

@@ -14,6 +14,7 @@ from analysis.measures.registry import entry_of, names
 from analysis.style import FAMILIES, family, method_label
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
+from trainers.data.shifted import check_shifted
 from trainers.files.reading import read_yaml
 from trainers.naming import nearest
 from trainers.reference import is_reference, load_reference
@@ -96,12 +97,14 @@ class StudyConfig(Strict):
     """How measures are related to generalisation."""
     surfaces: Surfaces | None = None
     """Loss surfaces for the report; None draws none."""
+    shifted: dict[str, str] = Field(default_factory=dict)
+    """Shifted test sets from elsewhere by name, each a target: folders, or data sets by name."""
 
     def check(self, *, trust: bool = False) -> None:
         """Check before the first run what would fail after the last one: statistics, surfaces, and what they name.
 
         Args:
-            trust: Import metrics of surfaces that are named as module:function.
+            trust: Import metrics of surfaces, and shifted sets, that are named as module:function.
 
         Raises:
             ValueError: Naming the key.
@@ -109,6 +112,7 @@ class StudyConfig(Strict):
         """
         taken = plan(self.measures)
         plan(self.trajectory.measures)
+        check_shifted(self.shifted, trust=trust)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
         if set(taken) <= {"targets", "baselines"}:
@@ -178,6 +182,8 @@ class StudyConfig(Strict):
         for later in ("random", "surfaces", "weights"):  # so that folders made before there was this key still belong
             if values[later] is None:
                 del values[later]
+        if not values["shifted"]:
+            del values["shifted"]
         statistics = values["statistics"]
         if statistics["permutations"] is None:
             statistics["permutations"] = 9999  # the earlier default
@@ -194,12 +200,12 @@ def read_study(path: str | Path, *, trust: bool = False) -> StudyConfig:
 
     Args:
         path: The file.
-        trust: Import metrics of surfaces that it names as module:function.
+        trust: Import metrics of surfaces, and shifted sets, that it names as module:function.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not YAML, or not a study; every problem is named.
-        PermissionError: If it names a metric as module:function, without `trust`.
+        PermissionError: If it names one as module:function, without `trust`.
     """
     path = Path(path)
     if not path.is_file():

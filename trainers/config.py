@@ -8,8 +8,10 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import pydantic
+import pydantic_core
 from pydantic import ConfigDict, Field
 
+from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
@@ -38,8 +40,8 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "average", "average_decay", "average_from",
-    "early_stopping", "keep_best",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
+    "average", "average_decay", "average_from", "early_stopping", "keep_best",
 )  # fmt: skip
 
 
@@ -89,6 +91,11 @@ class TrainConfig(Strict):
     """Seed of the split, the label noise and the patch; "seed" in a study file is the number of the run's own seed, so
     that each seed is a new draw of the data."""
 
+    # augmentation
+    augment: tuple[str, ...] = ()
+    """Random transforms of the training examples (`landscape list augmentations`), such as crop flip cutout:8
+    mixup:0.2, torchvision.transforms.v2:GaussianBlur:kernel_size=3, or module:function."""
+
     # model
     model: str = "mlp"
     """Name of a model (`landscape list models`), such as resnet18 or timm:vit_tiny_patch16_224, or module:function."""
@@ -113,6 +120,11 @@ class TrainConfig(Strict):
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
     """Spread the smoothed mass over all classes, or over the other classes."""
+    class_weights: Literal["balanced"] | tuple[Positive, ...] | None = None
+    """What an example of each class counts for in the training loss: balanced is n / (K n_c); None is 1."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """The examples of an epoch: all, shuffled; or as many, drawn with replacement so that classes are equally
+    frequent."""
 
     # method
     method: str = "sgd"
@@ -166,10 +178,10 @@ class TrainConfig(Strict):
     # optimisation
     lr: Positive = 0.1
     """Largest learning rate."""
-    lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
     lr_min: NonNegative = 0.0
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine or the line."""
     lr_milestones: tuple[Share, ...] = (0.5, 0.75)
     """Fractions of training at which the step schedule drops."""
     lr_factor: Share = 0.1
@@ -228,6 +240,17 @@ class TrainConfig(Strict):
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"
                 )
+        spelled(self.augment)
+        if self.mixes and self.task != CLASSIFICATION:
+            raise ValueError(
+                f"`augment` with {' or '.join(MIXING)} mixes labels, which are those of `task` 'classification', got "
+                f"{self.task!r}: leave it out."
+            )
+        if self.mixes and self.class_weights is not None:
+            raise ValueError(
+                f"`class_weights` count an example by its label, and {' or '.join(MIXING)} in `augment` gives it two: "
+                f"leave one of them out, or take `sampler` 'balanced'."
+            )
         self.spec()
         for key in ("early_stopping", "keep_best"):
             if getattr(self, key) and self.validation_size == 0:
@@ -282,6 +305,8 @@ class TrainConfig(Strict):
             "loss": self.loss != type(self).model_fields["loss"].default,
             "spurious": self.spurious,
             "ascent": ascent == "obf",
+            "class_weights": self.class_weights,
+            "sampler": self.sampler == "balanced",
         }
         for key, given in labelled.items():
             if given:
@@ -333,6 +358,7 @@ class TrainConfig(Strict):
         }
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
+        changes["augment"] = spelled(self.augment)
         changes["base"] = entry.base or self.base
         if entry.rho is None:
             unread |= {
@@ -377,6 +403,11 @@ class TrainConfig(Strict):
         return self.model_copy(update=changes)
 
     @property
+    def mixes(self) -> bool:
+        """Whether the examples of a batch are mixed with each other."""
+        return any(text.partition(":")[0] in MIXING for text in self.augment)
+
+    @property
     def chunk(self) -> int:
         """Examples a forward and backward pass, of a resolved configuration."""
         return min(self.m or self.batch_size, self.micro_batch or self.batch_size)
@@ -403,7 +434,8 @@ SHARED = [f.name for f in fields(MethodSpec) if f.name in TrainConfig.model_fiel
 def hashed(values: Mapping[str, Any]) -> str:
     """The run id of a resolved configuration, from its values as config.json holds them."""
     fields = TrainConfig.model_fields
-    unchanged = {key for key in LATER if values.get(key) == fields[key].get_default(call_default_factory=True)}
+    usual = {key: fields[key].get_default(call_default_factory=True) for key in LATER}
+    unchanged = {key for key in LATER if values.get(key) in (usual[key], pydantic_core.to_jsonable_python(usual[key]))}
     kept = {key: value for key, value in values.items() if key not in unchanged}
     text = json.dumps({"schema": SCHEMA, **kept}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

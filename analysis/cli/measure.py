@@ -18,6 +18,7 @@ from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
+from trainers.data.shifted import shifted_sets
 from trainers.runs.folder import has_runs, list_runs
 
 
@@ -30,6 +31,7 @@ def measure(
     ema: bool = False,
     best: bool = False,
     cost: bool = False,
+    shifted: tuple[str, ...] | None = None,
     place: Spread = SPREAD,
     trust: bool = False,
     weights: Elsewhere = ELSEWHERE,
@@ -44,11 +46,14 @@ def measure(
         ema: Measure the average of weights (of runs with average, also swa) instead of the weights.
         best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
         cost: Print what it would cost, and measure nothing.
+        shifted: Shifted test sets from elsewhere, as name=folder or name=dataset, such as cifar10-c=PATH or
+            mine=imagefolder:PATH; by default the study's own.
         place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
         weights: For files of weights from elsewhere.
     """
-    find_own_modules(weights.model, weights.dataset, trust=trust)
+    named = None if shifted is None else parse_shifted(shifted)
+    find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
     runtime = place.runtime()
     target = out_file
     if not path.exists():
@@ -66,15 +71,17 @@ def measure(
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights)
+            return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named)
 
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
         if weights.model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
         chosen = plan(measures)
+        sets = shifted_sets(named or {}, trust=True)
         places = [
-            WeightsFile(file.absolute(), weights.model, weights.model_options or {}, weights.data) for file in files
+            WeightsFile(file.absolute(), weights.model, weights.model_options or {}, weights.data, shifted=sets)
+            for file in files
         ]
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
@@ -83,10 +90,12 @@ def measure(
         target = target or (path.with_name(f"{places[0].run_id}.measures.parquet") if path.is_file() else None)
     else:
         chosen = plan(measures)
+        sets = shifted_sets(named or {}, trust=True)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             along = chosen if all_checkpoints else None
-            return to_measure(list_runs(path), chosen, along, weights=chosen_weights or "last", trust=trust)
+            those = chosen_weights or "last"
+            return to_measure(list_runs(path), chosen, along, weights=those, trust=trust, shifted=sets)
 
     if cost:
         show_budget(budget(wanted()[0], runtime), runtime.processes)
@@ -108,6 +117,23 @@ def measure(
     print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves
     return 0 if frame.loc[~frame["measure"].isin(beside), "value"].notna().any() else 1
+
+
+def parse_shifted(given: Iterable[str]) -> dict[str, str]:
+    """Shifted sets by name, from name=source.
+
+    Raises:
+        ValueError: For something else, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, source = text.partition("=")
+        if not equals or not name or not source:
+            raise ValueError(f"`--shifted` takes name=source, such as cifar10-c=PATH, got {text!r}.")
+        if name in found:
+            raise ValueError(f"`--shifted` names {name!r} twice: give each set a name of its own.")
+        found[name] = source
+    return found
 
 
 def show_measures(frame: pd.DataFrame) -> None:

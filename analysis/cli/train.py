@@ -11,6 +11,7 @@ from analysis.cli.output import show_table
 from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
+from trainers.data.augmentation import Given
 from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
 from trainers.runs.tracking import TrackerName
@@ -70,7 +71,7 @@ def train(
         search_seeds: Number of runs for each radius.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
-    find_own_modules(chosen.model, chosen.dataset)
+    find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
     if rho_search:
         return _search_radius(
@@ -92,6 +93,7 @@ def train(
             chosen,
             out=out_folder,
             device=runtime.single(),
+            workers=runtime.workers,
             trust=True,  # named on the command line itself
             progress=advance,
             time_limit=time_limit,

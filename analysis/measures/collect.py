@@ -8,13 +8,14 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import table
-from analysis.measures.catalogue.targets import TARGETS
+from analysis.measures.catalogue.targets import SOMETIMES, TARGETS
 from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
 from analysis.measures.plan import Choice, Plan, plan
 from analysis.measures.taking import Begin, silent
 from analysis.table import Row
 from landscape.progress import Progress
 from trainers.config import TrainConfig
+from trainers.data.shifted import Shifted
 from trainers.files.lock import PATIENCE, locked
 from trainers.runs.checkpoint import AVERAGE
 from trainers.runs.folder import Run
@@ -75,12 +76,23 @@ def unfit(run: Run, weights: Weights = "last") -> pd.DataFrame | None:
         reason, epoch = "the run has no average of weights: train with `average` ema or swa", int(status["epochs"])
     else:
         return None
-    rows = [Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason) for name in TARGETS]
+    rows = [
+        Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason)
+        for name in TARGETS
+        if name not in SOMETIMES
+    ]
     return table.to_frame(rows, run_id=run.run_id, step=0, epoch=epoch)
 
 
 def calls_of(
-    run: Run, chosen: Plan, along: Plan | None, *, trust: bool, seed: int, weights: Weights = "last"
+    run: Run,
+    chosen: Plan,
+    along: Plan | None,
+    *,
+    trust: bool,
+    seed: int,
+    weights: Weights = "last",
+    shifted: tuple[Shifted, ...] = (),
 ) -> list[Call]:
     """What is to be measured of a run: its last or best checkpoint, and those before it but the initial weights."""
     steps = list(run.checkpoints())
@@ -90,7 +102,7 @@ def calls_of(
     if weights == "average":  # which begins some time in training
         plans = {step: p for step, p in plans.items() if step == chief or (run.checkpoint(step) / AVERAGE).exists()}
     folder, average = run.folder.absolute(), weights == "average"
-    return [(RunCheckpoint(folder, step, trust, average), p, seed) for step, p in plans.items() if p]
+    return [(RunCheckpoint(folder, step, trust, shifted, average), p, seed) for step, p in plans.items() if p]
 
 
 def collect(
@@ -102,6 +114,7 @@ def collect(
     weights: Weights = "last",
     trust: bool = False,
     seed: int = 0,
+    shifted: tuple[Shifted, ...] = (),
     **place: Any,
 ) -> Iterator[pd.DataFrame]:
     """Measure many runs in parallel, checkpoint by checkpoint; yields rows as they come.
@@ -115,12 +128,13 @@ def collect(
             of weights (`average`).
         trust: Import a model or dataset that a run names as module:function.
         seed: Of the measures' random choices.
+        shifted: Test sets from elsewhere, see `trainers.data.shifted.shifted_sets`.
         **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`.
     """
     runtime = Runtime.of(**place)
     calls, marked = to_measure(
         runs, plan(measures), plan(along) if along else None, along_runs=along_runs, weights=weights, trust=trust,
-        seed=seed,
+        seed=seed, shifted=shifted,
     )  # fmt: skip
     yield from marked
     yield from take(calls, runtime)
@@ -135,6 +149,7 @@ def to_measure(
     weights: Weights = "last",
     trust: bool = False,
     seed: int = 0,
+    shifted: tuple[Shifted, ...] = (),
 ) -> tuple[list[Call], list[pd.DataFrame]]:
     """The checkpoints of runs that are to be measured, and rows for the runs that cannot be; arguments as `collect`."""
     calls: list[Call] = []
@@ -143,7 +158,7 @@ def to_measure(
         rows = unfit(run, weights)
         if rows is None:
             follow = along if along and (along_runs is None or along_runs(run.config())) else None
-            calls += calls_of(run, chosen, follow, trust=trust, seed=seed, weights=weights)
+            calls += calls_of(run, chosen, follow, trust=trust, seed=seed, weights=weights, shifted=shifted)
         else:
             marked.append(rows)
     return calls, marked

@@ -127,6 +127,10 @@ class Subject:
         """The model's outputs on inputs, in order, on the CPU."""
         return self.risk.on([(part, part) for part in x.split(BATCH)]).outputs().cpu()
 
+    def outputs_on(self, split: Split) -> Tensor:
+        """The same on the examples of a split, of which one batch is read at a time."""
+        return self.risk.on(split.batches(size=BATCH)).outputs().cpu()
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """What a classifier's outputs say of each class, in float64.
 
@@ -143,7 +147,7 @@ class Subject:
         """Why a measure that needs these cannot be taken; empty where it can."""
         if "probabilities" in needs and (why := no_probabilities(self.task)):
             return why
-        if "images" in needs and not any(True for _ in self.data.ood):
+        if "images" in needs and not set(self.data.ood) - set(self.data.shifted):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
         return ""
 
@@ -153,7 +157,7 @@ class Subject:
         config = self.config
         if config is None or config.task != CLASSIFICATION:
             return False
-        return config.loss == "cross_entropy" and config.label_smoothing == 0
+        return config.loss == "cross_entropy" and config.label_smoothing == 0 and config.class_weights is None
 
     @property
     def held_out(self) -> Split:

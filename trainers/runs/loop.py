@@ -46,7 +46,8 @@ def fit(
         config: What decides the result.
         out: Folder of runs.
         device: Where to train.
-        workers: Processes that read data which are not in memory; they change no bit.
+        workers: Processes that read, ahead, data which are not in memory, or transform them one by one; they change no
+            bit.
         checkpoint_activations: Compute the activations of the model's blocks again in backward passes instead of
             keeping them: less memory for one more forward pass, and the same numbers.
         trust: Import a model or dataset that the configuration names as module:function.
@@ -88,6 +89,8 @@ def fit(
             config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
             checkpoint_activations=checkpoint_activations,
         )  # fmt: skip
+        stack.callback(training.reader.close)
+        stack.enter_context(training.reader.guarded())
         lock = stack.enter_context(locked(run.folder))
         if not run.finished:  # else the process that held the lock until now has done it
             training.begin(log)

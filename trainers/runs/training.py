@@ -3,14 +3,17 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Batch
+from landscape.batches import Batch, Batches
 from trainers.config import TrainConfig
+from trainers.data.augmentation import augmentation
+from trainers.data.imbalance import balanced_draw
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
 from trainers.models.averaging import WeightAverage
@@ -37,6 +40,7 @@ PLAIN = (
     "position",
     "order",
     "previous",
+    "previous_place",
     "skipped",
     "skips",
     "skips_in_a_row",
@@ -73,7 +77,13 @@ class Training:
     ) -> None:
         self.config, self.run, self.device = config, run, device_of(device)
         self.data = load_data(config, trust=trust) if data is None else data
-        self.train = self.data.train.to(self.device, workers=workers)
+        self.augment, self.mixing = augmentation(
+            config.augment, self.data.train, classes=self.data.classes, seed=config.seed, fill=self.data.fill,
+            name=self.data.name, trust=trust,
+        )  # fmt: skip
+        alone = self.augment is not None and self.augment.transform is not None
+        self.train = self.data.train.to(self.device, workers=workers, resident=not alone)
+        self.reader = self.train.reader(self.augment, lasting=True)
         model = self.build(config.model_options, trust=trust)
         self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
         inputs = self.train.take(slice(2))[0]
@@ -93,7 +103,7 @@ class Training:
         examples = len(self.train)
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
-        self.task = task_of(config, trust=trust)
+        self.task = task_of(config, trust=trust, data=self.data)
         self.feeder = Feeder(config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
         self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data)
         self.evaluation_of_average = (
@@ -112,13 +122,14 @@ class Training:
         )
         self.sharers = shares(config, len(self.train))
         self.generator = stream(config.seed, "order")
-        self.order = self.next_order()
         self.epoch = self.step = self.position = 0
+        self.order = self.next_order()
         self.ahead: Iterator[Batch] | None = None  # the rest of the epoch, which may be read before its turn
         self.tally = Tally()
         self.losses: list[Tensor] = []
         self.hits: list[Tensor] = []
         self.previous = torch.empty(0, dtype=torch.int64)
+        self.previous_place = [0, 0]  # its epoch, and its number there
         self.skipped: list[str] = []
         self.skips = self.skips_in_a_row = 0
         self.history: list[dict[str, Any]] = []
@@ -148,8 +159,20 @@ class Training:
     # -- training --------------------------------------------------------------------------------------------------
 
     def next_order(self) -> Tensor:
-        """The order of the next epoch."""
+        """The order of the next epoch; of a balanced one, some examples come more than once and others not at all."""
+        if self.config.sampler == "balanced":
+            drawn = balanced_draw(self.train.y, stream(self.config.seed, f"balanced order {self.epoch}"))
+            return drawn.to(self.device)
         return torch.randperm(len(self.train), generator=self.generator).to(self.device)
+
+    def shown(self, order: Tensor, epoch: int) -> Batches:
+        """The batches of these examples, in turn, as an epoch sees them before they are mixed."""
+        augment = self.augment and replace(self.augment, epoch=epoch)
+        return self.train.batches(order, self.config.batch_size, augment=augment, reader=self.reader)
+
+    def mixed(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """A batch by its number in an epoch, mixed where that is asked for."""
+        return batch if self.mixing is None else self.mixing(*batch, epoch=epoch, batch=number)
 
     def train_step(self) -> None:
         """Take one optimizer step, on the next batch of the epoch."""
@@ -158,18 +181,19 @@ class Training:
             group["lr"] = lr
         size = self.config.batch_size
         if self.ahead is None:
-            self.ahead = iter(self.train.batches(self.order[self.position * size :], size))
+            self.ahead = iter(self.shown(self.order[self.position * size :], self.epoch))
         index = self.order[self.position * size : (self.position + 1) * size]
-        closures = self.feeder.closures(*next(self.ahead), self.config.chunk)
+        closures = self.feeder.closures(*self.mixed(next(self.ahead), self.epoch, self.position), self.config.chunk)
         loss = self.optimizer.step(closures.descents, sizes=closures.sizes, ascent=closures.ascents)
         assert loss is not None  # only a step without closures has none
         self.step += 1
         self.position += 1
         if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
-            self.previous = index
-        if (hits := closures.hits(self.task)) is not None:
+            self.previous, self.previous_place = index, [self.epoch, self.position - 1]
+        if self.mixing is None and (hits := closures.hits(self.task)) is not None:
             self.hits.append(hits)
-        self.tally.add(self.optimizer.last, examples=len(index), lr=lr)
+        counted = sum(closures.sizes)
+        self.tally.add(self.optimizer.last, examples=counted, lr=lr)
         overflow = self.optimizer.last.overflow
         if overflow:
             self.skips += 1
@@ -178,7 +202,7 @@ class Training:
                 self.skipped.append(f"step {self.step} ({overflow})")
         else:
             self.skips_in_a_row = 0
-            self.losses.append(loss * len(index))
+            self.losses.append(loss * counted)
             if self.config.average == "ema" and self.averages(self.step / self.batches):
                 self.take_into_average()
 
@@ -212,10 +236,12 @@ class Training:
         """Evaluate where it is time to, append the epoch's row to the history, and make ready for the next epoch."""
         self.epoch += 1
         if self.hits:
-            right = torch.empty(len(self.order), dtype=torch.bool)
-            right[self.order.cpu()] = torch.cat(self.hits).cpu()
-            self.correct["presentation"].append(right.numpy())
+            presented = self.correct["presentation"]
+            right = presented[-1].copy() if presented else np.zeros(len(self.train), dtype=bool)
+            right[self.order.cpu().numpy()] = torch.cat(self.hits).cpu().numpy()  # of several presentations the last
+            presented.append(right)
         self.model.eval()
+        self.ahead = None  # which may hold what was read ahead
         if self.config.average == "swa" and self.averages(self.epoch):
             self.take_into_average()
         evaluation, swept = self.evaluation() if self.due(self.epoch) else (self.evaluation.nothing(), None)
@@ -235,7 +261,7 @@ class Training:
         }
         self.history.append(row)
         self.model.train()
-        self.order, self.position, self.tally, self.ahead = self.next_order(), 0, Tally(), None
+        self.order, self.position, self.tally = self.next_order(), 0, Tally()
         self.losses, self.hits = [], []
         return row
 
@@ -356,7 +382,7 @@ class Training:
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         for name in PLAIN:
-            value = state[name]
+            value = state.get(name, getattr(self, name))  # the last came later
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
         self.tally.load_state_dict(state["tally"])
         self.losses = [] if state["losses"] is None else list(state["losses"].to(self.device).unbind())
@@ -366,7 +392,9 @@ class Training:
         if len(sweeps := self.correct["sweep"]) == self.epoch:  # all epochs, as versions before swept them
             self.correct["sweep"] = [row for epoch, row in enumerate(sweeps, 1) if self.due(epoch)]
         if len(self.previous) and self.optimizer.needs_previous:
-            last = self.feeder.batch(self.previous)
+            epoch, number = self.previous_place
+            batch = next(iter(self.shown(self.previous, epoch)))
+            last = self.feeder.closures(*self.mixed(batch, epoch, number), self.config.chunk)
             self.optimizer.remember(last.descents, sizes=last.sizes, ascent=last.ascents)
         log.take_over(state["steps"])
         return True
@@ -395,7 +423,7 @@ class Training:
             **{
                 name: np.array(rows, dtype=bool).reshape(-1, len(self.train))
                 for name, rows in self.correct.items()
-                if rows or self.config.task == CLASSIFICATION
+                if rows or (self.config.task == CLASSIFICATION and not self.config.mixes)
             },
         )
         log.finish()

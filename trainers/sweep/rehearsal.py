@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.config import TrainConfig
+from trainers.data.augmentation import Given
 from trainers.models.building import is_own
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
@@ -55,6 +56,8 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         PermissionError: If there is one, and `trust` is False.
         ValueError: If there is no such module or function.
     """
-    own = [config.model for config in configs if is_own(config.model)]
-    for name in dict.fromkeys([*(config.dataset for config in configs if is_reference(config.dataset)), *own]):
+    own = [config.dataset for config in configs if is_reference(config.dataset)]
+    own += [config.model for config in configs if is_own(config.model)]
+    own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
+    for name in dict.fromkeys(own):
         load_reference(name, trust=trust)

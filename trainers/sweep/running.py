@@ -120,7 +120,7 @@ def train_all(
         shard: (i, n) trains only part i of n, see `part`.
         time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
         track: As for `fit`.
-        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`,
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`,
             `checkpoint_activations`. `jobs=1` trains in this process, where a debugger works but a crash ends
             everything.
 
@@ -135,6 +135,7 @@ def train_all(
     named = {config.run_id: config for config in (configs if shard is None else part(configs, shard))}
     how = {
         "trust": trust,
+        "workers": runtime.workers,
         "track": check_trackers(track),
         "checkpoint_activations": runtime.checkpoint_activations,
     }
@@ -209,7 +210,7 @@ def train_one(
     Args:
         config: The run.
         out: Folder of runs.
-        how: Further arguments of `fit`: `trust`, `track`, `checkpoint_activations`.
+        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`.
         end: `time.time()` at which the sweep's time is over.
         device: Where to train.
         patience: Seconds to wait for another process to let go of the run.

@@ -31,6 +31,7 @@ VARIANTS = {
         "average": "swa", "average_from": 0.2, "early_stopping": 1, "model": "resnet20",
         "model_options": {"width": 2, "blocks": 1}, "checkpoints": [],
     },
+    "balanced": {"method": "obf", "m": 7, "class_weights": "balanced", "sampler": "balanced", "train_size": 120},
 }  # fmt: skip
 NEEDS = {
     "sam_on": {"model": "vit", "model_options": {"dim": 16, "depth": 1, "heads": 2, "dropout": 0.2}, "lr": 0.02},
