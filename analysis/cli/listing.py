@@ -46,6 +46,9 @@ def list_names(
         ]
         show_table(columns, rows, fold=columns)
     else:
-        entries: Mapping[str, Any] = {"models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS}[what]
+        lists: dict[str, Mapping[str, Any]] = {
+            "models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS
+        }  # fmt: skip
+        entries = lists[what]
         show_table(("name", "what it is"), [(name, thing.help) for name, thing in entries.items()], fold=["what it is"])
     return 0
