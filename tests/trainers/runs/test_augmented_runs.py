@@ -89,7 +89,7 @@ def test_training_is_what_a_plain_loop_does(tmp_path):
     for epoch in range(2):
         for number, index in enumerate(torch.randperm(60, generator=order).split(16)):
             x = torch.stack(
-                [_at(augment, epoch).whole(train.inputs[i][None], train.index[i][None])[0] for i in index]
+                [replace(augment, epoch=epoch).whole(train.inputs[i][None], train.index[i][None])[0] for i in index]
             )  # one at a time
             x, soft = mixing(x, train.y[index], epoch=epoch, batch=number)
             optimizer.zero_grad()
