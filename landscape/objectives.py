@@ -76,6 +76,7 @@ def obf_loss(
     link: Link = "softmax",
     value: Literal["surrogate", "objective"] = "surrogate",
     ignore_index: int = -100,
+    weight: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, ""]:
     """The surrogate that the output-bias-forgetting (OBF) perturbation ascends: mean_i ⟨stopgrad(q_i), x_i⟩.
 
@@ -84,13 +85,15 @@ def obf_loss(
 
     Args:
         logits: Outputs, one row an example; of tokens or pixels (n, k, ...), as for torch's cross-entropy.
-        targets: Hard labels, or soft targets (n, k) of mixed examples; label smoothing and class weights of the
-            training loss do not apply here.
+        targets: Hard labels, or soft targets (n, k) of mixed examples; label smoothing of the training loss does not
+            apply here.
         C: See `obf_direction`.
         gamma: See `obf_direction`.
         link: See `obf_direction`.
         value: "surrogate" returns S; "objective" returns J. The gradient is the same.
         ignore_index: Label of what does not count, as for torch's cross-entropy.
+        weight: What each class counts for, as for torch's cross-entropy: Σ w_y S_i / Σ w_y; None for all the same. Not
+            with soft targets, of which no one class is the example's.
 
     Returns:
         A scalar to be maximised, the mean over what counts.
@@ -108,12 +111,15 @@ def obf_loss(
             f"{tuple(targets.shape)} and {targets.dtype} for logits {tuple(logits.shape)}: put the classes on the "
             f"second axis, and give labels, or soft targets of the logits' shape (n, k)."
         )
+    if soft and weight is not None:
+        raise ValueError("`weight` of the OBF objective needs hard labels, got soft targets: leave one of them out.")
     if logits.ndim > 2:
         logits, targets = logits.movedim(1, -1).flatten(0, -2), targets.flatten()
     if not soft and not bool((counted := targets != ignore_index).all()):
         logits, targets = logits[counted], targets[counted]
     q, alpha = obf_direction(logits, targets, C=C, gamma=gamma, link=link)
-    surrogate: Tensor = (q * logits).sum(-1).mean()
+    counts = None if weight is None else weight.to(logits.device)[targets]
+    surrogate = _mean((q * logits).sum(-1), counts)
     if value == "surrogate":
         return surrogate
     with torch.no_grad():
@@ -122,5 +128,10 @@ def obf_loss(
         else:
             p = logits.sigmoid()
             entropy = (torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1)
-        shift: Tensor = (alpha * entropy).mean()
+        shift = _mean(alpha * entropy, counts)
     return torch.sub(surrogate, shift)
+
+
+def _mean(values: Float[Tensor, " n"], counts: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:
+    mean: Tensor = values.mean() if counts is None else (counts.to(values.dtype) * values).sum() / counts.sum()
+    return mean

@@ -40,7 +40,8 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "augment",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
+    "average", "average_decay", "average_from", "early_stopping", "keep_best",
 )  # fmt: skip
 
 
@@ -97,9 +98,18 @@ class TrainConfig(Strict):
 
     # model
     model: str = "mlp"
-    """Name of a model (`landscape list models`) or module:function."""
+    """Name of a model (`landscape list models`), such as resnet18 or timm:vit_tiny_patch16_224, or module:function."""
     model_options: dict[str, Option] = Field(default_factory=dict)
     """Sizes of the model."""
+
+    # average of weights
+    average: Literal["ema", "swa"] | None = None
+    """A second model, kept beside the trained one: the exponential moving average of its weights after each step, or
+    the mean of those at the ends of epochs (stochastic weight averaging)."""
+    average_decay: Annotated[Finite, Field(ge=0, lt=1)] = 0.999
+    """Share of the average that stays at each step, for average ema."""
+    average_from: Annotated[Finite, Field(ge=0, lt=1)] | None = None
+    """Fraction of training after which weights are averaged; None is 0 for ema and 0.75 for swa."""
 
     # objective
     task: str = CLASSIFICATION
@@ -110,6 +120,11 @@ class TrainConfig(Strict):
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
     """Spread the smoothed mass over all classes, or over the other classes."""
+    class_weights: Literal["balanced"] | tuple[Positive, ...] | None = None
+    """What an example of each class counts for in the training loss: balanced is n / (K n_c); None is 1."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """The examples of an epoch: all, shuffled; or as many, drawn with replacement so that classes are equally
+    frequent."""
 
     # method
     method: str = "sgd"
@@ -163,10 +178,10 @@ class TrainConfig(Strict):
     # optimisation
     lr: Positive = 0.1
     """Largest learning rate."""
-    lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
     lr_min: NonNegative = 0.0
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine or the line."""
     lr_milestones: tuple[Share, ...] = (0.5, 0.75)
     """Fractions of training at which the step schedule drops."""
     lr_factor: Share = 0.1
@@ -191,6 +206,12 @@ class TrainConfig(Strict):
     """float32; bfloat16 or float16 autocast with float32 weights; or float64 throughout."""
     epochs: Count = 100
     """Passes over the training data."""
+
+    # stopping
+    early_stopping: Count | None = None
+    """Stop after so many evaluations without a smaller validation error (patience); None trains all epochs."""
+    keep_best: bool = False
+    """Keep the checkpoint with the smallest validation error too; of equals the earliest."""
 
     # record
     checkpoints: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -225,7 +246,17 @@ class TrainConfig(Strict):
                 f"`augment` with {' or '.join(MIXING)} mixes labels, which are those of `task` 'classification', got "
                 f"{self.task!r}: leave it out."
             )
+        if self.mixes and self.class_weights is not None:
+            raise ValueError(
+                f"`class_weights` count an example by its label, and {' or '.join(MIXING)} in `augment` gives it two: "
+                f"leave one of them out, or take `sampler` 'balanced'."
+            )
         self.spec()
+        for key in ("early_stopping", "keep_best"):
+            if getattr(self, key) and self.validation_size == 0:
+                raise ValueError(
+                    f"`{key}` goes by the validation error, and `validation_size` is 0: keep some examples for it."
+                )
         if self.model in MODELS:
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
@@ -274,6 +305,8 @@ class TrainConfig(Strict):
             "loss": self.loss != type(self).model_fields["loss"].default,
             "spurious": self.spurious,
             "ascent": ascent == "obf",
+            "class_weights": self.class_weights,
+            "sampler": self.sampler == "balanced",
         }
         for key, given in labelled.items():
             if given:
@@ -358,6 +391,12 @@ class TrainConfig(Strict):
             unread |= {"lr_milestones", "lr_factor"}
         if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
+        if self.average is None:
+            unread.add("average_from")
+        elif self.average_from is None:
+            changes["average_from"] = 0.75 if self.average == "swa" else 0.0
+        if self.average != "ema":
+            unread.add("average_decay")
         if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}

@@ -32,6 +32,8 @@ class Runtime:
         executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results.
         address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
             runs on this machine.
+        checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
+            of keeping them; the numbers are the same.
         ranks: The processes of `torchrun`, see `joined`.
 
     Raises:
@@ -42,6 +44,7 @@ class Runtime:
     jobs: int | None = None
     executor: Executor = "processes"
     address: str | None = None
+    checkpoint_activations: bool = False
     ranks: Ranks = field(default_factory=Ranks, compare=False)
     workers: int = 0
 

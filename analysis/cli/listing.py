@@ -10,6 +10,7 @@ from analysis.measures.registry import MEASURES
 from trainers.data.augmentation import AUGMENTATIONS
 from trainers.data.loading import DATASETS
 from trainers.models.building import MODELS
+from trainers.models.libraries import HELP
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
 
@@ -46,9 +47,9 @@ def list_names(
         ]
         show_table(columns, rows, fold=columns)
     else:
-        lists: dict[str, Mapping[str, Any]] = {
-            "models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS
-        }  # fmt: skip
-        entries = lists[what]
-        show_table(("name", "what it is"), [(name, thing.help) for name, thing in entries.items()], fold=["what it is"])
+        registries: dict[str, Mapping[str, Any]]
+        registries = {"models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS}
+        entries = registries[what]
+        shown = {name: thing.help for name, thing in entries.items()} | (HELP if what == "models" else {})
+        show_table(("name", "what it is"), list(shown.items()), fold=["what it is"])
     return 0

@@ -12,13 +12,14 @@ import pandas as pd
 from analysis import table
 from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
-from analysis.measures.registry import failed_rows
+from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.shifted import Shifted, with_shifted
 from trainers.models.building import build_model
-from trainers.runs.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
+from trainers.runs.checkpoint import AVERAGE, LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.runs.folder import Run, load_data
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
@@ -49,6 +50,11 @@ class Checkpoint(Protocol):
         """What decides its numbers beside its weights, the measure, the options and the seed."""
         ...
 
+    @property
+    def shifted(self) -> tuple[Shifted, ...]:
+        """Shifted test sets from elsewhere, on which it is measured too."""
+        ...
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         ...
@@ -62,11 +68,15 @@ class RunCheckpoint:
         folder: The run's.
         step: Optimizer steps taken.
         trust: Import a model or dataset that the run names as module:function.
+        shifted: Shifted test sets from elsewhere.
+        average: Take the average of weights.
     """
 
     folder: Path
     step: int
     trust: bool = False
+    shifted: tuple[Shifted, ...] = ()
+    average: bool = False
 
     @property
     def run_id(self) -> str:
@@ -77,8 +87,9 @@ class RunCheckpoint:
     def cache(self) -> Cache:
         """Where its rows are kept."""
         run = Run(self.folder)
-        weights = run.checkpoint(self.step) / PARAMS
-        return Cache(self.folder / "measures", str(self.step), weights, (self.run_id, self.step))
+        weights = run.checkpoint(self.step) / (AVERAGE if self.average else PARAMS)
+        name = f"{self.step}.average" if self.average else str(self.step)
+        return Cache(self.folder / "measures", name, weights, (self.run_id, self.step))
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -89,9 +100,11 @@ class RunCheckpoint:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
-        recipe = json.dumps([getattr(config, key) for key in (*DATA_KEYS, "precision")], default=str)
-        data = _data(recipe, device, lambda: load_data(config, trust=self.trust))
-        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
+        identities = [vars(one) for one in self.shifted]
+        recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
+        data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
+        found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
+        return found.on(device)
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,7 @@ class WeightsFile:
         data: Options of `trainers.load_dataset`, with the dataset's name under "name"; where they leave it out, small
             data sets keep no examples for validation.
         step: Optimizer steps taken, where known.
+        shifted: Shifted test sets from elsewhere.
     """
 
     path: Path
@@ -112,6 +126,7 @@ class WeightsFile:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=lambda: {"name": "digits"})
     step: int = 0
+    shifted: tuple[Shifted, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -131,8 +146,9 @@ class WeightsFile:
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
-        recipe = json.dumps(dict(self.data), sort_keys=True, default=str)
-        data = _data(recipe, device, lambda: load_dataset(**{"validation_size": None, **self.data}))
+        recipe = json.dumps([dict(self.data), [vars(one) for one in self.shifted]], sort_keys=True, default=str)
+        options = {"validation_size": None, **self.data}
+        data = _data(recipe, device, lambda: with_shifted(load_dataset(**options), self.shifted))
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
@@ -154,10 +170,23 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
+def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
+    """What the cache knows each measurement of a checkpoint by.
+
+    Shifted sets are a part of it for those measures alone that read them.
+    """
+    context, sets = checkpoint.context, {one.name: one.identity for one in checkpoint.shifted}
+    return {
+        key: option_hash(
+            key, options, seed, {**context, "shifted": sets} if sets and MEASURES[key].reads_shifted else context
+        )
+        for key, options in wanted.items()
+    }
+
+
 def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:
     """The rows of a checkpoint if all that is wanted is kept already."""
-    kept, context = checkpoint.cache.load(), checkpoint.context
-    keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
+    kept, keys = checkpoint.cache.load(), keys_of(checkpoint, wanted, seed).values()
     if not all(key in kept for key in keys):
         return None
     return pd.concat([kept[key] for key in keys], ignore_index=True).assign(run_id=checkpoint.run_id)
@@ -188,9 +217,8 @@ def measure_checkpoint(
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
     """
-    cache, context = checkpoint.cache, checkpoint.context
+    cache, keys = checkpoint.cache, keys_of(checkpoint, wanted, seed)
     kept = cache.load()
-    keys = {key: option_hash(key, options, seed, context) for key, options in wanted.items()}
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
@@ -221,6 +249,8 @@ def _measured(
     stored, new = time.monotonic(), dict[str, pd.DataFrame]()
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
+            if subject.weights:
+                rows = [replace(row, options={**row.options, "weights": subject.weights}) for row in rows]
             new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
             yield keys[key], new[keys[key]]
             if time.monotonic() - stored > STORE_SECONDS:

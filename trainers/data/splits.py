@@ -31,6 +31,9 @@ class Split:
         pixels: How uint8 becomes floating point, at use; None for other inputs.
         dtype: Of floating-point inputs at use; None means as they are stored, float32 for pixels.
         workers: Processes that read ahead where inputs are read or augmented one by one; they change no bit.
+        among: The classes that a prediction is one of, in order, for a shifted set of fewer classes than the run's;
+            None is all.
+        note: What is to be said of numbers that are taken on it.
     """
 
     inputs: Tensor | ItemInputs
@@ -40,6 +43,8 @@ class Split:
     pixels: Pixels | None = None
     dtype: torch.dtype | None = None
     workers: int = 0
+    among: tuple[int, ...] | None = None
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -208,9 +213,13 @@ class DataBundle:
         train: What is trained on; the only split with label noise.
         validation: For choosing hyper-parameters; may be empty.
         test: For the gap and the test error.
-        ood: Shifted copies of `test`, in its order: "noise:1" ... "contrast:3", and "spurious" where there is a patch.
+        ood: Shifted copies of `test`, in its order: "noise:1" ... "contrast:3", and "spurious" where there is a patch;
+            and those that `trainers.data.shifted` adds.
         classes: Number of classes.
         shape: Shape of one input.
+        names: Of the classes, in order; empty where they are not known.
+        shifted: Which of `ood` come from elsewhere.
+        official_test: Positions of the official test set in the source, of which `test` may be a part; None for none.
         fill: What a stored input has where nothing is, for augmentation; None where that is not known.
     """
 
@@ -221,6 +230,9 @@ class DataBundle:
     ood: Mapping[str, Split]
     classes: int
     shape: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
+    official_test: range | None = None
     fill: float | None = None
 
     def to(self, device: torch.device | str, *, workers: int | None = None) -> "DataBundle":

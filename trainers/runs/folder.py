@@ -7,7 +7,7 @@ checkpoints/<step>/, steps.parquet (one row a logged step) where asked for; whil
 
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from jaxtyping import Bool
 
 from trainers.config import TrainConfig, fits, train_config
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.shifted import Shifted, with_shifted
 from trainers.data.splits import ShiftedSplits, Split
 from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
@@ -110,7 +111,7 @@ class Run:
         """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
 
         Runs of this version also say `steps`, `sha256` of what they recorded, and `skipped_steps` with `first_skipped`,
-        a few of them by name, where float16 overflowed.
+        a few of them by name, where float16 overflowed; with `keep_best` or `early_stopping` the `best` evaluation.
         """
         path = self.folder / "status.json"
         if not path.exists():
@@ -254,6 +255,12 @@ class Run:
 
         write_atomically(self.folder / "examples.npz", write)
 
+    def best(self) -> int | None:
+        """The step of the checkpoint with the smallest validation error; None where the run kept none (`keep_best`)."""
+        best = self.status().get("best")
+        step = best.get("step") if isinstance(best, dict) else None
+        return step if step in self.checkpoints() else None
+
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after a step."""
         return self.folder / "checkpoints" / f"{step}"
@@ -301,8 +308,8 @@ def hugging_face(folder: Path) -> bool:
     return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
 
 
-def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
-    """The data of a configuration; inputs are float64 where its precision is."""
+def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shifted] = ()) -> DataBundle:
+    """The data of a configuration, with further shifted sets; inputs are float64 where its precision is."""
     data = load_dataset(
         config.dataset,
         train_size=config.train_size,
@@ -314,6 +321,7 @@ def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
         labels=config.task == CLASSIFICATION,
         trust=trust,
     )
+    data = with_shifted(data, shifted)
     if config.precision != "float64":
         return data
     return replace(

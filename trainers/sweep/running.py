@@ -14,6 +14,7 @@ from trainers.files.writing import write_json
 from trainers.runs.folder import Run
 from trainers.runs.loop import fit
 from trainers.runs.signals import seconds_of
+from trainers.runs.tracking import check_trackers
 from trainers.runtime import Runtime
 from trainers.sweep.cluster import on_ray
 from trainers.sweep.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
@@ -103,6 +104,7 @@ def train_all(
     trust: bool = False,
     shard: tuple[int, int] | None = None,
     time_limit: float | str | None = None,
+    track: str | Sequence[str] = (),
     **place: Any,
 ) -> Iterator[Run]:
     """Train runs in parallel, one process and one thread each; yields each as it ends.
@@ -117,12 +119,14 @@ def train_all(
         trust: As for `fit`.
         shard: (i, n) trains only part i of n, see `part`.
         time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
-        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`. `jobs=1`
-            trains in this process, where a debugger works but a crash ends everything.
+        track: As for `fit`.
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`,
+            `checkpoint_activations`. `jobs=1` trains in this process, where a debugger works but a crash ends
+            everything.
 
     Raises:
-        ValueError: For a bad `shard`, `time_limit` or field of `Runtime`.
-        ImportError: For "ray" where it is not installed.
+        ValueError: For a bad `shard`, `time_limit`, `track` or field of `Runtime`.
+        ImportError: For "ray", or a tracker, where it is not installed.
         Stopped: After Ctrl-C, SIGTERM or SIGUSR1, or when the time is over; what was done is kept, and the same call
             goes on from there. It is a `KeyboardInterrupt`.
     """
@@ -132,6 +136,8 @@ def train_all(
     how = {
         "trust": trust,
         "workers": runtime.workers,
+        "track": check_trackers(track),
+        "checkpoint_activations": runtime.checkpoint_activations,
     }
     return _train(named, Path(out), runtime, how, end)
 
@@ -204,7 +210,7 @@ def train_one(
     Args:
         config: The run.
         out: Folder of runs.
-        how: Further arguments of `fit`: `trust`, `workers`.
+        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`.
         end: `time.time()` at which the sweep's time is over.
         device: Where to train.
         patience: Seconds to wait for another process to let go of the run.

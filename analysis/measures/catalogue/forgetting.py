@@ -221,7 +221,7 @@ def read_patch(x: Tensor, *, classes: int) -> tuple[Tensor, float, float]:
 
 def last_update(subject: Subject) -> Params | None:
     """θ minus the weights one step before, where the run kept a checkpoint of that step; else None."""
-    if subject.run is None or subject.step < 1:
+    if subject.run is None or subject.step < 1 or subject.weights:
         return None
     folder = subject.run.checkpoints().get(subject.step - 1)
     if folder is None:
