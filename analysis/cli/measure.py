@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,8 @@ def measure(
         if len(calls) == 1:
             with steps("measuring", len(calls[0][1])) as (begin, tell):
                 whole = path.is_file()
-                return [measure_checkpoint(*calls[0], runtime.devices[0], begin=begin, progress=tell, strict=whole)]
+                told = partial(measure_checkpoint, begin=begin, progress=tell, strict=whole, workers=runtime.workers)
+                return [told(*calls[0], runtime.devices[0])]
         left = budget(calls, runtime)
         if left.checkpoints:
             print(announcement(left, runtime.processes), file=sys.stderr)

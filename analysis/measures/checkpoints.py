@@ -198,6 +198,7 @@ def measure_checkpoint(
     seed: int = 0,
     device: str = "cpu",
     *,
+    workers: int = 0,
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
@@ -211,6 +212,7 @@ def measure_checkpoint(
         wanted: The measures, see `plan`.
         seed: Of their random choices.
         device: Where to compute.
+        workers: Processes that read data ahead, where they are read one by one.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
@@ -221,7 +223,7 @@ def measure_checkpoint(
     if todo:
         try:
             stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device), progress=progress)
+            subject = replace(checkpoint.load(seed, device).read_by(workers), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
                 raise

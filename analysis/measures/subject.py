@@ -110,6 +110,10 @@ class Subject:
         initial, buffers = moved(self.initial), moved(self.initial_buffers)
         return replace(self, model=self.model.to(device), initial=initial, initial_buffers=buffers)
 
+    def read_by(self, workers: int) -> "Subject":
+        """The same with data that so many processes read ahead, where they are read one by one."""
+        return replace(self, data=self.data.to(self.data.train.device, workers=workers)) if workers else self
+
     def generator(self, purpose: str) -> torch.Generator:
         """The source of randomness of one measure: depends on its name and the seed, not on the model."""
         return stream(self.seed, purpose)
