@@ -37,7 +37,7 @@ def study(
 
     find_own_modules(trust=trust)
     runtime = place.runtime()
-    config = read_study(file, trust=trust)
+    config = read_study(file, trust=trust, folder=out_folder)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(

@@ -11,9 +11,11 @@ from analysis.cli.output import show_table
 from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
+from trainers.runs.checkpoint import read_meta
 from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
 from trainers.runs.tracking import TrackerName
+from trainers.weights.known import remember
 
 TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
 
@@ -70,6 +72,7 @@ def train(
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(chosen.model, chosen.dataset)
     runtime = place.runtime()
+    remember(out_folder, chosen.init)
     if rho_search:
         return _search_radius(
             chosen,
@@ -112,8 +115,19 @@ def train(
     print(line)
     if status.get("skipped_steps"):
         print(f"{status['skipped_steps']} steps skipped by overflow, the first: {', '.join(status['first_skipped'])}")
+    for line in _start_of(run):
+        print(line)
     print(f"run: {run.folder}")
     return code or (TRY_AGAIN if status["status"] == "interrupted" else 0)
+
+
+def _start_of(run: Run) -> list[str]:
+    """What is to be said of the weights that a run started from."""
+    first = run.checkpoints().get(0)
+    told = None if first is None else read_meta(first).get("init")
+    if not told or "file" not in told:
+        return []
+    return [f"initial weights: {told['file']}, {told['taken']}", *(f"note: {note}" for note in told["notes"])]
 
 
 def _search_radius(chosen: TrainConfig, **options: Any) -> int:

@@ -19,6 +19,7 @@ from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, save_checkpoint
 from trainers.runs.feeding import Feeder, shares
 from trainers.runs.folder import Run, load_data
+from trainers.runs.initial import start
 from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
 from trainers.runs.snapshots import read_snapshot, write_snapshot
@@ -71,7 +72,9 @@ class Training:
         self.data = load_data(config, trust=trust) if data is None else data
         self.train = self.data.train.to(self.device, workers=workers)
         model = self.build(config.model_options, trust=trust)
-        self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
+        model = model.double() if config.precision == "float64" else model
+        self.initial = start(model, config, run, classes=self.data.classes)
+        self.model = model.to(self.device).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
@@ -248,6 +251,8 @@ class Training:
             "m": rank,
             "m_global": everywhere,
         }
+        if self.initial is not None:
+            meta["init"] = self.initial
         save_checkpoint(self.run.checkpoint(self.step), self.model, meta)
         self.took("checkpoint", time.monotonic() - start)
 
