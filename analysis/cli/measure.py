@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,12 @@ from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
 from analysis.measures.checkpoints import foreign_place, measure_checkpoint, weight_files
-from analysis.measures.collect import Call, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
+from trainers.data.shifted import shifted_sets
 from trainers.runs.folder import has_runs, list_runs
 
 
@@ -28,7 +30,9 @@ def measure(
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     all_checkpoints: bool = False,
     ema: bool = False,
+    best: bool = False,
     cost: bool = False,
+    shifted: tuple[str, ...] | None = None,
     place: Spread = SPREAD,
     trust: bool = False,
     weights: Elsewhere = ELSEWHERE,
@@ -41,13 +45,17 @@ def measure(
         measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
         out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
-        ema: Measure the average of weights (EMA, SWA) in a file instead of the weights themselves.
+        ema: Measure the average of weights (EMA, SWA) instead of the weights: of runs with average, or that in files.
+        best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
         cost: Print what it would cost, and measure nothing.
+        shifted: Shifted test sets from elsewhere, as name=folder or name=dataset, such as cifar10-c=PATH or
+            mine=imagefolder:PATH; by default the study's own.
         place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
         weights: For files of weights from elsewhere.
     """
-    find_own_modules(weights.model, weights.dataset, trust=trust)
+    named = None if shifted is None else parse_shifted(shifted)
+    find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
     runtime = place.runtime()
     target = out_file
     alone = foreign_place(path)
@@ -57,19 +65,25 @@ def measure(
         )
     if measures is not None and not measures:
         raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
-    if alone is None and has_runs(path) and ema:
-        raise ValueError(f"`--ema` is for weights from elsewhere, and {path} holds runs: leave it out.")
+    if ema and best:
+        raise ValueError("`--ema` and `--best` are two choices of weights: give one of them.")
+    if best and (alone is not None or not has_runs(path)):
+        raise ValueError(f"`--best` is for runs with keep_best, and {path} holds weights from elsewhere: leave it out.")
+    chosen_weights: Weights | None = "average" if ema else "best" if best else None
     if (path / "study.json").exists():
         from analysis.study import Study
 
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints)
+            return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named)
 
     elif alone is not None or not has_runs(path):
         places = [weights.of(*one, ema=ema) for one in ([alone] if alone is not None else weight_files(path))]
         chosen = plan(measures)
+        sets = shifted_sets(named or {}, trust=True)
+        files = [alone] if alone is not None else weight_files(path)
+        places = [replace(weights.of(*file, ema=ema), shifted=sets) for file in files]
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             return [(place, chosen, 0) for place in places], []
@@ -78,9 +92,12 @@ def measure(
             target = target or places[0].path.with_name(f"{places[0].run_id}{'.ema' * ema}.measures.parquet")
     else:
         chosen = plan(measures)
+        sets = shifted_sets(named or {}, trust=True)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+            along = chosen if all_checkpoints else None
+            those = chosen_weights or "last"
+            return to_measure(list_runs(path), chosen, along, weights=those, trust=trust, shifted=sets)
 
     if cost:
         show_budget(budget(wanted()[0], runtime), runtime.processes)
@@ -102,6 +119,23 @@ def measure(
     print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves
     return 0 if frame.loc[~frame["measure"].isin(beside), "value"].notna().any() else 1
+
+
+def parse_shifted(given: Iterable[str]) -> dict[str, str]:
+    """Shifted sets by name, from name=source.
+
+    Raises:
+        ValueError: For something else, or a name that comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, source = text.partition("=")
+        if not equals or not name or not source:
+            raise ValueError(f"`--shifted` takes name=source, such as cifar10-c=PATH, got {text!r}.")
+        if name in found:
+            raise ValueError(f"`--shifted` names {name!r} twice: give each set a name of its own.")
+        found[name] = source
+    return found
 
 
 def show_measures(frame: pd.DataFrame) -> None:

@@ -10,8 +10,6 @@ from analysis.measures.checkpoints import WeightsFile
 from trainers.config import Option
 from trainers.runtime import Executor, Runtime
 
-# Nothing here is for workers that read data: data are in memory, so that such a flag would have no effect.
-
 
 @dataclass(frozen=True)
 class Place:
@@ -20,10 +18,13 @@ class Place:
     Attributes:
         device: cpu, cuda, cuda:1 or mps; several as cuda:0,1; or auto, the best there is.
         jobs: Number of processes; by default one per core, or one per device other than the CPU.
+        workers: Further processes that read data ahead, for each of these, where data are not in memory or are
+            transformed one by one.
     """
 
     device: str = "cpu"
     jobs: int | None = None
+    workers: int = 0
 
     def runtime(self) -> Runtime:
         """The same, checked."""

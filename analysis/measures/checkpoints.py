@@ -14,17 +14,18 @@ from torch import Tensor
 from analysis import table
 from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
-from analysis.measures.registry import failed_rows
+from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.shifted import Shifted, with_shifted
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
 from trainers.runs.folder import Run, hugging_face, load_data
 from trainers.weights.fitting import heads
 from trainers.weights.foreign import read_foreign
-from trainers.weights.places import PARAMS, ending, files_of
+from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 WEIGHTS = table.WEIGHTS
@@ -56,6 +57,11 @@ class Checkpoint(Protocol):
         """What decides its numbers beside its weights, the measure, the options and the seed."""
         ...
 
+    @property
+    def shifted(self) -> tuple[Shifted, ...]:
+        """Shifted test sets from elsewhere, on which it is measured too."""
+        ...
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         ...
@@ -73,11 +79,15 @@ class RunCheckpoint:
         folder: The run's.
         step: Optimizer steps taken.
         trust: Import a model or dataset that the run names as module:function.
+        shifted: Shifted test sets from elsewhere.
+        average: Take the average of weights.
     """
 
     folder: Path
     step: int
     trust: bool = False
+    shifted: tuple[Shifted, ...] = ()
+    average: bool = False
 
     @property
     def run_id(self) -> str:
@@ -88,8 +98,9 @@ class RunCheckpoint:
     def cache(self) -> Cache:
         """Where its rows are kept."""
         run = Run(self.folder)
-        weights = run.checkpoint(self.step) / PARAMS
-        return Cache(self.folder / "measures", str(self.step), weights, (self.run_id, self.step))
+        weights = run.checkpoint(self.step) / (AVERAGE if self.average else PARAMS)
+        name = f"{self.step}.average" if self.average else str(self.step)
+        return Cache(self.folder / "measures", name, weights, (self.run_id, self.step))
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -100,9 +111,11 @@ class RunCheckpoint:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
-        recipe = json.dumps([getattr(config, key) for key in (*DATA_KEYS, "precision")], default=str)
-        data = _data(recipe, device, lambda: load_data(config, trust=self.trust))
-        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
+        identities = [vars(one) for one in self.shifted]
+        recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
+        data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
+        found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
+        return found.on(device)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by name."""
@@ -121,6 +134,7 @@ class WeightsFile:
             data sets keep no examples for validation.
         step: Optimizer steps taken, where known.
         ema: Take the average of weights (EMA, SWA) in the file.
+        shifted: Shifted test sets from elsewhere.
     """
 
     path: Path
@@ -129,6 +143,7 @@ class WeightsFile:
     data: Mapping[str, Any] = field(default_factory=lambda: {"name": "digits"})
     step: int = 0
     ema: bool = False
+    shifted: tuple[Shifted, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -158,8 +173,9 @@ class WeightsFile:
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
-        recipe = json.dumps(dict(self.data), sort_keys=True, default=str)
-        data = _data(recipe, device, lambda: load_dataset(**{"validation_size": None, **self.data}))
+        recipe = json.dumps([dict(self.data), [vars(one) for one in self.shifted]], sort_keys=True, default=str)
+        options = {"validation_size": None, **self.data}
+        data = _data(recipe, device, lambda: with_shifted(load_dataset(**options), self.shifted))
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
@@ -217,10 +233,23 @@ def weight_files(folder: Path) -> list[tuple[Path, str | None]]:
     return [place for place in found if place is not None]
 
 
+def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
+    """What the cache knows each measurement of a checkpoint by.
+
+    Shifted sets are a part of it for those measures alone that read them.
+    """
+    context, sets = checkpoint.context, {one.name: one.identity for one in checkpoint.shifted}
+    return {
+        key: option_hash(
+            key, options, seed, {**context, "shifted": sets} if sets and MEASURES[key].reads_shifted else context
+        )
+        for key, options in wanted.items()
+    }
+
+
 def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:
     """The rows of a checkpoint if all that is wanted is kept already."""
-    kept, context = checkpoint.cache.load(), checkpoint.context
-    keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
+    kept, keys = checkpoint.cache.load(), keys_of(checkpoint, wanted, seed).values()
     if not all(key in kept for key in keys):
         return None
     return pd.concat([kept[key] for key in keys], ignore_index=True).assign(run_id=checkpoint.run_id)
@@ -249,9 +278,8 @@ def measure_checkpoint(
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
     """
-    cache, context = checkpoint.cache, checkpoint.context
+    cache, keys = checkpoint.cache, keys_of(checkpoint, wanted, seed)
     kept = cache.load()
-    keys = {key: option_hash(key, options, seed, context) for key, options in wanted.items()}
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:

@@ -26,6 +26,8 @@ class Measure:
         cost: In gradients over the training data.
         gradients: Expected cost of the default options on networks like the default study's, in gradients.
         needs: What the task and the data must have; where they lack it, the rows are marked with that reason.
+        sometimes: Rows that not every model has.
+        reads_shifted: Whether its numbers depend on shifted sets from elsewhere.
         version: Raise it when the measure comes to mean another number: what was kept is then measured again.
         usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
             others.
@@ -42,4 +44,6 @@ class Measure:
     usual: bool = True
     gradients: float = 0.0
     needs: tuple[Need, ...] = ()
+    sometimes: tuple[str, ...] = ()
+    reads_shifted: bool = False
     version: int = 1

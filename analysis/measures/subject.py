@@ -76,9 +76,11 @@ class Subject:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
-        """A checkpoint of one of our runs."""
-        model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+    def of_checkpoint(
+        cls, run: Run, step: int, data: DataBundle, *, average: bool = False, trust: bool = False, seed: int = 0
+    ) -> "Subject":
+        """A checkpoint of one of our runs, or its average of weights."""
+        model, meta = load_checkpoint(run.checkpoint(step), average=average, trust=trust)
         if (meta["run_id"], meta["step"]) != (run.run_id, step):
             raise ValueError(
                 f"{run.checkpoint(step)} holds step {meta['step']} of run {meta['run_id']}, not step {step} of "
@@ -92,8 +94,9 @@ class Subject:
             buffers = stored
         config = run.config()
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
+        weights = meta["average"]["kind"] if average else ""
         task = measured(task_of(config, trust=trust))
-        return replace(subject, initial_buffers=buffers, task=task, notes=_frozen(model))
+        return replace(subject, initial_buffers=buffers, task=task, weights=weights, notes=_frozen(model))
 
     @classmethod
     def of_weights(
@@ -140,6 +143,10 @@ class Subject:
         """The model's outputs on inputs, in order, on the CPU."""
         return self.risk.on([(part, part) for part in x.split(BATCH)]).outputs().cpu()
 
+    def outputs_on(self, split: Split) -> Tensor:
+        """The same on the examples of a split, of which one batch is read at a time."""
+        return self.risk.on(split.batches(size=BATCH)).outputs().cpu()
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """What a classifier's outputs say of each class, in float64.
 
@@ -156,7 +163,7 @@ class Subject:
         """Why a measure that needs these cannot be taken; empty where it can."""
         if "probabilities" in needs and (why := no_probabilities(self.task)):
             return why
-        if "images" in needs and not any(True for _ in self.data.ood):
+        if "images" in needs and not set(self.data.ood) - set(self.data.shifted):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
         return ""
 
@@ -166,7 +173,7 @@ class Subject:
         config = self.config
         if config is None or config.task != CLASSIFICATION:
             return False
-        return config.loss == "cross_entropy" and config.label_smoothing == 0
+        return config.loss == "cross_entropy" and config.label_smoothing == 0 and config.class_weights is None
 
     @property
     def held_out(self) -> Split:

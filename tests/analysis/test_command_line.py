@@ -22,6 +22,7 @@ from synthetic import make
 
 from analysis import path as places
 from analysis.cli.correlate import show_correlations
+from analysis.cli.program import COMMANDS
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
@@ -382,6 +383,38 @@ def test_a_study_file_is_checked_to_its_end(change, message, tmp_path, capsys):
     assert "s.yaml: " in said
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+# -- the program's own help ------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_shown_and_its_help_begins_with_what_it_does(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    for name, entry in COMMANDS.items():
+        assert f"  {name} " in shown
+        assert entry.help in shown
+        assert entry.function().__doc__, name
+    assert run() == 2
+    assert capsys.readouterr().out == shown
+    assert run("--version") == 0
+    assert re.fullmatch(r"landscape \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    assert run("mesure", "runs") == 2
+    assert "there is no command 'mesure'" in (said := capsys.readouterr().err)
+    assert "Did you mean 'measure'?" in said
+
+
+def test_help_needs_neither_torch_nor_pandas(tmp_path):
+    code = "import sys; from analysis.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'pandas', 'scipy', 'tyro') if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Checkpoints: a folder of safetensors and JSON that is whole as soon as its meta.json is there. Nothing is pickled."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from trainers.files.kept import sealed
 from trainers.files.reading import Shape, check_shape, read_json
-from trainers.files.writing import DAMAGED, digest, write_atomically, write_json
+from trainers.files.writing import DAMAGED, check_digest, digest, write_atomically, write_json
+from trainers.models.averaging import WeightAverage
 from trainers.models.building import build_model
 from trainers.models.starting import freeze
 from trainers.naming import nearest
 from trainers.weights.foreign import read_foreign
-from trainers.weights.places import META, PARAMS, WAY_OUT, read_content
+from trainers.weights.places import AVERAGE, META, PARAMS, WAY_OUT, read_content
 
 SCHEMA = 1
 
@@ -49,14 +51,35 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in named if name in kept}
 
 
-def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> Path:
-    """Write parameters and buffers, then `meta.json` with their checksum and its own; both aside and by rename.
+def save_checkpoint(
+    folder: Path, model: nn.Module, meta: Mapping[str, Any], *, average: WeightAverage | None = None
+) -> Path:
+    """Write parameters and buffers, then `meta.json` with their checksum and its own; all aside and by rename.
 
     Args:
         folder: Of this checkpoint.
         model: Its `named_parameters()` order is kept in the meta, since safetensors keeps an order of its own.
         meta: At least run_id, step, epoch, config, shape and classes.
+        average: The average of weights, which is kept in a file of its own.
     """
+    (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
+    more: dict[str, Any] = {"sha256": _save_weights(folder / PARAMS, model)}
+    if average is not None:
+        checksum = _save_weights(folder / AVERAGE, average.model)
+        more["average"] = {"kind": average.kind, "count": average.count, "sha256": checksum}
+    names = [name for name, _ in model.named_parameters()]
+    write_json(folder / META, sealed({"schema": SCHEMA, "names": names, **meta, **more}), sort=False)
+    return folder
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; first what makes it whole."""
+    (folder / META).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save_weights(path: Path, model: nn.Module) -> str:
+    """Write parameters and buffers; returns their checksum."""
     state = {name: t.contiguous().cpu().clone() for name, t in model_state(model).items()}
     checksum: list[str] = []
 
@@ -64,11 +87,8 @@ def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> 
         save_file(state, aside)
         checksum.append(digest(aside))
 
-    (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
-    write_atomically(folder / PARAMS, write)
-    names = [name for name, _ in model.named_parameters()]
-    write_json(folder / META, sealed({"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]}), sort=False)
-    return folder
+    write_atomically(path, write)
+    return checksum[0]
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -91,11 +111,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+def load_checkpoint(
+    folder: str | Path, *, average: bool = False, trust: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model of a checkpoint, in evaluation mode.
 
     Args:
         folder: RUN/checkpoints/STEP.
+        average: Take the average of weights, of a run with the setting `average`; its kind and the number of weights
+            are in the meta.
         trust: Import a model that the file names as module:function. Reading a file never runs code otherwise.
 
     Returns:
@@ -104,10 +128,15 @@ def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Modu
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
         PermissionError: If the model is a module:function and `trust` is False.
-        ValueError: If a file is damaged or truncated, or does not fit the model.
+        ValueError: If a file is damaged or truncated, or does not fit the model; or there is no average.
     """
     folder = Path(folder)
     meta = read_meta(folder)
+    if average and "average" not in meta:
+        raise ValueError(
+            f"{folder} has no average of weights: train with `average` ema or swa, and take a checkpoint from after "
+            f"`average_from`."
+        )
     check_shape(meta, MetaFile, folder / META, hint=WAY_OUT)
     config = meta["config"]
     model = build_model(
@@ -120,7 +149,9 @@ def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Modu
     )
     if config.get("precision") == "float64":
         model.double()
-    apply_weights(model, read_weights(folder / PARAMS))
+    if average:
+        check_digest(folder / AVERAGE, meta["average"].get("sha256"), WAY_OUT)
+    apply_weights(model, read_weights(folder / (AVERAGE if average else PARAMS)))
     freeze(model, config.get("freeze", ()))
     return model.eval(), meta
 

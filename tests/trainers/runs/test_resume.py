@@ -26,6 +26,7 @@ VARIANTS = {
     "BatchNorm": {"method": "sam", "model": "resnet20", "model_options": {"width": 4}, "epochs": 2, "checkpoints": []},
     "accumulation": {"method": "sgd", "micro_batch": 5},
     "float64": {"method": "sam", "precision": "float64"},
+    "balanced": {"method": "obf", "m": 7, "class_weights": "balanced", "sampler": "balanced", "train_size": 120},
 }
 NEEDS = {
     "sam_on": {"model": "vit", "model_options": {"dim": 16, "depth": 1, "heads": 2, "dropout": 0.2}, "lr": 0.02},
