@@ -19,7 +19,7 @@ from pydantic import Field
 
 from analysis import table
 from analysis.measures.collect import Call, tabulate, take, to_measure
-from analysis.measures.plan import Choice, plan
+from analysis.measures.plan import Choice, Examples, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import Correlations, correlate, defaults
@@ -189,23 +189,31 @@ class Study:
         return list(track(ended, "training", len(configs)))
 
     def to_measure(
-        self, measures: Choice | None = None, *, all_checkpoints: bool = False
+        self,
+        measures: Choice | None = None,
+        *,
+        all_checkpoints: bool = False,
+        examples: Examples | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[list[Call], list[pd.DataFrame]]:
         """The checkpoints that the study measures, and rows for runs that have none.
 
         Args:
             measures: Instead of the study's own.
             all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
+            examples: Instead of the study's own, see `plan`.
+            settings: Options in the place of the study's own, likewise.
         """
         along = self.config.trajectory
         where = along.condition
-        chosen = plan(self.config.measures if measures is None else measures)
+        examples = self.config.examples if examples is None else examples
+        chosen = plan(self.config.measures if measures is None else measures, examples=examples, settings=settings)
         if measures is not None or all_checkpoints:
             return to_measure(self.runs(), chosen, chosen if all_checkpoints else None, trust=self.trust)
         return to_measure(
             self.runs(),
             chosen,
-            plan(along.measures) if along.measures else None,
+            plan(along.measures, examples=examples) if along.measures else None,
             trust=self.trust,
             along_runs=None if where is None else lambda config: where.holds(config.model_dump()),
         )

@@ -87,6 +87,8 @@ class StudyConfig(Strict):
     """Keys whose values are drawn at random, beside the grid; None draws none."""
     measures: dict[str, Options | None] | None = None
     """Measures of each run's last checkpoint; None takes the usual ones."""
+    examples: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """Training examples that measures go through; None is a draw of 2,048 where there are more."""
     trajectory: Trajectory = Field(default_factory=Trajectory)
     """Measures along training."""
     statistics: Statistics = Field(default_factory=Statistics)
@@ -104,8 +106,8 @@ class StudyConfig(Strict):
             ValueError: Naming the key.
             PermissionError: For a module:function without `trust`.
         """
-        taken = plan(self.measures)
-        plan(self.trajectory.measures)
+        taken = plan(self.measures, examples=self.examples)
+        plan(self.trajectory.measures, examples=self.examples)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
         if set(taken) <= {"targets", "baselines"}:
@@ -164,7 +166,7 @@ class StudyConfig(Strict):
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
         values = self.model_dump(mode="json")
-        for later in ("random", "surfaces"):  # so that folders made before there was this key still belong
+        for later in ("random", "surfaces", "examples"):  # so that folders made before there was this key still belong
             if values[later] is None:
                 del values[later]
         statistics = values["statistics"]

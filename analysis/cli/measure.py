@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
@@ -12,9 +12,9 @@ from analysis import table as tables
 from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measures.checkpoints import WeightsFile, in_batches, measure_checkpoint, weight_files
 from analysis.measures.collect import Call, tabulate, take, to_measure
-from analysis.measures.plan import plan
+from analysis.measures.plan import checked_examples, plan, settings_of
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
@@ -27,6 +27,9 @@ def measure(
     measures: tuple[str, ...] | None = None,
     out_file: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     all_checkpoints: bool = False,
+    examples: str | None = None,
+    set_options: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    batch_size: int | None = None,
     cost: bool = False,
     place: Spread = SPREAD,
     trust: bool = False,
@@ -39,6 +42,10 @@ def measure(
         measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
         out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
+        examples: Training examples that measures go through, a number or all; by default the study's own, or of more
+            than 2048 a stratified draw of 2048, the same for all models. Errors and losses are of all examples always.
+        set_options: Options of measures, such as hessian_eigenvalues.tol=0.05 m_sharpness.m=[16,64].
+        batch_size: Examples a pass; no number depends on it beyond rounding. By default as many as suit the inputs.
         cost: Print what it would cost, and measure nothing.
         place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
@@ -53,19 +60,23 @@ def measure(
         )
     if measures is not None and not measures:
         raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
+    options: dict[str, Any] = {
+        "examples": None if examples is None else checked_examples(examples, "`--examples`"),
+        "settings": settings_of(set_options),
+    }
     if (path / "study.json").exists():
         from analysis.study import Study
 
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints)
+            return work.to_measure(measures, all_checkpoints=all_checkpoints, **options)
 
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
         if weights.model is None:
             raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
-        chosen = plan(measures)
+        chosen = plan(measures, **options)
         places = [
             WeightsFile(file.absolute(), weights.model, weights.model_options or {}, weights.data) for file in files
         ]
@@ -75,13 +86,17 @@ def measure(
 
         target = target or (path.with_name(f"{places[0].run_id}.measures.parquet") if path.is_file() else None)
     else:
-        chosen = plan(measures)
+        chosen = plan(measures, **options)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
 
+    def sized() -> tuple[list[Call], list[pd.DataFrame]]:
+        calls, marked = wanted()
+        return [(in_batches(checkpoint, batch_size), chosen, seed) for checkpoint, chosen, seed in calls], marked
+
     if cost:
-        show_budget(budget(wanted()[0], runtime), runtime.processes)
+        show_budget(budget(sized()[0], runtime), runtime.processes)
         return 0
 
     def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
@@ -95,7 +110,7 @@ def measure(
         return track(take(calls, runtime), "measuring", len(calls))
 
     target = target or path / "measures.parquet"
-    frame = tabulate(target, wanted, measured)
+    frame = tabulate(target, sized, measured)
     show_measures(frame)
     print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.measures.cache import option_hash
+from analysis.measures.checkpoints import hashes
 from analysis.measures.collect import Call
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
@@ -49,9 +49,7 @@ def budget(calls: Sequence[Call], runtime: Runtime = HERE) -> Budget:
     pace = math.nan
     for checkpoint, wanted, seed in calls:
         kept = checkpoint.cache.load()
-        todo = [
-            key for key, options in wanted.items() if option_hash(key, options, seed, checkpoint.context) not in kept
-        ]
+        todo = [key for key, known in hashes(checkpoint, wanted, seed).items() if known not in kept]
         if not todo:
             continue
         left += 1

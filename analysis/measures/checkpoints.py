@@ -12,8 +12,8 @@ import pandas as pd
 from analysis import table
 from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
-from analysis.measures.registry import failed_rows
-from analysis.measures.subject import Subject
+from analysis.measures.registry import MEASURES, failed_rows
+from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
@@ -49,6 +49,11 @@ class Checkpoint(Protocol):
         """What decides its numbers beside its weights, the measure, the options and the seed."""
         ...
 
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples; None where it is known only once the data are read."""
+        ...
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         ...
@@ -62,11 +67,13 @@ class RunCheckpoint:
         folder: The run's.
         step: Optimizer steps taken.
         trust: Import a model or dataset that the run names as module:function.
+        batch_size: Examples a pass, see `Subject`.
     """
 
     folder: Path
     step: int
     trust: bool = False
+    batch_size: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -85,13 +92,19 @@ class RunCheckpoint:
         """What else decides its numbers."""
         return {}  # all else is in the configuration, which names the run
 
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples, where the configuration says it."""
+        return Run(self.folder).config().train_size
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
         recipe = json.dumps([getattr(config, key) for key in (*DATA_KEYS, "precision")], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust))
-        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
+        subject = Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
+        return replace(subject, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,7 @@ class WeightsFile:
         data: Options of `trainers.load_dataset`, with the dataset's name under "name"; where they leave it out, small
             data sets keep no examples for validation.
         step: Optimizer steps taken, where known.
+        batch_size: Examples a pass, see `Subject`.
     """
 
     path: Path
@@ -112,6 +126,7 @@ class WeightsFile:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=lambda: {"name": "digits"})
     step: int = 0
+    batch_size: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -129,6 +144,12 @@ class WeightsFile:
         """What else decides its numbers."""
         return {"model": self.model, "model_options": dict(self.model_options), "data": dict(self.data)}
 
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples, where it was given."""
+        size: int | None = self.data.get("train_size")
+        return size
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         recipe = json.dumps(dict(self.data), sort_keys=True, default=str)
@@ -136,7 +157,8 @@ class WeightsFile:
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id).on(device)
+        subject = Subject.of_weights(self.path, model, data, seed=seed).on(device)
+        return replace(subject, run_id=self.run_id, batch_size=self.batch_size)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -154,10 +176,31 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
+def in_batches(checkpoint: Checkpoint, size: int | None) -> Checkpoint:
+    """The same checkpoint, to be measured in passes of so many examples.
+
+    Raises:
+        ValueError: If the size is below 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"`batch_size` must be at least 1 example a pass, got {size!r}.")
+    assert isinstance(checkpoint, RunCheckpoint | WeightsFile)
+    return replace(checkpoint, batch_size=size)
+
+
+def hashes(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
+    """What the cache knows each measure by; where there may be a draw of the training examples, its size too."""
+    context, n = checkpoint.context, checkpoint.train_size
+    draws = {} if n is not None and n <= DRAWN else {"examples": DRAWN}
+    return {
+        key: option_hash(key, options, seed, {**context, **draws} if MEASURES[key].sampled else context)
+        for key, options in wanted.items()
+    }
+
+
 def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:
     """The rows of a checkpoint if all that is wanted is kept already."""
-    kept, context = checkpoint.cache.load(), checkpoint.context
-    keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
+    kept, keys = checkpoint.cache.load(), hashes(checkpoint, wanted, seed).values()
     if not all(key in kept for key in keys):
         return None
     return pd.concat([kept[key] for key in keys], ignore_index=True).assign(run_id=checkpoint.run_id)
@@ -186,9 +229,8 @@ def measure_checkpoint(
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
     """
-    cache, context = checkpoint.cache, checkpoint.context
+    cache, keys = checkpoint.cache, hashes(checkpoint, wanted, seed)
     kept = cache.load()
-    keys = {key: option_hash(key, options, seed, context) for key, options in wanted.items()}
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
