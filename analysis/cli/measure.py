@@ -1,5 +1,6 @@
 """`landscape measure`: measures of checkpoints, or of weights from elsewhere."""
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -134,9 +135,7 @@ def show_measures(frame: pd.DataFrame) -> None:
 
 def show_budget(budget: Budget, jobs: int) -> None:
     """Print what measuring would cost, by measure."""
-    rows = [
-        (key, f"{gradients:.0f}", f"{gradients * budget.seconds_a_gradient:.1f}")
-        for key, gradients in sorted(budget.gradients.items(), key=lambda item: -item[1])
-    ]
-    show_table(("measure", "gradients", "seconds"), rows, right=("gradients", "seconds"))
+    ordered = sorted(budget.seconds.items(), key=lambda item: -item[1])
+    rows = [(key, f"{seconds:.1f}") for key, seconds in [*ordered, ("total", math.fsum(budget.seconds.values()))]]
+    show_table(("measure", "seconds"), rows, right=("seconds",))
     print(announcement(budget, jobs))

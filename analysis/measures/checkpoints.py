@@ -54,6 +54,11 @@ class Checkpoint(Protocol):
         """Number of training examples; None where it is known only once the data are read."""
         ...
 
+    @property
+    def kind(self) -> str:
+        """What model and data it is of: checkpoints that are alike in it take equally long."""
+        ...
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         ...
@@ -96,6 +101,12 @@ class RunCheckpoint:
     def train_size(self) -> int | None:
         """Number of training examples, where the configuration says it."""
         return Run(self.folder).config().train_size
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of."""
+        config = Run(self.folder).config()
+        return json.dumps([getattr(config, key) for key in ("model", "model_options", *DATA_KEYS)], default=str)
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
@@ -149,6 +160,11 @@ class WeightsFile:
         """Number of training examples, where it was given."""
         size: int | None = self.data.get("train_size")
         return size
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of."""
+        return json.dumps(dict(self.context), default=str)
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""

@@ -200,7 +200,7 @@ def test_foolish_settings(text, message):
 
 
 def test_settings_of_a_measure_that_is_not_taken_are_refused():
-    with pytest.raises(ValueError, match="`--set hessian_trace.draws` is for a measure that is not taken"):
+    with pytest.raises(ValueError, match=r"`--set hessian_trace.draws` is for a measure that is not taken"):
         plan(["norms"], settings={"hessian_trace": {"draws": 3}})
 
 
