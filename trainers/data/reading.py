@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from trainers.data.augmentation import Augmentation
 from trainers.data.items import ItemInputs
 
+DIED = "DataLoader worker"  # as torch's message begins
 SHOWN = 4  # examples that a message names
 Turn = tuple[int, list[int]]  # an epoch, and positions in the split
 
@@ -62,6 +63,10 @@ class Reader:
                     stored = next(batches)
                 except ValueError as error:  # with the trace of a worker
                     raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+                except (ConnectionError, EOFError) as error:
+                    if not self.options["num_workers"] or str(error).startswith("Caught"):
+                        raise  # the data set's own
+                    raise RuntimeError(f"{DIED} broke off: {error}") from error
             yield stored
 
     @contextmanager
@@ -70,15 +75,15 @@ class Reader:
         try:
             yield
         except RuntimeError as error:
-            said = str(error).strip().splitlines()
-            if not said or not said[0].startswith("DataLoader worker"):
+            said = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+            if not said.startswith(DIED):
                 raise
             index = self.stored.index[self.next].tolist()
             examples = ", ".join(map(str, index[:SHOWN])) + f" and {len(index) - SHOWN} more" * (len(index) > SHOWN)
             raise RuntimeError(
-                f"a worker process that reads data died ({said[0].rstrip('. ')}) when examples {examples} of the "
-                f"source, or those after them, were read: out of memory? Use fewer `workers`; with 0 the error is "
-                f"that of the data set itself."
+                f"a worker process that reads data died ({said}) when examples {examples} of the source, or those "
+                f"after them, were read: out of memory? Use fewer `workers`; with 0 the error is that of the data set "
+                f"itself."
             ) from error
 
     def close(self) -> None:
