@@ -109,6 +109,7 @@ class Study:
         stored = read_json(path, StudyFile, hint=MADE)
         config = StudyConfig.parse(stored["study"], where=str(path))
         assert isinstance(config, StudyConfig)
+        config.recall(folder)
         found = {"command": stored.get("command", ""), "seconds": stored.get("seconds", {})}
         return cls(config, folder, promised=frozenset(stored.get("runs", ())), **found, **settings)
 

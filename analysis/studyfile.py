@@ -22,6 +22,7 @@ from trainers.sweep.conditions import Condition
 from trainers.sweep.running import expand
 from trainers.sweep.search import RandomSearch
 from trainers.tasks.task import CLASSIFICATION
+from trainers.weights.known import remember
 
 Options = dict[str, Any]
 
@@ -175,6 +176,12 @@ class StudyConfig(Strict):
         """
         return expand(self.base, self.grid, self.methods, random=self.random)
 
+    def recall(self, folder: Path) -> None:
+        """Look up the hashes of weights that runs in the study's folder began from: their files may be gone."""
+        given = [self.base, self.grid, *self.methods, *(one for one in (self.random and self.random.space,) if one)]
+        if any("init" in keys for keys in given):
+            remember(folder)
+
     @property
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
@@ -195,12 +202,13 @@ class StudyConfig(Strict):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_study(path: str | Path, *, trust: bool = False) -> StudyConfig:
+def read_study(path: str | Path, *, trust: bool = False, folder: Path | None = None) -> StudyConfig:
     """Read and check a study file.
 
     Args:
         path: The file.
         trust: Import metrics of surfaces, and shifted sets, that it names as module:function.
+        folder: Of the study, where it is not runs/<name>: initial weights that are gone are known from its runs.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -215,6 +223,7 @@ def read_study(path: str | Path, *, trust: bool = False) -> StudyConfig:
         raise ValueError(f"{path} is no study: it must hold keys such as name, base, grid and methods.")
     study = StudyConfig.parse(values, where=str(path))
     assert isinstance(study, StudyConfig)
+    study.recall(folder or Path("runs") / study.name)
     try:
         study.check(trust=trust)
     except (ValueError, PermissionError) as error:

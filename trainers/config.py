@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -22,6 +23,7 @@ from trainers.reference import is_reference
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.tasks.task import CLASSIFICATION
+from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
 
@@ -42,6 +44,7 @@ LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
+    "init", "init_digest", "init_ema", "reset_head", "head", "freeze",
 )  # fmt: skip
 
 
@@ -101,6 +104,21 @@ class TrainConfig(Strict):
     """Name of a model (`landscape list models`), such as resnet18 or timm:vit_tiny_patch16_224, or module:function."""
     model_options: dict[str, Option] = Field(default_factory=dict)
     """Sizes of the model."""
+
+    # initial weights
+    init: str | None = None
+    """Weights to start from: a file, a folder of Hugging Face, or a run or checkpoint; its content names the run, not
+    its place."""
+    init_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of these weights; filled in from the file."""
+    init_ema: bool = False
+    """Start from the average of weights (EMA, SWA) in the file."""
+    reset_head: bool = False
+    """Make the classifier anew from the seed, also where the file's has another number of classes."""
+    head: str | None = None
+    """Name of the classifier's module for reset_head, where it is not found by itself."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are: names, modules, or globs such as patch_embed.*."""
 
     # average of weights
     average: Literal["ema", "swa"] | None = None
@@ -262,6 +280,7 @@ class TrainConfig(Strict):
             model_options(self.model, self.base_model_options)
         if self.task != CLASSIFICATION:
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
+        self._check_start()
         if self.nesterov and self.momentum == 0:
             raise ValueError("`nesterov` needs `momentum` above 0.")
         if self.m is not None and self.m > self.batch_size:
@@ -314,6 +333,15 @@ class TrainConfig(Strict):
                     f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
                 )
 
+    def _check_start(self) -> None:
+        if self.init is not None and not self.init.strip():
+            raise ValueError("`init` is empty: name a file of weights, or leave it out.")
+        for key in ("init_digest", "init_ema", "reset_head"):
+            if self.init is None and getattr(self, key):
+                raise ValueError(f"`{key}` goes with `init`, the weights to start from: give both or neither.")
+        if self.head is not None and not self.reset_head:
+            raise ValueError(f"`head` {self.head!r} goes with `reset_head`: give both or neither.")
+
     def _check_window(self) -> None:
         if self.perturb_from >= self.perturb_until:
             raise ValueError(
@@ -359,6 +387,10 @@ class TrainConfig(Strict):
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
         changes["augment"] = spelled(self.augment)
+        if self.init is not None:
+            place = str(Path(self.init).absolute())
+            changes |= {"init": place, "init_digest": self.init_digest or known_digest(place, ema=self.init_ema)}
+        changes["freeze"] = tuple(sorted(set(self.freeze)))
         changes["base"] = entry.base or self.base
         if entry.rho is None:
             unread |= {
@@ -436,6 +468,8 @@ def hashed(values: Mapping[str, Any]) -> str:
     fields = TrainConfig.model_fields
     usual = {key: fields[key].get_default(call_default_factory=True) for key in LATER}
     unchanged = {key for key in LATER if values.get(key) in (usual[key], pydantic_core.to_jsonable_python(usual[key]))}
+    if values.get("init_digest") is not None:
+        unchanged.add("init")  # what the weights are counts, not where they were
     kept = {key: value for key, value in values.items() if key not in unchanged}
     text = json.dumps({"schema": SCHEMA, **kept}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

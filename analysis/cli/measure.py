@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from analysis import table as tables
 from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measures.checkpoints import foreign_place, measure_checkpoint, weight_files
 from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
@@ -40,11 +41,12 @@ def measure(
     """Measure the checkpoints of runs, or files of weights from elsewhere; earlier measurements are reused.
 
     Args:
-        path: A study's folder, a folder of runs, one run, a file of weights (.safetensors, .pt), or a folder of them.
+        path: A study's folder, a folder of runs, one run, weights from elsewhere (.safetensors, .pt, .ckpt, .pth.tar,
+            a folder of Hugging Face as hf:FOLDER), or a folder of them.
         measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
         out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
-        ema: Measure the average of weights (of runs with average, also swa) instead of the weights.
+        ema: Measure the average of weights (EMA, SWA) instead of the weights: of runs with average, or that in files.
         best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
         cost: Print what it would cost, and measure nothing.
         shifted: Shifted test sets from elsewhere, as name=folder or name=dataset, such as cifar10-c=PATH or
@@ -57,7 +59,8 @@ def measure(
     find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
     runtime = place.runtime()
     target = out_file
-    if not path.exists():
+    alone = foreign_place(path)
+    if alone is None and not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist: give a study's folder, a folder of runs, or a file of weights."
         )
@@ -65,6 +68,8 @@ def measure(
         raise ValueError("`--measures` is empty: name some of `landscape list measures`, or leave it out.")
     if ema and best:
         raise ValueError("`--ema` and `--best` are two choices of weights: give one of them.")
+    if best and (alone is not None or not has_runs(path)):
+        raise ValueError(f"`--best` is for runs with keep_best, and {path} holds weights from elsewhere: leave it out.")
     chosen_weights: Weights | None = "average" if ema else "best" if best else None
     if (path / "study.json").exists():
         from analysis.study import Study
@@ -74,21 +79,17 @@ def measure(
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named)
 
-    elif path.is_file() or not has_runs(path):
-        files = [path] if path.is_file() else weight_files(path)
-        if weights.model is None:
-            raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
+    elif alone is not None or not has_runs(path):
         chosen = plan(measures)
         sets = shifted_sets(named or {}, trust=True)
-        places = [
-            WeightsFile(file.absolute(), weights.model, weights.model_options or {}, weights.data, shifted=sets)
-            for file in files
-        ]
+        files = [alone] if alone is not None else weight_files(path)
+        places = [replace(weights.of(*file, ema=ema), shifted=sets) for file in files]
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             return [(place, chosen, 0) for place in places], []
 
-        target = target or (path.with_name(f"{places[0].run_id}.measures.parquet") if path.is_file() else None)
+        if alone is not None:
+            target = target or places[0].path.with_name(f"{places[0].run_id}{'.ema' * ema}.measures.parquet")
     else:
         chosen = plan(measures)
         sets = shifted_sets(named or {}, trust=True)
@@ -105,8 +106,8 @@ def measure(
     def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
         if len(calls) == 1:
             with steps("measuring", len(calls[0][1])) as (begin, tell):
-                whole = path.is_file()
-                told = partial(measure_checkpoint, begin=begin, progress=tell, strict=whole, workers=runtime.workers)
+                alike = alone is not None
+                told = partial(measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers)
                 return [told(*calls[0], runtime.devices[0])]
         left = budget(calls, runtime)
         if left.checkpoints:
@@ -142,15 +143,24 @@ def show_measures(frame: pd.DataFrame) -> None:
     """Print one run's last values, or how much was measured and what failed."""
     if frame["run_id"].nunique() == 1:
         last = tables.with_variant(tables.last_step(frame))
+        told = [note.split("; ") for note in last["warnings"]]
+        common = [remark for remark in told[0] if remark and len(told) > 1 and all(remark in note for note in told)]
         rows = [
-            (name, f"{value:.6g}", "" if stderr == 0 else f"{stderr:.2g}", note)
+            (name, f"{value:.6g}", "" if stderr == 0 else f"{stderr:.2g}", _without(common, note))
             for name, value, stderr, note in last[["variant", "value", "stderr", "warnings"]].itertuples(index=False)
         ]
         show_table(("measure", "value", "± stderr", "note"), rows)
+        for remark in common:
+            print(f"all rows: {remark}")
     missing = frame[frame["value"].isna()]
     print(f"{len(frame)} values of {frame['run_id'].nunique()} runs, {len(missing)} missing")
     for reason, count in missing["warnings"].value_counts().head(5).items():
         print(f"  {count} x {reason}")
+
+
+def _without(common: list[str], note: str) -> str:
+    """The remarks of a row that not all rows have."""
+    return "; ".join(remark for remark in note.split("; ") if remark not in common)
 
 
 def show_budget(budget: Budget, jobs: int) -> None:

@@ -43,7 +43,7 @@ def study(
 
     find_own_modules(trust=trust)
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
-    config = read_study(file, trust=trust)
+    config = read_study(file, trust=trust, folder=out_folder)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(

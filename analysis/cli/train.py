@@ -12,9 +12,11 @@ from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
 from trainers.data.augmentation import Given
+from trainers.runs.checkpoint import read_meta
 from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
 from trainers.runs.tracking import TrackerName
+from trainers.weights.known import remember
 
 TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
 
@@ -73,6 +75,7 @@ def train(
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
+    remember(out_folder, chosen.init)
     if rho_search:
         return _search_radius(
             chosen,
@@ -119,8 +122,19 @@ def train(
     print(line)
     if status.get("skipped_steps"):
         print(f"{status['skipped_steps']} steps skipped by overflow, the first: {', '.join(status['first_skipped'])}")
+    for line in _start_of(run):
+        print(line)
     print(f"run: {run.folder}")
     return code or (TRY_AGAIN if status["status"] == "interrupted" else 0)
+
+
+def _start_of(run: Run) -> list[str]:
+    """What is to be said of the weights that a run started from."""
+    first = run.checkpoints().get(0)
+    told = None if first is None else read_meta(first).get("init")
+    if not told or "file" not in told:
+        return []
+    return [f"initial weights: {told['file']}, {told['taken']}", *(f"note: {note}" for note in told["notes"])]
 
 
 def _search_radius(chosen: TrainConfig, **options: Any) -> int:

@@ -1,6 +1,7 @@
 """Checkpoints that can be measured: of our runs, and files of weights from elsewhere."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+from torch import Tensor
 
 from analysis import table
 from analysis.measures.cache import Cache, option_hash
@@ -19,11 +21,16 @@ from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, with_shifted
 from trainers.models.building import build_model
-from trainers.runs.checkpoint import AVERAGE, LIGHTNING, OF_LIGHTNING, PARAMS
-from trainers.runs.folder import Run, load_data
+from trainers.runs.checkpoint import read_weights
+from trainers.runs.folder import Run, hugging_face, load_data
+from trainers.weights.fitting import heads
+from trainers.weights.foreign import read_foreign
+from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 WEIGHTS = table.WEIGHTS
+HF = "hf:"
+BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states)")  # what trainers leave there
 DATA_KEYS = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
 
 
@@ -57,6 +64,10 @@ class Checkpoint(Protocol):
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by name, without building the model."""
         ...
 
 
@@ -106,18 +117,23 @@ class RunCheckpoint:
         found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
         return found.on(device)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by name."""
+        return _shapes(read_weights(Run(self.folder).checkpoint(self.step) / PARAMS))
+
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights from elsewhere, with the model and the data that go with it.
+    """Weights from elsewhere, with the model and the data that go with them.
 
     Attributes:
-        path: .safetensors, or a `state_dict` of torch (.pt, .pth, .bin).
-        model: Name, or module:function.
+        path: A file or folder, see `trainers.read_foreign`.
+        model: Name, or module:function; `hf:PATH` where the path is a folder of Hugging Face that says it itself.
         model_options: The model's sizes.
         data: Options of `trainers.load_dataset`, with the dataset's name under "name"; where they leave it out, small
             data sets keep no examples for validation.
         step: Optimizer steps taken, where known.
+        ema: Take the average of weights (EMA, SWA) in the file.
         shifted: Shifted test sets from elsewhere.
     """
 
@@ -126,23 +142,34 @@ class WeightsFile:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=lambda: {"name": "digits"})
     step: int = 0
+    ema: bool = False
     shifted: tuple[Shifted, ...] = ()
 
     @property
     def run_id(self) -> str:
         """What its rows are known by: the file's name, with its ending where another one differs in that alone."""
-        others = (self.path.with_suffix(ending) for ending in WEIGHTS if ending != self.path.suffix)
-        return self.path.name if any(other.exists() for other in others) else self.path.stem
+        stem = self.path.name.removesuffix(ending(self.path.name))
+        others = (self.path.with_name(stem + other) for other in WEIGHTS)
+        alone = not any(other.exists() for other in others if other != self.path)
+        return stem if alone else self.path.name
+
+    @property
+    def own_model(self) -> bool:
+        """Whether the folder itself says what the model is."""
+        return self.model == f"{HF}{self.path}"
 
     @property
     def cache(self) -> Cache:
         """Where its rows are kept."""
-        return Cache(self.path.parent / "measures", self.path.name, self.path)
+        more = (self.path / "config.json",) if self.own_model else ()
+        return Cache(self.path.parent / "measures", self.path.name, (*files_of(self.path), *more))
 
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
-        return {"model": self.model, "model_options": dict(self.model_options), "data": dict(self.data)}
+        model = HF if self.own_model else self.model
+        given = {"model": model, "model_options": dict(self.model_options), "data": dict(self.data)}
+        return {**given, "ema": True} if self.ema else given
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
@@ -152,22 +179,58 @@ class WeightsFile:
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id).on(device)
+        subject = Subject.of_weights(self.path, model, data, ema=self.ema, seed=seed)
+        return replace(subject, run_id=self.run_id).on(device)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by its name in the file."""
+        return _shapes(read_foreign(self.path, ema=self.ema).tensors)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files of weights in a folder, in order of name.
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, without what all names begin with, which differs between files of one model."""
+    cut = next(head for head in heads(next(iter(tensors)))[::-1] if all(name.startswith(head) for name in tensors))
+    return {name.removeprefix(cut): tuple(t.shape) for name, t in tensors.items()}
+
+
+def foreign_place(path: str | Path) -> tuple[Path, str | None] | None:
+    """The weights from elsewhere that a path names, and their model where it is known: of a folder of Hugging Face.
+
+    Args:
+        path: A file, a folder that Hugging Face made, or `hf:FOLDER`.
+
+    Returns:
+        The absolute path, and `hf:FOLDER` or None; None where the path names something else.
+
+    Raises:
+        FileNotFoundError: If `hf:FOLDER` names none.
+    """
+    told = str(path).startswith(HF)
+    place = Path(str(path).removeprefix(HF)).expanduser()
+    if told and not (place / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{place} is no folder of Hugging Face (no config.json): give one that save_pretrained made."
+        )
+    if told or hugging_face(place):
+        return place.absolute(), f"{HF}{place.absolute()}"
+    return (place.absolute(), None) if place.is_file() else None
+
+
+def weight_files(folder: Path) -> list[tuple[Path, str | None]]:
+    """The weights from elsewhere in a folder, in order of name: files, and folders of Hugging Face.
+
+    Returns:
+        Their absolute paths, with the model's name where it is known, see `foreign_place`.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    files = [path for path in folder.iterdir() if path.is_file()]
-    paths = sorted(path for path in files if path.suffix in WEIGHTS)
-    if not paths and any(path.suffix == LIGHTNING for path in files):
-        raise FileNotFoundError(f"{folder} holds no run and no file of weights; {OF_LIGHTNING}")
-    if not paths:
+    files = [p for p in folder.iterdir() if p.is_file() and ending(p.name) and not BESIDE.match(p.name)]
+    folders = [p for p in folder.iterdir() if p.is_dir() and hugging_face(p)]
+    found = [foreign_place(path) for path in sorted(files or folders)]
+    if not found:
         raise FileNotFoundError(f"{folder} holds no run and no file of weights ({', '.join(WEIGHTS)}).")
-    return paths
+    return [place for place in found if place is not None]
 
 
 def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:

@@ -18,10 +18,10 @@ from landscape.progress import Progress
 from trainers.config import TrainConfig
 from trainers.data.shifted import Shifted
 from trainers.files.lock import PATIENCE, locked
-from trainers.runs.checkpoint import AVERAGE
 from trainers.runs.folder import Run
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import in_parallel
+from trainers.weights.places import AVERAGE
 
 Call = tuple[Checkpoint, Plan, int]
 Weights = Literal["last", "best", "average"]

@@ -28,6 +28,7 @@ from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
 from trainers.sweep.parallel import cores
 from trainers.tasks.task import CLASSIFICATION, Classification, Task, batch_weight, measured, task_of
+from trainers.weights.foreign import place, read_foreign
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
@@ -56,6 +57,7 @@ class Subject:
         initial_buffers: The buffers before training, such as running statistics, where they are known.
         task: What losses, scores and probabilities come from: the run's, as it is measured.
         weights: Which weights they are where they are not those of training: "ema" or "swa"; rows say so.
+        notes: What every row says beside its own warnings, such as which weights of a file were taken.
     """
 
     model: nn.Module
@@ -71,6 +73,7 @@ class Subject:
     initial_buffers: Params | None = None
     task: Task = field(default_factory=Classification)
     weights: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_checkpoint(
@@ -93,13 +96,26 @@ class Subject:
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
         weights = meta["average"]["kind"] if average else ""
         task = measured(task_of(config, trust=trust))
-        return replace(subject, initial_buffers=buffers, task=task, weights=weights)
+        return replace(subject, initial_buffers=buffers, task=task, weights=weights, notes=_frozen(model))
 
     @classmethod
-    def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
-        """Foreign weights (.pt state_dict or .safetensors) in a model that fits them; the model takes them over."""
-        apply_weights(model, read_weights(path))
-        return cls(model.eval(), data, Path(path).stem, seed=seed)
+    def of_weights(
+        cls, path: str | Path, model: nn.Module, data: DataBundle, *, ema: bool = False, seed: int = 0
+    ) -> "Subject":
+        """Weights from elsewhere in a model that fits them; the model takes them over.
+
+        Args:
+            path: A file or folder, see `trainers.read_foreign`.
+            model: The model.
+            data: What it is measured on.
+            ema: Take the average of weights in the file.
+            seed: Of all random choices of the measures.
+        """
+        weights = read_foreign(path, ema=ema, model=model)
+        place(model, weights.tensors)
+        notes = (f"weights: {', '.join(weights.notes)}",) if weights.notes else ()
+        kind = "ema" if weights.average else ""
+        return cls(model.eval(), data, Path(path).stem, seed=seed, weights=kind, notes=notes)
 
     def on(self, device: str) -> "Subject":
         """The same with its weights on a device, where its data are; the model itself goes there."""
@@ -285,6 +301,15 @@ class Subject:
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
         return self.run.correctness(protocol, until=self.epoch)
+
+
+def _frozen(model: nn.Module) -> tuple[str, ...]:
+    """What rows say of parameters that training left as they were."""
+    frozen = sum(not p.requires_grad for p in model.parameters())
+    if not frozen:
+        return ()
+    every = sum(1 for _ in model.parameters())
+    return (f"frozen: {frozen} of {every} parameter tensors are held fixed, as in training",)
 
 
 def no_probabilities(task: Task) -> str:

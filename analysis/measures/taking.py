@@ -54,6 +54,8 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
         if any(not math.isfinite(r.value) and not r.warnings for r in rows):
             why = _why_not_finite(subject)
             rows = [r if math.isfinite(r.value) or r.warnings else replace(r, warnings=why) for r in rows]
+        if subject.notes:
+            rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
         yield key, rows
 
 

@@ -25,7 +25,7 @@ from landscape.surfaces import Surface
 from landscape.surfaces.refinement import Refinement
 from landscape.surfaces.scan import assemble
 from trainers.files.lock import locked
-from trainers.files.writing import digest, write_bytes
+from trainers.files.writing import write_bytes
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
 
@@ -63,7 +63,7 @@ def folder_of(checkpoint: Checkpoint) -> Path:
 
 def file_of(checkpoint: Checkpoint, recipe: Recipe, *others: Checkpoint, reach: Sequence[float] | None = None) -> Path:
     """The file of a surface: named by its axes, the checkpoint's step, and what decides its values."""
-    about = [[c.run_id, c.step, digest(c.cache.weights), dict(c.context)] for c in (checkpoint, *others)]
+    about = [[c.run_id, c.step, c.cache.stamp()["sha256"], dict(c.context)] for c in (checkpoint, *others)]
     key = recipe.key(about, list(reach or ()))
     return folder_of(checkpoint) / f"{recipe.title}-{checkpoint.step}-{key[:8]}.npz"
 

@@ -24,7 +24,6 @@ from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, 
 from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
 from trainers.files.writing import write_bytes
-from trainers.runs.checkpoint import read_weights
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
 
@@ -262,9 +261,9 @@ def check_comparable(places: Sequence[Checkpoint]) -> None:
     """Raise a ValueError that names the first tensor in which two checkpoints differ in shape."""
     if len(places) < 2:
         return
-    first = {name: tuple(t.shape) for name, t in read_weights(places[0].cache.weights).items()}
+    first = places[0].shapes()
     for place in places[1:]:
-        other = {name: tuple(t.shape) for name, t in read_weights(place.cache.weights).items()}
+        other = place.shapes()
         for name in [*first, *other]:
             if first.get(name) != other.get(name):
                 raise ValueError(

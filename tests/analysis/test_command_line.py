@@ -26,7 +26,7 @@ from analysis.cli.program import COMMANDS
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
-from trainers import Runtime
+from trainers import Run, Runtime
 from trainers.runs.checkpoint import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -218,15 +218,14 @@ def test_json_of_another_shape_in_a_study_is_named(name, content, study, capsys)
         assert code == 0 or (code == 2 and name in said and said.count("\n") == 1)
 
 
-def test_a_model_of_hugging_face_and_a_checkpoint_of_lightning_show_the_way(tmp_path, capsys):
+def test_a_model_of_hugging_face_and_a_broken_checkpoint_show_the_way(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["X"]}')
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert run("measure", tmp_path) == 2
-    said = one_line(capsys)
-    assert "holds a model of Hugging Face, no run of ours: give its file of weights" in said
+    with pytest.raises(ValueError, match="holds a model of Hugging Face, no run of ours: measure it with `landscape"):
+        Run(tmp_path).settings()
     (tmp_path / "last.ckpt").write_bytes(b"PK")
     assert run("measure", tmp_path / "last.ckpt", "--model", "mlp") == 2
-    assert "checkpoints of Lightning (.ckpt) hold more than weights" in one_line(capsys)
+    assert "last.ckpt cannot be read" in one_line(capsys)
 
 
 def test_a_reader_that_goes_away_is_no_error():

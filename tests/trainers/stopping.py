@@ -84,6 +84,11 @@ def assert_same(one, other):
     for step in one.checkpoints():
         pair = [read_weights(run.checkpoint(step) / "params.safetensors") for run in (one, other)]
         assert equal(*pair), f"weights after step {step}"
+        averages = [run.checkpoint(step) / "average.safetensors" for run in (one, other)]
+        assert averages[0].exists() == averages[1].exists()
+        if averages[0].exists():
+            assert equal(*map(read_weights, averages)), f"average of weights after step {step}"
+    assert one.status().get("best") == other.status().get("best")
     drop = ["seconds"]
     assert one.history().drop(columns=drop).equals(other.history().drop(columns=drop))
     for protocol in ("sweep",) if one.config().mixes else ("presentation", "sweep"):

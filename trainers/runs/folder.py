@@ -24,9 +24,9 @@ from trainers.data.splits import ShiftedSplits, Split
 from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
-from trainers.runs.checkpoint import META, WAY_OUT
 from trainers.runs.records import read_parts
 from trainers.tasks.task import CLASSIFICATION
+from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
     "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
@@ -88,8 +88,8 @@ class Run:
             )
         if hugging_face(self.folder):
             raise ValueError(
-                f"{self.folder} holds a model of Hugging Face, no run of ours: give its file of weights, and with "
-                f"`--model module:function` the function that builds the model and returns logits."
+                f"{self.folder} holds a model of Hugging Face, no run of ours: measure it with "
+                f"`landscape measure hf:{self.folder}`."
             )
         found = read_json(path, ConfigFile, hint=AGAIN)
         run_id = found["run_id"]
@@ -290,7 +290,8 @@ def list_runs(folder: str | Path) -> list[Run]:
     if (folder / "config.json").exists():
         return [Run(folder)]
     for place in (folder / "runs", folder):
-        runs = [Run(path.parent) for path in sorted(place.glob("*/config.json"))]
+        found = (path.parent for path in sorted(place.glob("*/config.json")))
+        runs = [Run(path) for path in found if not hugging_face(path)]
         if runs:
             return runs
     raise FileNotFoundError(f"{folder} holds no run: train some with `landscape train` or `landscape study`.")

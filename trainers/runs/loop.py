@@ -15,6 +15,7 @@ from trainers.runs.records import StepLog
 from trainers.runs.signals import Deadline, StopSignals
 from trainers.runs.tracking import Trackers, check_trackers
 from trainers.runs.training import Training
+from trainers.weights.known import remember
 
 __all__ = ["Training", "fit"]
 
@@ -76,7 +77,9 @@ def fit(
         SystemExit: With 128 + its number, after another signal.
     """
     deadline = Deadline(time_limit, begun=time.monotonic())
-    config = (config if isinstance(config, TrainConfig) else train_config(config)).resolved()
+    config = config if isinstance(config, TrainConfig) else train_config(config)
+    remember(out, config.init)
+    config = config.resolved()
     check_trackers(track)
     run = Run(Path(out) / config.run_id)
     log = StepLog(run.folder, log_steps)

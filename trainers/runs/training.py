@@ -23,6 +23,7 @@ from trainers.randomness import stream
 from trainers.runs.checkpoint import apply_weights, model_state, remove_checkpoint, save_checkpoint
 from trainers.runs.feeding import Feeder, shares
 from trainers.runs.folder import Run, load_data
+from trainers.runs.initial import start
 from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
 from trainers.runs.snapshots import read_snapshot, write_snapshot
@@ -85,7 +86,9 @@ class Training:
         self.train = self.data.train.to(self.device, workers=workers, resident=not alone)
         self.reader = self.train.reader(self.augment, lasting=True)
         model = self.build(config.model_options, trust=trust)
-        self.model = (model.double() if config.precision == "float64" else model).to(self.device).train()
+        model = model.double() if config.precision == "float64" else model
+        self.initial = start(model, config, run, classes=self.data.classes)
+        self.model = model.to(self.device).train()
         inputs = self.train.take(slice(2))[0]
         if not is_own(config.model):
             check_inputs(inputs, name=config.model)
@@ -331,6 +334,8 @@ class Training:
             "m": rank,
             "m_global": everywhere,
         }
+        if self.initial is not None:
+            meta["init"] = self.initial
         save_checkpoint(self.run.checkpoint(self.step), self.model, meta, average=self.averaged())
         self.took("checkpoint", time.monotonic() - start)
 

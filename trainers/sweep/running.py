@@ -19,6 +19,7 @@ from trainers.runtime import Runtime
 from trainers.sweep.cluster import on_ray
 from trainers.sweep.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
 from trainers.sweep.search import RandomSearch, combinations
+from trainers.weights.known import remember
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 OUT_OF_TIME = 75  # exit code EX_TEMPFAIL: try again
@@ -132,6 +133,7 @@ def train_all(
     """
     runtime = Runtime.of(**place)
     end = None if time_limit is None else time.time() + seconds_of(time_limit)
+    remember(out, *(config.init for config in configs))
     named = {config.run_id: config for config in (configs if shard is None else part(configs, shard))}
     how = {
         "trust": trust,
