@@ -19,7 +19,7 @@ from pydantic import Field
 
 from analysis import table
 from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
-from analysis.measures.plan import Choice, plan
+from analysis.measures.plan import Choice, Examples, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import Correlations, correlate, defaults
@@ -219,6 +219,8 @@ class Study:
         all_checkpoints: bool = False,
         weights: Weights | None = None,
         shifted: Mapping[str, str] | None = None,
+        examples: Examples | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[list[Call], list[pd.DataFrame]]:
         """The checkpoints that the study measures, and rows for runs that have none.
 
@@ -227,11 +229,14 @@ class Study:
             all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
             weights: Of these weights, instead of the study's own choice.
             shifted: Shifted sets by name, instead of the study's own.
+            examples: Instead of the study's own, see `plan`.
+            settings: Options in the place of the study's own, likewise.
         """
         those: Weights = weights or self.config.weights or "last"
         along = self.config.trajectory
         where = along.condition
-        chosen = plan(self.config.measures if measures is None else measures)
+        examples = self.config.examples if examples is None else examples
+        chosen = plan(self.config.measures if measures is None else measures, examples=examples, settings=settings)
         if measures is not None or all_checkpoints:
             every = chosen if all_checkpoints else None
             sets = self.shifted(shifted)
@@ -239,7 +244,7 @@ class Study:
         return to_measure(
             self.runs(),
             chosen,
-            plan(along.measures) if along.measures else None,
+            plan(along.measures, examples=examples) if along.measures else None,
             weights=those,
             trust=self.trust,
             shifted=self.shifted(shifted),

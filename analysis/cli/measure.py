@@ -1,11 +1,12 @@
 """`landscape measure`: measures of checkpoints, or of weights from elsewhere."""
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
@@ -14,9 +15,9 @@ from analysis import table as tables
 from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import foreign_place, measure_checkpoint, weight_files
+from analysis.measures.checkpoints import foreign_place, in_batches, measure_checkpoint, weight_files
 from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
-from analysis.measures.plan import plan
+from analysis.measures.plan import checked_examples, plan, settings_of
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
 from analysis.progress import steps, track
@@ -32,6 +33,9 @@ def measure(
     all_checkpoints: bool = False,
     ema: bool = False,
     best: bool = False,
+    examples: str | None = None,
+    set_options: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    batch_size: int | None = None,
     cost: bool = False,
     shifted: tuple[str, ...] | None = None,
     place: Spread = SPREAD,
@@ -48,6 +52,10 @@ def measure(
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
         ema: Measure the average of weights (EMA, SWA) instead of the weights: of runs with average, or that in files.
         best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
+        examples: Training examples that measures go through, a number or all; by default the study's own, or of more
+            than 2048 a stratified draw of 2048, the same for all models. Errors and losses are of all examples always.
+        set_options: Options of measures, such as hessian_eigenvalues.tol=0.05 m_sharpness.m=[16,64].
+        batch_size: Examples a pass; no number depends on it beyond rounding. By default as many as suit the inputs.
         cost: Print what it would cost, and measure nothing.
         shifted: Shifted test sets from elsewhere, as name=folder or name=dataset, such as cifar10-c=PATH or
             mine=imagefolder:PATH; by default the study's own.
@@ -71,16 +79,22 @@ def measure(
     if best and (alone is not None or not has_runs(path)):
         raise ValueError(f"`--best` is for runs with keep_best, and {path} holds weights from elsewhere: leave it out.")
     chosen_weights: Weights | None = "average" if ema else "best" if best else None
+    options: dict[str, Any] = {
+        "examples": None if examples is None else checked_examples(examples, "`--examples`"),
+        "settings": settings_of(set_options),
+    }
     if (path / "study.json").exists():
         from analysis.study import Study
 
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named)
+            return work.to_measure(
+                measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named, **options
+            )
 
     elif alone is not None or not has_runs(path):
-        chosen = plan(measures)
+        chosen = plan(measures, **options)
         sets = shifted_sets(named or {}, trust=True)
         files = [alone] if alone is not None else weight_files(path)
         places = [replace(weights.of(*file, ema=ema), shifted=sets) for file in files]
@@ -91,7 +105,7 @@ def measure(
         if alone is not None:
             target = target or places[0].path.with_name(f"{places[0].run_id}{'.ema' * ema}.measures.parquet")
     else:
-        chosen = plan(measures)
+        chosen = plan(measures, **options)
         sets = shifted_sets(named or {}, trust=True)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
@@ -99,8 +113,12 @@ def measure(
             those = chosen_weights or "last"
             return to_measure(list_runs(path), chosen, along, weights=those, trust=trust, shifted=sets)
 
+    def sized() -> tuple[list[Call], list[pd.DataFrame]]:
+        calls, marked = wanted()
+        return [(in_batches(checkpoint, batch_size), chosen, seed) for checkpoint, chosen, seed in calls], marked
+
     if cost:
-        show_budget(budget(wanted()[0], runtime), runtime.processes)
+        show_budget(budget(sized()[0], runtime), runtime.processes)
         return 0
 
     def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
@@ -115,7 +133,7 @@ def measure(
         return track(take(calls, runtime), "measuring", len(calls))
 
     target = target or path / "measures.parquet"
-    frame = tabulate(target, wanted, measured)
+    frame = tabulate(target, sized, measured)
     show_measures(frame)
     print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves
@@ -165,9 +183,7 @@ def _without(common: list[str], note: str) -> str:
 
 def show_budget(budget: Budget, jobs: int) -> None:
     """Print what measuring would cost, by measure."""
-    rows = [
-        (key, f"{gradients:.0f}", f"{gradients * budget.seconds_a_gradient:.1f}")
-        for key, gradients in sorted(budget.gradients.items(), key=lambda item: -item[1])
-    ]
-    show_table(("measure", "gradients", "seconds"), rows, right=("gradients", "seconds"))
+    ordered = sorted(budget.seconds.items(), key=lambda item: -item[1])
+    rows = [(key, f"{seconds:.1f}") for key, seconds in [*ordered, ("total", math.fsum(budget.seconds.values()))]]
+    show_table(("measure", "seconds"), rows, right=("seconds",))
     print(announcement(budget, jobs))

@@ -20,6 +20,7 @@ from landscape.progress import Progress
 from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
 from trainers.config import TrainConfig
 from trainers.data.loading import DataBundle, Split
+from trainers.data.splits import stratified_order
 from trainers.randomness import stream
 from trainers.runs.checkpoint import apply_weights, load_checkpoint, model_state, read_weights
 from trainers.runs.folder import Run
@@ -27,6 +28,7 @@ from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
 from trainers.sweep.parallel import cores
+from trainers.tasks.evaluation import batch_of
 from trainers.tasks.task import CLASSIFICATION, Classification, Task, batch_weight, measured, task_of
 from trainers.weights.foreign import place, read_foreign
 
@@ -35,7 +37,9 @@ T = TypeVar("T", Hessian, GaussNewton)
 
 Need = Literal["probabilities", "images"]
 
-BATCH = 1024  # examples a forward pass
+BATCH = 1024  # examples a pass, at most; fewer of large inputs, which would leave a processor's cache
+DRAWN = 2048  # training examples that measures go through, unless they are told another number
+HELD_SHARE = 8  # an eighth of the free memory may hold examples that are else read one by one
 KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes
 
 
@@ -58,6 +62,8 @@ class Subject:
         task: What losses, scores and probabilities come from: the run's, as it is measured.
         weights: Which weights they are where they are not those of training: "ema" or "swa"; rows say so.
         notes: What every row says beside its own warnings, such as which weights of a file were taken.
+        examples: Training examples that measures go through: of more, a stratified draw of so many; None for all.
+        batch_size: Examples a pass; None for as many as suit the inputs. It changes no number beyond rounding.
     """
 
     model: nn.Module
@@ -74,6 +80,8 @@ class Subject:
     task: Task = field(default_factory=Classification)
     weights: str = ""
     notes: tuple[str, ...] = ()
+    examples: int | None = DRAWN
+    batch_size: int | None = None
 
     @classmethod
     def of_checkpoint(
@@ -134,10 +142,42 @@ class Subject:
         """The source of randomness of one measure: depends on its name and the seed, not on the model."""
         return stream(self.seed, purpose)
 
+    @property
+    def n(self) -> int:
+        """Number of training examples, all of them."""
+        return len(self.data.train)
+
+    @property
+    def drawn(self) -> int | None:
+        """How many training examples were drawn; None where measures go through all of them."""
+        return None if self.examples is None or self.examples >= self.n else self.examples
+
+    @cached_property
+    def sample(self) -> Split:
+        """The training examples that measures go through: all, or a stratified draw, the same for every model.
+
+        Every smaller draw is the beginning of a larger one. Examples that are read one by one are kept, if they fit.
+        """
+        train, count = self.data.train, self.drawn
+        if count is None:
+            return train
+        some = train.some(stratified_order(train.y.cpu(), self.generator("examples"))[:count].to(train.device))
+        if isinstance(some.inputs, Tensor) or some.inputs.bytes_each * count > free_bytes("cpu") // HELD_SHARE:
+            return some
+        stored = torch.stack([some.inputs[i] for i in some.index.tolist()])
+        return replace(some, inputs=stored.to(some.device))
+
     @cached_property
     def risk(self) -> EmpiricalRisk:
-        """The task's loss over the training set, evaluation mode, no augmentation: plain cross-entropy for labels."""
-        return self.risk_of(self.model, self.data.train)
+        """The task's loss over `sample`, evaluation mode, no augmentation: plain cross-entropy for labels."""
+        return self.risk_of(self.model, self.sample.batches(size=self.batch))
+
+    @cached_property
+    def batch(self) -> int:
+        """Examples a pass."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return min(BATCH, batch_of(self.data.train.take(slice(1))[0]))
 
     def risk_of(self, model: nn.Module, data: Any, **options: Any) -> EmpiricalRisk:
         """The task's loss of a model on data; options as of `EmpiricalRisk.from_model`."""
@@ -145,11 +185,11 @@ class Subject:
 
     def outputs(self, x: Tensor) -> Tensor:
         """The model's outputs on inputs, in order, on the CPU."""
-        return self.risk.on([(part, part) for part in x.split(BATCH)]).outputs().cpu()
+        return self.risk.on([(part, part) for part in x.split(self.batch)]).outputs().cpu()
 
     def outputs_on(self, split: Split) -> Tensor:
         """The same on the examples of a split, of which one batch is read at a time."""
-        return self.risk.on(split.batches(size=BATCH)).outputs().cpu()
+        return self.risk.on(split.batches(size=self.batch)).outputs().cpu()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """What a classifier's outputs say of each class, in float64.
@@ -234,8 +274,10 @@ class Subject:
 
     @cached_property
     def train_outputs(self) -> Tensor:
-        """The model's outputs on the training set, in order, on the CPU."""
-        return self.risk.outputs().cpu()
+        """The model's outputs on the whole training set, in order, on the CPU."""
+        if self.drawn is None:
+            return self.risk.outputs().cpu()
+        return self.risk.on(self.data.train.batches(size=self.batch)).outputs().cpu()
 
     @cached_property
     def network(self) -> Network:
