@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from analysis.measures.checkpoints import Checkpoint, hashes
+from analysis.measures.checkpoints import Checkpoint, keys_of
 from analysis.measures.collect import Call
 from analysis.measures.costs import Kind, Sizes, work_of
 from analysis.measures.registry import MEASURES
@@ -54,7 +54,7 @@ def budget(calls: Sequence[Call], runtime: Runtime = HERE) -> Budget:
     left = 0
     for checkpoint, wanted, seed in calls:
         kept = checkpoint.cache.load()
-        todo = {key: wanted[key] for key, known in hashes(checkpoint, wanted, seed).items() if known not in kept}
+        todo = {key: wanted[key] for key, known in keys_of(checkpoint, wanted, seed).items() if known not in kept}
         if not todo:
             continue
         left += 1

@@ -30,6 +30,7 @@ from trainers.sharpness_aware.methods import METHODS, Setting
 from trainers.sweep.parallel import cores
 from trainers.tasks.evaluation import batch_of
 from trainers.tasks.task import CLASSIFICATION, Classification, Task, batch_weight, measured, task_of
+from trainers.weights.foreign import place, read_foreign
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
@@ -61,6 +62,8 @@ class Subject:
         progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
         initial_buffers: The buffers before training, such as running statistics, where they are known.
         task: What losses, scores and probabilities come from: the run's, as it is measured.
+        weights: Which weights they are where they are not those of training: "ema" or "swa"; rows say so.
+        notes: What every row says beside its own warnings, such as which weights of a file were taken.
         examples: Training examples that measures go through: of more, a stratified draw of so many; None for all.
         batch_size: Examples a pass; None for as many as suit the inputs. It changes no number beyond rounding.
     """
@@ -77,13 +80,17 @@ class Subject:
     progress: Progress = False
     initial_buffers: Params | None = None
     task: Task = field(default_factory=Classification)
+    weights: str = ""
+    notes: tuple[str, ...] = ()
     examples: int | None = DRAWN
     batch_size: int | None = None
 
     @classmethod
-    def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
-        """A checkpoint of one of our runs."""
-        model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+    def of_checkpoint(
+        cls, run: Run, step: int, data: DataBundle, *, average: bool = False, trust: bool = False, seed: int = 0
+    ) -> "Subject":
+        """A checkpoint of one of our runs, or its average of weights."""
+        model, meta = load_checkpoint(run.checkpoint(step), average=average, trust=trust)
         if (meta["run_id"], meta["step"]) != (run.run_id, step):
             raise ValueError(
                 f"{run.checkpoint(step)} holds step {meta['step']} of run {meta['run_id']}, not step {step} of "
@@ -97,13 +104,28 @@ class Subject:
             buffers = stored
         config = run.config()
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
-        return replace(subject, initial_buffers=buffers, task=measured(task_of(config, trust=trust)))
+        weights = meta["average"]["kind"] if average else ""
+        task = measured(task_of(config, trust=trust))
+        return replace(subject, initial_buffers=buffers, task=task, weights=weights, notes=_frozen(model))
 
     @classmethod
-    def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
-        """Foreign weights (.pt state_dict or .safetensors) in a model that fits them; the model takes them over."""
-        apply_weights(model, read_weights(path))
-        return cls(model.eval(), data, Path(path).stem, seed=seed)
+    def of_weights(
+        cls, path: str | Path, model: nn.Module, data: DataBundle, *, ema: bool = False, seed: int = 0
+    ) -> "Subject":
+        """Weights from elsewhere in a model that fits them; the model takes them over.
+
+        Args:
+            path: A file or folder, see `trainers.read_foreign`.
+            model: The model.
+            data: What it is measured on.
+            ema: Take the average of weights in the file.
+            seed: Of all random choices of the measures.
+        """
+        weights = read_foreign(path, ema=ema, model=model)
+        place(model, weights.tensors)
+        notes = (f"weights: {', '.join(weights.notes)}",) if weights.notes else ()
+        kind = "ema" if weights.average else ""
+        return cls(model.eval(), data, Path(path).stem, seed=seed, weights=kind, notes=notes)
 
     def on(self, device: str) -> "Subject":
         """The same with its weights on a device, where its data are; the model itself goes there."""
@@ -113,6 +135,10 @@ class Subject:
 
         initial, buffers = moved(self.initial), moved(self.initial_buffers)
         return replace(self, model=self.model.to(device), initial=initial, initial_buffers=buffers)
+
+    def read_by(self, workers: int) -> "Subject":
+        """The same with data that so many processes read ahead, where they are read one by one."""
+        return replace(self, data=self.data.to(self.data.train.device, workers=workers)) if workers else self
 
     def generator(self, purpose: str) -> torch.Generator:
         """The source of randomness of one measure: depends on its name and the seed, not on the model."""
@@ -163,6 +189,10 @@ class Subject:
         """The model's outputs on inputs, in order, on the CPU."""
         return self.risk.on([(part, part) for part in x.split(self.batch)]).outputs().cpu()
 
+    def outputs_on(self, split: Split) -> Tensor:
+        """The same on the examples of a split, of which one batch is read at a time."""
+        return self.risk.on(split.batches(size=self.batch)).outputs().cpu()
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """What a classifier's outputs say of each class, in float64.
 
@@ -179,7 +209,7 @@ class Subject:
         """Why a measure that needs these cannot be taken; empty where it can."""
         if "probabilities" in needs and (why := no_probabilities(self.task)):
             return why
-        if "images" in needs and not any(True for _ in self.data.ood):
+        if "images" in needs and not set(self.data.ood) - set(self.data.shifted):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
         return ""
 
@@ -189,7 +219,7 @@ class Subject:
         config = self.config
         if config is None or config.task != CLASSIFICATION:
             return False
-        return config.loss == "cross_entropy" and config.label_smoothing == 0
+        return config.loss == "cross_entropy" and config.label_smoothing == 0 and config.class_weights is None
 
     @property
     def held_out(self) -> Split:
@@ -329,6 +359,15 @@ def kept_bytes(device: torch.device) -> int:
     """What an operator may keep between products."""
     share = free_bytes(device) // (KEPT_SHARE * cores())
     return min(share, KEPT_BYTES) if device.type == "cpu" else share
+
+
+def _frozen(model: nn.Module) -> tuple[str, ...]:
+    """What rows say of parameters that training left as they were."""
+    frozen = sum(not p.requires_grad for p in model.parameters())
+    if not frozen:
+        return ()
+    every = sum(1 for _ in model.parameters())
+    return (f"frozen: {frozen} of {every} parameter tensors are held fixed, as in training",)
 
 
 def no_probabilities(task: Task) -> str:

@@ -61,6 +61,8 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
         if any(not math.isfinite(r.value) and not r.warnings for r in rows):
             why = _why_not_finite(here)
             rows = [r if math.isfinite(r.value) or r.warnings else replace(r, warnings=why) for r in rows]
+        if subject.notes:
+            rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
         told = _told(entry, options, here)
         yield key, [r if r.measure in entry.of_no_example else replace(r, options={**r.options, **told}) for r in rows]
 

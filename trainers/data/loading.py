@@ -125,7 +125,15 @@ def load_dataset(
         ood=ShiftedSplits(makers),
         classes=source.classes,
         shape=source.shape,
+        names=source.names,
+        official_test=None if source.test_start is None else range(source.test_start, len(source.y)),
+        fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
     )
+
+
+def read_source(name: str) -> Source:
+    """All examples of a data set by name, before they are split."""
+    return _source(name, None, 0, 0, labels=True, trust=True)
 
 
 def noisy_labels(

@@ -56,6 +56,7 @@ class Source:
         images: Whether inputs are images or signals, which corruptions and patches can be applied to.
         shades: Their values at use; None for those of the test set, where the others are not in memory.
         pixels: How uint8 becomes floating point.
+        names: Of the classes, in order; empty where they are not known.
     """
 
     inputs: Tensor | ItemInputs
@@ -66,6 +67,7 @@ class Source:
     images: bool = True
     shades: Shades | None = None
     pixels: Pixels | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -194,6 +196,7 @@ def from_function(
         images=images,
         shades=Shades.of(x) if held and images and pixels is None else None,
         pixels=pixels,
+        names=tuple(map(str, named)) if isinstance(named, list | tuple) else (),
     )
 
 

@@ -183,7 +183,7 @@ class Stability:
     @classmethod
     def of(cls, subject: Subject) -> "Stability | None":
         """That of the run a checkpoint is from; None where there is no such threshold, or it is not known."""
-        if subject.config is None or subject.run is None or subject.step == 0:
+        if subject.config is None or subject.run is None or subject.step == 0 or subject.weights:
             return None
         config = subject.config.resolved()
         if config.method != "sgd" or not subject.trained_plainly:

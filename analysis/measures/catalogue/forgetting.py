@@ -86,6 +86,10 @@ def example_forgetting(
     check_some("protocols", protocols)
     rows: Rows = []
     for protocol in protocols:
+        if protocol == "presentation" and subject.config is not None and subject.config.mixes and len(protocols) > 1:
+            why = "examples were mixed when they were presented, and none had a label of its own"
+            rows += [Row(name, math.nan, math.nan, options={"protocol": protocol}, warnings=why) for name in SUMMARIES]
+            continue
         correct = subject.correctness(protocol)
         if protocol == "sweep" and subject.epoch and not len(correct):
             why = "`evaluate_every` left out the sweep over the training data up to this checkpoint"
@@ -219,7 +223,7 @@ def read_patch(x: Tensor, *, classes: int) -> tuple[Tensor, float, float]:
 
 def last_update(subject: Subject) -> Params | None:
     """θ minus the weights one step before, where the run kept a checkpoint of that step; else None."""
-    if subject.run is None or subject.step < 1:
+    if subject.run is None or subject.step < 1 or subject.weights:
         return None
     folder = subject.run.checkpoints().get(subject.step - 1)
     if folder is None:
