@@ -38,7 +38,7 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float =
     check_tolerance("tol", tol)
     check_tolerance("own_tol", own_tol)
     stability = Stability.of(subject)
-    asked = {"tol": tol, "own_tol": own_tol, "max_products": max_products}
+    asked: dict[str, Any] = {"tol": tol, "own_tol": own_tol, "max_products": max_products}
     if subject.drawn and asked == ENDS:
         pairs = subject.hessian_ends
     else:
