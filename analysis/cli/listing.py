@@ -1,12 +1,14 @@
 """`landscape list`: methods, measures, models and datasets by name."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import tyro
 
 from analysis.cli.output import show_table
 from analysis.measures.registry import MEASURES
 from trainers.data.loading import DATASETS
+from trainers.data.sources.named import SCHEMES
 from trainers.models.building import MODELS
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
@@ -42,6 +44,6 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models
         ]
         show_table(columns, rows, fold=columns)
     else:
-        entries = MODELS if what == "models" else DATASETS
+        entries: Mapping[str, Any] = MODELS if what == "models" else {**DATASETS, **SCHEMES}
         show_table(("name", "what it is"), [(name, thing.help) for name, thing in entries.items()], fold=["what it is"])
     return 0

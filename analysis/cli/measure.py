@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from analysis import table as tables
 from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import WeightsFile, measure_checkpoint, weight_files
+from analysis.measures.checkpoints import RunCheckpoint, WeightsFile, measure_checkpoint, weight_files
 from analysis.measures.collect import Call, tabulate, take, to_measure
 from analysis.measures.plan import plan
 from analysis.measures.registry import MEASURES
@@ -42,7 +43,7 @@ def measure(
         cost: Print what it would cost, and measure nothing.
         place: Where to measure.
         trust: Import a model or dataset that the runs name as module:function.
-        weights: For files of weights from elsewhere.
+        weights: For files of weights from elsewhere; of these, `--dataset` also says where data of runs have moved to.
     """
     find_own_modules(weights.model, weights.dataset, trust=trust)
     runtime = place.runtime()
@@ -59,7 +60,8 @@ def measure(
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(measures, all_checkpoints=all_checkpoints)
+            calls, rows = work.to_measure(measures, all_checkpoints=all_checkpoints)
+            return moved(calls, weights.dataset), rows
 
     elif path.is_file() or not has_runs(path):
         files = [path] if path.is_file() else weight_files(path)
@@ -78,7 +80,8 @@ def measure(
         chosen = plan(measures)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+            calls, rows = to_measure(list_runs(path), chosen, chosen if all_checkpoints else None, trust=trust)
+            return moved(calls, weights.dataset), rows
 
     if cost:
         show_budget(budget(wanted()[0], runtime), runtime.processes)
@@ -100,6 +103,16 @@ def measure(
     print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves
     return 0 if frame.loc[~frame["measure"].isin(beside), "value"].notna().any() else 1
+
+
+def moved(calls: list[Call], dataset: str | None) -> list[Call]:
+    """The same checkpoints of runs, whose data lie elsewhere now where a place is given."""
+    if dataset is None:
+        return calls
+    return [
+        (replace(place, dataset=dataset) if isinstance(place, RunCheckpoint) else place, chosen, seed)
+        for place, chosen, seed in calls
+    ]
 
 
 def show_measures(frame: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ import tyro
 from analysis.cli.options import SPREAD, Spread
 from analysis.path import find_own_modules
 from analysis.progress import track
+from trainers.data.sources.named import download as fetch
 from trainers.sweep.running import parse_shard
 
 
@@ -21,6 +22,7 @@ def study(
     extend: bool = False,
     shard: str | None = None,
     time_limit: str | None = None,
+    download: bool = False,
 ) -> int:
     """Run a study from its file to the report; what is done already is kept.
 
@@ -32,12 +34,16 @@ def study(
         extend: Go on in a folder that was made with another configuration.
         shard: i/n trains only part i of n, counted from 0, and makes no report: for array jobs.
         time_limit: For training, in seconds or as HH:MM:SS; runs in progress then stop and can be continued.
+        download: Fetch datasets to their paths where they are not there.
     """
     from analysis.study import Study, read_study
 
     find_own_modules(trust=trust)
     runtime = place.runtime()
     config = read_study(file, trust=trust)
+    if download:
+        for name in dict.fromkeys(c.dataset for c in config.configs()):
+            fetch(name)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(

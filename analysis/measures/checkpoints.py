@@ -17,13 +17,17 @@ from analysis.measures.subject import Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.sources.named import identity
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
 from trainers.runs.folder import Run, load_data
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 WEIGHTS = table.WEIGHTS
-DATA_KEYS = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
+DATA_KEYS = (
+    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed", "input_size",
+    "on_corrupt", "dataset_digest",
+)  # fmt: skip
 
 
 class Checkpoint(Protocol):
@@ -62,11 +66,13 @@ class RunCheckpoint:
         folder: The run's.
         step: Optimizer steps taken.
         trust: Import a model or dataset that the run names as module:function.
+        dataset: Where the run's data lie now, as `scheme:PATH`; None where they did.
     """
 
     folder: Path
     step: int
     trust: bool = False
+    dataset: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -89,6 +95,8 @@ class RunCheckpoint:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
+        if self.dataset is not None:
+            config = config.moved(self.dataset)
         recipe = json.dumps([getattr(config, key) for key in (*DATA_KEYS, "precision")], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust))
         return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
@@ -127,7 +135,8 @@ class WeightsFile:
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
-        return {"model": self.model, "model_options": dict(self.model_options), "data": dict(self.data)}
+        data = {**self.data, "name": identity(self.data["name"])}
+        return {"model": self.model, "model_options": dict(self.model_options), "data": data}
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""

@@ -25,6 +25,7 @@ def checkpoint_of(
     model: str | None = None,
     model_options: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    moved: str | None = None,
 ) -> Checkpoint:
     """The checkpoint that a path names.
 
@@ -35,6 +36,7 @@ def checkpoint_of(
         model: For a file of weights: name or module:function.
         model_options: For a file of weights: the model's sizes.
         data: For a file of weights: options of `trainers.load_dataset`, with the dataset under "name".
+        moved: For a run: where its data lie now, as `scheme:PATH`.
 
     Raises:
         FileNotFoundError: If there is nothing of the kind.
@@ -62,7 +64,7 @@ def checkpoint_of(
         raise ValueError(f"{path}: {missing}; or name another by `step`, one of {steps}.")
     if step is not None and step not in steps:
         raise ValueError(f"`step` must be one of {path}'s checkpoints {steps}, got {step}.")
-    return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust)
+    return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust, moved)
 
 
 def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:

@@ -1,8 +1,9 @@
 """What a data set is once it is split: splits, shifted copies of the test set, and the bundle of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -224,6 +225,8 @@ class DataBundle:
         ood: Shifted copies of `test`, in its order: "noise:1" ... "contrast:3", and "spurious" where there is a patch.
         classes: Number of classes.
         shape: Shape of one input.
+        names: Of the classes, in order; empty where they are not known.
+        origin: What is noted about the data in a run's folder.
     """
 
     name: str
@@ -233,6 +236,14 @@ class DataBundle:
     ood: Mapping[str, Split]
     classes: int
     shape: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """What is known about the data, in types that JSON knows."""
+        sizes = {part: len(getattr(self, part)) for part in ("train", "validation", "test")}
+        shape, names = list(self.shape), list(self.names) or None
+        return {"dataset": self.name, **sizes, "shape": shape, "classes": self.classes, "names": names, **self.origin}
 
     def to(self, device: torch.device | str, *, workers: int | None = None) -> "DataBundle":
         """The same data on another device; shifted splits go there when they are asked for."""

@@ -120,8 +120,8 @@ def test_arrays_and_tokens_have_no_corruptions():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("none", r"must return two data sets, \(train, test\), got NoneType\."),
-        ("single", r"must return two data sets, \(train, test\), got tuple of length 1"),
+        ("none", r"must return two data sets, \(train, test\), or three, .* got NoneType\."),
+        ("single", r"must return two data sets, \(train, test\), or three, .* got tuple of length 1"),
         ("a_list", r"'data_of_mine:a_list', train must have items \(x, y\), got int"),
         ("streams", "train must be a map-style torch Dataset, with a length and items, got Stream"),
         ("empty", "train is empty"),
