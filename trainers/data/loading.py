@@ -264,18 +264,20 @@ def reorder(x: Shaped[Tensor, "n ..."], order: Int[Tensor, " n"]) -> None:
 def _as_made(
     data: DataBundle, train_size: int | None, test_size: int | None, label_noise: float, spurious: float | None
 ) -> DataBundle:
-    """A user's own bundle, which is taken as it is or refused."""
+    """A user's own bundle, as it is, but for the first `train_size` training examples where fewer are asked for."""
     for key, given in (("test_size", test_size), ("label_noise", label_noise), ("spurious", spurious)):
         if given:
             raise ValueError(
                 f"`{key}` {given!r} cannot be asked of a `DataBundle` of one's own ({data.name!r}), which is taken as "
                 f"it is: leave it out, or let the function do it."
             )
-    if train_size is not None and train_size != len(data.train):
+    if train_size is not None and train_size > len(data.train):
         raise ValueError(
             f"`train_size` {train_size} was asked for, and {data.name!r} returned a `DataBundle` with "
-            f"{len(data.train)} training examples: let the function take `train_size`, or leave it out."
+            f"{len(data.train)} training examples: make it smaller, or leave it out."
         )
+    if train_size is not None:
+        return replace(data, train=data.train.some(torch.arange(train_size)))
     return data
 
 

@@ -93,6 +93,7 @@ class Batches:
                     f"bytes of shape (n, 3072) and n labels."
                 )
             yield images.reshape(-1, 3, self.side, self.side), labels
+            del stored, images, labels  # before the next is read
 
 
 class Matlab:
@@ -149,6 +150,7 @@ def gathered(parts: Mapping[str, Sequence[Path]], form: Format) -> tuple[Tensor,
             filled += len(images)
             sizes[part] += len(images)
             labels.append(targets.astype(np.int64))
+            del images
         if not sizes[part]:
             raise ValueError(f"{paths[0]} holds no image.")
     return torch.from_numpy(whole[:filled]), torch.from_numpy(np.concatenate(labels)), sizes
