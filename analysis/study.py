@@ -33,12 +33,12 @@ from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, list_runs, load_data
+from trainers.runs.folder import Run, data_options, list_runs, load_data
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
-from trainers.sweep.rehearsal import DATA, check_trust, rehearse
+from trainers.sweep.rehearsal import check_trust, rehearse
 from trainers.sweep.running import part, train_all
 
 __all__ = [
@@ -146,7 +146,7 @@ class Study:
             checkpoint_activations=self.runtime.checkpoint_activations,
         )
         if shifted := self.shifted():
-            for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
+            for config in {repr([data_options(c), c.precision]): c for c in configs}.values():
                 check_fit(load_data(config, trust=self.trust, shifted=shifted), shifted)
 
     def alone(self) -> AbstractContextManager[Lock]:

@@ -48,6 +48,7 @@ LATER = (
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
     "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
+    "classes",
 )  # fmt: skip
 
 
@@ -90,6 +91,8 @@ class TrainConfig(Strict):
     the dataset has no validation set of its own, which is kept whole."""
     test_size: Count | None = None
     """Number of test examples; None takes the dataset's default."""
+    classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Learn these classes of the data alone, numbered anew in this order; None takes all."""
     input_size: Count | None = None
     """Side to which images of a folder are brought: the shorter side is resized to input_size / 0.875, and the middle
     kept."""
@@ -339,6 +342,7 @@ class TrainConfig(Strict):
             "ascent": ascent == "obf",
             "class_weights": self.class_weights,
             "sampler": self.sampler == "balanced",
+            "classes": self.classes,
         }
         for key, given in labelled.items():
             if given:

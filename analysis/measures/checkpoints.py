@@ -23,7 +23,7 @@ from trainers.data.shifted import Shifted, with_shifted
 from trainers.data.sources.named import identity
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
-from trainers.runs.folder import Run, hugging_face, load_data
+from trainers.runs.folder import Run, data_options, hugging_face, load_data
 from trainers.weights.fitting import heads
 from trainers.weights.foreign import read_foreign
 from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
@@ -32,10 +32,6 @@ STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the m
 WEIGHTS = table.WEIGHTS
 HF = "hf:"
 BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states)")  # what trainers leave there
-DATA_KEYS = (
-    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed", "input_size",
-    "on_corrupt", "dataset_digest",
-)  # fmt: skip
 
 
 class Checkpoint(Protocol):
@@ -134,7 +130,7 @@ class RunCheckpoint:
     def kind(self) -> str:
         """What model and data it is of."""
         config = Run(self.folder).config()
-        return json.dumps([getattr(config, key) for key in ("model", "model_options", *DATA_KEYS)], default=str)
+        return json.dumps([config.model, config.model_options, data_options(config)], default=str)
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
@@ -143,7 +139,7 @@ class RunCheckpoint:
         if self.dataset is not None:
             config = config.moved(self.dataset)
         identities = [vars(one) for one in self.shifted]
-        recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
+        recipe = json.dumps([data_options(config), config.precision, identities], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
         found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
         return replace(found, batch_size=self.batch_size).on(device)

@@ -310,26 +310,39 @@ def hugging_face(folder: Path) -> bool:
     return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
 
 
+def data_options(config: TrainConfig) -> dict[str, Any]:
+    """What a configuration asks of `load_dataset`: runs that ask for the same have the same data.
+
+    Their precision is not part of it.
+    """
+    return {
+        "name": config.dataset,
+        "train_size": config.train_size,
+        "validation_size": config.validation_size,
+        "test_size": config.test_size,
+        "classes": config.classes,
+        "label_noise": config.label_noise,
+        "spurious": config.spurious,
+        "seed": config.data_seed,
+        "labels": config.task == CLASSIFICATION,
+        "input_size": config.input_size,
+        "on_corrupt": config.on_corrupt,
+        "digest": config.dataset_digest,
+    }
+
+
 def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shifted] = ()) -> DataBundle:
     """The data of a configuration, with further shifted sets; inputs are float64 where its precision is.
 
     Raises:
         ValueError: If its files are not those that the configuration was resolved with.
     """
-    data = load_dataset(
-        config.dataset,
-        train_size=config.train_size,
-        validation_size=config.validation_size,
-        test_size=config.test_size,
-        label_noise=config.label_noise,
-        spurious=config.spurious,
-        seed=config.data_seed,
-        labels=config.task == CLASSIFICATION,
-        trust=trust,
-        input_size=config.input_size,
-        on_corrupt=config.on_corrupt,
-        digest=config.dataset_digest,
-    )
+    data = load_dataset(**data_options(config), trust=trust)
+    if shifted and config.classes is not None:
+        raise ValueError(
+            f"`shifted` sets have labels of all classes, and a run has `classes` {list(config.classes)} alone: leave "
+            f"them out."
+        )
     data = with_shifted(data, shifted)
     if config.precision != "float64":
         return data

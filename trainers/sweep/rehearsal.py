@@ -8,13 +8,8 @@ from trainers.data.augmentation import Given
 from trainers.models.building import is_own
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, load_data
+from trainers.runs.folder import Run, data_options, load_data
 from trainers.runs.training import Training
-
-DATA = (
-    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision", "input_size",
-    "on_corrupt",
-)  # fmt: skip
 
 
 def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_activations: bool = False) -> None:
@@ -34,7 +29,8 @@ def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_
     groups: dict[str, dict[str, TrainConfig]] = {}
     for config in configs:
         values = {key: value for key, value in config.as_dict().items() if key not in ("seed", "data_seed")}
-        group = groups.setdefault(repr([values[key] for key in DATA]), {})
+        data_of = {key: value for key, value in data_options(config).items() if key != "seed"}
+        group = groups.setdefault(repr([data_of, config.precision]), {})
         group.setdefault(repr(values), config)
     varied = [key for key in TrainConfig.model_fields if len({repr(getattr(c, key)) for c in configs}) > 1]
     for group in groups.values():
