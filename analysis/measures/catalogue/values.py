@@ -47,6 +47,8 @@ class Value:
     @staticmethod
     def mean(parts: "Sequence[Value]", paired: bool) -> "Value":
         """The mean of values on several sets; if they are not known to be paired, errors are not averaged away."""
+        if len(parts) == 1:
+            return parts[0]
         note = next((p.note for p in parts if p.note), "")
         each = [p.each for p in parts if p.each is not None]
         if paired and len(each) == len(parts):
