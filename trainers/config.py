@@ -16,6 +16,7 @@ from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
+from trainers.models.libraries import in_library
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
@@ -253,7 +254,7 @@ class TrainConfig(Strict):
         entry = method_named(self.method)
         for key, registry in (("dataset", DATASETS), ("model", MODELS), ("task", (CLASSIFICATION,))):
             name = getattr(self, key)
-            if name not in registry and not is_reference(name):
+            if name not in registry and not is_reference(name) and not (key == "model" and in_library(name)):
                 raise ValueError(
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"

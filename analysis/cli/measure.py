@@ -170,6 +170,9 @@ def show_measures(frame: pd.DataFrame) -> None:
         show_table(("measure", "value", "± stderr", "note"), rows)
         for remark in common:
             print(f"all rows: {remark}")
+    if drawn := frame["options"].str.extract(r'"examples": (\d+)')[0].dropna().astype(int).tolist():
+        sizes = " or ".join(map(str, sorted(set(drawn))))
+        print(f"{len(drawn)} values are of a draw of {sizes} training examples; ± is not the error of drawing them")
     missing = frame[frame["value"].isna()]
     print(f"{len(frame)} values of {frame['run_id'].nunique()} runs, {len(missing)} missing")
     for reason, count in missing["warnings"].value_counts().head(5).items():
