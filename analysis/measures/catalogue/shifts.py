@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from analysis.measures.catalogue.values import Answers, Value, further, loss, scored
+from analysis.measures.catalogue.values import Answers, Value, further, loss, scored, uneven
 from analysis.table import Row
 from trainers.data.shifted import family_of
 from trainers.tasks.task import Task
@@ -92,7 +92,7 @@ class _Found:
             self.values[name] = {
                 self.kind: first,
                 "loss": loss(task, one.outputs, one.targets),
-                **further(task, one.outputs, one.targets, bins),
+                **further(task, one.outputs, one.targets, bins, balance=uneven(task, one.targets)),
             }
             self.answers[name] = replace(answers, outputs=answers.outputs[:0], targets=answers.targets[:0])
             self.corruptions.setdefault(corruption, []).append(name)
