@@ -97,8 +97,8 @@ def target_rows(
     `brier_scaled`, with the test's logits divided by it; their standard errors take it as given. With "ood":
     `ood_error_severity` for each set, `ood_error`, `ood_loss` and `ood_ece` of a corruption (mean over its severities),
     `ood_error_mean` (mean over corruptions), `ood_error_worst` (the largest of all sets, biased upwards by the choice),
-    and `ood_gap`, the mean minus the test error. "train" and "validation" have an `_ece`. Of more than ten classes every
-    split has a `_top5_error` as well, and where the classes of "test" (or of a shifted set) differ in number, see
+    and `ood_gap`, the mean minus the test error. "train" and "validation" have an `_ece`. Of more than ten classes
+    every split has a `_top5_error` as well, and where the classes of "test" (or of a shifted set) differ in number, see
     `values.uneven`, a `_balanced_error`.
 
     Standard errors of means over shifted sets and of `ood_gap` are over examples where the sets are `paired`. Where
