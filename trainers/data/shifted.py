@@ -16,10 +16,10 @@ from torch.utils.data import Dataset
 
 from trainers.data.corruptions import CORRUPTIONS
 from trainers.data.items import ItemInputs
-from trainers.data.loading import read_source
+from trainers.data.loading import DATASETS, read_source
 from trainers.data.sources.files import Files
 from trainers.data.sources.folders import ENDINGS, ImageFiles, Reading, images_of
-from trainers.data.sources.named import absolute, fingerprint
+from trainers.data.sources.named import absolute, fingerprint, named
 from trainers.data.sources.source import Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
 from trainers.reference import is_reference, load_reference
@@ -153,8 +153,9 @@ def _folder(source: str) -> Path | None:
     """The folder that a source is; None for a data set by name."""
     scheme, colon, rest = source.partition(":")
     if scheme == FOLDER and colon:
-        return Path(rest)
-    return None if colon and not Path(source).is_dir() else Path(source)
+        return Path(rest).expanduser()
+    known = source in DATASETS or named(source) is not None
+    return None if known or (colon and not Path(source).is_dir()) else Path(source).expanduser()
 
 
 def _identity(name: str, source: str) -> str:
