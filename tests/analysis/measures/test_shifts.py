@@ -216,6 +216,7 @@ def test_measure_takes_shifted_sets_and_forgets_none(run, sets, capsys):
         (["photos-c"], "`--shifted` takes name=source, such as cifar10-c=PATH, got 'photos-c'"),
         (["a=x", "a=y"], "names 'a' twice"),
         (["a=nowhere"], "`shifted` 'a': nowhere is no folder"),
+        (["a=photos:numbers"], "`shifted` 'a': inputs of 'photos:numbers' are torch.float32"),
     ):
         assert command("measure", run.folder, "--trust", "--shifted", *wrong) == 2
         assert message in capsys.readouterr().err
