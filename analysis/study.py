@@ -27,13 +27,13 @@ from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import TrainConfig
-from trainers.data.shifted import Shifted, check_fit, shifted_sets
+from trainers.data.shifted import Shifted, shifted_sets
 from trainers.data.sources.named import fingerprint
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, data_options, list_runs, load_data
+from trainers.runs.folder import Run, list_runs
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
@@ -144,10 +144,8 @@ class Study:
             [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished],
             trust=self.trust,
             checkpoint_activations=self.runtime.checkpoint_activations,
+            shifted=self.shifted(),
         )
-        if shifted := self.shifted():
-            for config in {repr([data_options(c), c.precision]): c for c in configs}.values():
-                check_fit(load_data(config, trust=self.trust, shifted=shifted), shifted)
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""

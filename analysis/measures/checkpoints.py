@@ -19,7 +19,7 @@ from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
-from trainers.data.shifted import Shifted, with_shifted
+from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
@@ -290,6 +290,21 @@ def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
         return {**context, **(shifted if entry.reads_shifted else {}), **(draws if entry.sampled else {})}
 
     return {key: option_hash(key, options, seed, decides(key)) for key, options in wanted.items()}
+
+
+def check_shifted(checkpoint: Any, wanted: Plan, seed: int) -> None:
+    """Read shifted sets as far as shows whether they fit a checkpoint's data, unless its rows are kept already.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if not checkpoint.shifted or kept_rows(checkpoint, wanted, seed) is not None:
+        return
+    try:
+        data = replace(checkpoint, shifted=()).load(seed).data
+    except (OSError, ValueError):
+        return  # its rows will say why
+    check_fit(with_shifted(data, checkpoint.shifted), checkpoint.shifted)
 
 
 def in_batches(checkpoint: Checkpoint, size: int | None) -> Checkpoint:

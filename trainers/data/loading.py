@@ -170,14 +170,15 @@ def load_dataset(
     )
 
 
-def read_source(name: str) -> Source:
-    """All examples of a data set by name, before they are split.
+def read_source(name: str, size: int | None = None) -> Source:
+    """All examples of a data set by name, before they are split; images of files come to a side of `size`.
 
     Raises:
         ValueError: If it is unknown, or a function that splits its data by itself.
     """
-    if named(name) is not None:
-        return from_files(name, Reading(), labels=True, digest=None)
+    scheme = named(name)
+    if scheme is not None:
+        return from_files(name, Reading(size) if scheme.images else Reading())
     source = _source(name, None, 0, 0, labels=True, trust=True)
     if isinstance(source, DataBundle):
         raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trainers.config import TrainConfig
 from trainers.data.augmentation import Given
+from trainers.data.shifted import Shifted, check_fit
 from trainers.models.building import is_own
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
@@ -12,13 +13,20 @@ from trainers.runs.folder import Run, data_options, load_data
 from trainers.runs.training import Training
 
 
-def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_activations: bool = False) -> None:
+def rehearse(
+    configs: Sequence[TrainConfig],
+    *,
+    trust: bool = False,
+    checkpoint_activations: bool = False,
+    shifted: Sequence[Shifted] = (),
+) -> None:
     """Load the data, and build model and optimizer, of every configuration of a sweep, for one seed.
 
     Args:
         configs: All runs of the sweep.
         trust: As for `fit`.
         checkpoint_activations: As for `fit`.
+        shifted: Shifted test sets on which all are to be measured.
 
     Raises:
         ValueError: If something does not fit, naming the configuration.
@@ -37,7 +45,9 @@ def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_
         data = None
         for config in group.values():
             try:
-                data = load_data(config, trust=trust) if data is None else data
+                if data is None:
+                    data = load_data(config, trust=trust, shifted=shifted)
+                    check_fit(data, shifted)
                 with seeded(0):
                     Training(
                         config.resolved(), Run(Path()), trust=trust, data=data,

@@ -85,7 +85,7 @@ def test_classes_are_numbered_anew_and_are_those_of_the_data():
         assert torch.equal(raw.y[split.index], old[split.clean])
         assert torch.equal(split.x, raw.inputs[split.index])
     assert all(abs(n - 20) < 2 for n in torch.bincount(chosen.validation.y).tolist())
-    noisy = load_dataset("digits", classes=(7, 2, 5), label_noise=1.0, seed=1).train
+    noisy = load_dataset("digits", classes=(7, 2, 5), validation_size=60, label_noise=1.0, seed=1).train
     assert set(noisy.y.tolist()) == {0, 1, 2}
 
 

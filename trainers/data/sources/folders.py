@@ -50,7 +50,9 @@ def find(name: str, rest: str) -> Files:
     names = []
     for part in _parts(root).values():
         for label in _classes(root / part, name):
-            names += [f"{part}/{label}/{file}" if part else f"{label}/{file}" for file in _images(root / part / label)]
+            names += [
+                f"{part}/{label}/{file}" if part else f"{label}/{file}" for file in images_of(root / part / label)
+            ]
     return Files(root, tuple(names))
 
 
@@ -303,7 +305,7 @@ def _classes(folder: Path, name: str) -> list[str]:
     return sorted(found)
 
 
-def _images(folder: Path) -> Iterator[str]:
+def images_of(folder: Path) -> Iterator[str]:
     """Names of images below a folder, in torchvision's order."""
     for place, _, names in sorted(os.walk(folder, followlinks=True)):
         below = os.path.relpath(place, folder).replace(os.sep, "/")  # a million of them
