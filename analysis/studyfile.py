@@ -92,6 +92,8 @@ class StudyConfig(Strict):
     weights: Literal["last", "best", "average"] | None = None
     """Which weights of each run are measured: those of its last checkpoint (also None), of the one with the best
     validation error, for runs with keep_best, or the average, for runs with average."""
+    examples: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """Training examples that measures go through; None is a draw of 2,048 where there are more."""
     trajectory: Trajectory = Field(default_factory=Trajectory)
     """Measures along training."""
     statistics: Statistics = Field(default_factory=Statistics)
@@ -111,8 +113,8 @@ class StudyConfig(Strict):
             ValueError: Naming the key.
             PermissionError: For a module:function without `trust`.
         """
-        taken = plan(self.measures)
-        plan(self.trajectory.measures)
+        taken = plan(self.measures, examples=self.examples)
+        plan(self.trajectory.measures, examples=self.examples)
         check_shifted(self.shifted, trust=trust)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
@@ -186,7 +188,7 @@ class StudyConfig(Strict):
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
         values = self.model_dump(mode="json")
-        for later in ("random", "surfaces", "weights"):  # so that folders made before there was this key still belong
+        for later in ("random", "surfaces", "weights", "examples"):  # folders made before these keys still belong
             if values[later] is None:
                 del values[later]
         if not values["shifted"]:

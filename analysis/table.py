@@ -40,6 +40,7 @@ SEED_COLUMNS = tuple(f"hp.{name}" for name in SEEDS)
 NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol", "bin", "events")
 # Options that are named only where they are not the usual ones.
 USUAL = {
+    "examples": 2048,  # of a larger training set
     "z": "1/n",
     "C": None,
     "gamma": 1.0,

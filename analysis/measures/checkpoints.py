@@ -15,11 +15,12 @@ from analysis import table
 from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
-from analysis.measures.subject import Subject
+from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, with_shifted
+from trainers.data.sources.named import identity
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
 from trainers.runs.folder import Run, hugging_face, load_data
@@ -31,7 +32,10 @@ STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the m
 WEIGHTS = table.WEIGHTS
 HF = "hf:"
 BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states)")  # what trainers leave there
-DATA_KEYS = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
+DATA_KEYS = (
+    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed", "input_size",
+    "on_corrupt", "dataset_digest",
+)  # fmt: skip
 
 
 class Checkpoint(Protocol):
@@ -62,6 +66,16 @@ class Checkpoint(Protocol):
         """Shifted test sets from elsewhere, on which it is measured too."""
         ...
 
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples; None where it is known only once the data are read."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of: checkpoints that are alike in it take equally long."""
+        ...
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         ...
@@ -81,6 +95,8 @@ class RunCheckpoint:
         trust: Import a model or dataset that the run names as module:function.
         shifted: Shifted test sets from elsewhere.
         average: Take the average of weights.
+        batch_size: Examples a pass, see `Subject`.
+        dataset: Where the run's data lie now, as `scheme:PATH`; None where they did.
     """
 
     folder: Path
@@ -88,6 +104,8 @@ class RunCheckpoint:
     trust: bool = False
     shifted: tuple[Shifted, ...] = ()
     average: bool = False
+    batch_size: int | None = None
+    dataset: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -107,15 +125,28 @@ class RunCheckpoint:
         """What else decides its numbers."""
         return {}  # all else is in the configuration, which names the run
 
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples, where the configuration says it."""
+        return Run(self.folder).config().train_size
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of."""
+        config = Run(self.folder).config()
+        return json.dumps([getattr(config, key) for key in ("model", "model_options", *DATA_KEYS)], default=str)
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
+        if self.dataset is not None:
+            config = config.moved(self.dataset)
         identities = [vars(one) for one in self.shifted]
         recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
         found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
-        return found.on(device)
+        return replace(found, batch_size=self.batch_size).on(device)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by name."""
@@ -135,6 +166,7 @@ class WeightsFile:
         step: Optimizer steps taken, where known.
         ema: Take the average of weights (EMA, SWA) in the file.
         shifted: Shifted test sets from elsewhere.
+        batch_size: Examples a pass, see `Subject`.
     """
 
     path: Path
@@ -144,6 +176,7 @@ class WeightsFile:
     step: int = 0
     ema: bool = False
     shifted: tuple[Shifted, ...] = ()
+    batch_size: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -167,9 +200,21 @@ class WeightsFile:
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
+        data = {**self.data, "name": identity(self.data["name"])}
         model = HF if self.own_model else self.model
-        given = {"model": model, "model_options": dict(self.model_options), "data": dict(self.data)}
+        given = {"model": model, "model_options": dict(self.model_options), "data": data}
         return {**given, "ema": True} if self.ema else given
+
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples, where it was given."""
+        size: int | None = self.data.get("train_size")
+        return size
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of."""
+        return json.dumps(dict(self.context), default=str)
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
@@ -180,7 +225,7 @@ class WeightsFile:
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
         subject = Subject.of_weights(self.path, model, data, ema=self.ema, seed=seed)
-        return replace(subject, run_id=self.run_id).on(device)
+        return replace(subject, run_id=self.run_id, batch_size=self.batch_size).on(device)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by its name in the file."""
@@ -236,15 +281,31 @@ def weight_files(folder: Path) -> list[tuple[Path, str | None]]:
 def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
     """What the cache knows each measurement of a checkpoint by.
 
-    Shifted sets are a part of it for those measures alone that read them.
+    Shifted sets are a part of it for those measures alone that read them; the size of a draw of the training examples
+    where there may be one.
     """
-    context, sets = checkpoint.context, {one.name: one.identity for one in checkpoint.shifted}
-    return {
-        key: option_hash(
-            key, options, seed, {**context, "shifted": sets} if sets and MEASURES[key].reads_shifted else context
-        )
-        for key, options in wanted.items()
-    }
+    context, n = checkpoint.context, checkpoint.train_size
+    sets = {one.name: one.identity for one in checkpoint.shifted}
+    shifted = {"shifted": sets} if sets else {}
+    draws = {} if n is not None and n <= DRAWN else {"examples": DRAWN}
+
+    def decides(key: str) -> Mapping[str, Any]:
+        entry = MEASURES[key]
+        return {**context, **(shifted if entry.reads_shifted else {}), **(draws if entry.sampled else {})}
+
+    return {key: option_hash(key, options, seed, decides(key)) for key, options in wanted.items()}
+
+
+def in_batches(checkpoint: Checkpoint, size: int | None) -> Checkpoint:
+    """The same checkpoint, to be measured in passes of so many examples.
+
+    Raises:
+        ValueError: If the size is below 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"`batch_size` must be at least 1 example a pass, got {size!r}.")
+    assert isinstance(checkpoint, RunCheckpoint | WeightsFile)
+    return replace(checkpoint, batch_size=size)
 
 
 def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:
@@ -261,6 +322,7 @@ def measure_checkpoint(
     seed: int = 0,
     device: str = "cpu",
     *,
+    workers: int = 0,
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
@@ -274,6 +336,7 @@ def measure_checkpoint(
         wanted: The measures, see `plan`.
         seed: Of their random choices.
         device: Where to compute.
+        workers: Processes that read data ahead, where they are read one by one.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
@@ -284,7 +347,7 @@ def measure_checkpoint(
     if todo:
         try:
             stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device), progress=progress)
+            subject = replace(checkpoint.load(seed, device).read_by(workers), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
                 raise

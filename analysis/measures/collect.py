@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +130,7 @@ def collect(
         trust: Import a model or dataset that a run names as module:function.
         seed: Of the measures' random choices.
         shifted: Test sets from elsewhere, see `trainers.data.shifted.shifted_sets`.
-        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`.
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`.
     """
     runtime = Runtime.of(**place)
     calls, marked = to_measure(
@@ -183,14 +184,15 @@ def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFram
             yield rows
         else:
             todo.append(call)
+    measured = partial(measure_checkpoint, workers=runtime.workers) if runtime.workers else measure_checkpoint
     if runtime.executor == "ray" and todo:
         from trainers.sweep.cluster import on_ray  # an extra
 
         folder = todo[0][0].cache.index.parent
         folder.mkdir(parents=True, exist_ok=True)
-        yield from on_ray(measure_checkpoint, todo, runtime, lost=_lost, folder=folder)
+        yield from on_ray(measured, todo, runtime, lost=_lost, folder=folder)
     else:
-        yield from in_parallel(measure_checkpoint, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
+        yield from in_parallel(measured, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
 
 
 def tabulate(

@@ -164,6 +164,7 @@ def surface(
     out: str | Path | None = None,
     jobs: int | None = None,
     device: str = "cpu",
+    workers: int = 0,
     track: Track = quiet,
     announce: Tell = silent,
     trust: bool = False,
@@ -185,6 +186,7 @@ def surface(
         out: Folder of figures; one beside the surfaces if left out.
         jobs: Processes; one a core if left out.
         device: Where: cpu, cuda, cuda:0,1 for several, mps or auto.
+        workers: Processes that read data ahead, where they are read one by one.
         track: Shows progress.
         announce: Told what is done, and what it will take.
         trust: Import a model or dataset that a run names as module:function.
@@ -202,7 +204,7 @@ def surface(
         FileNotFoundError: If a path names no model.
         BusyError: If another process computes the same surface.
     """
-    chosen, runtime = recipe(**options), Runtime(device, jobs)
+    chosen, runtime = recipe(**options), Runtime(device, jobs, workers=workers)
     places = [
         m
         if not isinstance(m, str | Path)

@@ -332,7 +332,7 @@ def _options(text: str, make: Callable[..., Any] | None, whole: str) -> dict[str
     """
     try:
         found = ast.parse(f"_({text})", mode="eval").body
-        if not isinstance(found, ast.Call):
+        if not isinstance(found, ast.Call) or not isinstance(found.func, ast.Name):
             raise SyntaxError("more than options")
         values = {keyword.arg: _literal(keyword.value) for keyword in found.keywords if keyword.arg is not None}
         first = next(iter(knobs(make)), None) if make is not None else None

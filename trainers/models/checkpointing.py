@@ -52,15 +52,18 @@ def checkpoint_activations(model: nn.Module, *, name: str) -> None:
     try:
         switch()
     except (AssertionError, ValueError, NotImplementedError) as error:
+        said = (str(error).splitlines() or [""])[0][:120]
         raise ValueError(
-            f"`checkpoint_activations`: model {name!r} has no such switch ({str(error).strip()[:120]}): leave it out."
+            f"`checkpoint_activations`: model {name!r} has no such switch ({said}): leave it out."
         ) from error
 
 
 def _switch(model: Any) -> Callable[[], Any] | None:
     if hasattr(model, "set_grad_checkpointing"):  # timm
         return lambda: model.set_grad_checkpointing(True)
-    if hasattr(model, "gradient_checkpointing_enable"):  # Hugging Face
+    if hasattr(model, "activation_checkpointing_enable"):  # Hugging Face, from version 5.2
+        return lambda: model.activation_checkpointing_enable({"use_reentrant": False})
+    if hasattr(model, "gradient_checkpointing_enable"):
         return lambda: model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return None
 

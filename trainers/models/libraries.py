@@ -16,7 +16,10 @@ Options = Mapping[str, bool | int | float | str]
 
 T = TypeVar("T")
 
-NAMES_CODE = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation")
+# of a configuration of Hugging Face: what names code, and what sets the type of numbers
+LEFT_OUT = (
+    "auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "dtype", "torch_dtype",
+)  # fmt: skip
 
 
 def timm_model(name: str, shape: tuple[int, ...], classes: int, options: Options) -> nn.Module:
@@ -85,7 +88,7 @@ def hugging_face_model(name: str, shape: tuple[int, ...], classes: int, options:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"`model` 'hf:{name}' has no config.json: give a folder that Hugging Face wrote.")
-        values = {k: v for k, v in read_json(folder / "config.json").items() if k not in NAMES_CODE}
+        values = {k: v for k, v in read_json(folder / "config.json").items() if k not in LEFT_OUT}
         kind = str(values.get("model_type"))
     elif "/" in name or "\\" in name:
         raise FileNotFoundError(
@@ -108,7 +111,7 @@ def hugging_face_model(name: str, shape: tuple[int, ...], classes: int, options:
         for key, value in {**{k: v for k, v in settings.items() if hasattr(config, k)}, **options}.items():
             setattr(config, key, value)
         made: nn.Module = transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        return made.float()
+        return made
 
     model = _made(make, f"hf:{name}", options)
     model.register_forward_hook(_logits)

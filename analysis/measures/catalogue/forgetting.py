@@ -34,6 +34,7 @@ from trainers.runs.checkpoint import read_weights
 Providers = tuple[str, ...]
 Radii = tuple[Literal["own", "relative", "iso-loss"], ...]
 
+OTHERS = 512  # examples of a draw that stand for those outside a batch; they are as many as the usual held-out ones
 DISTANCE_GAPS = ("cw", "cw_correct", "F_mi", "JS")
 
 
@@ -51,9 +52,10 @@ class Perturbing:
     def of(self, subject: Subject, **more: Any) -> Displacements:
         """What is to be applied to a subject, whose own perturbation and weights go with it."""
         return Displacements(
-            **{**vars(self), "m": None if self.m is None else min(self.m, len(subject.data.train))},
+            **{**vars(self), "m": None if self.m is None else min(self.m, subject.risk.n)},
             own=subject.own,
             initial=subject.initial,
+            batch_size=subject.batch_size,
             last_update=last_update(subject) if "last_update" in self.providers else None,
             **more,
         )
@@ -241,7 +243,8 @@ def _measure(
 ) -> Rows:
     rows = measure_displacements(
         subject.risk, pair(subject.held_out), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
-        correction=correction, resamples=resamples, generator=subject.generator("forgetting"),
+        correction=correction, resamples=resamples, others=OTHERS if subject.drawn else None,
+        generator=subject.generator("forgetting"),
     )  # fmt: skip
     # how far θ moved is said once, by the usual entry
     return rows if metrics == METRICS else [row for row in rows if row.measure not in SIZES]
@@ -293,6 +296,7 @@ MEASURES = {
         "about 150",
         gradients=90,
         needs=("probabilities",),
+        sampled=True,
     ),
     "output_bias": Measure(
         output_bias,
@@ -328,6 +332,7 @@ MEASURES = {
         usual=False,
         gradients=90,
         needs=("probabilities",),
+        sampled=True,
     ),
     "forgetting_of_bias": Measure(
         forgetting_of_bias,
@@ -341,6 +346,7 @@ MEASURES = {
         usual=False,
         gradients=90,
         needs=("probabilities",),
+        sampled=True,
     ),
     "membership": Measure(
         membership,
@@ -354,6 +360,7 @@ MEASURES = {
         usual=False,
         gradients=60,
         needs=("probabilities",),
+        sampled=True,
     ),
     "feature_forgetting": Measure(
         feature_forgetting,
@@ -367,6 +374,7 @@ MEASURES = {
         usual=False,
         gradients=60,
         needs=("probabilities",),
+        sampled=True,
     ),
     "spurious_forgetting": Measure(
         spurious_forgetting,
@@ -380,6 +388,7 @@ MEASURES = {
         usual=False,
         gradients=200,
         needs=("probabilities",),
+        sampled=True,
     ),
 }
 
