@@ -17,11 +17,18 @@ DATA = (
 )  # fmt: skip
 
 
-def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_activations: bool = False) -> None:
+def rehearse(
+    configs: Sequence[TrainConfig],
+    *,
+    out: Path | None = None,
+    trust: bool = False,
+    checkpoint_activations: bool = False,
+) -> None:
     """Load the data, and build model and optimizer, of every configuration of a sweep, for one seed.
 
     Args:
         configs: All runs of the sweep.
+        out: Folder of the runs: one that has begun has its initial weights there. None looks for none.
         trust: As for `fit`.
         checkpoint_activations: As for `fit`.
 
@@ -44,7 +51,7 @@ def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_
                 data = load_data(config, trust=trust) if data is None else data
                 with seeded(0):
                     Training(
-                        config.resolved(), Run(Path()), trust=trust, data=data,
+                        config.resolved(), Run(Path() if out is None else out / config.run_id), trust=trust, data=data,
                         checkpoint_activations=checkpoint_activations,
                     )  # fmt: skip
             except ValueError as error:
