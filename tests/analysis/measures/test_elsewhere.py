@@ -101,6 +101,17 @@ def test_folders_of_hugging_face_say_their_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no folder of Hugging Face \(no config.json\)"):
         foreign_place(f"hf:{tmp_path}")
     assert foreign_place(tmp_path) is None
+    (folder / "config.json").write_text('{"architecture": "test_vit", "num_classes": 10}')  # as timm writes it
+    assert foreign_place(folder) == (folder, "timm:test_vit")
+
+
+def test_a_broken_folder_is_rows_that_say_so_and_does_not_stop_the_others(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-1.safetensors"}}')
+    rows = measure_checkpoint(WeightsFile(folder, "mlp", OPTIONS, DATA), plan(["ascent_sharpness"]))
+    assert rows["warnings"].str.contains("model-1.safetensors is missing, which model.safetensors.index.json").all()
 
 
 def test_names_are_compared_without_what_all_of_a_file_begin_with(file):
