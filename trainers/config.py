@@ -405,7 +405,7 @@ class TrainConfig(Strict):
             changes["model_options"] = model_options(self.model, self.model_options)
         changes["augment"] = spelled(self.augment)
         if self.init is not None:
-            place = str(Path(self.init).absolute())
+            place = str(Path(self.init.removeprefix("hf:")).expanduser().absolute())
             changes |= {"init": place, "init_digest": self.init_digest or known_digest(place, ema=self.init_ema)}
         changes["freeze"] = tuple(sorted(set(self.freeze)))
         if self.dataset_digest is None:

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
+from trainers.files.reading import read_json
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
 from trainers.runs.folder import Run, data_options, hugging_face, load_data
@@ -190,8 +192,10 @@ class WeightsFile:
     @property
     def cache(self) -> Cache:
         """Where its rows are kept."""
-        more = (self.path / "config.json",) if self.own_model else ()
-        return Cache(self.path.parent / "measures", self.path.name, (*files_of(self.path), *more))
+        files: tuple[Path, ...] = ()
+        with suppress(OSError, ValueError):  # said where they are read
+            files = (*files_of(self.path), *((self.path / "config.json",) if self.own_model else ()))
+        return Cache(self.path.parent / "measures", self.path.name, files)
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -241,7 +245,7 @@ def foreign_place(path: str | Path) -> tuple[Path, str | None] | None:
         path: A file, a folder that Hugging Face made, or `hf:FOLDER`.
 
     Returns:
-        The absolute path, and `hf:FOLDER` or None; None where the path names something else.
+        The absolute path, and `hf:FOLDER`, `timm:NAME` or None; None where the path names something else.
 
     Raises:
         FileNotFoundError: If `hf:FOLDER` names none.
@@ -253,7 +257,9 @@ def foreign_place(path: str | Path) -> tuple[Path, str | None] | None:
             f"{place} is no folder of Hugging Face (no config.json): give one that save_pretrained made."
         )
     if told or hugging_face(place):
-        return place.absolute(), f"{HF}{place.absolute()}"
+        stored = read_json(place / "config.json", hint="save the model again")
+        timm = stored.get("architecture") if "model_type" not in stored else None
+        return place.absolute(), f"timm:{timm}" if timm else f"{HF}{place.absolute()}"
     return (place.absolute(), None) if place.is_file() else None
 
 

@@ -37,6 +37,7 @@ HISTORY = (
 FILES = ("config.json", "data.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
+THEIRS = {"model_type", "architectures", "transformers_version", "architecture"}  # of config.json; the last is timm's
 AGAIN = "delete it and run the same command again that trained the run"
 
 
@@ -299,7 +300,7 @@ def list_runs(folder: str | Path) -> list[Run]:
 
 
 def hugging_face(folder: Path) -> bool:
-    """Whether a folder holds a model of Hugging Face, whose config.json is of another kind."""
+    """Whether a folder holds a model of Hugging Face, or of timm, whose config.json is of another kind."""
     path = folder / "config.json"
     if not path.is_file() or (folder / "checkpoints").is_dir():
         return False
@@ -307,7 +308,7 @@ def hugging_face(folder: Path) -> bool:
         found = read_json(path)
     except ValueError:
         return False
-    return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
+    return "run_id" not in found and bool(THEIRS & set(found))
 
 
 def data_options(config: TrainConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from trainers.runs.training import Training
 def rehearse(
     configs: Sequence[TrainConfig],
     *,
+    out: Path | None = None,
     trust: bool = False,
     checkpoint_activations: bool = False,
     shifted: Sequence[Shifted] = (),
@@ -24,6 +25,7 @@ def rehearse(
 
     Args:
         configs: All runs of the sweep.
+        out: Folder of the runs: one that has begun has its initial weights there. None looks for none.
         trust: As for `fit`.
         checkpoint_activations: As for `fit`.
         shifted: Shifted test sets on which all are to be measured.
@@ -50,7 +52,7 @@ def rehearse(
                     check_fit(data, shifted)
                 with seeded(0):
                     Training(
-                        config.resolved(), Run(Path()), trust=trust, data=data,
+                        config.resolved(), Run(Path() if out is None else out / config.run_id), trust=trust, data=data,
                         checkpoint_activations=checkpoint_activations,
                     )  # fmt: skip
             except ValueError as error:
