@@ -8,8 +8,9 @@ import torch
 from drop_in import need
 
 from trainers import fit, load_checkpoint
-from trainers.models.building import build_model, is_own
+from trainers.models.building import build_model
 from trainers.randomness import seeded
+from trainers.reference import is_reference
 
 VIT = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
 HF_VIT = {"patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -25,7 +26,7 @@ def same(a, b):
 
 
 def test_a_known_library_wins_over_a_module_of_that_name():
-    assert [is_own(n) for n in ("timm:x", "hf:./folder", "torchvision:x", "mine:x", "resnet18")] == [
+    assert [is_reference(n) for n in ("timm:x", "hf:./folder", "torchvision:x", "mine:x", "resnet18")] == [
         False, False, False, True, False,
     ]  # fmt: skip
 
