@@ -66,6 +66,7 @@ def test_a_hugging_face_classifier_of_a_type_or_a_folder(tmp_path, generator):
     ours = make("hf:vit", **HF_VIT).eval()
     assert same(ours, theirs)  # under the names of Hugging Face's files
     assert torch.equal(ours(x), theirs(x).logits)
+    assert make("hf:vit", (3, 8, 12), **HF_VIT)(torch.zeros(1, 3, 8, 12)).shape == (1, 5)
     other = ViTConfig(num_labels=1000, id2label={str(i): f"{i}" for i in range(1000)}, dtype="float16", **HF_VIT)
     other.save_pretrained(tmp_path)
     assert same(make(f"hf:{tmp_path}").eval(), theirs)
