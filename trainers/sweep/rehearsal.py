@@ -6,7 +6,6 @@ from pathlib import Path
 from trainers.config import TrainConfig
 from trainers.data.augmentation import Given
 from trainers.data.shifted import Shifted, check_fit
-from trainers.models.building import is_own
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, data_options, load_data
@@ -68,7 +67,7 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         ValueError: If there is no such module or function.
     """
     own = [config.dataset for config in configs if is_reference(config.dataset)]
-    own += [config.model for config in configs if is_own(config.model)]
+    own += [config.model for config in configs if is_reference(config.model)]
     own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
     for name in dict.fromkeys(own):
         load_reference(name, trust=trust)
