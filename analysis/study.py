@@ -28,6 +28,7 @@ from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import TrainConfig
 from trainers.data.shifted import Shifted, check_fit, shifted_sets
+from trainers.data.sources.named import fingerprint
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
@@ -63,6 +64,7 @@ class StudyFile(Shape):
     command: str = ""
     seconds: dict[str, float] = Field(default_factory=dict)
     runs: list[str] = Field(default_factory=list)
+    data: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Study:
         )
         if shifted := self.shifted():
             for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
-                check_fit(load_data(config, trust=self.trust, shifted=shifted))
+                check_fit(load_data(config, trust=self.trust, shifted=shifted), shifted)
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""
@@ -161,6 +163,13 @@ class Study:
                 raise FileExistsError(
                     f"{self.folder} was made with another configuration ({what}): choose another folder with `--out`, "
                     f"or add `--extend` to keep its runs and go on with the new one."
+                )
+            before, now = stored.get("data") or {}, fingerprints(configs)
+            other = [name for name in now if before.get(name, now[name]) != now[name]]
+            if other and not extend:
+                raise FileExistsError(
+                    f"{self.folder} was made with other data: the files of {', '.join(other)} have changed since: "
+                    f"put back what was there, choose another folder with `--out`, or add `--extend` to train anew."
                 )
             self.seconds = stored.get("seconds", {})
         self.write(configs)
@@ -178,13 +187,14 @@ class Study:
             "study": self.config.model_dump(mode="json"),
             "compare": [list(pair) for pair in self.config.statistics.compare],
             "runs": [c.run_id for c in configs],
+            "data": fingerprints(configs),
             "environment": environment(),
         }
         write_json(self.folder / "study.json", values)
 
     def runs(self) -> list[Run]:
         """The study's runs that have a folder."""
-        wanted = {c.run_id for c in self.config.configs()}
+        wanted = self.promised or {c.run_id for c in self.config.configs()}
         return [run for run in list_runs(self.folder) if run.run_id in wanted]
 
     def train(self, track: Track) -> list[Run]:
@@ -366,6 +376,12 @@ def _write_tables(found: Correlations, folder: Path) -> None:
             table.write(more, path)
         else:
             path.unlink(missing_ok=True)  # of an earlier call that asked for it
+
+
+def fingerprints(configs: Sequence[TrainConfig]) -> dict[str, str]:
+    """What the files of each data set with a path are known by, by its name."""
+    noted = {config.dataset: fingerprint(config.dataset) for config in configs}
+    return {name: found for name, found in noted.items() if found is not None}
 
 
 def changes(old: Mapping[str, Any], new: StudyConfig) -> str:

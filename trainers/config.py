@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +15,14 @@ from pydantic import ConfigDict, Field
 
 from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
+from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
+from trainers.models.libraries import in_library
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
-from trainers.reference import is_reference
+from trainers.reference import is_reference, scheme_of
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.tasks.task import CLASSIFICATION
@@ -44,7 +47,7 @@ LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
-    "init", "init_digest", "init_ema", "reset_head", "head", "freeze",
+    "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
 )  # fmt: skip
 
 
@@ -79,13 +82,21 @@ class TrainConfig(Strict):
 
     # data
     dataset: str = "digits"
-    """Name of a dataset (`landscape list datasets`) or module:function."""
+    """Name of a dataset (`landscape list datasets`), such as cifar10:PATH, or module:function."""
     train_size: Count | None = None
     """Number of training examples; None takes all."""
     validation_size: Annotated[int, Field(ge=0)] = 500
-    """Number of validation examples, on which forgetting is also measured."""
+    """Number of validation examples, on which forgetting is also measured; taken out of the training examples where
+    the dataset has no validation set of its own, which is kept whole."""
     test_size: Count | None = None
     """Number of test examples; None takes the dataset's default."""
+    input_size: Count | None = None
+    """Side to which images of a folder are brought: the shorter side is resized to input_size / 0.875, and the middle
+    kept."""
+    on_corrupt: Literal["refuse", "skip"] = "refuse"
+    """Stop at images that cannot be read, or leave them out."""
+    dataset_digest: str | None = None
+    """Fingerprint of the dataset's files, which names the run instead of their path; None takes it from the files."""
     label_noise: Share = 0.0
     """Probability that a training label is replaced by a uniform draw over the classes."""
     spurious: Share | None = None
@@ -251,9 +262,11 @@ class TrainConfig(Strict):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         entry = method_named(self.method)
-        for key, registry in (("dataset", DATASETS), ("model", MODELS), ("task", (CLASSIFICATION,))):
+        known = (("dataset", [*DATASETS, *SCHEMES]), ("model", MODELS), ("task", (CLASSIFICATION,)))
+        for key, registry in known:
             name = getattr(self, key)
-            if name not in registry and not is_reference(name):
+            by_scheme = named(name) is not None if key == "dataset" else key == "model" and in_library(name)
+            if name not in registry and not is_reference(name) and not by_scheme:
                 raise ValueError(
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"
@@ -391,6 +404,10 @@ class TrainConfig(Strict):
             place = str(Path(self.init).absolute())
             changes |= {"init": place, "init_digest": self.init_digest or known_digest(place, ema=self.init_ema)}
         changes["freeze"] = tuple(sorted(set(self.freeze)))
+        if self.dataset_digest is None:
+            changes["dataset"] = absolute(self.dataset)
+            with suppress(FileNotFoundError):  # said where the data are loaded
+                changes["dataset_digest"] = fingerprint(self.dataset)
         changes["base"] = entry.base or self.base
         if entry.rho is None:
             unread |= {
@@ -434,6 +451,26 @@ class TrainConfig(Strict):
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
         return self.model_copy(update=changes)
 
+    def moved(self, dataset: str) -> "TrainConfig":
+        """The same run, whose data now lie elsewhere.
+
+        Args:
+            dataset: `scheme:PATH` of the new place; that the files are the same is checked when they are loaded.
+
+        Raises:
+            ValueError: If it names data of another kind, or the run's data do not lie in files.
+        """
+        scheme = scheme_of(self.dataset)
+        if self.dataset_digest is None or scheme is None:
+            raise ValueError(
+                f"`dataset` {dataset!r} is not where {self.dataset!r} lies, which has no path: leave it out."
+            )
+        if scheme_of(dataset) != scheme:
+            raise ValueError(
+                f"`dataset` {dataset!r} is not where the run's {self.dataset!r} can have moved: give {scheme}:PATH."
+            )
+        return self.model_copy(update={"dataset": absolute(dataset)})
+
     @property
     def mixes(self) -> bool:
         """Whether the examples of a batch are mixed with each other."""
@@ -471,6 +508,8 @@ def hashed(values: Mapping[str, Any]) -> str:
     if values.get("init_digest") is not None:
         unchanged.add("init")  # what the weights are counts, not where they were
     kept = {key: value for key, value in values.items() if key not in unchanged}
+    if values.get("dataset_digest") is not None:
+        kept["dataset"] = values["dataset"].partition(":")[0]  # wherever its files lie
     text = json.dumps({"schema": SCHEMA, **kept}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

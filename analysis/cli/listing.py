@@ -9,6 +9,7 @@ from analysis.cli.output import show_table
 from analysis.measures.registry import MEASURES
 from trainers.data.augmentation import AUGMENTATIONS
 from trainers.data.loading import DATASETS
+from trainers.data.sources.named import SCHEMES
 from trainers.models.building import MODELS
 from trainers.models.libraries import HELP
 from trainers.options import knobs
@@ -48,7 +49,7 @@ def list_names(
         show_table(columns, rows, fold=columns)
     else:
         registries: dict[str, Mapping[str, Any]]
-        registries = {"models": MODELS, "datasets": DATASETS, "augmentations": AUGMENTATIONS}
+        registries = {"models": MODELS, "datasets": {**DATASETS, **SCHEMES}, "augmentations": AUGMENTATIONS}
         entries = registries[what]
         shown = {name: thing.help for name, thing in entries.items()} | (HELP if what == "models" else {})
         show_table(("name", "what it is"), list(shown.items()), fold=["what it is"])

@@ -51,7 +51,7 @@ class Foreign:
     Attributes:
         model: The model's name or module:function; a folder of Hugging Face says it itself.
         model_options: The model's sizes.
-        dataset: The data's name or module:function.
+        dataset: The data's name or module:function; by default digits. For runs, where their data have moved to.
         train_size: Number of training examples.
         validation_size: Number of validation examples; by default 500, or none of fewer.
         label_noise: Label noise of the training data.
@@ -60,7 +60,7 @@ class Foreign:
 
     model: str | None = None
     model_options: dict[str, Option] | None = None
-    dataset: str = "digits"
+    dataset: str | None = None
     train_size: int | None = None
     validation_size: int | None = None
     label_noise: float = 0.0
@@ -70,7 +70,7 @@ class Foreign:
     def data(self) -> dict[str, Any]:
         """Options of `trainers.load_dataset`; a validation size left out is not part of what rows depend on."""
         options = {
-            "name": self.dataset, "train_size": self.train_size, "label_noise": self.label_noise,
+            "name": self.dataset or "digits", "train_size": self.train_size, "label_noise": self.label_noise,
             "seed": self.data_seed,
         }  # fmt: skip
         return options if self.validation_size is None else {**options, "validation_size": self.validation_size}

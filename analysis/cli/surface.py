@@ -99,7 +99,7 @@ def surface(
     foreign: dict[str, Any] = {
         "model": weights.model, "model_options": weights.model_options, "data": weights.data, "ema": ema,
     }  # fmt: skip
-    places = [checkpoint_of(m, step=step, trust=trust, **foreign) for m in models]
+    places = [checkpoint_of(m, step=step, trust=trust, moved=weights.dataset, **foreign) for m in models]
     if cost:
         print(time_needed(places, chosen, runtime))
         return 0

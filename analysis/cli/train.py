@@ -12,6 +12,7 @@ from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
 from trainers.data.augmentation import Given
+from trainers.data.sources.named import download as fetch
 from trainers.runs.checkpoint import read_meta
 from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
@@ -52,6 +53,7 @@ def train(
     search_radii: tuple[float, ...] | None = None,
     search_share: float = 0.2,
     search_seeds: int = 1,
+    download: bool = False,
 ) -> int:
     """Train one run; a finished run is skipped, an interrupted one is continued.
 
@@ -71,11 +73,14 @@ def train(
         search_radii: The radii to try; by default 0 and factors of three around the given one.
         search_share: Fraction of the epochs that each of these runs gets.
         search_seeds: Number of runs for each radius.
+        download: Fetch the dataset to its path if it is not there.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
     remember(out_folder, chosen.init)
+    if download:
+        fetch(chosen.dataset)
     if rho_search:
         return _search_radius(
             chosen,

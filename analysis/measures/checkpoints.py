@@ -20,6 +20,7 @@ from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, with_shifted
+from trainers.data.sources.named import identity
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
 from trainers.runs.folder import Run, hugging_face, load_data
@@ -31,7 +32,10 @@ STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the m
 WEIGHTS = table.WEIGHTS
 HF = "hf:"
 BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states)")  # what trainers leave there
-DATA_KEYS = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
+DATA_KEYS = (
+    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed", "input_size",
+    "on_corrupt", "dataset_digest",
+)  # fmt: skip
 
 
 class Checkpoint(Protocol):
@@ -92,6 +96,7 @@ class RunCheckpoint:
         shifted: Shifted test sets from elsewhere.
         average: Take the average of weights.
         batch_size: Examples a pass, see `Subject`.
+        dataset: Where the run's data lie now, as `scheme:PATH`; None where they did.
     """
 
     folder: Path
@@ -100,6 +105,7 @@ class RunCheckpoint:
     shifted: tuple[Shifted, ...] = ()
     average: bool = False
     batch_size: int | None = None
+    dataset: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -134,6 +140,8 @@ class RunCheckpoint:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
+        if self.dataset is not None:
+            config = config.moved(self.dataset)
         identities = [vars(one) for one in self.shifted]
         recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
@@ -192,8 +200,9 @@ class WeightsFile:
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
+        data = {**self.data, "name": identity(self.data["name"])}
         model = HF if self.own_model else self.model
-        given = {"model": model, "model_options": dict(self.model_options), "data": dict(self.data)}
+        given = {"model": model, "model_options": dict(self.model_options), "data": data}
         return {**given, "ema": True} if self.ema else given
 
     @property

@@ -26,6 +26,7 @@ def checkpoint_of(
     model_options: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     ema: bool = False,
+    moved: str | None = None,
 ) -> Checkpoint:
     """The checkpoint that a path names.
 
@@ -38,6 +39,7 @@ def checkpoint_of(
         model_options: For a file of weights: the model's sizes.
         data: For a file of weights: options of `trainers.load_dataset`, with the dataset under "name".
         ema: For a file of weights: take the average of weights in it.
+        moved: For a run: where its data lie now, as `scheme:PATH`.
 
     Raises:
         FileNotFoundError: If there is nothing of the kind.
@@ -69,7 +71,7 @@ def checkpoint_of(
         raise ValueError(f"{path}: {missing}; or name another by `step`, one of {steps}.")
     if step is not None and step not in steps:
         raise ValueError(f"`step` must be one of {path}'s checkpoints {steps}, got {step}.")
-    return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust)
+    return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust, dataset=moved)
 
 
 def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:

@@ -99,7 +99,8 @@ def assert_same(one, other):
         assert one.steps().drop(columns=drop).equals(other.steps().drop(columns=drop))
     for run in (one, other):
         assert {p.name for p in run.folder.iterdir()} <= {
-            "config.json", "status.json", "history.parquet", "examples.npz", "checkpoints", "steps.parquet",
+            "config.json", "data.json", "status.json", "history.parquet", "examples.npz", "checkpoints",
+            "steps.parquet",
             "tensorboard", "wandb",
         }  # fmt: skip
         assert not [p for p in run.folder.rglob(".*") if p.is_file()], "files aside are left"

@@ -1,8 +1,9 @@
 """What a data set is once it is split: splits, shifted copies of the test set, and the bundle of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -223,6 +224,7 @@ class DataBundle:
         shifted: Which of `ood` come from elsewhere.
         official_test: Positions of the official test set in the source, of which `test` may be a part; None for none.
         fill: What a stored input has where nothing is, for augmentation; None where that is not known.
+        origin: What is noted about the data in a run's folder.
     """
 
     name: str
@@ -236,6 +238,13 @@ class DataBundle:
     shifted: tuple[str, ...] = ()
     official_test: range | None = None
     fill: float | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """What is known about the data, in types that JSON knows."""
+        sizes = {part: len(getattr(self, part)) for part in ("train", "validation", "test")}
+        shape, names = list(self.shape), list(self.names) or None
+        return {"dataset": self.name, **sizes, "shape": shape, "classes": self.classes, "names": names, **self.origin}
 
     def to(self, device: torch.device | str, *, workers: int | None = None) -> "DataBundle":
         """The same data on another device; shifted splits go there when they are asked for."""

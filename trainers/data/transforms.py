@@ -180,7 +180,7 @@ def torchvision_v2(needed_by: str) -> Any:
         ImportError: If it is not installed.
     """
     try:
-        from torchvision.transforms import v2  # type: ignore[import-untyped]
+        from torchvision.transforms import v2
     except ImportError as error:
         raise ImportError(f"`augment` {needed_by!r} needs torchvision: pip install 'landscape[vision]'.") from error
     return v2

@@ -1,8 +1,9 @@
 """Run folders: what is in them, and how they are read.
 
-config.json (resolved), status.json, history.parquet (one row an epoch), examples.npz (per-example correctness, packed),
-checkpoints/<step>/, steps.parquet (one row a logged step) where asked for; while a run is not finished also resume/
-(the last snapshot), steps/ (parts of steps.parquet) and lock.json (while a process trains it).
+config.json (resolved), data.json (what is known about the data), status.json, history.parquet (one row an epoch),
+examples.npz (per-example correctness, packed), checkpoints/<step>/, steps.parquet (one row a logged step) where asked
+for; while a run is not finished also resume/ (the last snapshot), steps/ (parts of steps.parquet) and lock.json (while
+a process trains it).
 """
 
 import functools
@@ -33,7 +34,7 @@ HISTORY = (
     "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds", "perturbed_share", "reused_share",
     "skipped", "mean_gap", "m", "m_global",
 )  # fmt: skip
-FILES = ("config.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
+FILES = ("config.json", "data.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
 AGAIN = "delete it and run the same command again that trained the run"
@@ -310,7 +311,11 @@ def hugging_face(folder: Path) -> bool:
 
 
 def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shifted] = ()) -> DataBundle:
-    """The data of a configuration, with further shifted sets; inputs are float64 where its precision is."""
+    """The data of a configuration, with further shifted sets; inputs are float64 where its precision is.
+
+    Raises:
+        ValueError: If its files are not those that the configuration was resolved with.
+    """
     data = load_dataset(
         config.dataset,
         train_size=config.train_size,
@@ -321,6 +326,9 @@ def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shi
         seed=config.data_seed,
         labels=config.task == CLASSIFICATION,
         trust=trust,
+        input_size=config.input_size,
+        on_corrupt=config.on_corrupt,
+        digest=config.dataset_digest,
     )
     data = with_shifted(data, shifted)
     if config.precision != "float64":

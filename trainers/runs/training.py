@@ -316,6 +316,7 @@ class Training:
         self.run.tidy()
         (self.run.folder / "status.json").unlink(missing_ok=True)
         write_json(self.run.folder / "config.json", {**self.config.as_dict(), "run_id": self.config.run_id})
+        write_json(self.run.folder / "data.json", self.data.described())
         if not self.resume(log):
             log.take_over([])
             self.save_checkpoint()

@@ -11,7 +11,10 @@ from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, load_data
 from trainers.runs.training import Training
 
-DATA = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision")
+DATA = (
+    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision", "input_size",
+    "on_corrupt",
+)  # fmt: skip
 
 
 def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_activations: bool = False) -> None:
