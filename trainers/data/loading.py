@@ -155,7 +155,25 @@ def load_dataset(
         shape=source.shape,
         names=source.names,
         origin=source.origin,
+        official_test=None if source.test_start is None else range(source.test_start, len(source.y)),
+        fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
     )
+
+
+def read_source(name: str) -> Source:
+    """All examples of a data set by name, before they are split.
+
+    Raises:
+        ValueError: As `load_dataset`, or if a user's function returns a `DataBundle`, which is split already.
+    """
+    if named(name) is not None:
+        return from_files(name, Reading())
+    made = _source(name, None, 0, 0, labels=True, trust=True)
+    if isinstance(made, DataBundle):
+        raise ValueError(
+            f"`dataset` {name!r} returned a `DataBundle` where data sets are needed: return (train, test)."
+        )
+    return made
 
 
 def noisy_labels(

@@ -115,7 +115,7 @@ def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, 
     G = subject.gauss_newton
     dimension = effective_dimension(
         G,
-        1 / subject.risk.n if z is None else z,
+        1 / subject.n if z is None else z,
         runs=runs,
         steps=steps,
         progress=subject.progress,
@@ -178,7 +178,7 @@ class Stability:
     @classmethod
     def of(cls, subject: Subject) -> "Stability | None":
         """That of the run a checkpoint is from; None where there is no such threshold, or it is not known."""
-        if subject.config is None or subject.run is None or subject.step == 0:
+        if subject.config is None or subject.run is None or subject.step == 0 or subject.weights:
             return None
         config = subject.config.resolved()
         if config.method != "sgd" or not subject.trained_plainly:
@@ -191,7 +191,7 @@ class Stability:
             return None
         beta = config.momentum
         bound = 2 * (1 + beta) / lr / (1 + 2 * beta if config.nesterov else 1)
-        return cls(lr, bound, config.weight_decay, config.batch_size >= subject.risk.n)
+        return cls(lr, bound, config.weight_decay, config.batch_size >= subject.n)
 
 
 def _top_and_trace(
@@ -234,6 +234,7 @@ MEASURES = {
         "T3 T5",
         "2 a product, 10 to 60 products",
         gradients=95,
+        sampled=True,
     ),
     "hessian_trace": Measure(
         hessian_trace,
@@ -245,6 +246,7 @@ MEASURES = {
         "T3 T5 (trace); T1 T2 T5 (layerwise)",
         "2 a product, 20 products",
         gradients=60,
+        sampled=True,
     ),
     "adaptive_curvature": Measure(
         adaptive_curvature,
@@ -257,6 +259,7 @@ MEASURES = {
         "2 a product, 30 to 60 products",
         usual=False,
         gradients=190,
+        sampled=True,
     ),
     "gauss_newton": Measure(
         gauss_newton,
@@ -269,6 +272,7 @@ MEASURES = {
         "2 a product, 30 to 60 products",
         usual=False,
         gradients=80,
+        sampled=True,
     ),
     "empirical_fisher": Measure(
         gradient_moment,
@@ -281,6 +285,7 @@ MEASURES = {
         "1 to 3",
         usual=False,
         gradients=2,
+        sampled=True,
     ),
     "effective_dimension": Measure(
         model_dimension,
@@ -293,6 +298,7 @@ MEASURES = {
         "2 a product, 160 products",
         usual=False,
         gradients=280,
+        sampled=True,
     ),
     "spectrum": Measure(
         spectrum,
@@ -305,6 +311,7 @@ MEASURES = {
         "2 a product, 240 products",
         usual=False,
         gradients=500,
+        sampled=True,
     ),
 }
 

@@ -85,6 +85,7 @@ MEASURES = {
         "T3 T5",
         "1 to 3",
         gradients=3,
+        sampled=True,
     ),
     "gradient_quantiles": Measure(
         gradient_quantiles,
@@ -96,6 +97,7 @@ MEASURES = {
         "T3 T5",
         "1 to 3, shared with gradient_covariance",
         usual=False,
+        sampled=True,
     ),
     "gradient_signal": Measure(
         gradient_signal,
@@ -107,6 +109,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1 to 4",
         usual=False,
+        sampled=True,
     ),
     "fisher_rao": Measure(
         fisher_rao,
@@ -118,6 +121,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1 to 3, shared with gradient_covariance",
         gradients=1,
+        sampled=True,
     ),
     "true_fisher_rao": Measure(
         true_fisher_rao,
@@ -129,6 +133,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "2",
         usual=False,
+        sampled=True,
     ),
 }
 
