@@ -147,7 +147,7 @@ class Study:
         )
         if shifted := self.shifted():
             for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
-                check_fit(load_data(config, trust=self.trust, shifted=shifted))
+                check_fit(load_data(config, trust=self.trust, shifted=shifted), shifted)
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""

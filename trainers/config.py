@@ -15,13 +15,14 @@ from pydantic import ConfigDict, Field
 
 from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
-from trainers.data.sources.named import SCHEMES, absolute, fingerprint
+from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
+from trainers.models.libraries import in_library
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
-from trainers.reference import scheme_of
+from trainers.reference import is_reference, scheme_of
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.tasks.task import CLASSIFICATION
@@ -46,8 +47,7 @@ LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
-    "init", "init_digest", "init_ema", "reset_head", "head", "freeze",
-    "input_size", "on_corrupt", "dataset_digest",
+    "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
 )  # fmt: skip
 
 
@@ -265,7 +265,8 @@ class TrainConfig(Strict):
         known = (("dataset", [*DATASETS, *SCHEMES]), ("model", MODELS), ("task", (CLASSIFICATION,)))
         for key, registry in known:
             name = getattr(self, key)
-            if name not in registry and ":" not in name:
+            by_scheme = named(name) is not None if key == "dataset" else key == "model" and in_library(name)
+            if name not in registry and not is_reference(name) and not by_scheme:
                 raise ValueError(
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"
@@ -398,15 +399,15 @@ class TrainConfig(Strict):
         }
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
-        if self.dataset_digest is None:
-            changes["dataset"] = absolute(self.dataset)
-            with suppress(FileNotFoundError):  # said where the data are loaded
-                changes["dataset_digest"] = fingerprint(self.dataset)
         changes["augment"] = spelled(self.augment)
         if self.init is not None:
             place = str(Path(self.init).absolute())
             changes |= {"init": place, "init_digest": self.init_digest or known_digest(place, ema=self.init_ema)}
         changes["freeze"] = tuple(sorted(set(self.freeze)))
+        if self.dataset_digest is None:
+            changes["dataset"] = absolute(self.dataset)
+            with suppress(FileNotFoundError):  # said where the data are loaded
+                changes["dataset_digest"] = fingerprint(self.dataset)
         changes["base"] = entry.base or self.base
         if entry.rho is None:
             unread |= {

@@ -15,14 +15,7 @@ from analysis import table as tables
 from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import (
-    Checkpoint,
-    RunCheckpoint,
-    foreign_place,
-    in_batches,
-    measure_checkpoint,
-    weight_files,
-)
+from analysis.measures.checkpoints import RunCheckpoint, foreign_place, in_batches, measure_checkpoint, weight_files
 from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import checked_examples, plan, settings_of
 from analysis.measures.registry import MEASURES
@@ -96,9 +89,10 @@ def measure(
         work = Study.open(path, trust=trust, runtime=runtime)
 
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
-            return work.to_measure(
+            calls, rows = work.to_measure(
                 measures, all_checkpoints=all_checkpoints, weights=chosen_weights, shifted=named, **options
             )
+            return moved(calls, weights.dataset), rows
 
     elif alone is not None or not has_runs(path):
         chosen = plan(measures, **options)
@@ -118,11 +112,11 @@ def measure(
         def wanted() -> tuple[list[Call], list[pd.DataFrame]]:
             along = chosen if all_checkpoints else None
             those = chosen_weights or "last"
-            return to_measure(list_runs(path), chosen, along, weights=those, trust=trust, shifted=sets)
+            calls, rows = to_measure(list_runs(path), chosen, along, weights=those, trust=trust, shifted=sets)
+            return moved(calls, weights.dataset), rows
 
     def sized() -> tuple[list[Call], list[pd.DataFrame]]:
         calls, marked = wanted()
-        calls = [(moved(checkpoint, weights.dataset), chosen, seed) for checkpoint, chosen, seed in calls]
         return [(in_batches(checkpoint, batch_size), chosen, seed) for checkpoint, chosen, seed in calls], marked
 
     if cost:
@@ -148,13 +142,6 @@ def measure(
     return 0 if frame.loc[~frame["measure"].isin(beside), "value"].notna().any() else 1
 
 
-def moved(checkpoint: Checkpoint, dataset: str | None) -> Checkpoint:
-    """The same checkpoint, of a run whose data lie elsewhere now where a place is given."""
-    if dataset is None or not isinstance(checkpoint, RunCheckpoint):
-        return checkpoint
-    return replace(checkpoint, dataset=dataset)
-
-
 def parse_shifted(given: Iterable[str]) -> dict[str, str]:
     """Shifted sets by name, from name=source.
 
@@ -172,6 +159,16 @@ def parse_shifted(given: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def moved(calls: list[Call], dataset: str | None) -> list[Call]:
+    """The same checkpoints of runs, whose data lie elsewhere now where a place is given."""
+    if dataset is None:
+        return calls
+    return [
+        (replace(place, dataset=dataset) if isinstance(place, RunCheckpoint) else place, chosen, seed)
+        for place, chosen, seed in calls
+    ]
+
+
 def show_measures(frame: pd.DataFrame) -> None:
     """Print one run's last values, or how much was measured and what failed."""
     if frame["run_id"].nunique() == 1:
@@ -185,6 +182,9 @@ def show_measures(frame: pd.DataFrame) -> None:
         show_table(("measure", "value", "± stderr", "note"), rows)
         for remark in common:
             print(f"all rows: {remark}")
+    if drawn := frame["options"].str.extract(r'"examples": (\d+)')[0].dropna().astype(int).tolist():
+        sizes = " or ".join(map(str, sorted(set(drawn))))
+        print(f"{len(drawn)} values are of a draw of {sizes} training examples; ± is not the error of drawing them")
     missing = frame[frame["value"].isna()]
     print(f"{len(frame)} values of {frame['run_id'].nunique()} runs, {len(missing)} missing")
     for reason, count in missing["warnings"].value_counts().head(5).items():

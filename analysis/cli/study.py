@@ -24,9 +24,9 @@ def study(
     extend: bool = False,
     shard: str | None = None,
     time_limit: str | None = None,
-    download: bool = False,
     track_with: Annotated[tuple[TrackerName, ...], tyro.conf.arg(name="track")] = (),
     checkpoint_activations: bool = False,
+    download: bool = False,
 ) -> int:
     """Run a study from its file to the report; what is done already is kept.
 
@@ -38,9 +38,9 @@ def study(
         extend: Go on in a folder that was made with another configuration.
         shard: i/n trains only part i of n, counted from 0, and makes no report: for array jobs.
         time_limit: For training, in seconds or as HH:MM:SS; runs in progress then stop and can be continued.
-        download: Fetch datasets to their paths where they are not there.
         track_with: Show the runs in TensorBoard or W&B too, while they train.
         checkpoint_activations: Compute activations again in backward passes instead of keeping them: less memory.
+        download: Fetch datasets to their paths where they are not there.
     """
     from analysis.study import Study, read_study
 

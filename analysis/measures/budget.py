@@ -13,13 +13,12 @@ from analysis.measures.checkpoints import Checkpoint, keys_of
 from analysis.measures.collect import Call
 from analysis.measures.costs import Kind, Sizes, work_of
 from analysis.measures.registry import MEASURES
-from analysis.measures.subject import KEPT_SHARE, Subject
+from analysis.measures.subject import Subject, kept_bytes
 from analysis.measures.taking import examples_of
 from landscape import AscentStep, EmpiricalRisk, GaussNewton, Hessian, ascent_sharpness
-from landscape.memory import free_bytes
 from landscape.sharpness import gradient_moments
 from trainers.runtime import HERE, Runtime
-from trainers.sweep.parallel import cores, single_threaded
+from trainers.sweep.parallel import single_threaded
 
 REPEATS, ENOUGH = 3, 1.0  # a pass is timed so often, or until so many seconds are spent
 KINDS = 8  # of models and data that are timed; more are taken to be like the last of these
@@ -127,8 +126,7 @@ class Pace:
             size = min(BLOCK, risk.n)
             return lambda: ascent_sharpness(risk, AscentStep(0.05), size)
         # the path that the whole sample takes: kept where its graph fits
-        share = risk.n / max(risk.n, self.subject.drawn or self.subject.n)
-        room = int(share * free_bytes(risk.device) // (KEPT_SHARE * cores()))
+        room = kept_bytes(risk.device) * risk.n // max(risk.n, self.subject.drawn or self.subject.n)
         operator = (Hessian if kind == "product" else GaussNewton)(risk, budget=room)
         vector = torch.ones(operator.shape[0], dtype=operator.dtype, device=operator.device)
         return lambda: operator @ vector

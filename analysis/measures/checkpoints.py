@@ -200,8 +200,8 @@ class WeightsFile:
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
-        model = HF if self.own_model else self.model
         data = {**self.data, "name": identity(self.data["name"])}
+        model = HF if self.own_model else self.model
         given = {"model": model, "model_options": dict(self.model_options), "data": data}
         return {**given, "ema": True} if self.ema else given
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from analysis.measures.catalogue.curvature import FEWEST_PROBES
 from analysis.measures.catalogue.forgetting import OTHERS
 from analysis.measures.measure import Measure
 from analysis.measures.subject import Subject
@@ -162,6 +163,18 @@ def _products(count: Callable[[Options], float], kind: Kind = "product") -> Cost
     return cost
 
 
+def _ends(sizes: Sizes, _: Options) -> Iterator[Work]:
+    yield Work("product", sizes.sample * BOTH_ENDS, "both ends")
+
+
+def _trace(sizes: Sizes, options: Options) -> Iterator[Work]:
+    draws = options["draws"]
+    if sizes.drawn:
+        yield from _ends(sizes, options)
+        draws = min(draws, max(FEWEST_PROBES, draws - BOTH_ENDS))
+    yield Work("product", sizes.sample * draws)
+
+
 def _flatness(sizes: Sizes, _: Options) -> Iterator[Work]:
     yield Work("forward", 2 * sizes.sample)
 
@@ -204,8 +217,8 @@ COSTS: dict[str, Cost] = {
     "targets": _targets,
     "reliability": _on("test"),
     "baselines": _baselines,
-    "hessian_eigenvalues": _products(lambda _: BOTH_ENDS),
-    "hessian_trace": _products(lambda o: o["draws"]),
+    "hessian_eigenvalues": _ends,
+    "hessian_trace": _trace,
     "adaptive_curvature": _products(lambda o: ADAPTIVE + o["draws"]),
     "gauss_newton": _products(lambda o: EIGENPAIR + o["draws"], "gauss-newton"),
     "empirical_fisher": _singles,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.forgetting.providers import OwnPerturbation
-from landscape import EmpiricalRisk, GaussNewton, Hessian, Params
+from landscape import Eigenpairs, EmpiricalRisk, GaussNewton, Hessian, Params, top_eigenpairs
 from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
@@ -35,12 +35,14 @@ from trainers.weights.foreign import place, read_foreign
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
 
+ENDS: dict[str, Any] = {"tol": 1e-3, "own_tol": 5e-2, "max_products": 200}  # usual options of eigenvalues
 Need = Literal["probabilities", "images"]
 
 BATCH = 1024  # examples a pass, at most; fewer of large inputs, which would leave a processor's cache
 DRAWN = 2048  # training examples that measures go through, unless they are told another number
 HELD_SHARE = 8  # an eighth of the free memory may hold examples that are else read one by one
-KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes
+KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes, and
+KEPT_BYTES = 2**30  # on a CPU no more than so much in each of them
 
 
 @dataclass(frozen=True)
@@ -236,13 +238,21 @@ class Subject:
         return self._operator(Hessian)
 
     @cached_property
+    def hessian_ends(self) -> Eigenpairs:
+        """The ends of the Hessian's spectrum at the usual tolerances, with the space they were found in."""
+        return top_eigenpairs(
+            self.hessian, k=1, which="both", **ENDS, vectors=False, keep=True, progress=self.progress,
+            generator=self.generator("eigen"),
+        )  # fmt: skip
+
+    @cached_property
     def gauss_newton(self) -> GaussNewton:
         """The Gauss-Newton matrix of `risk`, likewise."""
         return self._operator(GaussNewton)
 
     def _operator(self, kind: type[T]) -> T:
         """An operator that keeps its graph if it fits beside those of as many processes as there are cores."""
-        budget = free_bytes(self.risk.device) // (KEPT_SHARE * cores())
+        budget = kept_bytes(self.risk.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what it says is in the operator's note
             return kind(self.risk, budget=budget)
@@ -343,6 +353,12 @@ class Subject:
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
         return self.run.correctness(protocol, until=self.epoch)
+
+
+def kept_bytes(device: torch.device) -> int:
+    """What an operator may keep between products."""
+    share = free_bytes(device) // (KEPT_SHARE * cores())
+    return min(share, KEPT_BYTES) if device.type == "cpu" else share
 
 
 def _frozen(model: nn.Module) -> tuple[str, ...]:

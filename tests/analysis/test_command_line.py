@@ -26,7 +26,8 @@ from analysis.cli.program import COMMANDS
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
-from trainers import Run, Runtime
+from trainers import Run, Runtime, list_runs
+from trainers.data.augmentation import AUGMENTATIONS
 from trainers.runs.checkpoint import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +193,21 @@ def test_one_run_trains_on_one_device(tmp_path, capsys, monkeypatch):
 def test_places_that_do_not_go_together_are_refused(flags, message, tmp_path, capsys):
     assert run("measure", tmp_path, *flags) == 2
     assert message in one_line(capsys)
+
+
+def test_augmentations_are_listed_and_taken_with_workers(tmp_path, capsys):
+    assert run("list", "augmentations") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in AUGMENTATIONS)
+    sizes = ("--train-size", 20, "--validation-size", 0, "--test-size", 20, "--epochs", 1)
+    assert run("train", *sizes, "--augment", "crop:1", "flip", "mixup", "--workers", 1, "--out", tmp_path) == 0
+    (made,) = list_runs(tmp_path)
+    assert made.config().augment == ("crop:pad=1", "flip", "mixup:alpha=0.2")
+    capsys.readouterr()
+    assert run("train", *sizes, "--augment", "crp", "--out", tmp_path) == 2
+    assert "Did you mean 'crop'?" in one_line(capsys)
+    assert run("measure", made.folder, "--measures", "baselines", "--workers", -1) == 2
+    assert "`workers` must be a whole number of processes >= 0, got -1" in one_line(capsys)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

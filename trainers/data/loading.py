@@ -154,9 +154,9 @@ def load_dataset(
         classes=source.classes,
         shape=source.shape,
         names=source.names,
-        origin=source.origin,
         official_test=None if source.test_start is None else range(source.test_start, len(source.y)),
         fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
+        origin=source.origin,
     )
 
 
@@ -164,16 +164,14 @@ def read_source(name: str) -> Source:
     """All examples of a data set by name, before they are split.
 
     Raises:
-        ValueError: As `load_dataset`, or if a user's function returns a `DataBundle`, which is split already.
+        ValueError: If it is unknown, or a function that splits its data by itself.
     """
     if named(name) is not None:
-        return from_files(name, Reading())
-    made = _source(name, None, 0, 0, labels=True, trust=True)
-    if isinstance(made, DataBundle):
-        raise ValueError(
-            f"`dataset` {name!r} returned a `DataBundle` where data sets are needed: return (train, test)."
-        )
-    return made
+        return from_files(name, Reading(), labels=True, digest=None)
+    source = _source(name, None, 0, 0, labels=True, trust=True)
+    if isinstance(source, DataBundle):
+        raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")
+    return source
 
 
 def noisy_labels(

@@ -1,5 +1,7 @@
 """Reading inputs one by one, batch after batch, here or by worker processes."""
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from trainers.data.augmentation import Augmentation
 from trainers.data.items import ItemInputs
 
-DIED = "DataLoader worker"  # as torch's message begins
 SHOWN = 4  # examples that a message names
 Turn = tuple[int, list[int]]  # an epoch, and positions in the split
 
@@ -43,7 +44,6 @@ class Reader:
     ) -> None:
         self.stored = _Stored(inputs, index, augment)
         self.turns: list[Any] = []  # a turn stands for the indices of a batch
-        self.next: list[int] = []  # examples of the batch that is waited for
         self.options: dict[str, Any] = {"num_workers": workers, "persistent_workers": lasting, "pin_memory": pinned}
         self._loader: DataLoader[Tensor] | None = None
 
@@ -55,42 +55,23 @@ class Reader:
             RuntimeError: If a worker process died, naming what was being read.
         """
         turns = [(epoch, part.tolist()) for part in parts]
-        batches = iter(self._ahead(turns)) if self.options["num_workers"] else map(self.stored.__getitems__, turns)
+        batches = self._ahead(turns) if self.options["num_workers"] else map(self.stored.__getitems__, turns)
         for turn in turns:
-            self.next = turn[1]
-            with self.guarded():
-                try:
-                    stored = next(batches)
-                except ValueError as error:  # with the trace of a worker
-                    raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
-                except (ConnectionError, EOFError) as error:
-                    if not self.options["num_workers"] or str(error).startswith("Caught"):
-                        raise  # the data set's own
-                    raise RuntimeError(f"{DIED} broke off: {error}") from error
-            yield stored
-
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Say what was being read where a worker dies within the block, of which torch tells at any place."""
-        try:
-            yield
-        except RuntimeError as error:
-            said = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
-            if not said.startswith(DIED):
+            try:
+                stored = next(batches)
+            except ValueError as error:  # with the trace of a worker
+                raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                if (died := self._died(error, turn[1])) is not None:
+                    raise died from error
                 raise
-            index = self.stored.index[self.next].tolist()
-            examples = ", ".join(map(str, index[:SHOWN])) + f" and {len(index) - SHOWN} more" * (len(index) > SHOWN)
-            raise RuntimeError(
-                f"a worker process that reads data died ({said}) when examples {examples} of the source, or those "
-                f"after them, were read: out of memory? Use fewer `workers`; with 0 the error is that of the data set "
-                f"itself."
-            ) from error
+            yield stored
 
     def close(self) -> None:
         """End the workers."""
         self._loader = None
 
-    def _ahead(self, turns: list[Turn]) -> DataLoader[Tensor]:
+    def _ahead(self, turns: list[Turn]) -> Iterator[Tensor]:
         self.turns[:] = turns
         if self._loader is None or not self.options["persistent_workers"]:
             self._loader = DataLoader(
@@ -100,7 +81,35 @@ class Reader:
                 generator=Generator(),  # or it would draw from the global one
                 **self.options,
             )
-        return self._loader
+        with _without_alarm():
+            return iter(self._loader)
+
+    def _died(self, error: Exception, positions: list[int]) -> RuntimeError | None:
+        """What to raise for an error that the end of a worker has caused; None for those of the data set itself."""
+        said = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
+        gone = isinstance(error, ConnectionError | EOFError) or said.startswith("DataLoader worker")
+        if not self.options["num_workers"] or said.startswith("Caught ") or not gone:
+            return None
+        index = self.stored.index[positions].tolist()
+        examples = ", ".join(map(str, index[:SHOWN])) + f" and {len(index) - SHOWN} more" * (len(index) > SHOWN)
+        return RuntimeError(
+            f"a worker process that reads data died ({said}) when examples {examples} of the source, or those after "
+            f"them, were read: out of memory? Use fewer `workers`; with 0 the error is that of the data set itself."
+        )
+
+
+@contextmanager
+def _without_alarm() -> Iterator[None]:
+    """Undo that a loader made in the block lets the end of a worker raise an error at any place of this process.
+
+    It would come in the middle of a step, or of putting things back. Who waits for a batch looks every five seconds.
+    """
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 class _Stored(Dataset[Tensor]):

@@ -124,17 +124,19 @@ def with_shifted(data: DataBundle, shifted: Sequence[Shifted]) -> DataBundle:
     return replace(data, ood=ShiftedSplits(makers), shifted=tuple(name for name in makers if name not in data.ood))
 
 
-def check_fit(data: DataBundle) -> None:
-    """Read those shifted sets once that can only be checked so: data sets by name.
+def check_fit(data: DataBundle, shifted: Sequence[Shifted]) -> None:
+    """Read those sets once whose fit shows in no name or header: data sets by name.
+
+    Args:
+        data: What `with_shifted` gave.
+        shifted: What it was given.
 
     Raises:
         ValueError: If they do not fit the run's data.
     """
-    for name in data.shifted:
-        if name == family_of(name) and isinstance(data.ood, ShiftedSplits):
-            maker = data.ood.makers[name]
-            if isinstance(maker, partial) and maker.func is _of_source:
-                maker()
+    for one in shifted:
+        if _folder(one.source) is None:
+            data.ood[one.name]
 
 
 def family_of(name: str) -> str:
@@ -260,20 +262,17 @@ def _array(name: str, path: Path) -> np.ndarray:
 def _of_folder(name: str, folder: Path, data: DataBundle) -> Maker:
     """The images of a folder of classes."""
     _require_bytes(name, data)
-    classes = _folders(folder)
-    known, note = _known(name, [path.name for path in classes], data)
-    files = [(image, known[path.name]) for path in classes if path.name in known for image in _images(path)]
+    known, note = _known(name, [path.name for path in _folders(folder)], data)
+    return partial(_read, name, folder, known, note, data)
+
+
+def _read(name: str, folder: Path, known: Mapping[str, int], note: str, data: DataBundle) -> Split:
+    files = [(path, known[label.name]) for label in _folders(folder) if label.name in known for path in _images(label)]
     if not files:
         raise ValueError(f"`shifted` {name!r}: the class folders of {folder} hold no image ({', '.join(ENDINGS)}).")
-    return partial(_read, name, files, _among(known, data), note, data)
-
-
-def _read(
-    name: str, files: Sequence[tuple[Path, int]], among: tuple[int, ...] | None, note: str, data: DataBundle
-) -> Split:
     x = torch.stack([_image(name, path, data.shape) for path, _ in files])
     y = torch.tensor([label for _, label in files])
-    return Split(x, y, y, torch.arange(len(y)), data.test.pixels, among=among, note=note)
+    return Split(x, y, y, torch.arange(len(y)), data.test.pixels, among=_among(known, data), note=note)
 
 
 def _image(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -93,7 +93,6 @@ def fit(
             checkpoint_activations=checkpoint_activations,
         )  # fmt: skip
         stack.callback(training.reader.close)
-        stack.enter_context(training.reader.guarded())
         lock = stack.enter_context(locked(run.folder))
         if not run.finished:  # else the process that held the lock until now has done it
             training.begin(log)

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.measures.catalogue.checks import check_share, check_tolerance
 from analysis.measures.measure import Family, Measure, Rows
-from analysis.measures.subject import Subject
+from analysis.measures.subject import ENDS, Subject
 from analysis.table import Row
 from landscape import (
     Estimate,
@@ -22,6 +22,8 @@ from landscape import (
     top_eigenpairs,
     trace,
 )
+
+FEWEST_PROBES = 8  # beside a subspace that is known, for a standard error
 
 
 def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float = 5e-2, max_products: int = 200) -> Rows:
@@ -36,17 +38,14 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float =
     check_tolerance("tol", tol)
     check_tolerance("own_tol", own_tol)
     stability = Stability.of(subject)
-    pairs = top_eigenpairs(
-        subject.hessian,
-        k=1,
-        which="both",
-        tol=tol,
-        own_tol=own_tol,
-        max_products=max_products,
-        vectors=False,
-        progress=subject.progress,
-        generator=subject.generator("eigen"),
-    )
+    asked: dict[str, Any] = {"tol": tol, "own_tol": own_tol, "max_products": max_products}
+    if subject.drawn and asked == ENDS:
+        pairs = subject.hessian_ends
+    else:
+        pairs = top_eigenpairs(
+            subject.hessian, k=1, which="both", **asked, vectors=False, progress=subject.progress,
+            generator=subject.generator("eigen"),
+        )  # fmt: skip
     options = {**context(subject), "tol": tol, "own_tol": own_tol}
     top, bottom = pairs.values.tolist()
     errors = pairs.residuals.tolist()
@@ -74,10 +73,16 @@ def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
     """tr(H), and Σ_l tr(H_ll) ‖w_l‖² over parameter tensors l, from the same products.
 
     The second does not change when the tensors are rescaled without changing the function (T1 tensor by tensor, T2).
-    The errors of the parts depend on each other, so its standard error is the sum of theirs, an upper bound.
+    The errors of the parts depend on each other, so its standard error is the sum of theirs, an upper bound. On a draw
+    of the training examples the products of the eigenvalues' search are among the draws, beside at least 8 probes.
     """
     H = subject.hessian
-    total = trace(H, draws=draws, blocks=H.blocks, progress=subject.progress, generator=subject.generator("trace"))
+    known = subject.hessian_ends.space if subject.drawn else None
+    if known is not None:
+        draws = min(draws, max(FEWEST_PROBES, draws - known.products))
+    total = trace(
+        H, draws=draws, blocks=H.blocks, known=known, progress=subject.progress, generator=subject.generator("trace")
+    )
     sizes = {name: float(t.double().square().sum()) for name, t in subject.risk.theta.items()}
     layerwise = replace(
         total,

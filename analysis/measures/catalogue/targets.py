@@ -28,9 +28,10 @@ from analysis.measures.catalogue.checks import check_count
 from analysis.measures.catalogue.shifts import Sets, rows_of_copies, rows_of_families
 from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, scored
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, no_probabilities, pair
+from analysis.measures.subject import Subject, no_probabilities
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
+from trainers.data.splits import Split
 from trainers.tasks.task import CLASSIFICATION, Classification, Task
 
 __all__ = [
@@ -63,6 +64,7 @@ DESCRIPTIONS = (
 )  # fmt: skip
 # Likewise, of those models and sets.
 MORE = tuple(f"{split}_{name}" for split in ("train", "validation", "ood") for name in ("top5_error", "balanced_error"))
+CHOICES = ("train", "test", "validation", "ood")
 CHUNK = 4096  # examples a forward pass
 
 
@@ -76,9 +78,6 @@ def of_scores(names: Iterable[str], measures: Iterable[str]) -> list[str]:
     gaps = (m.partition("[")[0] for m in measures if m.startswith("gap_"))
     scores = [s for s in dict.fromkeys(gap.removeprefix("gap_") for gap in gaps) if s not in ("error", "loss")]
     return list(dict.fromkeys([*names, *(name.replace("error", s) for s in scores for name in names)]))
-
-
-Outputs = Callable[[Tensor], Tensor]
 
 
 def target_rows(
@@ -131,38 +130,48 @@ def target_rows(
         parts = [(part, part) for part in x.split(CHUNK)]
         return EmpiricalRisk(lambda _, part: predict(part), task.loss, parts, {"": torch.zeros(())}).outputs().cpu()
 
-    sets: dict[str, Callable[[], Answers]] = {
-        name: lambda x=x, y=y: Answers(outputs(x), y.cpu(), paired=paired)  # type: ignore[misc]
-        for name, (x, y) in splits.get("ood", {}).items()
-    }
-    return rows_of(outputs, {**splits, "ood": sets}, task, train_clean_labels=train_clean_labels, bins=bins)
+    def answers(x: Tensor, y: Tensor) -> Answers:
+        return Answers(outputs(x), y.cpu(), paired=paired)
+
+    for name in splits:
+        if name not in CHOICES:
+            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {CHOICES}.")
+    own = {name: partial(answers, *splits[name]) for name in ("train", "validation", "test") if name in splits}
+    ood = {name: partial(answers, *pair) for name, pair in splits.get("ood", {}).items()}
+    common = overlap(splits["train"][0], splits["test"][0]) if own.keys() >= {"train", "test"} else 0
+    return rows_of(own, ood, {}, task, train_clean_labels=train_clean_labels, bins=bins, common=common)
 
 
 def rows_of(
-    outputs: Outputs,
-    splits: Mapping[str, Any],
+    own: Sets,
+    ood: Sets,
+    shifted: Sets,
     task: Task,
     *,
     train_clean_labels: Tensor | None = None,
     bins: int = 15,
+    common: int = 0,
 ) -> list[Row]:
-    """What `target_rows` gives, for a function from all inputs of a set to the outputs on them, on the CPU.
+    """What `target_rows` gives.
 
-    Shifted sets are functions that give the answers on them; those from elsewhere are in "shifted".
+    Args:
+        own: Any of "train", "validation" and "test".
+        ood: Corrupted copies of the test set.
+        shifted: Shifted sets from elsewhere.
+        task: What is scored.
+        train_clean_labels: As for `target_rows`.
+        bins: Likewise.
+        common: How many test inputs are training inputs too.
     """
-    choices = ("train", "test", "validation", "ood", "shifted")
-    for name in splits:
-        if name not in choices:
-            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {choices}.")
     rows: list[Row] = []
     values: dict[str, Value] = {}
     logits: dict[str, tuple[Tensor, Tensor]] = {}
     why, name = no_probabilities(task), "error"
     for split in ("train", "validation", "test"):
-        if split not in splits:
+        if split not in own:
             continue
-        x, y = splits[split]
-        z, y = logits[split] = outputs(x), y.cpu()
+        answers = own[split]()
+        z, y = logits[split] = answers.outputs, answers.targets
         name, values[f"{split}_score"] = scored(task, z, y)
         values[f"{split}_loss"] = loss(task, z, y)
         rows += [
@@ -182,17 +191,16 @@ def rows_of(
         rows += [] if why else _scaled_rows(task, *logits["validation"], *logits["test"], bins)
     if why and "test" in logits:
         rows += [Row(n, math.nan, math.nan, 0, split="test", warnings=why) for n in (*CALIBRATION, *SCALED)]
-    if "train" in splits and "test" in splits:
+    if "train" in own and "test" in own:
         for kind, called in (("score", name), ("loss", "loss")):
             rows.append((values[f"test_{kind}"] - values[f"train_{kind}"]).row(f"gap_{called}", "test"))
-        both = overlap(splits["train"][0], splits["test"][0])
-        if both:
-            said = f"{both} of {len(splits['test'][0])} test examples are in the training data too"
+        if common:
+            said = f"{common} of {len(logits['test'][1])} test examples are in the training data too"
             rows = [replace(r, warnings=_joined(r.warnings, said)) if r.split == "test" else r for r in rows]
-    if splits.get("ood"):
-        rows += rows_of_copies(splits["ood"], task, values.get("test_score"), bins)
-    if splits.get("shifted"):
-        rows += rows_of_families(splits["shifted"], task, values.get("test_score"), bins)
+    if ood:
+        rows += rows_of_copies(ood, task, values.get("test_score"), bins)
+    if shifted:
+        rows += rows_of_families(shifted, task, values.get("test_score"), bins)
     return rows
 
 
@@ -260,24 +268,27 @@ def targets(subject: Subject, *, bins: int = 15) -> Rows:
     """What is to be explained: errors, losses and gaps on train, test and shifted data, and calibration.
 
     `train_loss_final` is the training loss in the last row of the run's history, a control: how far training went is
-    another question than what it led to. Without a history it is the loss at the weights given.
+    another question than what it led to. Without a history it is the loss at the weights given. Test inputs are looked
+    for among the training inputs where both are in memory.
     """
     data = subject.data
 
-    def answers(name: str) -> Answers:
-        split = data.ood[name]
+    def answers(split: Split) -> Answers:
         paired = torch.equal(split.index, data.test.index)
         return Answers(subject.outputs_on(split), split.y.cpu(), split.among, paired, split.note)
 
-    sets: Sets = {name: partial(answers, name) for name in data.ood}
-    splits = {
-        "train": pair(data.train), "test": pair(data.test),
-        "ood": {name: make for name, make in sets.items() if name not in data.shifted},
-        "shifted": {name: sets[name] for name in data.shifted},
-    }  # fmt: skip
-    if len(data.validation):
-        splits["validation"] = pair(data.validation)
-    rows = rows_of(subject.outputs, splits, subject.task, train_clean_labels=data.train.clean, bins=bins)
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    sets = {name: lambda name=name: answers(data.ood[name]) for name in data.ood}
+    stored = data.train.inputs, data.test.inputs
+    rows = rows_of(
+        {name: partial(answers, split) for name, split in parts.items() if len(split)},
+        {name: make for name, make in sets.items() if name not in data.shifted},
+        {name: sets[name] for name in data.shifted},
+        subject.task,
+        train_clean_labels=data.train.clean,
+        bins=bins,
+        common=overlap(*stored) if all(isinstance(x, Tensor) for x in stored) else 0,  # type: ignore[arg-type]
+    )
     return [*rows, _final_loss(subject, next(r for r in rows if r.measure == "train_loss"))]
 
 
@@ -300,8 +311,8 @@ def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
     `confidence` in the options is the mean confidence in the bin, `draws` the number of its predictions.
     """
     check_count("bins", bins)
-    x, y = pair(subject.data.test)
-    z, y = subject.outputs(x), y.cpu()
+    test = subject.data.test
+    z, y = subject.outputs_on(test), test.y.cpu()
     if note := not_finite(z):
         return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
     top = subject.probabilities(z).max(1)

@@ -16,7 +16,7 @@ from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.perturbed import measure_displacements
 from analysis.measures import taking
 from analysis.measures.cache import option_hash
-from analysis.measures.checkpoints import RunCheckpoint, hashes
+from analysis.measures.checkpoints import RunCheckpoint, keys_of
 from analysis.measures.plan import plan, settings_of
 from analysis.measures.registry import MEASURES
 from analysis.measures.subject import Subject
@@ -221,10 +221,10 @@ def run(trained, tmp_path):
 def test_rows_of_small_data_are_known_as_before_and_those_of_large_data_are_not(run, monkeypatch):
     checkpoint, chosen = RunCheckpoint(run.folder, max(run.checkpoints())), plan(["norms", "targets"])
     before = {key: option_hash(key, options, 0, {}) for key, options in chosen.items()}
-    assert hashes(checkpoint, chosen, 0) == before
+    assert keys_of(checkpoint, chosen, 0) == before
     for size in (None, 2049):
         monkeypatch.setattr(RunCheckpoint, "train_size", size)
-        there = hashes(checkpoint, chosen, 0)
+        there = keys_of(checkpoint, chosen, 0)
         assert {key for key in there if there[key] != before[key]} == {"norms"}
 
 

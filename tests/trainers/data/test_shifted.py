@@ -153,14 +153,14 @@ def test_a_data_set_by_name_gives_its_test_set():
     x, y = made(TEST, 1)
     assert torch.equal(found.ood["own"].y, y)
     assert_close(found.ood["own"].x, used(x))
-    check_fit(found)
+    check_fit(found, shifted_sets({"own": "photos:photos"}, trust=True))
 
 
 def test_a_data_set_that_does_not_fit_is_named_before_anything_is_trained():
     with pytest.raises(
         ValueError, match=r"`shifted` 'own': inputs of 'photos:numbers' are torch.float32 of shape \(3, 8"
     ):
-        check_fit(data({"own": "photos:numbers"}))
+        check_fit(data(given := {"own": "photos:numbers"}), shifted_sets(given, trust=True))
 
 
 # -- identity and bad input ------------------------------------------------------------------------------------------
