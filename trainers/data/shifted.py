@@ -16,6 +16,7 @@ from torch import Tensor
 from trainers.data.corruptions import CORRUPTIONS
 from trainers.data.loading import read_source
 from trainers.data.sources import Source
+from trainers.data.sources.folders import square
 from trainers.data.sources.named import absolute, fingerprint
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
 from trainers.reference import is_reference, load_reference
@@ -270,12 +271,12 @@ def _read(name: str, folder: Path, known: Mapping[str, int], note: str, data: Da
     files = [(path, known[label.name]) for label in _folders(folder) if label.name in known for path in _images(label)]
     if not files:
         raise ValueError(f"`shifted` {name!r}: the class folders of {folder} hold no image ({', '.join(ENDINGS)}).")
-    x = torch.stack([_image(name, path, data.shape) for path, _ in files])
+    x = torch.stack([_image(name, path, data.shape, data.origin.get("input_size")) for path, _ in files])
     y = torch.tensor([label for _, label in files])
     return Split(x, y, y, torch.arange(len(y)), data.test.pixels, among=_among(known, data), note=note)
 
 
-def _image(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:
+def _image(name: str, path: Path, shape: tuple[int, ...], side: int | None) -> Tensor:
     from PIL import Image
 
     channels, height, width = shape
@@ -284,7 +285,9 @@ def _image(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:
             image = file.convert("RGB" if channels == 3 else "L")
     except Exception as error:  # Pillow's readers fail in any way
         raise ValueError(f"`shifted` {name!r}: {path} cannot be read ({error}): mend it or take it out.") from None
-    if image.size != (width, height):
+    if side is not None:
+        image = square(image, side)
+    elif image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image).reshape(height, width, channels)).permute(2, 0, 1).contiguous()
 
@@ -294,7 +297,7 @@ def _image(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def _of_source(name: str, source: str, data: DataBundle) -> Split:
     """The test set of a data set, or all of one that has none."""
-    found = _source(source)
+    found = _source(source, data.origin.get("input_size"))
     index = torch.arange(found.test_start or 0, len(found.y))
     stored = data.test.inputs
     if found.shape != data.shape or found.inputs.dtype != stored.dtype:
@@ -317,8 +320,8 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
 
 
 @cache
-def _source(source: str) -> Source:
-    return read_source(source)
+def _source(source: str, input_size: int | None) -> Source:
+    return read_source(source, input_size=input_size)
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------
