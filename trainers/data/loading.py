@@ -170,15 +170,18 @@ def load_dataset(
     )
 
 
-def read_source(name: str, size: int | None = None) -> Source:
-    """All examples of a data set by name, before they are split; images of files come to a side of `size`.
+def read_source(name: str, *, input_size: int | None = None) -> Source:
+    """All examples of a data set by name, before they are split.
+
+    Args:
+        name: As for `load_dataset`.
+        input_size: Side to which images of files are brought; other data do not read it.
 
     Raises:
         ValueError: If it is unknown, or a function that splits its data by itself.
     """
-    scheme = named(name)
-    if scheme is not None:
-        return from_files(name, Reading(size) if scheme.images else Reading())
+    if (scheme := named(name)) is not None:
+        return from_files(name, Reading(input_size if scheme.images else None))
     source = _source(name, None, 0, 0, labels=True, trust=True)
     if isinstance(source, DataBundle):
         raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")
