@@ -1,6 +1,7 @@
 """What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -168,6 +169,22 @@ class Subject:
             return some
         stored = torch.stack([some.inputs[i] for i in some.index.tolist()])
         return replace(some, inputs=stored.to(some.device))
+
+    def error_of_mean(self, values: np.ndarray | Tensor) -> float:
+        """What the mean of a number of each example of the sample may be off by from that of all training examples.
+
+        s √(1 - k/n) / √k for k of n examples, drawn without replacement: 0 where all are taken. In a stratified draw
+        s is the deviation within classes.
+        """
+        if self.drawn is None:
+            return 0.0
+        each, y = np.asarray(values, dtype=np.float64), self.sample.y.cpu()
+        labels = np.zeros(len(each)) if y.ndim > 1 or y.is_floating_point() else y.numpy()
+        _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        k, away = len(each), each - (np.bincount(place, each) / counts)[place]
+        if k <= len(counts):
+            return math.nan
+        return math.sqrt(float(away @ away) / (k - len(counts)) * (1 - k / self.n) / k)
 
     @cached_property
     def risk(self) -> EmpiricalRisk:
