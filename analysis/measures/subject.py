@@ -207,7 +207,12 @@ class Subject:
         return self.risk.on([(part, part) for part in x.split(self.batch)]).outputs().cpu()
 
     def outputs_on(self, split: Split) -> Tensor:
-        """The same on the examples of a split, of which one batch is read at a time."""
+        """The same on the examples of a split; those of training and validation are computed once."""
+        if split is self.data.train:
+            return self.train_outputs
+        return self.held_out_outputs if split is self.data.validation else self._outputs(split)
+
+    def _outputs(self, split: Split) -> Tensor:
         return self.risk.on(split.batches(size=self.batch)).outputs().cpu()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
@@ -302,9 +307,12 @@ class Subject:
     @cached_property
     def train_outputs(self) -> Tensor:
         """The model's outputs on the whole training set, in order, on the CPU."""
-        if self.drawn is None:
-            return self.risk.outputs().cpu()
-        return self.risk.on(self.data.train.batches(size=self.batch)).outputs().cpu()
+        return self.risk.outputs().cpu() if self.drawn is None else self._outputs(self.data.train)
+
+    @cached_property
+    def held_out_outputs(self) -> Tensor:
+        """The same on the validation examples."""
+        return self._outputs(self.data.validation)
 
     @cached_property
     def network(self) -> Network:
