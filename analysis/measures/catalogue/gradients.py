@@ -95,6 +95,7 @@ MEASURES = {
         +1,
         "T3 T5",
         "1 to 3, shared with gradient_covariance",
+        gradients=1,
         usual=False,
     ),
     "gradient_signal": Measure(
@@ -106,6 +107,7 @@ MEASURES = {
         -1,
         "T1 T2 T3 T5",
         "1 to 4",
+        gradients=3,
         usual=False,
     ),
     "fisher_rao": Measure(
@@ -128,6 +130,7 @@ MEASURES = {
         +1,
         "T1 T2 T3 T5",
         "2",
+        gradients=2,
         usual=False,
     ),
 }
