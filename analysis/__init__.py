@@ -1,6 +1,7 @@
 """Measures over checkpoints, forgetting, statistics, figures and the report.
 
-Statistics and figures are imported when they are first used: a worker process that only measures needs neither.
+Each name is imported when it is first used: the command line shows its help without torch, and a worker process that
+only measures needs neither statistics nor figures.
 """
 
 import analysis.path  # noqa: F401 - before anything is imported that might be found in the working folder
@@ -9,30 +10,35 @@ import analysis.path  # noqa: F401 - before anything is imported that might be f
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from analysis.forgetting.displacements import Displacements
-from analysis.forgetting.ensembles import data_forgetting
-from analysis.forgetting.examples import ExampleForgetting, example_forgetting
-from analysis.forgetting.features import feature_forgetting
-from analysis.forgetting.information import Information, output_information
-from analysis.forgetting.membership import membership_auc, membership_forgetting
-from analysis.forgetting.output_bias import output_bias
-from analysis.forgetting.perturbed import perturbed_forgetting
-from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
-from analysis.forgetting.spurious import SpuriousData, spurious_forgetting
-from analysis.forgetting.tasks import task_forgetting
-from analysis.forgetting.trajectory import forgetting_curve, second_half
-from analysis.measures.catalogue.targets import TARGETS, fit_temperature, overlap, paired_error_difference, target_rows
-from analysis.measures.collect import collect, measure_run
-from analysis.measures.registry import MEASURES
-from analysis.measures.subject import Subject
-from analysis.progress import shown
-
 if TYPE_CHECKING:
     from analysis.curves import surface
     from analysis.figures import FIGURES
-    from analysis.outcomes import outcomes
+    from analysis.forgetting.displacements import Displacements
+    from analysis.forgetting.ensembles import data_forgetting
+    from analysis.forgetting.examples import ExampleForgetting, example_forgetting
+    from analysis.forgetting.features import feature_forgetting
+    from analysis.forgetting.information import Information, output_information
+    from analysis.forgetting.membership import membership_auc, membership_forgetting
+    from analysis.forgetting.output_bias import output_bias
+    from analysis.forgetting.perturbed import perturbed_forgetting
+    from analysis.forgetting.providers import PROVIDERS, OwnPerturbation
+    from analysis.forgetting.spurious import SpuriousData, spurious_forgetting
+    from analysis.forgetting.tasks import task_forgetting
+    from analysis.forgetting.trajectory import forgetting_curve, second_half
+    from analysis.measures.catalogue.targets import (
+        TARGETS,
+        fit_temperature,
+        overlap,
+        paired_error_difference,
+        target_rows,
+    )
+    from analysis.measures.collect import collect, measure_run
+    from analysis.measures.registry import MEASURES
+    from analysis.measures.subject import Subject
+    from analysis.progress import shown
     from analysis.reporting.pages import report
     from analysis.results import StudyResults
+    from analysis.run_outcomes import outcomes
     from analysis.statistics.comparison import paired_difference
     from analysis.statistics.correlation import Correlations, correlate
     from analysis.statistics.granulated import granulated_kendall
@@ -102,36 +108,64 @@ __all__ = [
     "task_forgetting",
 ]
 
-_LATER = {
-    "granulated_kendall": "statistics.granulated",
-    "conditional_information": "statistics.information",
-    "robust_sign_error": "statistics.sign_error",
-    "partial_correlation": "statistics.partial",
-    "simpson": "statistics.slopes",
-    "fixed_effects": "statistics.slopes",
-    "random_intercept": "statistics.mixed",
-    "split_selection": "statistics.selection",
-    "leave_one_group_out": "statistics.prediction",
-    "required_models": "statistics.power",
-    "power": "statistics.power",
-    "paired_difference": "statistics.comparison",
-    "compare_methods": "statistics.methods",
-    "outcomes": "outcomes",
-    "Correlations": "statistics.correlation",
-    "correlate": "statistics.correlation",
+_MODULES = {
     "FIGURES": "figures",
-    "report": "reporting.pages",
-    "StudyResults": "results",
+    "MEASURES": "measures.registry",
+    "PROVIDERS": "forgetting.providers",
+    "TARGETS": "measures.catalogue.targets",
+    "Correlations": "statistics.correlation",
+    "Displacements": "forgetting.displacements",
+    "ExampleForgetting": "forgetting.examples",
+    "Information": "forgetting.information",
+    "OwnPerturbation": "forgetting.providers",
+    "SpuriousData": "forgetting.spurious",
     "Study": "study",
     "StudyConfig": "studyfile",
-    "surface": "curves",
+    "StudyResults": "results",
+    "Subject": "measures.subject",
+    "collect": "measures.collect",
+    "compare_methods": "statistics.methods",
+    "conditional_information": "statistics.information",
+    "correlate": "statistics.correlation",
+    "data_forgetting": "forgetting.ensembles",
+    "example_forgetting": "forgetting.examples",
+    "feature_forgetting": "forgetting.features",
+    "fit_temperature": "measures.catalogue.targets",
+    "fixed_effects": "statistics.slopes",
+    "forgetting_curve": "forgetting.trajectory",
+    "granulated_kendall": "statistics.granulated",
+    "leave_one_group_out": "statistics.prediction",
+    "measure_run": "measures.collect",
+    "membership_auc": "forgetting.membership",
+    "membership_forgetting": "forgetting.membership",
+    "outcomes": "run_outcomes",
+    "output_bias": "forgetting.output_bias",
+    "output_information": "forgetting.information",
+    "overlap": "measures.catalogue.targets",
+    "paired_difference": "statistics.comparison",
+    "paired_error_difference": "measures.catalogue.targets",
+    "partial_correlation": "statistics.partial",
+    "perturbed_forgetting": "forgetting.perturbed",
+    "power": "statistics.power",
+    "random_intercept": "statistics.mixed",
     "read_study": "studyfile",
+    "report": "reporting.pages",
+    "required_models": "statistics.power",
+    "robust_sign_error": "statistics.sign_error",
+    "second_half": "forgetting.trajectory",
+    "shown": "progress",
+    "simpson": "statistics.slopes",
+    "split_selection": "statistics.selection",
+    "spurious_forgetting": "forgetting.spurious",
+    "surface": "curves",
+    "target_rows": "measures.catalogue.targets",
+    "task_forgetting": "forgetting.tasks",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(f"analysis.{_LATER[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"analysis.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'analysis' has no attribute {name!r}")
 
 

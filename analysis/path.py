@@ -23,8 +23,10 @@ def find_own_modules(*names: str | None, trust: bool = False) -> None:
         names: What the command line names: models, data sets, metrics.
         trust: Whether what a file names may be imported too.
     """
+    from trainers.reference import is_reference  # not before `leave_working_folder`
+
     here = os.getcwd()  # noqa: PTH109 - the text is what the path holds
-    if (trust or any(name and ":" in name for name in names)) and here not in sys.path:
+    if (trust or any(name and is_reference(name) for name in names)) and here not in sys.path:
         sys.path.append(here)
 
 

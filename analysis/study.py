@@ -18,8 +18,8 @@ import pandas as pd
 from pydantic import Field
 
 from analysis import table
-from analysis.measures.collect import Call, tabulate, take, to_measure
-from analysis.measures.plan import Choice, plan
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
+from analysis.measures.plan import Choice, Examples, plan
 from analysis.measures.registry import expected_sign
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import Correlations, correlate, defaults
@@ -27,15 +27,18 @@ from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import TrainConfig
+from trainers.data.shifted import Shifted, check_fit, shifted_sets
+from trainers.data.sources.named import fingerprint
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, list_runs
+from trainers.runs.folder import Run, list_runs, load_data
+from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
-from trainers.sweep.rehearsal import check_trust, rehearse
+from trainers.sweep.rehearsal import DATA, check_trust, rehearse
 from trainers.sweep.running import part, train_all
 
 __all__ = [
@@ -61,6 +64,7 @@ class StudyFile(Shape):
     command: str = ""
     seconds: dict[str, float] = Field(default_factory=dict)
     runs: list[str] = Field(default_factory=list)
+    data: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass
@@ -74,6 +78,7 @@ class Study:
         trust: Import a model or dataset that the study names as module:function.
         shard: (i, n): train only part i of n, for array jobs.
         time_limit: For training, in seconds or as "HH:MM:SS".
+        track_with: Trackers that show the runs while they train, beside their files.
         command: What started it, for the report.
         seconds: Time spent, by step.
         promised: Ids of the runs that the folder was made with; empty for a new one.
@@ -85,6 +90,7 @@ class Study:
     trust: bool = False
     shard: tuple[int, int] | None = None
     time_limit: float | str | None = None
+    track_with: Sequence[str] = ()
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     promised: frozenset[str] = frozenset()
@@ -105,6 +111,7 @@ class Study:
         stored = read_json(path, StudyFile, hint=MADE)
         config = StudyConfig.parse(stored["study"], where=str(path))
         assert isinstance(config, StudyConfig)
+        config.recall(folder)
         found = {"command": stored.get("command", ""), "seconds": stored.get("seconds", {})}
         return cls(config, folder, promised=frozenset(stored.get("runs", ())), **found, **settings)
 
@@ -132,7 +139,15 @@ class Study:
         if self.shard is not None:
             part(configs, self.shard)
         check_trust(configs, trust=self.trust)
-        rehearse([c for c in configs if not Run(self.folder / "runs" / c.run_id).finished], trust=self.trust)
+        check_trackers(self.track_with)
+        rehearse(
+            [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished],
+            trust=self.trust,
+            checkpoint_activations=self.runtime.checkpoint_activations,
+        )
+        if shifted := self.shifted():
+            for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
+                check_fit(load_data(config, trust=self.trust, shifted=shifted), shifted)
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""
@@ -148,6 +163,13 @@ class Study:
                 raise FileExistsError(
                     f"{self.folder} was made with another configuration ({what}): choose another folder with `--out`, "
                     f"or add `--extend` to keep its runs and go on with the new one."
+                )
+            before, now = stored.get("data") or {}, fingerprints(configs)
+            other = [name for name in now if before.get(name, now[name]) != now[name]]
+            if other and not extend:
+                raise FileExistsError(
+                    f"{self.folder} was made with other data: the files of {', '.join(other)} have changed since: "
+                    f"put back what was there, choose another folder with `--out`, or add `--extend` to train anew."
                 )
             self.seconds = stored.get("seconds", {})
         self.write(configs)
@@ -165,13 +187,14 @@ class Study:
             "study": self.config.model_dump(mode="json"),
             "compare": [list(pair) for pair in self.config.statistics.compare],
             "runs": [c.run_id for c in configs],
+            "data": fingerprints(configs),
             "environment": environment(),
         }
         write_json(self.folder / "study.json", values)
 
     def runs(self) -> list[Run]:
         """The study's runs that have a folder."""
-        wanted = {c.run_id for c in self.config.configs()}
+        wanted = self.promised or {c.run_id for c in self.config.configs()}
         return [run for run in list_runs(self.folder) if run.run_id in wanted]
 
     def train(self, track: Track) -> list[Run]:
@@ -185,28 +208,56 @@ class Study:
             runtime=self.runtime,
             trust=self.trust,
             time_limit=self.time_limit,
+            track=self.track_with,
         )
         return list(track(ended, "training", len(configs)))
 
+    def shifted(self, given: Mapping[str, str] | None = None) -> tuple[Shifted, ...]:
+        """The shifted test sets from elsewhere that the study names, or that are given in their place.
+
+        Raises:
+            ValueError: As `shifted_sets`.
+            FileNotFoundError: Likewise.
+            PermissionError: Where the study names one as module:function, without `trust`.
+        """
+        return shifted_sets(self.config.shifted, trust=self.trust) if given is None else shifted_sets(given, trust=True)
+
     def to_measure(
-        self, measures: Choice | None = None, *, all_checkpoints: bool = False
+        self,
+        measures: Choice | None = None,
+        *,
+        all_checkpoints: bool = False,
+        weights: Weights | None = None,
+        shifted: Mapping[str, str] | None = None,
+        examples: Examples | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[list[Call], list[pd.DataFrame]]:
         """The checkpoints that the study measures, and rows for runs that have none.
 
         Args:
             measures: Instead of the study's own.
             all_checkpoints: Take them at every checkpoint, instead of what the study takes along training.
+            weights: Of these weights, instead of the study's own choice.
+            shifted: Shifted sets by name, instead of the study's own.
+            examples: Instead of the study's own, see `plan`.
+            settings: Options in the place of the study's own, likewise.
         """
+        those: Weights = weights or self.config.weights or "last"
         along = self.config.trajectory
         where = along.condition
-        chosen = plan(self.config.measures if measures is None else measures)
+        examples = self.config.examples if examples is None else examples
+        chosen = plan(self.config.measures if measures is None else measures, examples=examples, settings=settings)
         if measures is not None or all_checkpoints:
-            return to_measure(self.runs(), chosen, chosen if all_checkpoints else None, trust=self.trust)
+            every = chosen if all_checkpoints else None
+            sets = self.shifted(shifted)
+            return to_measure(self.runs(), chosen, every, weights=those, trust=self.trust, shifted=sets)
         return to_measure(
             self.runs(),
             chosen,
-            plan(along.measures) if along.measures else None,
+            plan(along.measures, examples=examples) if along.measures else None,
+            weights=those,
             trust=self.trust,
+            shifted=self.shifted(shifted),
             along_runs=None if where is None else lambda config: where.holds(config.model_dump()),
         )
 
@@ -325,6 +376,12 @@ def _write_tables(found: Correlations, folder: Path) -> None:
             table.write(more, path)
         else:
             path.unlink(missing_ok=True)  # of an earlier call that asked for it
+
+
+def fingerprints(configs: Sequence[TrainConfig]) -> dict[str, str]:
+    """What the files of each data set with a path are known by, by its name."""
+    noted = {config.dataset: fingerprint(config.dataset) for config in configs}
+    return {name: found for name, found in noted.items() if found is not None}
 
 
 def changes(old: Mapping[str, Any], new: StudyConfig) -> str:

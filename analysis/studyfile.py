@@ -14,6 +14,7 @@ from analysis.measures.registry import entry_of, names
 from analysis.style import FAMILIES, family, method_label
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
+from trainers.data.shifted import check_shifted
 from trainers.files.reading import read_yaml
 from trainers.naming import nearest
 from trainers.reference import is_reference, load_reference
@@ -21,6 +22,7 @@ from trainers.sweep.conditions import Condition
 from trainers.sweep.running import expand
 from trainers.sweep.search import RandomSearch
 from trainers.tasks.task import CLASSIFICATION
+from trainers.weights.known import remember
 
 Options = dict[str, Any]
 
@@ -87,30 +89,46 @@ class StudyConfig(Strict):
     """Keys whose values are drawn at random, beside the grid; None draws none."""
     measures: dict[str, Options | None] | None = None
     """Measures of each run's last checkpoint; None takes the usual ones."""
+    weights: Literal["last", "best", "average"] | None = None
+    """Which weights of each run are measured: those of its last checkpoint (also None), of the one with the best
+    validation error, for runs with keep_best, or the average, for runs with average."""
+    examples: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """Training examples that measures go through; None is a draw of 2,048 where there are more."""
     trajectory: Trajectory = Field(default_factory=Trajectory)
     """Measures along training."""
     statistics: Statistics = Field(default_factory=Statistics)
     """How measures are related to generalisation."""
     surfaces: Surfaces | None = None
     """Loss surfaces for the report; None draws none."""
+    shifted: dict[str, str] = Field(default_factory=dict)
+    """Shifted test sets from elsewhere by name, each a target: folders, or data sets by name."""
 
     def check(self, *, trust: bool = False) -> None:
         """Check before the first run what would fail after the last one: statistics, surfaces, and what they name.
 
         Args:
-            trust: Import metrics of surfaces that are named as module:function.
+            trust: Import metrics of surfaces, and shifted sets, that are named as module:function.
 
         Raises:
             ValueError: Naming the key.
             PermissionError: For a module:function without `trust`.
         """
-        taken = plan(self.measures)
-        plan(self.trajectory.measures)
+        taken = plan(self.measures, examples=self.examples)
+        plan(self.trajectory.measures, examples=self.examples)
+        check_shifted(self.shifted, trust=trust)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
         if set(taken) <= {"targets", "baselines"}:
             raise ValueError("`measures` has nothing beside targets that might explain them: name one more.")
         configs = self.configs()
+        needed = {"best": ("keep_best", False), "average": ("average", None)}
+        if self.weights in needed:
+            key, without = needed[self.weights]
+            if lacking := sum(getattr(c, key) == without for c in configs):
+                raise ValueError(
+                    f"`weights` is {self.weights!r}, and {lacking} of {len(configs)} runs are trained without `{key}`: "
+                    f"set it in `base`, or leave `weights` out."
+                )
         compared = dict.fromkeys(name for pair in self.statistics.compare for name in pair)
         for key, chosen in (("compare", compared), ("representatives", self.statistics.representatives.values())):
             for name in chosen:
@@ -160,13 +178,21 @@ class StudyConfig(Strict):
         """
         return expand(self.base, self.grid, self.methods, random=self.random)
 
+    def recall(self, folder: Path) -> None:
+        """Look up the hashes of weights that runs in the study's folder began from: their files may be gone."""
+        given = [self.base, self.grid, *self.methods, *(one for one in (self.random and self.random.space,) if one)]
+        if any("init" in keys for keys in given):
+            remember(folder)
+
     @property
     def digest(self) -> str:
         """A hash of the study, to tell whether a folder belongs to it."""
         values = self.model_dump(mode="json")
-        for later in ("random", "surfaces"):  # so that folders made before there was this key still belong
+        for later in ("random", "surfaces", "weights", "examples"):  # folders made before these keys still belong
             if values[later] is None:
                 del values[later]
+        if not values["shifted"]:
+            del values["shifted"]
         statistics = values["statistics"]
         if statistics["permutations"] is None:
             statistics["permutations"] = 9999  # the earlier default
@@ -178,17 +204,18 @@ class StudyConfig(Strict):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def read_study(path: str | Path, *, trust: bool = False) -> StudyConfig:
+def read_study(path: str | Path, *, trust: bool = False, folder: Path | None = None) -> StudyConfig:
     """Read and check a study file.
 
     Args:
         path: The file.
-        trust: Import metrics of surfaces that it names as module:function.
+        trust: Import metrics of surfaces, and shifted sets, that it names as module:function.
+        folder: Of the study, where it is not runs/<name>: initial weights that are gone are known from its runs.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not YAML, or not a study; every problem is named.
-        PermissionError: If it names a metric as module:function, without `trust`.
+        PermissionError: If it names one as module:function, without `trust`.
     """
     path = Path(path)
     if not path.is_file():
@@ -198,6 +225,7 @@ def read_study(path: str | Path, *, trust: bool = False) -> StudyConfig:
         raise ValueError(f"{path} is no study: it must hold keys such as name, base, grid and methods.")
     study = StudyConfig.parse(values, where=str(path))
     assert isinstance(study, StudyConfig)
+    study.recall(folder or Path("runs") / study.name)
     try:
         study.check(trust=trust)
     except (ValueError, PermissionError) as error:

@@ -94,7 +94,10 @@ NAMES: dict[str, str] = {  # what figures call rows with terse names; tables kee
     "mean_entropy": "output entropy", "mean_confidence": "confidence",
     "test_error": "test error", "gap_error": "gap in error", "gap_loss": "gap in loss",
     "ood_error_mean": "OOD error, mean", "ood_error": "OOD error", "ood_error_worst": "OOD error, worst",
-    "ece": "ECE", "ece_adaptive": "ECE, adaptive bins",
+    "ood_gap": "OOD gap", "ood_loss": "OOD loss", "ood_ece": "OOD ECE", "ood_top5_error": "OOD top-5 error",
+    "ood_balanced_error": "OOD balanced error", "test_top5_error": "test top-5 error",
+    "test_balanced_error": "test balanced error",
+    "ece": "ECE", "ece_adaptive": "ECE, adaptive bins", "train_ece": "training ECE", "validation_ece": "validation ECE",
 }  # fmt: skip
 _KEPT = ("F_", "KL", "JS", "TV", "dH")  # symbols of the literature, whose underscores are subscripts
 

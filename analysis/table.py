@@ -16,8 +16,9 @@ import pandas as pd
 from trainers.files.reading import read_table
 from trainers.files.writing import write_atomically
 from trainers.naming import nearest
+from trainers.weights.places import ENDINGS, ending
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # endings of files of weights from elsewhere
+WEIGHTS = ENDINGS  # of files of weights from elsewhere
 
 COLUMNS: dict[str, str] = {
     "run_id": "str",
@@ -39,6 +40,7 @@ SEED_COLUMNS = tuple(f"hp.{name}" for name in SEEDS)
 NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol", "bin", "events")
 # Options that are named only where they are not the usual ones.
 USUAL = {
+    "examples": 2048,  # of a larger training set
     "z": "1/n",
     "C": None,
     "gamma": 1.0,
@@ -231,9 +233,9 @@ def read_settings(path: Path, *, key: str = "weights") -> dict[str, dict[str, An
 
 
 def _stem(name: str) -> str:
-    """A file's name without its folder and the ending of a file of weights; dots in it may be part of the name."""
-    path = PurePath(name.replace("\\", "/"))
-    return path.stem if path.suffix in WEIGHTS else path.name
+    """A file's name without its folder and without the ending of a file of weights; dots may be part of the name."""
+    file = PurePath(name.replace("\\", "/")).name
+    return file.removesuffix(ending(file))
 
 
 def join_settings(table: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import studies.__main__ as program
-from analysis.outcomes import LAST, STOPPED
+from analysis.run_outcomes import LAST, STOPPED
 from analysis.study import read_study
 from analysis.style import method_label
 from studies.pages import PAGES

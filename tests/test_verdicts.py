@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.outcomes import ERRORS
+from analysis.run_outcomes import ERRORS
 from analysis.statistics.methods import chosen, edge_of_grid
 from studies.pages.choices import by_cost, contrast, matrix, slopes, with_radius_zero
 from studies.pages.predictors import BASELINES, FLATNESS, HYPOTHESIS, decided

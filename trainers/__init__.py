@@ -17,6 +17,7 @@ from trainers.sharpness_aware.spec import MethodSpec
 from trainers.sweep.running import expand, part, train_all
 from trainers.sweep.search import RandomSearch
 from trainers.tasks.task import Classification, Task
+from trainers.weights.foreign import ForeignWeights, read_foreign
 
 __all__ = [
     "DATASETS",
@@ -25,6 +26,7 @@ __all__ = [
     "AscentObjective",
     "Classification",
     "Composition",
+    "ForeignWeights",
     "MethodSpec",
     "Objective",
     "RandomSearch",
@@ -42,6 +44,7 @@ __all__ = [
     "make_optimizer",
     "obf_loss",
     "part",
+    "read_foreign",
     "read_weights",
     "save_checkpoint",
     "train_all",

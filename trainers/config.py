@@ -4,22 +4,29 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+import pydantic_core
 from pydantic import ConfigDict, Field
 
+from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
+from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
+from trainers.models.libraries import in_library
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
-from trainers.reference import is_reference
+from trainers.reference import is_reference, scheme_of
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.tasks.task import CLASSIFICATION
+from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
 
@@ -38,7 +45,9 @@ RADIUS_WARMUP = ("linear", "start_jump")  # and those that read rho_warmup_epoch
 # runs made before keep their names.
 LATER = (
     "precision", "micro_batch", "sharing", "group_size", "gate", "gate_options", "perturb_from", "perturb_until",
-    "rho_warmup_epochs", "reference_size", "base_model_options", "task",
+    "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
+    "average", "average_decay", "average_from", "early_stopping", "keep_best",
+    "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
 )  # fmt: skip
 
 
@@ -73,13 +82,21 @@ class TrainConfig(Strict):
 
     # data
     dataset: str = "digits"
-    """Name of a dataset (`landscape list datasets`) or module:function."""
+    """Name of a dataset (`landscape list datasets`), such as cifar10:PATH, or module:function."""
     train_size: Count | None = None
     """Number of training examples; None takes all."""
     validation_size: Annotated[int, Field(ge=0)] = 500
-    """Number of validation examples, on which forgetting is also measured."""
+    """Number of validation examples, on which forgetting is also measured; taken out of the training examples where
+    the dataset has no validation set of its own, which is kept whole."""
     test_size: Count | None = None
     """Number of test examples; None takes the dataset's default."""
+    input_size: Count | None = None
+    """Side to which images of a folder are brought: the shorter side is resized to input_size / 0.875, and the middle
+    kept."""
+    on_corrupt: Literal["refuse", "skip"] = "refuse"
+    """Stop at images that cannot be read, or leave them out."""
+    dataset_digest: str | None = None
+    """Fingerprint of the dataset's files, which names the run instead of their path; None takes it from the files."""
     label_noise: Share = 0.0
     """Probability that a training label is replaced by a uniform draw over the classes."""
     spurious: Share | None = None
@@ -88,11 +105,40 @@ class TrainConfig(Strict):
     """Seed of the split, the label noise and the patch; "seed" in a study file is the number of the run's own seed, so
     that each seed is a new draw of the data."""
 
+    # augmentation
+    augment: tuple[str, ...] = ()
+    """Random transforms of the training examples (`landscape list augmentations`), such as crop flip cutout:8
+    mixup:0.2, torchvision.transforms.v2:GaussianBlur:kernel_size=3, or module:function."""
+
     # model
     model: str = "mlp"
-    """Name of a model (`landscape list models`) or module:function."""
+    """Name of a model (`landscape list models`), such as resnet18 or timm:vit_tiny_patch16_224, or module:function."""
     model_options: dict[str, Option] = Field(default_factory=dict)
     """Sizes of the model."""
+
+    # initial weights
+    init: str | None = None
+    """Weights to start from: a file, a folder of Hugging Face, or a run or checkpoint; its content names the run, not
+    its place."""
+    init_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of these weights; filled in from the file."""
+    init_ema: bool = False
+    """Start from the average of weights (EMA, SWA) in the file."""
+    reset_head: bool = False
+    """Make the classifier anew from the seed, also where the file's has another number of classes."""
+    head: str | None = None
+    """Name of the classifier's module for reset_head, where it is not found by itself."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are: names, modules, or globs such as patch_embed.*."""
+
+    # average of weights
+    average: Literal["ema", "swa"] | None = None
+    """A second model, kept beside the trained one: the exponential moving average of its weights after each step, or
+    the mean of those at the ends of epochs (stochastic weight averaging)."""
+    average_decay: Annotated[Finite, Field(ge=0, lt=1)] = 0.999
+    """Share of the average that stays at each step, for average ema."""
+    average_from: Annotated[Finite, Field(ge=0, lt=1)] | None = None
+    """Fraction of training after which weights are averaged; None is 0 for ema and 0.75 for swa."""
 
     # objective
     task: str = CLASSIFICATION
@@ -103,6 +149,11 @@ class TrainConfig(Strict):
     """Smoothing of the training targets."""
     smoothing_convention: Literal["uniform", "others"] = "uniform"
     """Spread the smoothed mass over all classes, or over the other classes."""
+    class_weights: Literal["balanced"] | tuple[Positive, ...] | None = None
+    """What an example of each class counts for in the training loss: balanced is n / (K n_c); None is 1."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """The examples of an epoch: all, shuffled; or as many, drawn with replacement so that classes are equally
+    frequent."""
 
     # method
     method: str = "sgd"
@@ -156,10 +207,10 @@ class TrainConfig(Strict):
     # optimisation
     lr: Positive = 0.1
     """Largest learning rate."""
-    lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
     lr_min: NonNegative = 0.0
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the cosine or the line."""
     lr_milestones: tuple[Share, ...] = (0.5, 0.75)
     """Fractions of training at which the step schedule drops."""
     lr_factor: Share = 0.1
@@ -185,6 +236,12 @@ class TrainConfig(Strict):
     epochs: Count = 100
     """Passes over the training data."""
 
+    # stopping
+    early_stopping: Count | None = None
+    """Stop after so many evaluations without a smaller validation error (patience); None trains all epochs."""
+    keep_best: bool = False
+    """Keep the checkpoint with the smallest validation error too; of equals the earliest."""
+
     # record
     checkpoints: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Epochs after which to keep a checkpoint, besides the initial and the final weights."""
@@ -205,19 +262,38 @@ class TrainConfig(Strict):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         entry = method_named(self.method)
-        for key, registry in (("dataset", DATASETS), ("model", MODELS), ("task", (CLASSIFICATION,))):
+        known = (("dataset", [*DATASETS, *SCHEMES]), ("model", MODELS), ("task", (CLASSIFICATION,)))
+        for key, registry in known:
             name = getattr(self, key)
-            if name not in registry and not is_reference(name):
+            by_scheme = named(name) is not None if key == "dataset" else key == "model" and in_library(name)
+            if name not in registry and not is_reference(name) and not by_scheme:
                 raise ValueError(
                     f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
                     f"{nearest(name, registry)}"
                 )
+        spelled(self.augment)
+        if self.mixes and self.task != CLASSIFICATION:
+            raise ValueError(
+                f"`augment` with {' or '.join(MIXING)} mixes labels, which are those of `task` 'classification', got "
+                f"{self.task!r}: leave it out."
+            )
+        if self.mixes and self.class_weights is not None:
+            raise ValueError(
+                f"`class_weights` count an example by its label, and {' or '.join(MIXING)} in `augment` gives it two: "
+                f"leave one of them out, or take `sampler` 'balanced'."
+            )
         self.spec()
+        for key in ("early_stopping", "keep_best"):
+            if getattr(self, key) and self.validation_size == 0:
+                raise ValueError(
+                    f"`{key}` goes by the validation error, and `validation_size` is 0: keep some examples for it."
+                )
         if self.model in MODELS:
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
         if self.task != CLASSIFICATION:
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
+        self._check_start()
         if self.nesterov and self.momentum == 0:
             raise ValueError("`nesterov` needs `momentum` above 0.")
         if self.m is not None and self.m > self.batch_size:
@@ -261,12 +337,23 @@ class TrainConfig(Strict):
             "loss": self.loss != type(self).model_fields["loss"].default,
             "spurious": self.spurious,
             "ascent": ascent == "obf",
+            "class_weights": self.class_weights,
+            "sampler": self.sampler == "balanced",
         }
         for key, given in labelled.items():
             if given:
                 raise ValueError(
                     f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
                 )
+
+    def _check_start(self) -> None:
+        if self.init is not None and not self.init.strip():
+            raise ValueError("`init` is empty: name a file of weights, or leave it out.")
+        for key in ("init_digest", "init_ema", "reset_head"):
+            if self.init is None and getattr(self, key):
+                raise ValueError(f"`{key}` goes with `init`, the weights to start from: give both or neither.")
+        if self.head is not None and not self.reset_head:
+            raise ValueError(f"`head` {self.head!r} goes with `reset_head`: give both or neither.")
 
     def _check_window(self) -> None:
         if self.perturb_from >= self.perturb_until:
@@ -312,6 +399,15 @@ class TrainConfig(Strict):
         }
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
+        changes["augment"] = spelled(self.augment)
+        if self.init is not None:
+            place = str(Path(self.init).absolute())
+            changes |= {"init": place, "init_digest": self.init_digest or known_digest(place, ema=self.init_ema)}
+        changes["freeze"] = tuple(sorted(set(self.freeze)))
+        if self.dataset_digest is None:
+            changes["dataset"] = absolute(self.dataset)
+            with suppress(FileNotFoundError):  # said where the data are loaded
+                changes["dataset_digest"] = fingerprint(self.dataset)
         changes["base"] = entry.base or self.base
         if entry.rho is None:
             unread |= {
@@ -344,10 +440,41 @@ class TrainConfig(Strict):
             unread |= {"lr_milestones", "lr_factor"}
         if changes["base"] != "sgd":
             unread |= {"momentum", "nesterov"}
+        if self.average is None:
+            unread.add("average_from")
+        elif self.average_from is None:
+            changes["average_from"] = 0.75 if self.average == "swa" else 0.0
+        if self.average != "ema":
+            unread.add("average_decay")
         if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
         return self.model_copy(update=changes)
+
+    def moved(self, dataset: str) -> "TrainConfig":
+        """The same run, whose data now lie elsewhere.
+
+        Args:
+            dataset: `scheme:PATH` of the new place; that the files are the same is checked when they are loaded.
+
+        Raises:
+            ValueError: If it names data of another kind, or the run's data do not lie in files.
+        """
+        scheme = scheme_of(self.dataset)
+        if self.dataset_digest is None or scheme is None:
+            raise ValueError(
+                f"`dataset` {dataset!r} is not where {self.dataset!r} lies, which has no path: leave it out."
+            )
+        if scheme_of(dataset) != scheme:
+            raise ValueError(
+                f"`dataset` {dataset!r} is not where the run's {self.dataset!r} can have moved: give {scheme}:PATH."
+            )
+        return self.model_copy(update={"dataset": absolute(dataset)})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the examples of a batch are mixed with each other."""
+        return any(text.partition(":")[0] in MIXING for text in self.augment)
 
     @property
     def chunk(self) -> int:
@@ -376,8 +503,13 @@ SHARED = [f.name for f in fields(MethodSpec) if f.name in TrainConfig.model_fiel
 def hashed(values: Mapping[str, Any]) -> str:
     """The run id of a resolved configuration, from its values as config.json holds them."""
     fields = TrainConfig.model_fields
-    unchanged = {key for key in LATER if values.get(key) == fields[key].get_default(call_default_factory=True)}
+    usual = {key: fields[key].get_default(call_default_factory=True) for key in LATER}
+    unchanged = {key for key in LATER if values.get(key) in (usual[key], pydantic_core.to_jsonable_python(usual[key]))}
+    if values.get("init_digest") is not None:
+        unchanged.add("init")  # what the weights are counts, not where they were
     kept = {key: value for key, value in values.items() if key not in unchanged}
+    if values.get("dataset_digest") is not None:
+        kept["dataset"] = values["dataset"].partition(":")[0]  # wherever its files lie
     text = json.dumps({"schema": SCHEMA, **kept}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

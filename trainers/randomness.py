@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from torch import Generator
+from jaxtyping import Int
+from torch import Generator, Tensor
 
 
 def derive(seed: int, purpose: str) -> int:
@@ -48,3 +50,39 @@ def seeded(seed: int) -> Iterator[None]:
         if cuda:
             torch.cuda.manual_seed_all(seed)
         yield
+
+
+@dataclass(frozen=True)
+class ExampleDraws:
+    """Random numbers of many examples at once, each decided by (key, example) alone.
+
+    Draw j of example i is output number 8 i + j of the generator SplitMix64 that starts at the key, so that neither the
+    batch nor the device matters, and no table of numbers is kept.
+
+    Attributes:
+        key: Such as `derive` gives.
+        examples: Which (k,), int64, on the device of the draws.
+
+    Source:
+        Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators", OOPSLA.
+    """
+
+    key: int
+    examples: Int[Tensor, " k"]
+
+    def below(self, bound: int, draw: int) -> Int[Tensor, " k"]:
+        """Whole numbers in [0, bound), uniform up to bound / 2^31, as draw number `draw` in 0..7 of each example."""
+        state = (self.examples * 8 + draw + 1) * _signed(0x9E3779B97F4A7C15) + _signed(self.key)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ _shifted(state, shift)) * _signed(factor)
+        return (_shifted(state ^ _shifted(state, 31), 33) * bound) >> 31
+
+
+def _signed(value: int) -> int:
+    """A number of 64 bits as int64 holds it."""
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _shifted(state: Tensor, by: int) -> Tensor:
+    """int64 shifted to the right as if it had no sign."""
+    return (state >> by) & ((1 << (64 - by)) - 1)

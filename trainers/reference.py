@@ -11,10 +11,20 @@ from typing import Any
 
 from trainers.naming import nearest
 
+# What may stand before a colon and is no module: `scheme:rest` names data by their path, or models of a library.
+DATA_SCHEMES = ("fashion_mnist", "mnist", "cifar10", "cifar100", "svhn", "imagefolder", "npz", "hf")
+MODEL_SCHEMES = ("timm", "torchvision", "hf")
+
+
+def scheme_of(name: str) -> str | None:
+    """The scheme of a name `scheme:rest`, or of `scheme` alone; None for other names."""
+    scheme = name.partition(":")[0]
+    return scheme if scheme in DATA_SCHEMES or scheme in MODEL_SCHEMES else None
+
 
 def is_reference(name: str) -> bool:
-    """Whether a name is meant as `module:function` rather than as the name of something built in."""
-    return ":" in name
+    """Whether a name is meant as `module:function` rather than as the name of something built in, or by scheme."""
+    return ":" in name and scheme_of(name) is None
 
 
 def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:

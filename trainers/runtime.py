@@ -25,11 +25,15 @@ class Runtime:
     Attributes:
         device: cpu, cuda, cuda:1 or mps; several of a kind as cuda:0,1, which processes share; or auto: CUDA where
             there is one, else mps, else the CPU.
+        workers: Processes that read data ahead for each process that computes, where examples are read or transformed
+            one by one; 0 lets each read its own.
         jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
             device elsewhere. With Ray None is one a core of the cluster.
         executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results.
         address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
             runs on this machine.
+        checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
+            of keeping them; the numbers are the same.
         ranks: The processes of `torchrun`, see `joined`.
 
     Raises:
@@ -40,9 +44,13 @@ class Runtime:
     jobs: int | None = None
     executor: Executor = "processes"
     address: str | None = None
+    checkpoint_activations: bool = False
     ranks: Ranks = field(default_factory=Ranks, compare=False)
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.workers, int) or isinstance(self.workers, bool) or self.workers < 0:
+            raise ValueError(f"`workers` must be a whole number of processes >= 0, got {self.workers!r}.")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"`jobs` must be at least 1, got {self.jobs!r}; leave it out for one a core.")
         if self.executor not in ("processes", "ray"):

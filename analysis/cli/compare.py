@@ -29,9 +29,9 @@ def compare(
         choose: The error or variant that chooses each group's configuration.
         level: Coverage of the intervals; by default the study's own, or 0.95.
     """
-    from analysis.outcomes import ERRORS, outcomes  # statistics are slow to import
     from analysis.reporting.methods import method_comparison
     from analysis.reporting.tables import to_csv, to_markdown
+    from analysis.run_outcomes import ERRORS, outcomes  # statistics are slow to import
     from analysis.statistics.methods import compare_methods
     from analysis.study import Study
 

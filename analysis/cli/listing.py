@@ -1,19 +1,25 @@
-"""`landscape list`: methods, measures, models and datasets by name."""
+"""`landscape list`: methods, measures, models, datasets and augmentations by name."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import tyro
 
 from analysis.cli.output import show_table
 from analysis.measures.registry import MEASURES
+from trainers.data.augmentation import AUGMENTATIONS
 from trainers.data.loading import DATASETS
+from trainers.data.sources.named import SCHEMES
 from trainers.models.building import MODELS
+from trainers.models.libraries import HELP
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
 
 
-def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models", "datasets"]]) -> int:
-    """Print the methods, measures, models or datasets, with one line of help each.
+def list_names(
+    what: tyro.conf.Positional[Literal["methods", "measures", "models", "datasets", "augmentations"]],
+) -> int:
+    """Print the methods, measures, models, datasets or augmentations, with one line of help each.
 
     Args:
         what: Which list to print.
@@ -42,6 +48,9 @@ def list_names(what: tyro.conf.Positional[Literal["methods", "measures", "models
         ]
         show_table(columns, rows, fold=columns)
     else:
-        entries = MODELS if what == "models" else DATASETS
-        show_table(("name", "what it is"), [(name, thing.help) for name, thing in entries.items()], fold=["what it is"])
+        registries: dict[str, Mapping[str, Any]]
+        registries = {"models": MODELS, "datasets": {**DATASETS, **SCHEMES}, "augmentations": AUGMENTATIONS}
+        entries = registries[what]
+        shown = {name: thing.help for name, thing in entries.items()} | (HELP if what == "models" else {})
+        show_table(("name", "what it is"), list(shown.items()), fold=["what it is"])
     return 0

@@ -1,14 +1,14 @@
 """Options that several commands have: where to compute, and what belongs to weights from elsewhere."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from analysis.measures.checkpoints import WeightsFile
 from trainers.config import Option
 from trainers.runtime import Executor, Runtime
-
-# Nothing here is for workers that read data: data are in memory, so that such a flag would have no effect.
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,13 @@ class Place:
     Attributes:
         device: cpu, cuda, cuda:1 or mps; several as cuda:0,1; or auto, the best there is.
         jobs: Number of processes; by default one per core, or one per device other than the CPU.
+        workers: Further processes that read data ahead, for each of these, where data are not in memory or are
+            transformed one by one.
     """
 
     device: str = "cpu"
     jobs: int | None = None
+    workers: int = 0
 
     def runtime(self) -> Runtime:
         """The same, checked."""
@@ -46,9 +49,9 @@ class Foreign:
     """For files of weights from elsewhere: the model and the data that go with them.
 
     Attributes:
-        model: The model's name or module:function.
+        model: The model's name or module:function; a folder of Hugging Face says it itself.
         model_options: The model's sizes.
-        dataset: The data's name or module:function.
+        dataset: The data's name or module:function; by default digits. For runs, where their data have moved to.
         train_size: Number of training examples.
         validation_size: Number of validation examples; by default 500, or none of fewer.
         label_noise: Label noise of the training data.
@@ -57,7 +60,7 @@ class Foreign:
 
     model: str | None = None
     model_options: dict[str, Option] | None = None
-    dataset: str = "digits"
+    dataset: str | None = None
     train_size: int | None = None
     validation_size: int | None = None
     label_noise: float = 0.0
@@ -67,10 +70,26 @@ class Foreign:
     def data(self) -> dict[str, Any]:
         """Options of `trainers.load_dataset`; a validation size left out is not part of what rows depend on."""
         options = {
-            "name": self.dataset, "train_size": self.train_size, "label_noise": self.label_noise,
+            "name": self.dataset or "digits", "train_size": self.train_size, "label_noise": self.label_noise,
             "seed": self.data_seed,
         }  # fmt: skip
         return options if self.validation_size is None else {**options, "validation_size": self.validation_size}
+
+    def of(self, path: Path, known: str | None = None, *, ema: bool = False) -> WeightsFile:
+        """The weights at a path with these.
+
+        Args:
+            path: Absolute.
+            known: The model's name where the weights say it themselves.
+            ema: Take the average of weights in it.
+
+        Raises:
+            ValueError: If nothing says what the model is.
+        """
+        model = self.model or known
+        if model is None:
+            raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
+        return WeightsFile(path, model, self.model_options or {}, self.data, ema=ema)
 
 
 Here = Annotated[Place, tyro.conf.OmitArgPrefixes]

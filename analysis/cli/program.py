@@ -8,34 +8,43 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
-import tyro
 
-from analysis.cli.compare import compare
-from analysis.cli.correlate import correlate
-from analysis.cli.listing import list_names
-from analysis.cli.measure import measure
-from analysis.cli.report import report
-from analysis.cli.study import study
-from analysis.cli.surface import surface
-from analysis.cli.train import train
-from trainers.files.lock import BusyError
-from trainers.files.writing import FULL
-from trainers.sweep.parallel import SAFE_PATH, Stopped, WorkerDiedError
+@dataclass(frozen=True)
+class Command:
+    """A command of the program.
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "study": study,
-    "train": train,
-    "measure": measure,
-    "correlate": correlate,
-    "compare": compare,
-    "report": report,
-    "surface": surface,
-    "list": list_names,
+    Attributes:
+        place: The module of `analysis.cli`, and the function in it; imported when the command is used.
+        help: One line.
+    """
+
+    place: str
+    help: str
+
+    def function(self) -> Callable[..., int]:
+        """What the command calls."""
+        module, _, name = self.place.partition(".")
+        function: Callable[..., int] = getattr(import_module(f"analysis.cli.{module}"), name)
+        return function
+
+
+COMMANDS: dict[str, Command] = {
+    "study": Command("study.study", "Run a study: train, measure, relate to generalisation, report."),
+    "train": Command("train.train", "Train one run, or continue it."),
+    "measure": Command("measure.measure", "Measure checkpoints of runs, or weights from elsewhere."),
+    "correlate": Command("correlate.correlate", "Relate measures to generalisation."),
+    "compare": Command("compare.compare", "Compare the methods of a study, paired by seed."),
+    "report": Command("report.report", "Write the report of a finished study again."),
+    "surface": Command("surface.surface", "Draw the loss surface around a model, or between models."),
+    "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets."),
 }
-
-
+ABOUT = "Loss landscapes, sharpness and perturbed forgetting."
+SAFE_PATH = "PYTHONSAFEPATH"
 STOPPED = 128  # exit codes of signals are this and their number
 WAYS_OUT = {
     errno.ENOENT: "does not exist: check its name",
@@ -64,42 +73,66 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code: int = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="landscape",
-            description="Loss landscapes, sharpness and perturbed forgetting.",
-            args=arguments,
-        )
+        code = _command(sys.argv[1:] if arguments is None else list(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
         _say_no_more()
         return 0
-    except Stopped as stop:  # a sweep, which says how far it came
-        return _complain(str(stop), stop.code)
-    except KeyboardInterrupt:
-        return _complain("stopped; finished work is kept, and the same command continues from there.", 130)
-    except (ValueError, OSError, ImportError, RecursionError, BusyError, WorkerDiedError) as error:
+    except KeyboardInterrupt as stop:  # a sweep says how far it came, and its exit code
+        kept = "stopped; finished work is kept, and the same command continues from there."
+        return _complain(str(stop) or kept, getattr(stop, "code", 130))
+    except Exception as error:
         if os.environ.get("LANDSCAPE_TRACEBACK"):
             raise
         return _complain(*_message(error))
-    except Exception as error:  # nothing that was foreseen: in one line all the same
-        if os.environ.get("LANDSCAPE_TRACEBACK"):
-            raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        said = (str(error).strip().splitlines() or [""])[0]
-        return _complain(
-            f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); the same command with "
-            f"LANDSCAPE_TRACEBACK=1 in front of it shows the traceback.",
-            1,
-        )
     return code
+
+
+def _command(arguments: list[str]) -> int:
+    """Call the command that the arguments name."""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help", ""):
+        print(_help())
+        return 0 if name else 2
+    if name == "--version":
+        print(f"landscape {version('landscape')}")
+        return 0
+    if name not in COMMANDS:
+        from trainers.naming import nearest
+
+        raise ValueError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}")
+    import tyro  # not needed to show the commands
+
+    code: int = tyro.cli(COMMANDS[name].function(), prog=f"landscape {name}", args=arguments[1:])
+    return code
+
+
+def _help() -> str:
+    """The commands, without loading what they need."""
+    wide = max(map(len, COMMANDS))
+    lines = [f"  {name:<{wide}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join([
+        "usage: landscape COMMAND [OPTIONS]", "", ABOUT, "", "commands:", *lines, "",
+        "`landscape COMMAND --help` shows the options of a command, `landscape --version` the version.",
+    ])  # fmt: skip
 
 
 def _message(error: Exception) -> tuple[str, int]:
     """The message for an error, and the exit code."""
+    from trainers.files.writing import FULL  # only now: importing torch takes longer than any command's help
+    from trainers.sweep.parallel import WorkerDiedError
+
     if isinstance(error, RecursionError):
         return "a file or an argument is nested too deeply: is a bracket left open?", 2
+    if not isinstance(error, ValueError | OSError | ImportError | WorkerDiedError):  # nothing that was foreseen
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = (str(error).strip().splitlines() or [""])[0]
+        return (
+            f"{type(error).__name__}: {said} ({Path(place.filename).name}, line {place.lineno}); the same command with "
+            f"LANDSCAPE_TRACEBACK=1 in front of it shows the traceback.",
+            1,
+        )
     if not isinstance(error, OSError) or error.errno is None:
         bad = isinstance(error, ValueError | ImportError | FileNotFoundError | FileExistsError | PermissionError)
         return str(error), 2 if bad else 1

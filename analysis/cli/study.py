@@ -1,6 +1,7 @@
 """`landscape study`: from a study file to its report."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import tyro
 from analysis.cli.options import SPREAD, Spread
 from analysis.path import find_own_modules
 from analysis.progress import track
+from trainers.data.sources.named import download as fetch
+from trainers.runs.tracking import TrackerName
 from trainers.sweep.running import parse_shard
 
 
@@ -21,6 +24,9 @@ def study(
     extend: bool = False,
     shard: str | None = None,
     time_limit: str | None = None,
+    track_with: Annotated[tuple[TrackerName, ...], tyro.conf.arg(name="track")] = (),
+    checkpoint_activations: bool = False,
+    download: bool = False,
 ) -> int:
     """Run a study from its file to the report; what is done already is kept.
 
@@ -32,17 +38,24 @@ def study(
         extend: Go on in a folder that was made with another configuration.
         shard: i/n trains only part i of n, counted from 0, and makes no report: for array jobs.
         time_limit: For training, in seconds or as HH:MM:SS; runs in progress then stop and can be continued.
+        track_with: Show the runs in TensorBoard or W&B too, while they train.
+        checkpoint_activations: Compute activations again in backward passes instead of keeping them: less memory.
+        download: Fetch datasets to their paths where they are not there.
     """
     from analysis.study import Study, read_study
 
     find_own_modules(trust=trust)
-    runtime = place.runtime()
-    config = read_study(file, trust=trust)
+    runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
+    config = read_study(file, trust=trust, folder=out_folder)
+    if download:
+        for name in dict.fromkeys(c.dataset for c in config.configs()):
+            fetch(name)
     folder = out_folder or Path("runs") / config.name
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(
         config, folder, runtime=runtime, trust=trust,
         shard=None if shard is None else parse_shard(shard), time_limit=time_limit, command=command,
+        track_with=track_with,
     )  # fmt: skip
     if shard is not None:
         work.prepare(extend=extend)

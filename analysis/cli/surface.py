@@ -38,6 +38,7 @@ def surface(
     numbers: bool = True,
     seed: int = 0,
     step: int | None = None,
+    ema: bool = False,
     out_folder: Annotated[Path | None, tyro.conf.arg(name="out")] = None,
     vtk: bool = False,
     cost: bool = False,
@@ -75,6 +76,7 @@ def surface(
         numbers: Compute eigenvalues, trace and sharpness, to show them beside the picture.
         seed: Seed of directions and examples.
         step: Checkpoint of the runs; by default the last one.
+        ema: Draw the average of weights (EMA, SWA) in files of weights instead of the weights themselves.
         out_folder: Folder of the figures.
         vtk: Write files for ParaView too.
         cost: Print how long it would take, and compute nothing.
@@ -94,8 +96,10 @@ def surface(
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,
         batch=batch, centred=centred, numbers=numbers, seed=seed,
     )  # fmt: skip
-    foreign: dict[str, Any] = {"model": weights.model, "model_options": weights.model_options, "data": weights.data}
-    places = [checkpoint_of(m, step=step, trust=trust, **foreign) for m in models]
+    foreign: dict[str, Any] = {
+        "model": weights.model, "model_options": weights.model_options, "data": weights.data, "ema": ema,
+    }  # fmt: skip
+    places = [checkpoint_of(m, step=step, trust=trust, moved=weights.dataset, **foreign) for m in models]
     if cost:
         print(time_needed(places, chosen, runtime))
         return 0

@@ -1,6 +1,6 @@
 """`landscape train`: one run, or a search of its radius."""
 
-from dataclasses import field, fields, make_dataclass
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +11,13 @@ from analysis.cli.output import show_table
 from analysis.path import find_own_modules
 from analysis.progress import track
 from trainers.config import TrainConfig, train_config
+from trainers.data.augmentation import Given
+from trainers.data.sources.named import download as fetch
+from trainers.runs.checkpoint import read_meta
 from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
 from trainers.runs.tracking import TrackerName
+from trainers.weights.known import remember
 
 TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
 
@@ -44,10 +48,12 @@ def train(
     snapshot_seconds: float = 30.0,
     log_steps: int | None = None,
     track_with: Annotated[tuple[TrackerName, ...], tyro.conf.arg(name="track")] = (),
+    checkpoint_activations: bool = False,
     rho_search: bool = False,
     search_radii: tuple[float, ...] | None = None,
     search_share: float = 0.2,
     search_seeds: int = 1,
+    download: bool = False,
 ) -> int:
     """Train one run; a finished run is skipped, an interrupted one is continued.
 
@@ -62,14 +68,19 @@ def train(
         snapshot_seconds: Shortest time between two snapshots, from which a killed run continues.
         log_steps: Log every n-th step to steps.parquet.
         track_with: Show the run in TensorBoard or W&B too.
+        checkpoint_activations: Compute activations again in backward passes instead of keeping them: less memory.
         rho_search: Try several radii in short runs and suggest one; the run itself is not trained.
         search_radii: The radii to try; by default 0 and factors of three around the given one.
         search_share: Fraction of the epochs that each of these runs gets.
         search_seeds: Number of runs for each radius.
+        download: Fetch the dataset to its path if it is not there.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
-    find_own_modules(chosen.model, chosen.dataset)
-    runtime = place.runtime()
+    find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
+    runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
+    remember(out_folder, chosen.init)
+    if download:
+        fetch(chosen.dataset)
     if rho_search:
         return _search_radius(
             chosen,
@@ -90,12 +101,14 @@ def train(
             chosen,
             out=out_folder,
             device=runtime.single(),
+            workers=runtime.workers,
             trust=True,  # named on the command line itself
             progress=advance,
             time_limit=time_limit,
             snapshot_seconds=snapshot_seconds,
             log_steps=log_steps,
             track=track_with,
+            checkpoint_activations=checkpoint_activations,
         )
     except SystemExit as stop:  # a signal; the snapshot is written
         run, code = Run(out_folder / chosen.run_id), int(stop.code or 0)
@@ -109,11 +122,24 @@ def train(
         score = (own or ["test_error"])[0].removeprefix("test_")
         values = (f"{split} {score.replace('_', ' ')} {last[f'{split}_{score}']:.4f}" for split in ("train", "test"))
         line += f": {', '.join(values)}"
+        if chosen.average is not None:
+            line += f", with the average of weights {last[f'average_test_{score}']:.4f}"
     print(line)
     if status.get("skipped_steps"):
         print(f"{status['skipped_steps']} steps skipped by overflow, the first: {', '.join(status['first_skipped'])}")
+    for line in _start_of(run):
+        print(line)
     print(f"run: {run.folder}")
     return code or (TRY_AGAIN if status["status"] == "interrupted" else 0)
+
+
+def _start_of(run: Run) -> list[str]:
+    """What is to be said of the weights that a run started from."""
+    first = run.checkpoints().get(0)
+    told = None if first is None else read_meta(first).get("init")
+    if not told or "file" not in told:
+        return []
+    return [f"initial weights: {told['file']}, {told['taken']}", *(f"note: {note}" for note in told["notes"])]
 
 
 def _search_radius(chosen: TrainConfig, **options: Any) -> int:

@@ -60,6 +60,7 @@ class Displacements:
         initial: Weights before training, for "shrink".
         last_update: θ minus the weights one step before, for "last_update".
         outputs: How logits are read: "softmax", or "sigmoid" for σ(z_c) divided by its sum over the classes.
+        batch_size: Examples a forward pass of the data that outputs are compared on; None for as many as suit them.
     """
 
     providers: Sequence[str]
@@ -77,6 +78,7 @@ class Displacements:
     initial: Params | None = None
     last_update: Params | None = None
     outputs: Link = "softmax"
+    batch_size: int | None = None
     cells: list[Cell] = field(init=False)
 
     def __post_init__(self) -> None:

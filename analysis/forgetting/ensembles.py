@@ -75,7 +75,7 @@ def data_forgetting(
         raise ValueError("`asked` must agree in providers, radii, `m`, `batches` and `outputs` over the models.")
 
     def outputs(k: int, theta: Params) -> Float[Array, "n c"]:
-        logits = asked[k].outputs_of(on_inputs(risks[k], inputs), theta)
+        logits = asked[k].outputs_of(on_inputs(risks[k], inputs, asked[k].batch_size), theta)
         probs: Float[Array, "n c"] = Classification().probabilities(logits).cpu().numpy()
         return probs
 

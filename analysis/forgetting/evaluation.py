@@ -12,10 +12,12 @@ from analysis.forgetting.displacements import Displacements
 from analysis.forgetting.metrics import Outputs
 from landscape import EmpiricalRisk, Params
 from landscape.functional import PureModel
+from trainers.tasks.evaluation import batch_of
 
 Array = np.ndarray
 
-CHUNK = 4096  # examples a forward pass
+CHUNK = 4096  # examples a forward pass, of inputs so small that
+ENOUGH = 2048  # or more suit a pass
 
 
 class Evaluation:
@@ -26,10 +28,26 @@ class Evaluation:
         y: Their labels.
         labels: Labels of all.
         n_train: Number of training examples.
-        by_batch: Whether the model normalises by the statistics of what it is given, so that B is evaluated by itself.
+        by_batch: Whether the model normalises by the statistics of what it is given.
+        apart: Whether B is evaluated by itself: because of that, or because it is not among the examples that are seen.
+        others: How many training examples stand for those outside B.
+        seen: Positions of the examples that every model is evaluated on, among all.
+
+    Args:
+        risk: Model, loss and training data.
+        held_out: Inputs and labels of the others.
+        asked: How outputs are read.
+        others: Training examples, the first ones, that stand for all those outside B; None means all of them.
     """
 
-    def __init__(self, risk: EmpiricalRisk, held_out: tuple[Tensor, Tensor], asked: Displacements) -> None:
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        held_out: tuple[Tensor, Tensor],
+        asked: Displacements,
+        *,
+        others: int | None = None,
+    ) -> None:
         self.x, self.y = training_pairs(risk)
         other, other_y = _labelled(held_out, "held_out")
         self.risk, self.asked = risk, asked
@@ -41,16 +59,23 @@ class Evaluation:
                 f"`risk` must be in mode 'eval' or 'batch' to be perturbed batch by batch, got {risk.mode!r}."
             )
         self.by_batch = normalised and risk.mode == "batch"
+        self.others = self.n_train if others is None or self.by_batch else min(others, self.n_train)
+        self.apart = self.by_batch or self.others < self.n_train
+        self.seen = np.concatenate([np.arange(self.others), np.arange(self.n_train, len(self.labels))])
+        self._base: Tensor | None = None
         if self.by_batch:
             parts: Any = [*(x for x, _ in risk.batches), *other.to(self.x.device).split(max(risk.sizes))]
         else:
-            parts = torch.cat([self.x, other.to(self.x.device)])
-        self.inputs = on_inputs(risk, parts)
+            parts = torch.cat([self.x[: self.others], other.to(self.x.device)])
+        self.inputs = on_inputs(risk, parts, asked.batch_size)
 
     def logits(self, theta: Params, chosen: Int[Array, " m"] | None = None) -> Tensor:
-        """Logits on all examples, and on the chosen batch once more where it is normalised by itself."""
-        found = self.asked.outputs_of(self.inputs, theta)
-        if chosen is None or not self.by_batch:
+        """Logits on the examples that are seen, and then on the chosen batch where it is evaluated by itself."""
+        if theta is not self.risk.theta:
+            found = self.asked.outputs_of(self.inputs, theta)
+        else:
+            found = self._base = self.asked.outputs_of(self.inputs, theta) if self._base is None else self._base
+        if chosen is None or not self.apart:
             return found
         batch = self.x[torch.from_numpy(chosen).to(self.x.device)]
         return torch.cat([found, self.asked.outputs_of(on_inputs(self.risk, [batch]), theta)])
@@ -58,7 +83,7 @@ class Evaluation:
     def outputs(self, theta: Params, chosen: Int[Array, " m"] | None = None) -> Outputs:
         """Outputs at θ."""
         logits = self.logits(theta, chosen)
-        labels = self.labels if chosen is None else self._labels(chosen)
+        labels = self.labels[self.places(chosen)]
         if logits.ndim != 2 or logits.shape[1] <= labels.max() or labels.min() < 0:
             raise ValueError(
                 f"`risk` must predict logits of shape (n, c), one column a class, for labels from 0 to c - 1; got "
@@ -68,23 +93,33 @@ class Evaluation:
 
     def read(self, logits: list[Tensor], chosen: Int[Array, " m"]) -> Outputs:
         """Outputs of several models at once."""
-        return Outputs.from_logits(torch.stack(logits), self._labels(chosen))
+        return Outputs.from_logits(torch.stack(logits), self.labels[self.places(chosen)])
+
+    def places(self, chosen: Int[Array, " m"] | None) -> Int[Array, " k"]:
+        """Which of all examples each output is of."""
+        return np.concatenate([self.seen, chosen]) if self.apart and chosen is not None else self.seen
 
     def sets(self, chosen: Int[Array, " m"]) -> dict[str, Int[Array, " k"]]:
         """Positions of the three sets in the outputs."""
         outside = np.ones(self.n_train, dtype=bool)
         outside[chosen] = False
-        n = len(self.labels)
-        exposed = n + np.arange(len(chosen)) if self.by_batch else chosen
-        return {"exposed": exposed, "other_train": np.flatnonzero(outside), "held_out": np.arange(self.n_train, n)}
-
-    def _labels(self, chosen: Int[Array, " m"]) -> Int[Array, " n"]:
-        return np.concatenate([self.labels, self.labels[chosen]]) if self.by_batch else self.labels
+        k, others = len(self.seen), self.others
+        exposed = k + np.arange(len(chosen)) if self.apart else chosen
+        return {"exposed": exposed, "other_train": np.flatnonzero(outside[:others]), "held_out": np.arange(others, k)}
 
 
-def on_inputs(risk: EmpiricalRisk, parts: Tensor | Sequence[Tensor]) -> EmpiricalRisk:
-    """The model of a risk on inputs alone, to be asked for its outputs."""
-    return risk.on([(part, part) for part in (parts.split(CHUNK) if isinstance(parts, Tensor) else parts)])
+def on_inputs(risk: EmpiricalRisk, parts: Tensor | Sequence[Tensor], size: int | None = None) -> EmpiricalRisk:
+    """The model of a risk on inputs alone, to be asked for its outputs.
+
+    Args:
+        risk: Gives the model.
+        parts: Inputs, or batches of them.
+        size: Examples a pass, where they are no batches yet; None for as many as suit them.
+    """
+    if isinstance(parts, Tensor):
+        usual = batch_of(parts)
+        parts = parts.split(size or (CHUNK if usual >= ENOUGH else usual))
+    return risk.on([(part, part) for part in parts])
 
 
 def training_pairs(risk: EmpiricalRisk) -> tuple[Tensor, Tensor]:

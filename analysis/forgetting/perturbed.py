@@ -134,16 +134,31 @@ def measure_displacements(
     correction: Correction = "first-order",
     resamples: int = 0,
     level: float = 0.95,
+    others: int | None = None,
     generator: Generator | None = None,
 ) -> list[Row]:
     """`perturbed_forgetting` for displacements that are given as an object; the other arguments are its own.
+
+    Args:
+        risk: As there, and so on.
+        held_out: See there.
+        asked: The displacements.
+        metrics: See there.
+        gaps: See there.
+        contrasts: See there.
+        correction: See there.
+        resamples: See there.
+        level: See there.
+        others: Training examples, the first ones, that stand for "other_train", less those in B; None means all. Every
+            B is then evaluated by itself, so that a displacement costs a pass over these, the held-out data and B.
+        generator: See there.
 
     Raises:
         ValueError: As `perturbed_forgetting`.
     """
     _check_options(metrics, gaps, contrasts, correction)
     generator = source_of(generator)
-    evaluation = Evaluation(risk, held_out, asked)
+    evaluation = Evaluation(risk, held_out, asked, others=others)
     labels, n_train = evaluation.labels, evaluation.n_train
     draws = asked.draw(n_train, generator)
     drawn = None
@@ -153,15 +168,15 @@ def measure_displacements(
     names = list(dict.fromkeys([*metrics, *gaps]))
     computed = list(dict.fromkeys([*names, *(("F_cmi", "F_use") if "selectivity" in names else ())]))
     plan = Plan(
-        labels, n_train, list(dict.fromkeys(metrics)), computed, list(dict.fromkeys(gaps)),
+        labels, n_train, evaluation.others, list(dict.fromkeys(metrics)), computed, list(dict.fromkeys(gaps)),
         list(dict.fromkeys(contrasts)), correction, asked.m is not None, drawn,
     )  # fmt: skip
     base = evaluation.outputs(risk.theta)
     tallies = {cell: Tally() for cell in asked.cells}
     together = max(1, HELD // base.probs.size)
     for draw, moves in asked.along(risk, evaluation.x, evaluation.y, draws):
-        here = evaluation.outputs(risk.theta, draw.index) if evaluation.by_batch else base
-        sets = evaluation.sets(draw.index)
+        here = evaluation.outputs(risk.theta, draw.index) if evaluation.apart else base
+        sets, places = evaluation.sets(draw.index), evaluation.places(draw.index)
         moved: list[Tally] = []
         logits: list[Tensor] = []
         for cell, move in moves:
@@ -171,15 +186,15 @@ def measure_displacements(
                 continue
             tally.moved(draw.number, draw.index, move)
             if move.length == 0:  # θ has not moved: the outputs are those before, bit for bit
-                record([tally], here, here, sets, draw.number, plan)
+                record([tally], here, here, sets, places, draw.number, plan)
                 continue
             moved.append(tally)
             logits.append(evaluation.logits(displaced(risk.theta, move.delta), draw.index))
             if len(moved) == together:
-                record(moved, here, evaluation.read(logits, draw.index), sets, draw.number, plan)
+                record(moved, here, evaluation.read(logits, draw.index), sets, places, draw.number, plan)
                 moved, logits = [], []
         if moved:
-            record(moved, here, evaluation.read(logits, draw.index), sets, draw.number, plan)
+            record(moved, here, evaluation.read(logits, draw.index), sets, places, draw.number, plan)
     finite = bool(np.isfinite(base.losses).all())
     rows: list[Row] = []
     for cell, tally in tallies.items():

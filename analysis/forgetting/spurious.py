@@ -101,7 +101,7 @@ def spurious_forgetting(
     def at(theta: Params) -> dict[str, Float[Array, " g"]]:
         sets = {"shuffled": data.shuffled, "kept": data.kept, "removed": data.removed}
         probs = {
-            name: Classification().probabilities(asked.outputs_of(on_inputs(risk, t), theta)).cpu()
+            name: Classification().probabilities(asked.outputs_of(on_inputs(risk, t, asked.batch_size), theta)).cpu()
             for name, t in sets.items()
             if t is not None
         }

@@ -36,6 +36,7 @@ class Plan:
     Attributes:
         labels: Labels of the training data, then of the held-out data.
         n_train: Number of training examples.
+        others: How many of them, the first ones, stand for those outside a batch.
         metrics: Names for the rows.
         computed: These, and what they are formed from.
         gaps: Metrics whose contrast between exposures is a row too.
@@ -47,6 +48,7 @@ class Plan:
 
     labels: Int[Array, " n"]
     n_train: int
+    others: int
     metrics: Sequence[str]
     computed: Sequence[str]
     gaps: Sequence[str]
@@ -84,14 +86,19 @@ class Tally:
 
 
 def record(
-    tallies: list[Tally], base: Outputs, after: Outputs, sets: dict[str, Int[Array, " k"]], number: int, plan: Plan
+    tallies: list[Tally],
+    base: Outputs,
+    after: Outputs,
+    sets: dict[str, Int[Array, " k"]],
+    places: Int[Array, " n"],
+    number: int,
+    plan: Plan,
 ) -> None:
     """Enter outputs of one batch; `after` has one model for each tally on its leading axis, or is `base` if θ stayed.
 
-    `sets` are positions in the outputs, whose labels are the plan's, then those of the batch if outputs on it differ.
+    `sets` are positions in the outputs, and `places` says which of the plan's examples each output is of.
     """
-    extra = base.probs.shape[-2] - len(plan.labels)
-    labels = np.concatenate([plan.labels, plan.labels[tallies[0].chosen[-1]]]) if extra else plan.labels
+    labels = plan.labels[places]
     for split, examples in sets.items():
         if not len(examples):
             continue
@@ -107,8 +114,7 @@ def record(
             values = {name: float(v if v.ndim == 0 else v[i]) for name, v in metrics.items()}
             tally.means.setdefault(split, []).append(values)
         if plan.resamples is not None:
-            counts = plan.resamples.examples
-            members = np.concatenate([counts, counts[:, tallies[0].chosen[-1]]], 1) if extra else counts
+            members = plan.resamples.examples[:, places]
             weight = plan.resamples.batches[:, number] if plan.pool else np.ones(len(members))
             for i, tally in enumerate(tallies):
                 one = before if after is base else then.of(i)
@@ -245,8 +251,8 @@ def _fewest_of_a_class(chosen: list[Int[Array, " m"]], plan: Plan) -> dict[str, 
     def count(examples: Int[Array, " k"]) -> Int[Array, " c"]:
         return np.bincount(plan.labels[examples], minlength=plan.classes)
 
-    train = count(np.arange(plan.n_train))
-    outside = [train - count(c) for c in chosen]
+    train = count(np.arange(plan.others))
+    outside = [train - count(c[c < plan.others]) for c in chosen]
     counts = {
         "exposed": count(np.unique(np.concatenate(chosen))),
         "other_train": np.min(outside, axis=0),

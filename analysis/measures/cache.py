@@ -26,12 +26,15 @@ class Cache:
     Args:
         folder: Where it is kept.
         name: Of the checkpoint.
-        weights: Its file of weights.
+        weights: Its file of weights, or several that make it up.
         owner: Run id and step that its rows must have; rows of another one were copied in, and do not count.
     """
 
-    def __init__(self, folder: Path, name: str, weights: Path, owner: tuple[str, int] | None = None) -> None:
-        self.index, self.weights, self.owner = folder / f"{name}.json", weights, owner
+    def __init__(
+        self, folder: Path, name: str, weights: Path | tuple[Path, ...], owner: tuple[str, int] | None = None
+    ) -> None:
+        self.index, self.owner = folder / f"{name}.json", owner
+        self.weights = weights if isinstance(weights, tuple) else (weights,)
         self._kept = Kept(self.index, ".parquet", way_out="delete it, and what is missing is measured again")
 
     def load(self) -> dict[str, pd.DataFrame]:
@@ -56,8 +59,7 @@ class Cache:
 
     def stamp(self) -> dict[str, Any]:
         """What the weights are known by; taken before they are read, rows never count for weights that came later."""
-        status = self.weights.stat()
-        return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": digest(self.weights)}
+        return {**self._status(), "sha256": self._digest()}
 
     def store(self, new: Mapping[str, pd.DataFrame], stamp: Mapping[str, Any]) -> None:
         """Add rows to those that are there, of whichever process.
@@ -75,10 +77,18 @@ class Cache:
             self._kept.write(index, lambda aside: rows.to_parquet(aside, index=False))
 
     def _same(self, noted: Mapping[str, Any]) -> bool:
-        now = self.weights.stat()
-        if (noted["bytes"], noted["mtime_ns"]) == (now.st_size, now.st_mtime_ns):
+        if {key: noted[key] for key in ("bytes", "mtime_ns")} == self._status():
             return True
-        return bool(noted["sha256"] == digest(self.weights))
+        return bool(noted["sha256"] == self._digest())
+
+    def _status(self) -> dict[str, int]:
+        """Size and time of change; of several files their sums, in which no change of one is lost."""
+        each = [path.stat() for path in self.weights]
+        return {"bytes": sum(s.st_size for s in each), "mtime_ns": sum(s.st_mtime_ns for s in each)}
+
+    def _digest(self) -> str:
+        each = [digest(path) for path in self.weights]
+        return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def option_hash(key: str, options: Mapping[str, Any], seed: int, context: Mapping[str, Any] | None = None) -> str:

@@ -1,6 +1,7 @@
 """Checkpoints that can be measured: of our runs, and files of weights from elsewhere."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,22 +9,33 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+from torch import Tensor
 
 from analysis import table
 from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
-from analysis.measures.registry import failed_rows
-from analysis.measures.subject import Subject
+from analysis.measures.registry import MEASURES, failed_rows
+from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.shifted import Shifted, with_shifted
+from trainers.data.sources.named import identity
 from trainers.models.building import build_model
-from trainers.runs.checkpoint import LIGHTNING, OF_LIGHTNING, PARAMS
-from trainers.runs.folder import Run, load_data
+from trainers.runs.checkpoint import read_weights
+from trainers.runs.folder import Run, hugging_face, load_data
+from trainers.weights.fitting import heads
+from trainers.weights.foreign import read_foreign
+from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
 
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 WEIGHTS = table.WEIGHTS
-DATA_KEYS = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed")
+HF = "hf:"
+BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states)")  # what trainers leave there
+DATA_KEYS = (
+    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed", "input_size",
+    "on_corrupt", "dataset_digest",
+)  # fmt: skip
 
 
 class Checkpoint(Protocol):
@@ -49,8 +61,27 @@ class Checkpoint(Protocol):
         """What decides its numbers beside its weights, the measure, the options and the seed."""
         ...
 
+    @property
+    def shifted(self) -> tuple[Shifted, ...]:
+        """Shifted test sets from elsewhere, on which it is measured too."""
+        ...
+
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples; None where it is known only once the data are read."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of: checkpoints that are alike in it take equally long."""
+        ...
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
+        ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by name, without building the model."""
         ...
 
 
@@ -62,11 +93,19 @@ class RunCheckpoint:
         folder: The run's.
         step: Optimizer steps taken.
         trust: Import a model or dataset that the run names as module:function.
+        shifted: Shifted test sets from elsewhere.
+        average: Take the average of weights.
+        batch_size: Examples a pass, see `Subject`.
+        dataset: Where the run's data lie now, as `scheme:PATH`; None where they did.
     """
 
     folder: Path
     step: int
     trust: bool = False
+    shifted: tuple[Shifted, ...] = ()
+    average: bool = False
+    batch_size: int | None = None
+    dataset: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -77,34 +116,57 @@ class RunCheckpoint:
     def cache(self) -> Cache:
         """Where its rows are kept."""
         run = Run(self.folder)
-        weights = run.checkpoint(self.step) / PARAMS
-        return Cache(self.folder / "measures", str(self.step), weights, (self.run_id, self.step))
+        weights = run.checkpoint(self.step) / (AVERAGE if self.average else PARAMS)
+        name = f"{self.step}.average" if self.average else str(self.step)
+        return Cache(self.folder / "measures", name, weights, (self.run_id, self.step))
 
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
         return {}  # all else is in the configuration, which names the run
 
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples, where the configuration says it."""
+        return Run(self.folder).config().train_size
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of."""
+        config = Run(self.folder).config()
+        return json.dumps([getattr(config, key) for key in ("model", "model_options", *DATA_KEYS)], default=str)
+
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
         run = Run(self.folder)
         config = run.config()
-        recipe = json.dumps([getattr(config, key) for key in (*DATA_KEYS, "precision")], default=str)
-        data = _data(recipe, device, lambda: load_data(config, trust=self.trust))
-        return Subject.of_checkpoint(run, self.step, data, trust=self.trust, seed=seed).on(device)
+        if self.dataset is not None:
+            config = config.moved(self.dataset)
+        identities = [vars(one) for one in self.shifted]
+        recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
+        data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
+        found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
+        return replace(found, batch_size=self.batch_size).on(device)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by name."""
+        return _shapes(read_weights(Run(self.folder).checkpoint(self.step) / PARAMS))
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file of weights from elsewhere, with the model and the data that go with it.
+    """Weights from elsewhere, with the model and the data that go with them.
 
     Attributes:
-        path: .safetensors, or a `state_dict` of torch (.pt, .pth, .bin).
-        model: Name, or module:function.
+        path: A file or folder, see `trainers.read_foreign`.
+        model: Name, or module:function; `hf:PATH` where the path is a folder of Hugging Face that says it itself.
         model_options: The model's sizes.
         data: Options of `trainers.load_dataset`, with the dataset's name under "name"; where they leave it out, small
             data sets keep no examples for validation.
         step: Optimizer steps taken, where known.
+        ema: Take the average of weights (EMA, SWA) in the file.
+        shifted: Shifted test sets from elsewhere.
+        batch_size: Examples a pass, see `Subject`.
     """
 
     path: Path
@@ -112,52 +174,143 @@ class WeightsFile:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=lambda: {"name": "digits"})
     step: int = 0
+    ema: bool = False
+    shifted: tuple[Shifted, ...] = ()
+    batch_size: int | None = None
 
     @property
     def run_id(self) -> str:
         """What its rows are known by: the file's name, with its ending where another one differs in that alone."""
-        others = (self.path.with_suffix(ending) for ending in WEIGHTS if ending != self.path.suffix)
-        return self.path.name if any(other.exists() for other in others) else self.path.stem
+        stem = self.path.name.removesuffix(ending(self.path.name))
+        others = (self.path.with_name(stem + other) for other in WEIGHTS)
+        alone = not any(other.exists() for other in others if other != self.path)
+        return stem if alone else self.path.name
+
+    @property
+    def own_model(self) -> bool:
+        """Whether the folder itself says what the model is."""
+        return self.model == f"{HF}{self.path}"
 
     @property
     def cache(self) -> Cache:
         """Where its rows are kept."""
-        return Cache(self.path.parent / "measures", self.path.name, self.path)
+        more = (self.path / "config.json",) if self.own_model else ()
+        return Cache(self.path.parent / "measures", self.path.name, (*files_of(self.path), *more))
 
     @property
     def context(self) -> Mapping[str, Any]:
         """What else decides its numbers."""
-        return {"model": self.model, "model_options": dict(self.model_options), "data": dict(self.data)}
+        data = {**self.data, "name": identity(self.data["name"])}
+        model = HF if self.own_model else self.model
+        given = {"model": model, "model_options": dict(self.model_options), "data": data}
+        return {**given, "ema": True} if self.ema else given
+
+    @property
+    def train_size(self) -> int | None:
+        """Number of training examples, where it was given."""
+        size: int | None = self.data.get("train_size")
+        return size
+
+    @property
+    def kind(self) -> str:
+        """What model and data it is of."""
+        return json.dumps(dict(self.context), default=str)
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
-        recipe = json.dumps(dict(self.data), sort_keys=True, default=str)
-        data = _data(recipe, device, lambda: load_dataset(**{"validation_size": None, **self.data}))
+        recipe = json.dumps([dict(self.data), [vars(one) for one in self.shifted]], sort_keys=True, default=str)
+        options = {"validation_size": None, **self.data}
+        data = _data(recipe, device, lambda: with_shifted(load_dataset(**options), self.shifted))
         model = build_model(
             self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
         )
-        return replace(Subject.of_weights(self.path, model, data, seed=seed), run_id=self.run_id).on(device)
+        subject = Subject.of_weights(self.path, model, data, ema=self.ema, seed=seed)
+        return replace(subject, run_id=self.run_id, batch_size=self.batch_size).on(device)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor by its name in the file."""
+        return _shapes(read_foreign(self.path, ema=self.ema).tensors)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files of weights in a folder, in order of name.
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, without what all names begin with, which differs between files of one model."""
+    cut = next(head for head in heads(next(iter(tensors)))[::-1] if all(name.startswith(head) for name in tensors))
+    return {name.removeprefix(cut): tuple(t.shape) for name, t in tensors.items()}
+
+
+def foreign_place(path: str | Path) -> tuple[Path, str | None] | None:
+    """The weights from elsewhere that a path names, and their model where it is known: of a folder of Hugging Face.
+
+    Args:
+        path: A file, a folder that Hugging Face made, or `hf:FOLDER`.
+
+    Returns:
+        The absolute path, and `hf:FOLDER` or None; None where the path names something else.
+
+    Raises:
+        FileNotFoundError: If `hf:FOLDER` names none.
+    """
+    told = str(path).startswith(HF)
+    place = Path(str(path).removeprefix(HF)).expanduser()
+    if told and not (place / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{place} is no folder of Hugging Face (no config.json): give one that save_pretrained made."
+        )
+    if told or hugging_face(place):
+        return place.absolute(), f"{HF}{place.absolute()}"
+    return (place.absolute(), None) if place.is_file() else None
+
+
+def weight_files(folder: Path) -> list[tuple[Path, str | None]]:
+    """The weights from elsewhere in a folder, in order of name: files, and folders of Hugging Face.
+
+    Returns:
+        Their absolute paths, with the model's name where it is known, see `foreign_place`.
 
     Raises:
         FileNotFoundError: If there is none.
     """
-    files = [path for path in folder.iterdir() if path.is_file()]
-    paths = sorted(path for path in files if path.suffix in WEIGHTS)
-    if not paths and any(path.suffix == LIGHTNING for path in files):
-        raise FileNotFoundError(f"{folder} holds no run and no file of weights; {OF_LIGHTNING}")
-    if not paths:
+    files = [p for p in folder.iterdir() if p.is_file() and ending(p.name) and not BESIDE.match(p.name)]
+    folders = [p for p in folder.iterdir() if p.is_dir() and hugging_face(p)]
+    found = [foreign_place(path) for path in sorted(files or folders)]
+    if not found:
         raise FileNotFoundError(f"{folder} holds no run and no file of weights ({', '.join(WEIGHTS)}).")
-    return paths
+    return [place for place in found if place is not None]
+
+
+def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
+    """What the cache knows each measurement of a checkpoint by.
+
+    Shifted sets are a part of it for those measures alone that read them; the size of a draw of the training examples
+    where there may be one.
+    """
+    context, n = checkpoint.context, checkpoint.train_size
+    sets = {one.name: one.identity for one in checkpoint.shifted}
+    shifted = {"shifted": sets} if sets else {}
+    draws = {} if n is not None and n <= DRAWN else {"examples": DRAWN}
+
+    def decides(key: str) -> Mapping[str, Any]:
+        entry = MEASURES[key]
+        return {**context, **(shifted if entry.reads_shifted else {}), **(draws if entry.sampled else {})}
+
+    return {key: option_hash(key, options, seed, decides(key)) for key, options in wanted.items()}
+
+
+def in_batches(checkpoint: Checkpoint, size: int | None) -> Checkpoint:
+    """The same checkpoint, to be measured in passes of so many examples.
+
+    Raises:
+        ValueError: If the size is below 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"`batch_size` must be at least 1 example a pass, got {size!r}.")
+    assert isinstance(checkpoint, RunCheckpoint | WeightsFile)
+    return replace(checkpoint, batch_size=size)
 
 
 def kept_rows(checkpoint: Checkpoint, wanted: Plan, seed: int) -> pd.DataFrame | None:
     """The rows of a checkpoint if all that is wanted is kept already."""
-    kept, context = checkpoint.cache.load(), checkpoint.context
-    keys = [option_hash(key, options, seed, context) for key, options in wanted.items()]
+    kept, keys = checkpoint.cache.load(), keys_of(checkpoint, wanted, seed).values()
     if not all(key in kept for key in keys):
         return None
     return pd.concat([kept[key] for key in keys], ignore_index=True).assign(run_id=checkpoint.run_id)
@@ -169,6 +322,7 @@ def measure_checkpoint(
     seed: int = 0,
     device: str = "cpu",
     *,
+    workers: int = 0,
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
@@ -182,18 +336,18 @@ def measure_checkpoint(
         wanted: The measures, see `plan`.
         seed: Of their random choices.
         device: Where to compute.
+        workers: Processes that read data ahead, where they are read one by one.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
     """
-    cache, context = checkpoint.cache, checkpoint.context
+    cache, keys = checkpoint.cache, keys_of(checkpoint, wanted, seed)
     kept = cache.load()
-    keys = {key: option_hash(key, options, seed, context) for key, options in wanted.items()}
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
             stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device), progress=progress)
+            subject = replace(checkpoint.load(seed, device).read_by(workers), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
                 raise
@@ -219,6 +373,8 @@ def _measured(
     stored, new = time.monotonic(), dict[str, pd.DataFrame]()
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
+            if subject.weights:
+                rows = [replace(row, options={**row.options, "weights": subject.weights}) for row in rows]
             new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
             yield keys[key], new[keys[key]]
             if time.monotonic() - stored > STORE_SECONDS:

@@ -2,25 +2,29 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from analysis import table
-from analysis.measures.catalogue.targets import TARGETS
+from analysis.measures.catalogue.targets import SOMETIMES, TARGETS
 from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
 from analysis.measures.plan import Choice, Plan, plan
 from analysis.measures.taking import Begin, silent
 from analysis.table import Row
 from landscape.progress import Progress
 from trainers.config import TrainConfig
+from trainers.data.shifted import Shifted
 from trainers.files.lock import PATIENCE, locked
 from trainers.runs.folder import Run
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import in_parallel
+from trainers.weights.places import AVERAGE
 
 Call = tuple[Checkpoint, Plan, int]
+Weights = Literal["last", "best", "average"]
 
 
 def measure_run(
@@ -58,8 +62,8 @@ def measure_run(
     return pd.concat([measure_checkpoint(*call, begin=begin, progress=progress) for call in calls], ignore_index=True)
 
 
-def unfit(run: Run) -> pd.DataFrame | None:
-    """Rows that say why a run cannot be measured; None for one that can."""
+def unfit(run: Run, weights: Weights = "last") -> pd.DataFrame | None:
+    """Rows that say why a run, or these weights of it, cannot be measured; None where they can."""
     status = run.status()
     if status["status"] in ("diverged", "failed"):
         reason, epoch = f"{status['status']}: {status['reason']}", int(status["epochs"])
@@ -67,17 +71,39 @@ def unfit(run: Run) -> pd.DataFrame | None:
         reason, epoch = missing, int(status["epochs"])
     elif not run.checkpoints() or status["status"] == "interrupted":
         reason, epoch = "no checkpoint: the run was interrupted; run the same command again to continue it", 0
+    elif weights == "best" and run.best() is None:
+        reason, epoch = "the run kept no best checkpoint: train with `keep_best`", int(status["epochs"])
+    elif weights == "average" and run.config().average is None:
+        reason, epoch = "the run has no average of weights: train with `average` ema or swa", int(status["epochs"])
     else:
         return None
-    rows = [Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason) for name in TARGETS]
+    rows = [
+        Row(name, math.nan, math.nan, 0, split="test", converged=False, warnings=reason)
+        for name in TARGETS
+        if name not in SOMETIMES
+    ]
     return table.to_frame(rows, run_id=run.run_id, step=0, epoch=epoch)
 
 
-def calls_of(run: Run, chosen: Plan, along: Plan | None, *, trust: bool, seed: int) -> list[Call]:
-    """What is to be measured of a run: its last checkpoint, and those before it but the initial weights."""
+def calls_of(
+    run: Run,
+    chosen: Plan,
+    along: Plan | None,
+    *,
+    trust: bool,
+    seed: int,
+    weights: Weights = "last",
+    shifted: tuple[Shifted, ...] = (),
+) -> list[Call]:
+    """What is to be measured of a run: its last or best checkpoint, and those before it but the initial weights."""
     steps = list(run.checkpoints())
-    plans = {step: chosen if step == steps[-1] else along if step > 0 else None for step in steps}
-    return [(RunCheckpoint(run.folder.absolute(), step, trust), p, seed) for step, p in plans.items() if p]
+    chief = run.best() if weights == "best" else steps[-1]
+    assert chief is not None  # as `unfit` has found
+    plans = {step: chosen if step == chief else along if 0 < step < chief else None for step in steps}
+    if weights == "average":  # which begins some time in training
+        plans = {step: p for step, p in plans.items() if step == chief or (run.checkpoint(step) / AVERAGE).exists()}
+    folder, average = run.folder.absolute(), weights == "average"
+    return [(RunCheckpoint(folder, step, trust, shifted, average), p, seed) for step, p in plans.items() if p]
 
 
 def collect(
@@ -86,8 +112,10 @@ def collect(
     measures: Choice | None = None,
     along: Choice = (),
     along_runs: Callable[[TrainConfig], bool] | None = None,
+    weights: Weights = "last",
     trust: bool = False,
     seed: int = 0,
+    shifted: tuple[Shifted, ...] = (),
     **place: Any,
 ) -> Iterator[pd.DataFrame]:
     """Measure many runs in parallel, checkpoint by checkpoint; yields rows as they come.
@@ -97,14 +125,18 @@ def collect(
         measures: For the last checkpoint of each run, see `plan`; None is the usual ones.
         along: For the checkpoints before it.
         along_runs: Which runs to measure along training; None is all.
+        weights: Those of the last checkpoint, of the one with the best validation error (`keep_best`), or the average
+            of weights (`average`).
         trust: Import a model or dataset that a run names as module:function.
         seed: Of the measures' random choices.
-        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`.
+        shifted: Test sets from elsewhere, see `trainers.data.shifted.shifted_sets`.
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`.
     """
     runtime = Runtime.of(**place)
     calls, marked = to_measure(
-        runs, plan(measures), plan(along) if along else None, along_runs=along_runs, trust=trust, seed=seed
-    )
+        runs, plan(measures), plan(along) if along else None, along_runs=along_runs, weights=weights, trust=trust,
+        seed=seed, shifted=shifted,
+    )  # fmt: skip
     yield from marked
     yield from take(calls, runtime)
 
@@ -115,17 +147,19 @@ def to_measure(
     along: Plan | None = None,
     *,
     along_runs: Callable[[TrainConfig], bool] | None = None,
+    weights: Weights = "last",
     trust: bool = False,
     seed: int = 0,
+    shifted: tuple[Shifted, ...] = (),
 ) -> tuple[list[Call], list[pd.DataFrame]]:
     """The checkpoints of runs that are to be measured, and rows for the runs that cannot be; arguments as `collect`."""
     calls: list[Call] = []
     marked = []
     for run in runs:
-        rows = unfit(run)
+        rows = unfit(run, weights)
         if rows is None:
             follow = along if along and (along_runs is None or along_runs(run.config())) else None
-            calls += calls_of(run, chosen, follow, trust=trust, seed=seed)
+            calls += calls_of(run, chosen, follow, trust=trust, seed=seed, weights=weights, shifted=shifted)
         else:
             marked.append(rows)
     return calls, marked
@@ -150,14 +184,15 @@ def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFram
             yield rows
         else:
             todo.append(call)
+    measured = partial(measure_checkpoint, workers=runtime.workers) if runtime.workers else measure_checkpoint
     if runtime.executor == "ray" and todo:
         from trainers.sweep.cluster import on_ray  # an extra
 
         folder = todo[0][0].cache.index.parent
         folder.mkdir(parents=True, exist_ok=True)
-        yield from on_ray(measure_checkpoint, todo, runtime, lost=_lost, folder=folder)
+        yield from on_ray(measured, todo, runtime, lost=_lost, folder=folder)
     else:
-        yield from in_parallel(measure_checkpoint, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
+        yield from in_parallel(measured, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
 
 
 def tabulate(

@@ -26,6 +26,11 @@ class Measure:
         cost: In gradients over the training data.
         gradients: Expected cost of the default options on networks like the default study's, in gradients.
         needs: What the task and the data must have; where they lack it, the rows are marked with that reason.
+        sometimes: Rows that not every model has.
+        reads_shifted: Whether its numbers depend on shifted sets from elsewhere.
+        sampled: Whether it goes through the training examples again and again, and so through a draw where they are
+            many; it then has the option `examples` (see `plan`). What takes one pass goes through all.
+        of_no_example: Its rows that no training example enters.
         version: Raise it when the measure comes to mean another number: what was kept is then measured again.
         usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
             others.
@@ -42,4 +47,8 @@ class Measure:
     usual: bool = True
     gradients: float = 0.0
     needs: tuple[Need, ...] = ()
+    sometimes: tuple[str, ...] = ()
+    reads_shifted: bool = False
+    sampled: bool = False
+    of_no_example: tuple[str, ...] = ()
     version: int = 1

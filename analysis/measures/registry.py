@@ -45,8 +45,8 @@ FAMILIES: dict[str, Family] = {
 # Rows that would explain nothing: the loss and the entropy under other names, parts of a figure, and how deep the one
 # direction is in which a point is no minimum.
 NO_CANDIDATES = (
-    *targets.TARGETS, *targets.DESCRIPTIONS, "cross_entropy", "output_entropy", "bin_accuracy", "share_forgotten",
-    "bottom_eigenvalue",
+    *targets.TARGETS, *targets.DESCRIPTIONS, *targets.MORE, "cross_entropy", "output_entropy", "bin_accuracy",
+    "share_forgotten", "bottom_eigenvalue",
 )  # fmt: skip
 # Rows that the perturbation sets, equal for all models or to a setting of theirs: measure, and parts of its variants.
 SET_BEFOREHAND: tuple[tuple[str, set[str]], ...] = (
@@ -84,7 +84,9 @@ def expected_sign(row_name: str) -> int:
 
 def failed_rows(key: str, reason: str) -> Rows:
     """What stands in the table for a measure that failed: its rows, without values and with the reason."""
-    return [Row(name, math.nan, math.nan, 0, converged=False, warnings=reason) for name in MEASURES[key].rows]
+    entry = MEASURES[key]
+    names = [name for name in entry.rows if name not in entry.sometimes]
+    return [Row(name, math.nan, math.nan, 0, converged=False, warnings=reason) for name in names]
 
 
 def names() -> Sequence[str]:

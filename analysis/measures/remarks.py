@@ -25,6 +25,8 @@ KINDS: dict[str, str] = {
     "test examples are in the training data": r"test examples are in the training data",
     "the gradient vanishes": r"gradient vanishes|is no curvature",
     "finite differences": r"finite differences",
+    "which weights of the file": r"^weights: ",
+    "frozen parameters are held fixed": r"^frozen: ",
     "does not fit the model, the task or the data": r"^needs |not known|left out|not among|cannot be folded|no planted"
     r"|no validation|lies outside|not the plain",
 }

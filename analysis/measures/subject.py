@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from analysis.forgetting.providers import OwnPerturbation
-from landscape import EmpiricalRisk, GaussNewton, Hessian, Params
+from landscape import Eigenpairs, EmpiricalRisk, GaussNewton, Hessian, Params, top_eigenpairs
 from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
 from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
 from trainers.config import TrainConfig
 from trainers.data.loading import DataBundle, Split
+from trainers.data.splits import stratified_order
 from trainers.randomness import stream
 from trainers.runs.checkpoint import apply_weights, load_checkpoint, model_state, read_weights
 from trainers.runs.folder import Run
@@ -27,15 +28,21 @@ from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
 from trainers.sweep.parallel import cores
+from trainers.tasks.evaluation import batch_of
 from trainers.tasks.task import CLASSIFICATION, Classification, Task, batch_weight, measured, task_of
+from trainers.weights.foreign import place, read_foreign
 
 Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
 
+ENDS: dict[str, Any] = {"tol": 1e-3, "own_tol": 5e-2, "max_products": 200}  # usual options of eigenvalues
 Need = Literal["probabilities", "images"]
 
-BATCH = 1024  # examples a forward pass
-KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes
+BATCH = 1024  # examples a pass, at most; fewer of large inputs, which would leave a processor's cache
+DRAWN = 2048  # training examples that measures go through, unless they are told another number
+HELD_SHARE = 8  # an eighth of the free memory may hold examples that are else read one by one
+KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes, and
+KEPT_BYTES = 2**30  # on a CPU no more than so much in each of them
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class Subject:
         progress: Told of the products of long measures, see `landscape.top_eigenpairs`.
         initial_buffers: The buffers before training, such as running statistics, where they are known.
         task: What losses, scores and probabilities come from: the run's, as it is measured.
+        weights: Which weights they are where they are not those of training: "ema" or "swa"; rows say so.
+        notes: What every row says beside its own warnings, such as which weights of a file were taken.
+        examples: Training examples that measures go through: of more, a stratified draw of so many; None for all.
+        batch_size: Examples a pass; None for as many as suit the inputs. It changes no number beyond rounding.
     """
 
     model: nn.Module
@@ -69,11 +80,17 @@ class Subject:
     progress: Progress = False
     initial_buffers: Params | None = None
     task: Task = field(default_factory=Classification)
+    weights: str = ""
+    notes: tuple[str, ...] = ()
+    examples: int | None = DRAWN
+    batch_size: int | None = None
 
     @classmethod
-    def of_checkpoint(cls, run: Run, step: int, data: DataBundle, *, trust: bool = False, seed: int = 0) -> "Subject":
-        """A checkpoint of one of our runs."""
-        model, meta = load_checkpoint(run.checkpoint(step), trust=trust)
+    def of_checkpoint(
+        cls, run: Run, step: int, data: DataBundle, *, average: bool = False, trust: bool = False, seed: int = 0
+    ) -> "Subject":
+        """A checkpoint of one of our runs, or its average of weights."""
+        model, meta = load_checkpoint(run.checkpoint(step), average=average, trust=trust)
         if (meta["run_id"], meta["step"]) != (run.run_id, step):
             raise ValueError(
                 f"{run.checkpoint(step)} holds step {meta['step']} of run {meta['run_id']}, not step {step} of "
@@ -87,13 +104,28 @@ class Subject:
             buffers = stored
         config = run.config()
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
-        return replace(subject, initial_buffers=buffers, task=measured(task_of(config, trust=trust)))
+        weights = meta["average"]["kind"] if average else ""
+        task = measured(task_of(config, trust=trust))
+        return replace(subject, initial_buffers=buffers, task=task, weights=weights, notes=_frozen(model))
 
     @classmethod
-    def of_weights(cls, path: str | Path, model: nn.Module, data: DataBundle, *, seed: int = 0) -> "Subject":
-        """Foreign weights (.pt state_dict or .safetensors) in a model that fits them; the model takes them over."""
-        apply_weights(model, read_weights(path))
-        return cls(model.eval(), data, Path(path).stem, seed=seed)
+    def of_weights(
+        cls, path: str | Path, model: nn.Module, data: DataBundle, *, ema: bool = False, seed: int = 0
+    ) -> "Subject":
+        """Weights from elsewhere in a model that fits them; the model takes them over.
+
+        Args:
+            path: A file or folder, see `trainers.read_foreign`.
+            model: The model.
+            data: What it is measured on.
+            ema: Take the average of weights in the file.
+            seed: Of all random choices of the measures.
+        """
+        weights = read_foreign(path, ema=ema, model=model)
+        place(model, weights.tensors)
+        notes = (f"weights: {', '.join(weights.notes)}",) if weights.notes else ()
+        kind = "ema" if weights.average else ""
+        return cls(model.eval(), data, Path(path).stem, seed=seed, weights=kind, notes=notes)
 
     def on(self, device: str) -> "Subject":
         """The same with its weights on a device, where its data are; the model itself goes there."""
@@ -104,14 +136,50 @@ class Subject:
         initial, buffers = moved(self.initial), moved(self.initial_buffers)
         return replace(self, model=self.model.to(device), initial=initial, initial_buffers=buffers)
 
+    def read_by(self, workers: int) -> "Subject":
+        """The same with data that so many processes read ahead, where they are read one by one."""
+        return replace(self, data=self.data.to(self.data.train.device, workers=workers)) if workers else self
+
     def generator(self, purpose: str) -> torch.Generator:
         """The source of randomness of one measure: depends on its name and the seed, not on the model."""
         return stream(self.seed, purpose)
 
+    @property
+    def n(self) -> int:
+        """Number of training examples, all of them."""
+        return len(self.data.train)
+
+    @property
+    def drawn(self) -> int | None:
+        """How many training examples were drawn; None where measures go through all of them."""
+        return None if self.examples is None or self.examples >= self.n else self.examples
+
+    @cached_property
+    def sample(self) -> Split:
+        """The training examples that measures go through: all, or a stratified draw, the same for every model.
+
+        Every smaller draw is the beginning of a larger one. Examples that are read one by one are kept, if they fit.
+        """
+        train, count = self.data.train, self.drawn
+        if count is None:
+            return train
+        some = train.some(stratified_order(train.y.cpu(), self.generator("examples"))[:count].to(train.device))
+        if isinstance(some.inputs, Tensor) or some.inputs.bytes_each * count > free_bytes("cpu") // HELD_SHARE:
+            return some
+        stored = torch.stack([some.inputs[i] for i in some.index.tolist()])
+        return replace(some, inputs=stored.to(some.device))
+
     @cached_property
     def risk(self) -> EmpiricalRisk:
-        """The task's loss over the training set, evaluation mode, no augmentation: plain cross-entropy for labels."""
-        return self.risk_of(self.model, self.data.train)
+        """The task's loss over `sample`, evaluation mode, no augmentation: plain cross-entropy for labels."""
+        return self.risk_of(self.model, self.sample.batches(size=self.batch))
+
+    @cached_property
+    def batch(self) -> int:
+        """Examples a pass."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return min(BATCH, batch_of(self.data.train.take(slice(1))[0]))
 
     def risk_of(self, model: nn.Module, data: Any, **options: Any) -> EmpiricalRisk:
         """The task's loss of a model on data; options as of `EmpiricalRisk.from_model`."""
@@ -119,7 +187,11 @@ class Subject:
 
     def outputs(self, x: Tensor) -> Tensor:
         """The model's outputs on inputs, in order, on the CPU."""
-        return self.risk.on([(part, part) for part in x.split(BATCH)]).outputs().cpu()
+        return self.risk.on([(part, part) for part in x.split(self.batch)]).outputs().cpu()
+
+    def outputs_on(self, split: Split) -> Tensor:
+        """The same on the examples of a split, of which one batch is read at a time."""
+        return self.risk.on(split.batches(size=self.batch)).outputs().cpu()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """What a classifier's outputs say of each class, in float64.
@@ -137,7 +209,7 @@ class Subject:
         """Why a measure that needs these cannot be taken; empty where it can."""
         if "probabilities" in needs and (why := no_probabilities(self.task)):
             return why
-        if "images" in needs and not any(True for _ in self.data.ood):
+        if "images" in needs and not set(self.data.ood) - set(self.data.shifted):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
         return ""
 
@@ -147,7 +219,7 @@ class Subject:
         config = self.config
         if config is None or config.task != CLASSIFICATION:
             return False
-        return config.loss == "cross_entropy" and config.label_smoothing == 0
+        return config.loss == "cross_entropy" and config.label_smoothing == 0 and config.class_weights is None
 
     @property
     def held_out(self) -> Split:
@@ -166,13 +238,21 @@ class Subject:
         return self._operator(Hessian)
 
     @cached_property
+    def hessian_ends(self) -> Eigenpairs:
+        """The ends of the Hessian's spectrum at the usual tolerances, with the space they were found in."""
+        return top_eigenpairs(
+            self.hessian, k=1, which="both", **ENDS, vectors=False, keep=True, progress=self.progress,
+            generator=self.generator("eigen"),
+        )  # fmt: skip
+
+    @cached_property
     def gauss_newton(self) -> GaussNewton:
         """The Gauss-Newton matrix of `risk`, likewise."""
         return self._operator(GaussNewton)
 
     def _operator(self, kind: type[T]) -> T:
         """An operator that keeps its graph if it fits beside those of as many processes as there are cores."""
-        budget = free_bytes(self.risk.device) // (KEPT_SHARE * cores())
+        budget = kept_bytes(self.risk.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what it says is in the operator's note
             return kind(self.risk, budget=budget)
@@ -204,8 +284,10 @@ class Subject:
 
     @cached_property
     def train_outputs(self) -> Tensor:
-        """The model's outputs on the training set, in order, on the CPU."""
-        return self.risk.outputs().cpu()
+        """The model's outputs on the whole training set, in order, on the CPU."""
+        if self.drawn is None:
+            return self.risk.outputs().cpu()
+        return self.risk.on(self.data.train.batches(size=self.batch)).outputs().cpu()
 
     @cached_property
     def network(self) -> Network:
@@ -271,6 +353,21 @@ class Subject:
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
         return self.run.correctness(protocol, until=self.epoch)
+
+
+def kept_bytes(device: torch.device) -> int:
+    """What an operator may keep between products."""
+    share = free_bytes(device) // (KEPT_SHARE * cores())
+    return min(share, KEPT_BYTES) if device.type == "cpu" else share
+
+
+def _frozen(model: nn.Module) -> tuple[str, ...]:
+    """What rows say of parameters that training left as they were."""
+    frozen = sum(not p.requires_grad for p in model.parameters())
+    if not frozen:
+        return ()
+    every = sum(1 for _ in model.parameters())
+    return (f"frozen: {frozen} of {every} parameter tensors are held fixed, as in training",)
 
 
 def no_probabilities(task: Task) -> str:

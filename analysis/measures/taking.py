@@ -2,13 +2,16 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
+from analysis.measures.measure import Measure
 from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
-from analysis.measures.subject import Subject
+from analysis.measures.subject import DRAWN, Subject
 from analysis.table import Row
+from trainers.options import knobs
 
 INTERRUPTED = "was interrupted after"  # what the estimators of `landscape` warn when Ctrl-C ended them early
 Begin = Callable[[str], None]  # told of each measure before it is taken
@@ -35,13 +38,17 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
     Raises:
         KeyboardInterrupt: Also if an estimator was interrupted and returned what it knew: that is no measurement.
     """
+    subjects = {subject.drawn: subject}  # what measures of one draw share is computed once
     for key, options in chosen.items():
         begin(key)
+        entry = MEASURES[key]
+        wanted = replace(subject, examples=examples_of(entry, options, subject))
+        here = subjects.setdefault(wanted.drawn, wanted)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                why = subject.lacks(MEASURES[key].needs)
-                rows = failed_rows(key, why) if why else MEASURES[key].function(subject, **options)
+                why = here.lacks(entry.needs)
+                rows = failed_rows(key, why) if why else entry.function(here, **_own(entry, options))
             except Exception as error:  # one bad measure is marked rows, the others go on
                 rows = failed_rows(key, f"{type(error).__name__}: {error}")
         notes = list(
@@ -52,9 +59,38 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
         if notes:
             rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *notes])) for r in rows]
         if any(not math.isfinite(r.value) and not r.warnings for r in rows):
-            why = _why_not_finite(subject)
+            why = _why_not_finite(here)
             rows = [r if math.isfinite(r.value) or r.warnings else replace(r, warnings=why) for r in rows]
-        yield key, rows
+        if subject.notes:
+            rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
+        told = _told(entry, options, here)
+        yield key, [r if r.measure in entry.of_no_example else replace(r, options={**r.options, **told}) for r in rows]
+
+
+def examples_of(entry: Measure, options: Mapping[str, Any], subject: Subject) -> int | None:
+    """How many training examples a measure is to go through at most; None for all."""
+    if not entry.sampled or (_has_own(entry) and subject.n <= DRAWN):  # which takes its part of few by itself
+        return subject.examples
+    asked = options.get("examples", subject.examples)
+    return None if asked == "all" else asked
+
+
+def _has_own(entry: Measure) -> bool:
+    return "examples" in knobs(entry.function)
+
+
+def _own(entry: Measure, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options that the measure's function takes."""
+    return options if _has_own(entry) else {name: value for name, value in options.items() if name != "examples"}
+
+
+def _told(entry: Measure, options: Mapping[str, Any], subject: Subject) -> dict[str, Any]:
+    """What rows say of the draw: nothing of few examples, which all were taken, or of a measure's own usual number."""
+    if not entry.sampled or (_has_own(entry) and options["examples"] == knobs(entry.function)["examples"].default):
+        return {}
+    if subject.drawn is not None:
+        return {} if _has_own(entry) and subject.n <= DRAWN else {"examples": subject.drawn}
+    return {"examples": "all"} if "examples" in options and subject.n > DRAWN else {}
 
 
 def _why_not_finite(subject: Subject) -> str:

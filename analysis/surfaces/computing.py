@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,12 @@ def metrics_of(recipe: Recipe) -> dict[str, Any]:
 _scanner: tuple[tuple[str, str], Scanner] | None = None  # one process evaluates many bundles of one task
 
 
-def scanner_of(task: Task, device: str) -> Scanner:
+def scanner_of(task: Task, device: str, workers: int = 0) -> Scanner:
     """The scanner of a task on a device; the last one is kept in memory."""
     global _scanner
     if _scanner is None or _scanner[0] != (task.key, device):
         _scanner = None  # let go of the old one first
-        subject = task.checkpoint.load(task.recipe.seed, device)
+        subject = task.checkpoint.load(task.recipe.seed, device).read_by(workers)
         risks = surface_risks(subject, task.recipe)
         axes = read_axes(task.axes, task.names, next(iter(risks.values())).names, device)
         _scanner = ((task.key, device), Scanner(risks, axes, metrics=metrics_of(task.recipe)))
@@ -112,9 +113,9 @@ def scanner_of(task: Task, device: str) -> Scanner:
 Block = tuple[int, np.ndarray]  # the number of its first point, and its points, one row each
 
 
-def evaluate(task: Task, blocks: Sequence[Block], device: str) -> list[tuple[int, Group]]:
+def evaluate(task: Task, blocks: Sequence[Block], device: str, *, workers: int = 0) -> list[tuple[int, Group]]:
     """Values and standard errors of some blocks."""
-    scanner = scanner_of(task, device)
+    scanner = scanner_of(task, device, workers)
     found = []
     for number, points in blocks:
         values = scanner.evaluate([tuple(row) for row in points.tolist()])
@@ -147,7 +148,9 @@ class Computation:
     def __init__(self, task: Task, journal: Journal, runtime: Runtime, *, track: Track) -> None:
         self.task, self.journal, self.runtime, self.track = task, journal, runtime, track
         self.ranks, self.device = runtime.ranks, runtime.devices[0]
-        self.scanner: Scanner = self.ranks.alike(lambda: single_threaded(scanner_of, task, self.device))
+        self.scanner: Scanner = self.ranks.alike(
+            lambda: single_threaded(scanner_of, task, self.device, runtime.workers)
+        )
         self._asked = 0
         self._writer = journal.writer(str(self.ranks.rank))
         self._done = self.ranks.led(journal.done)  # before any process writes
@@ -184,7 +187,8 @@ class Computation:
                 done.update(found)
 
             begun = time.perf_counter()
-            keep(single_threaded(evaluate, self.task, blocks[:1], self.device))
+            evaluated = partial(evaluate, workers=self.runtime.workers)
+            keep(single_threaded(evaluated, self.task, blocks[:1], self.device))
             spent = max(time.perf_counter() - begun, 1e-6)
             rest = blocks[1:]
             jobs = self.runtime.processes
@@ -193,7 +197,7 @@ class Computation:
             count = max(1, min(round(BUNDLE_SECONDS / spent), math.ceil(len(rest) / (4 * jobs)) or 1))
             bundles = [rest[i : i + count] for i in range(0, len(rest), count)]
             calls = [(self.task, bundle) for bundle in bundles]
-            results = in_parallel(evaluate, calls, jobs=jobs, devices=self.runtime.devices)
+            results = in_parallel(evaluated, calls, jobs=jobs, devices=self.runtime.devices)
             tell = self.ranks.leads and spent * len(rest) > WORTH_TELLING
             for found in self.track(results, "scanning", len(bundles)) if tell else results:
                 keep(found)

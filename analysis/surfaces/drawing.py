@@ -21,9 +21,10 @@ from landscape.surfaces.normalisation import filters_of
 from landscape.surfaces.second_order import SecondOrder, second_order
 from landscape.surfaces.trajectory import LoadedPoints, ProjectedPath, Trajectory, trajectory_axes
 from trainers.randomness import stream
-from trainers.runs.checkpoint import PARAMS, read_weights
+from trainers.runs.checkpoint import read_weights
 from trainers.runs.folder import Run
 from trainers.sharpness_aware.methods import METHODS
+from trainers.weights.places import PARAMS
 
 MARGIN = 0.25  # of a trajectory's extent, left free around it
 RISE = 1.0  # of the loss to second order, in nats, at the end of an axis of unit length

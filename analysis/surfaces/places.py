@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from analysis.measures.checkpoints import WEIGHTS, Checkpoint, RunCheckpoint, WeightsFile
+from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, WeightsFile, foreign_place
 from analysis.measures.subject import Subject
 from analysis.style import method_label
 from analysis.surfaces.recipe import Recipe
@@ -25,28 +25,37 @@ def checkpoint_of(
     model: str | None = None,
     model_options: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    ema: bool = False,
+    moved: str | None = None,
 ) -> Checkpoint:
     """The checkpoint that a path names.
 
     Args:
-        path: A run's folder (its last checkpoint), RUN/checkpoints/STEP, or a file of weights.
+        path: A run's folder (its last checkpoint), RUN/checkpoints/STEP, or weights from elsewhere: a file, or a folder
+            of Hugging Face as hf:FOLDER.
         step: Another checkpoint of the run.
         trust: Import a model or dataset that the run names as module:function.
         model: For a file of weights: name or module:function.
         model_options: For a file of weights: the model's sizes.
         data: For a file of weights: options of `trainers.load_dataset`, with the dataset under "name".
+        ema: For a file of weights: take the average of weights in it.
+        moved: For a run: where its data lie now, as `scheme:PATH`.
 
     Raises:
         FileNotFoundError: If there is nothing of the kind.
         ValueError: If it is a folder of several runs, or the run has no such checkpoint.
     """
     path = Path(path)
-    if path.suffix in WEIGHTS:
-        if model is None:
+    if (foreign := foreign_place(path)) is not None:
+        place, known = foreign
+        if model is None and known is None:
             raise ValueError(f"`model` is needed to draw the weights in {path}: a name or module:function.")
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: give a run's folder or a file of weights.")
-        return WeightsFile(path.absolute(), model, dict(model_options or {}), dict(data or {"name": "digits"}))
+        given = dict(model_options or {}), dict(data or {"name": "digits"})
+        return WeightsFile(place, str(model or known), *given, ema=ema)
+    if ema:
+        raise ValueError(f"`ema` is for weights from elsewhere, and {path} is a run: leave it out.")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give a run's folder or a file of weights.")
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, step = path.parent.parent, int(path.name)
     if not (path / "config.json").exists():
@@ -62,7 +71,7 @@ def checkpoint_of(
         raise ValueError(f"{path}: {missing}; or name another by `step`, one of {steps}.")
     if step is not None and step not in steps:
         raise ValueError(f"`step` must be one of {path}'s checkpoints {steps}, got {step}.")
-    return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust)
+    return RunCheckpoint(path.absolute(), steps[-1] if step is None else step, trust, dataset=moved)
 
 
 def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:

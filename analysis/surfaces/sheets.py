@@ -25,7 +25,7 @@ from landscape.surfaces import Surface
 from landscape.surfaces.refinement import Refinement
 from landscape.surfaces.scan import assemble
 from trainers.files.lock import locked
-from trainers.files.writing import digest, write_bytes
+from trainers.files.writing import write_bytes
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
 
@@ -63,7 +63,7 @@ def folder_of(checkpoint: Checkpoint) -> Path:
 
 def file_of(checkpoint: Checkpoint, recipe: Recipe, *others: Checkpoint, reach: Sequence[float] | None = None) -> Path:
     """The file of a surface: named by its axes, the checkpoint's step, and what decides its values."""
-    about = [[c.run_id, c.step, digest(c.cache.weights), dict(c.context)] for c in (checkpoint, *others)]
+    about = [[c.run_id, c.step, c.cache.stamp()["sha256"], dict(c.context)] for c in (checkpoint, *others)]
     key = recipe.key(about, list(reach or ()))
     return folder_of(checkpoint) / f"{recipe.title}-{checkpoint.step}-{key[:8]}.npz"
 
@@ -110,7 +110,7 @@ def _scan(
         if team.led(lambda: _claimed(lock, path, path.exists, wait)):
             if team.leads:
                 announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
-            subject = team.alike(lambda: checkpoint.load(recipe.seed, device))
+            subject = team.alike(lambda: checkpoint.load(recipe.seed, device).read_by(runtime.workers))
             risk = next(iter(surface_risks(subject, recipe).values()))
             drawing, trails = team.alike(
                 lambda: single_threaded(_drawn, subject, risk, recipe, (checkpoint, *others), reach)
@@ -232,7 +232,7 @@ def between_models(
     def made() -> None:
         with ExitStack() as lock:
             if _claimed(lock, path, lambda: whole.exists() and bool(files()), wait):
-                _make_between(checkpoints, recipe, path, runtime.devices[0], tell, fit)
+                _make_between(checkpoints, recipe, path, runtime, tell, fit)
                 write_bytes(whole, b"")
 
     team.led(made)
@@ -240,10 +240,10 @@ def between_models(
 
 
 def _make_between(
-    checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, device: str, tell: Tell, fit: Fit | None
+    checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, runtime: Runtime, tell: Tell, fit: Fit | None
 ) -> None:
     """Compute and write them."""
-    subjects = [c.load(recipe.seed, device) for c in checkpoints]
+    subjects = [c.load(recipe.seed, runtime.devices[0]).read_by(runtime.workers) for c in checkpoints]
     context = context_of(subjects[0], checkpoints[0], recipe) | {"models": [s.run_id for s in subjects]}
     for n, passage in enumerate(passages(subjects, recipe, fit=fit, tell=tell)):
         modes = list(dict.fromkeys(there for _, there in passage.profile.examples))

@@ -24,7 +24,6 @@ from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, 
 from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
 from trainers.files.writing import write_bytes
-from trainers.runs.checkpoint import read_weights
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
 
@@ -165,6 +164,7 @@ def surface(
     out: str | Path | None = None,
     jobs: int | None = None,
     device: str = "cpu",
+    workers: int = 0,
     track: Track = quiet,
     announce: Tell = silent,
     trust: bool = False,
@@ -186,6 +186,7 @@ def surface(
         out: Folder of figures; one beside the surfaces if left out.
         jobs: Processes; one a core if left out.
         device: Where: cpu, cuda, cuda:0,1 for several, mps or auto.
+        workers: Processes that read data ahead, where they are read one by one.
         track: Shows progress.
         announce: Told what is done, and what it will take.
         trust: Import a model or dataset that a run names as module:function.
@@ -203,7 +204,7 @@ def surface(
         FileNotFoundError: If a path names no model.
         BusyError: If another process computes the same surface.
     """
-    chosen, runtime = recipe(**options), Runtime(device, jobs)
+    chosen, runtime = recipe(**options), Runtime(device, jobs, workers=workers)
     places = [
         m
         if not isinstance(m, str | Path)
@@ -260,9 +261,9 @@ def check_comparable(places: Sequence[Checkpoint]) -> None:
     """Raise a ValueError that names the first tensor in which two checkpoints differ in shape."""
     if len(places) < 2:
         return
-    first = {name: tuple(t.shape) for name, t in read_weights(places[0].cache.weights).items()}
+    first = places[0].shapes()
     for place in places[1:]:
-        other = {name: tuple(t.shape) for name, t in read_weights(place.cache.weights).items()}
+        other = place.shapes()
         for name in [*first, *other]:
             if first.get(name) != other.get(name):
                 raise ValueError(

@@ -14,6 +14,7 @@ from landscape.spectral.draws import BLOCK, images, require_vectors, sign_images
 from landscape.spectral.krylov import working_dtype
 from landscape.spectral.probes import FEWEST, Goal, Sample, looked
 from landscape.spectral.regions import Array, Region, Regions, small
+from landscape.spectral.subspace import Subspace
 
 SHARE = 0.06  # of the products that the rest would take: what may go into columns that turn out not to pay
 OPEN_SHARE = 0.2  # the same where all draws are spent anyway, so that it costs accuracy alone
@@ -62,7 +63,9 @@ class _Lead:
         return _Lead(promise, self.depth + 1, debt, max(self.best, gain))
 
 
-def deflated(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator) -> Iterator[Sample]:
+def deflated(
+    A: SymmetricOperator, goal: Goal, regions: Regions, generator: Generator, known: Subspace | None = None
+) -> Iterator[Sample]:
     """Terms of tr(A) = tr(QᵀAQ) + E[uᵀAu], u = (I - QQᵀ)z, with as many columns in Q as pay for themselves.
 
     Every product is either a probe A z with a Rademacher vector z, or a Lanczos step A q with a new column q of Q. A
@@ -72,7 +75,7 @@ def deflated(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Gene
 
     The chain of steps that promises most goes on while it pays; else a new one is tried from a random vector (which
     also finds multiple eigenvalues), as long as the columns that did not pay are few beside the products that are
-    still to come; else a probe is drawn.
+    still to come; else a probe is drawn. A subspace that is known from before is in Q from the start.
 
     Source:
         Our definition, after Chen and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
@@ -80,6 +83,8 @@ def deflated(A: SymmetricOperator, goal: Goal, regions: Regions, generator: Gene
     instead = "take fewer of the model's parameters"
     require_vectors(A, 2 + FEWEST / working_dtype(A.dtype).itemsize, 2, what="A trace", instead=instead)
     pool = _Pool(A, goal, regions, generator)
+    if known is not None:
+        pool.take(known)
     pool.probe(min(FEWEST, max(2, goal.draws // 3) if goal.open else goal.draws))
     yield pool.sample()
     share = OPEN_SHARE if goal.open else SHARE
@@ -150,6 +155,20 @@ class _Pool:
         """Whether all columns, and so the exact trace, cost no more than the probes that are missing."""
         rest = self.p - len(self.done)
         return self.capacity == self.p and rest <= min(outlook.missing, self.goal.draws - self.products)
+
+    def take(self, known: Subspace) -> None:
+        """Begin with rows that others have multiplied."""
+        for row in known.rows.to(self.rows):
+            self._append(row)
+        k = known.products
+        self.H, self.done = known.images, list(range(k))
+        self.scale = float(np.linalg.norm(known.images, axis=0).max(initial=0.0))
+        self.leads = {row: _Lead() for row in range(k, self.held)}
+        self.chains = 1
+        H, rows = (torch.from_numpy(known.images).to(self.rows), self.rows[: self.held])
+        T = (H[:k] + H[:k].T) / 2
+        # the diagonal of QQᵀA + A QQᵀ - QQᵀA QQᵀ
+        self.removed = (rows[:k] * (2 * (H.T @ rows) - T @ rows[:k])).sum(0)
 
     def probe(self, count: int) -> None:
         """Multiply some Rademacher vectors."""

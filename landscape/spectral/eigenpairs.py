@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
@@ -17,6 +18,7 @@ from landscape.randomness import source_of
 from landscape.spectral.basis import loses_digits
 from landscape.spectral.extremes import Found, Goal, Which, find, interrupted
 from landscape.spectral.krylov import Krylov, images_kept, working_dtype
+from landscape.spectral.subspace import Subspace
 
 Store = torch.dtype | torch.device | str | tuple[torch.dtype, torch.device | str]
 
@@ -40,6 +42,7 @@ class Eigenpairs:
         verified: Whether a true product is behind the residuals. False after an interrupt: they are then what the
             Lanczos recurrence implies.
         path: How the operator computed its products, where it says so.
+        space: The subspace that was searched last, where it was to be kept; for `trace`.
     """
 
     values: Float[Tensor, " k"]
@@ -50,6 +53,7 @@ class Eigenpairs:
     which: Which
     verified: bool = True
     path: str = ""
+    space: Subspace | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "NOT converged" if self.verified else "NOT converged, interrupted"
@@ -70,6 +74,7 @@ def top_eigenpairs(
     basis: int | None = None,
     block: int = 1,
     vectors: bool = True,
+    keep: bool = False,
     store: Store | None = None,
     start: Float[Tensor, " p"] | None = None,
     progress: Progress = False,
@@ -112,6 +117,8 @@ def top_eigenpairs(
         block: Vectors multiplied at once. More than one costs more products for simple eigenvalues, and finds
             clusters and multiplicities; it pays where A multiplies a block for less than its vectors one by one.
         vectors: Whether to return the eigenvectors; without them k × p numbers fewer are held.
+        keep: Return the searched space too, if it takes no more than 256 MiB; a trace that is told of it needs fewer
+            products.
         store: Dtype and/or device of the basis: "cpu", torch.bfloat16, (torch.bfloat16, "cpu"), ... A device costs
             time and no accuracy. With fewer bits than the work, vectors are rounded when they are put down: residuals
             then stall at about ε_store ‖A‖ (for bfloat16 4e-3 ‖A‖, often less), and the search goes on from the best
@@ -169,7 +176,16 @@ def top_eigenpairs(
             if known is None:
                 raise
             found, cut = known, True
-    return _result(space, goal, found, cut=cut)
+    return _result(space, goal, found, cut=cut, known=_known(space) if keep and not cut else None)
+
+
+def _known(space: Krylov) -> Subspace | None:
+    """The space as it stands; None where it is too large, put down in fewer bits, or beside locked vectors."""
+    count = space.size + space.width
+    if space.held or space.basis.lossy or count * space.p * space.work.itemsize > BASIS_BYTES:
+        return None
+    images = np.concatenate([space.matrix[: space.size, : space.size], space.coupling])
+    return Subspace(space.basis.get(0, count).clone(), images)
 
 
 def _start(space: Krylov, start: Tensor | None) -> Tensor | None:
@@ -247,7 +263,7 @@ def _capacity(
     return basis
 
 
-def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs:
+def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool, known: Subspace | None) -> Eigenpairs:
     """Put the pairs together, with a warning if they did not converge."""
     values, residuals = torch.from_numpy(found.values).double(), torch.from_numpy(found.residuals).double()
     allowed, products = torch.from_numpy(goal.allowed(space, found.values)), space.products
@@ -270,5 +286,5 @@ def _result(space: Krylov, goal: Goal, found: Found, *, cut: bool) -> Eigenpairs
         )
     vectors = None if found.vectors is None else found.vectors.to(space.A.dtype).T
     return Eigenpairs(
-        values, vectors, residuals, converged, products, goal.which, found.verified, getattr(space.A, "path", "")
+        values, vectors, residuals, converged, products, goal.which, found.verified, getattr(space.A, "path", ""), known
     )

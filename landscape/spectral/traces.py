@@ -19,6 +19,7 @@ from landscape.spectral.draws import unit_images
 from landscape.spectral.probes import Goal, Sample, check_draws, finish, probed
 from landscape.spectral.regions import Array, Blocks, Regions, check_blocks, small
 from landscape.spectral.sketches import hutch_plus_plus, xnystrace, xtrace
+from landscape.spectral.subspace import Subspace
 
 Method = Literal["auto", "hutchinson", "hutch++", "xtrace", "xnystrace", "exact"]
 
@@ -34,6 +35,7 @@ def trace(
     tol: float | None = None,
     atol: float = 0.0,
     blocks: Blocks | None = None,
+    known: Subspace | None = None,
     progress: Progress = False,
     generator: Generator | None = None,
 ) -> Estimate:
@@ -61,6 +63,8 @@ def trace(
         blocks: Names of blocks of rows, each a slice or a tensor of indices, such as an operator's `layers`: the
             traces of these diagonal blocks are estimated from the same products. They add up to the whole if the
             blocks divide it.
+        known: A subspace whose products with A are there already, such as `top_eigenpairs` keeps; "auto" then draws
+            probes of what is left beside it, at no product for the subspace. None starts from nothing.
         progress: A function that is called with each `Status`, see `analysis.shown`; its residual is the relative
             standard error.
         generator: Source of all randomness; None means a fresh one from seed 0.
@@ -104,8 +108,10 @@ def trace(
         check_draws(draws)
         samples = probed(A, goal, regions, torch.mul, generator)
     elif method == "auto":
+        if known is not None and known.rows.shape[1] != p:
+            raise ValueError(f"`known` is a subspace of {known.rows.shape[1]} entries, and A has {p}: give A's own.")
         check_draws(draws)
-        samples = deflated(A, goal, regions, generator)
+        samples = deflated(A, goal, regions, generator, known)
     else:
         estimator, fewest = SKETCHES[method]
         if draws < fewest:

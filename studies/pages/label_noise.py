@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.outcomes import outcomes
+from analysis.run_outcomes import outcomes
 from analysis.statistics.methods import chosen
 from studies.pages.choices import INTEREST, TWICE, by_cost, compared, contrast, on_edge, with_radius_zero
 from studies.pages.page import Answer, Folders, Page

@@ -1,6 +1,6 @@
 """OBF against SAM, ASAM and GSAM."""
 
-from analysis.outcomes import outcomes
+from analysis.run_outcomes import outcomes
 from studies.pages.choices import by_cost, compared, contrast, with_radius_zero
 from studies.pages.page import Answer, Folders, Page
 from studies.pages.verdicts import Hypothesis, decide, listed, reach

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.outcomes import outcomes
 from analysis.results import StudyResults
+from analysis.run_outcomes import outcomes
 from analysis.statistics.methods import chosen
 from analysis.style import fixed, p_value
 from studies.pages.choices import INTEREST, compared, contrast, matrix, on_edge, slopes, with_radius_zero

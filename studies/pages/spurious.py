@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.outcomes import outcomes
 from analysis.results import StudyResults
+from analysis.run_outcomes import outcomes
 from analysis.statistics.methods import chosen
 from analysis.style import fixed
 from studies.pages.choices import TWICE, by_cost, compared, contrast, with_radius_zero

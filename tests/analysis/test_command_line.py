@@ -22,10 +22,12 @@ from synthetic import make
 
 from analysis import path as places
 from analysis.cli.correlate import show_correlations
+from analysis.cli.program import COMMANDS
 from analysis.progress import quiet
 from analysis.results import StudyResults
 from analysis.study import Study, read_study
-from trainers import Runtime
+from trainers import Run, Runtime, list_runs
+from trainers.data.augmentation import AUGMENTATIONS
 from trainers.runs.checkpoint import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +195,21 @@ def test_places_that_do_not_go_together_are_refused(flags, message, tmp_path, ca
     assert message in one_line(capsys)
 
 
+def test_augmentations_are_listed_and_taken_with_workers(tmp_path, capsys):
+    assert run("list", "augmentations") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in AUGMENTATIONS)
+    sizes = ("--train-size", 20, "--validation-size", 0, "--test-size", 20, "--epochs", 1)
+    assert run("train", *sizes, "--augment", "crop:1", "flip", "mixup", "--workers", 1, "--out", tmp_path) == 0
+    (made,) = list_runs(tmp_path)
+    assert made.config().augment == ("crop:pad=1", "flip", "mixup:alpha=0.2")
+    capsys.readouterr()
+    assert run("train", *sizes, "--augment", "crp", "--out", tmp_path) == 2
+    assert "Did you mean 'crop'?" in one_line(capsys)
+    assert run("measure", made.folder, "--measures", "baselines", "--workers", -1) == 2
+    assert "`workers` must be a whole number of processes >= 0, got -1" in one_line(capsys)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_what_a_terminal_cannot_show_is_replaced(encoding, monkeypatch):
     raw = {name: io.BytesIO() for name in ("stdout", "stderr")}
@@ -217,15 +234,14 @@ def test_json_of_another_shape_in_a_study_is_named(name, content, study, capsys)
         assert code == 0 or (code == 2 and name in said and said.count("\n") == 1)
 
 
-def test_a_model_of_hugging_face_and_a_checkpoint_of_lightning_show_the_way(tmp_path, capsys):
+def test_a_model_of_hugging_face_and_a_broken_checkpoint_show_the_way(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["X"]}')
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
-    assert run("measure", tmp_path) == 2
-    said = one_line(capsys)
-    assert "holds a model of Hugging Face, no run of ours: give its file of weights" in said
+    with pytest.raises(ValueError, match="holds a model of Hugging Face, no run of ours: measure it with `landscape"):
+        Run(tmp_path).settings()
     (tmp_path / "last.ckpt").write_bytes(b"PK")
     assert run("measure", tmp_path / "last.ckpt", "--model", "mlp") == 2
-    assert "checkpoints of Lightning (.ckpt) hold more than weights" in one_line(capsys)
+    assert "last.ckpt cannot be read" in one_line(capsys)
 
 
 def test_a_reader_that_goes_away_is_no_error():
@@ -330,7 +346,7 @@ def test_weights_are_measured_on_data_of_fewer_examples_than_are_kept_for_valida
 @pytest.mark.parametrize(
     ("base", "trust", "message"),
     [
-        ({"dataset": "own_things:three"}, True, "must return two data sets, \\(train, test\\), got int"),
+        ({"dataset": "own_things:three"}, True, "must return two data sets, .* got int"),
         ({"dataset": "own_things:three"}, False, "was not imported: that would run its code"),
         ({"dataset": "own_things:moving"}, True, "differs when it is read again, as with random transforms"),
         (
@@ -383,6 +399,38 @@ def test_a_study_file_is_checked_to_its_end(change, message, tmp_path, capsys):
     assert "s.yaml: " in said
     assert message in said
     assert not (tmp_path / "out").exists()
+
+
+# -- the program's own help ------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_shown_and_its_help_begins_with_what_it_does(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    for name, entry in COMMANDS.items():
+        assert f"  {name} " in shown
+        assert entry.help in shown
+        assert entry.function().__doc__, name
+    assert run() == 2
+    assert capsys.readouterr().out == shown
+    assert run("--version") == 0
+    assert re.fullmatch(r"landscape \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    assert run("mesure", "runs") == 2
+    assert "there is no command 'mesure'" in (said := capsys.readouterr().err)
+    assert "Did you mean 'measure'?" in said
+
+
+def test_help_needs_neither_torch_nor_pandas(tmp_path):
+    code = "import sys; from analysis.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'pandas', 'scipy', 'tyro') if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from commands import command
 
 from analysis import table
-from analysis.outcomes import outcomes
+from analysis.run_outcomes import outcomes
 from analysis.table import Row, to_frame
 from trainers import fit
 from trainers.runs.folder import Run

@@ -84,9 +84,14 @@ def assert_same(one, other):
     for step in one.checkpoints():
         pair = [read_weights(run.checkpoint(step) / "params.safetensors") for run in (one, other)]
         assert equal(*pair), f"weights after step {step}"
+        averages = [run.checkpoint(step) / "average.safetensors" for run in (one, other)]
+        assert averages[0].exists() == averages[1].exists()
+        if averages[0].exists():
+            assert equal(*map(read_weights, averages)), f"average of weights after step {step}"
+    assert one.status().get("best") == other.status().get("best")
     drop = ["seconds"]
     assert one.history().drop(columns=drop).equals(other.history().drop(columns=drop))
-    for protocol in ("presentation", "sweep"):
+    for protocol in ("sweep",) if one.config().mixes else ("presentation", "sweep"):
         np.testing.assert_array_equal(one.correctness(protocol), other.correctness(protocol))
     with np.load(one.folder / "examples.npz") as a, np.load(other.folder / "examples.npz") as b:
         assert {k: v.tobytes() for k, v in a.items()} == {k: v.tobytes() for k, v in b.items()}
@@ -94,7 +99,8 @@ def assert_same(one, other):
         assert one.steps().drop(columns=drop).equals(other.steps().drop(columns=drop))
     for run in (one, other):
         assert {p.name for p in run.folder.iterdir()} <= {
-            "config.json", "status.json", "history.parquet", "examples.npz", "checkpoints", "steps.parquet",
+            "config.json", "data.json", "status.json", "history.parquet", "examples.npz", "checkpoints",
+            "steps.parquet",
             "tensorboard", "wandb",
         }  # fmt: skip
         assert not [p for p in run.folder.rglob(".*") if p.is_file()], "files aside are left"

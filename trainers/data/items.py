@@ -1,8 +1,10 @@
 """A user's data sets, read item by item: into memory where they fit, else when an item is needed."""
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -39,26 +41,38 @@ class ItemInputs(Dataset[Tensor]):
     """The inputs of map-style data sets of pairs (x, y), one after the other, read when they are asked for.
 
     Args:
-        sets: Train and test.
+        sets: Train, a validation set if there is one, and test.
         where: What they are called, for messages.
         y: The targets of all, which each item must have when it is read.
+        shape: Of one input, where it is known; None reads the first.
+        dtype: Of inputs, where the shape is given.
 
     Raises:
         ValueError: If an item cannot be read or is not like the first one of its set: when it is asked for.
     """
 
-    def __init__(self, sets: Sequence[Any], where: Sequence[str], y: Shaped[Tensor, "n ..."]) -> None:
+    def __init__(
+        self,
+        sets: Sequence[Any],
+        where: Sequence[str],
+        y: Shaped[Tensor, "n ..."],
+        *,
+        shape: tuple[int, ...] | None = None,
+        dtype: torch.dtype = torch.uint8,
+    ) -> None:
         self.sets, self.where, self.y = sets, where, y
-        self.ends = [len(sets[0]), len(sets[0]) + len(sets[1])]
-        first = as_input(pair(sets[0], 0, self.where[0])[0], self.where[0])
-        self.shape, self.dtype, self.bytes_each = tuple(first.shape), first.dtype, first.nbytes
+        self.ends = list(accumulate(len(dataset) for dataset in sets))
+        if shape is None:
+            first = as_input(pair(sets[0], 0, self.where[0])[0], self.where[0])
+            shape, dtype = tuple(first.shape), first.dtype
+        self.shape, self.dtype, self.bytes_each = shape, dtype, math.prod(shape) * dtype.itemsize
 
     def __len__(self) -> int:
-        return self.ends[1]
+        return self.ends[-1]
 
     def __getitem__(self, i: int) -> Tensor:
-        part = int(i >= self.ends[0])
-        j, where = i - part * self.ends[0], self.where[part]
+        part = bisect(self.ends, i)
+        j, where = i - (self.ends[part - 1] if part else 0), self.where[part]
         x, y = pair(self.sets[part], j, where)
         x = as_input(x, where)
         if tuple(x.shape) != self.shape or x.dtype != self.dtype:
@@ -160,7 +174,7 @@ def read(dataset: Any, where: str, *, labels: bool) -> tuple[Tensor, Shaped[Tens
             raise ValueError(f"`dataset` {where}: all inputs must have one shape, got {sorted(shapes)[:3]}.")
         x = torch.stack(inputs)
     _require_numbers(x, where, axes=4)
-    y = _as_targets(y, where, labels=labels)
+    y = targets_as_stored(y, where, labels=labels)
     if x.is_floating_point() and not bool((finite := torch.isfinite(x).flatten(1).all(1)).all()):
         bad = (~finite).nonzero()[:, 0].tolist()
         raise ValueError(
@@ -186,10 +200,15 @@ def targets_of(dataset: Any, where: str, *, labels: bool) -> Shaped[Tensor, "n .
         raise ValueError(f"`dataset` {where}: its labels are not all alike ({error}).") from error
     if len(y) != len(dataset):
         raise ValueError(f"`dataset` {where}: `targets` has {len(y)} labels for {len(dataset)} items.")
-    return _as_targets(y, where, labels=labels)
+    return targets_as_stored(y, where, labels=labels)
 
 
-def _as_targets(y: Tensor, where: str, *, labels: bool) -> Tensor:
+def targets_as_stored(y: Tensor, where: str, *, labels: bool) -> Tensor:
+    """Targets as they are kept, int64 or float32.
+
+    Raises:
+        ValueError: If they must be labels, and are not whole numbers from 0, one an example.
+    """
     if labels and (y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0):
         raise ValueError(
             f"`dataset` {where}: labels must be whole numbers from 0, one an example, got {y.dtype} of shape "

@@ -1,16 +1,21 @@
-"""Data sets in memory: train, validation, test and shifted copies of the test set, decided by a seed."""
+"""Data sets, split: train, validation, test and shifted copies of the test set, decided by a seed."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Generator, Tensor
 
 from landscape.randomness import source_of
 from trainers.data.corruptions import CORRUPTIONS, corrupt
-from trainers.data.sources import Shades, Source, digits, from_function, mnist1d
+from trainers.data.items import ItemInputs
+from trainers.data.sources.builtin import digits, mnist1d
+from trainers.data.sources.folders import Reading
+from trainers.data.sources.functions import from_function
+from trainers.data.sources.named import SCHEMES, from_files, named
+from trainers.data.sources.source import Shades, Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
 from trainers.data.spurious import patch_codes, stamp
 from trainers.naming import nearest
@@ -20,6 +25,7 @@ from trainers.reference import is_reference, load_reference
 __all__ = ["DATASETS", "DataBundle", "DatasetEntry", "ShiftedSplits", "Split", "load_dataset", "noisy_labels"]
 
 USUAL = 500  # validation examples
+DONE = -1
 
 
 @dataclass(frozen=True)
@@ -47,24 +53,30 @@ def load_dataset(
     seed: int = 0,
     labels: bool = True,
     trust: bool = True,
+    input_size: int | None = None,
+    on_corrupt: str = "refuse",
+    digest: str | None = None,
 ) -> DataBundle:
     """Read a data set and split it, without overlap.
 
     One random order of the source, decided by `seed` and stratified (any stretch of it has every class nearly in
     proportion), is cut into test, validation and train, in this order. So test and validation do not depend on
     `train_size`, and a larger train set begins with the smaller. Where the source has a test set of its own, test is
-    taken from it, and the rest from the other examples.
+    taken from it, and the rest from the other examples; a validation set of its own is kept whole and as it is,
+    whatever `validation_size`.
 
     Each purpose has its own random stream, indexed by the source: label noise leaves the split as it is, an example's
     noisy label does not depend on `train_size`, and what is wrong at one noise rate is wrong, in the same way, at every
     higher one.
 
     Args:
-        name: A name in `DATASETS`, or `module:function` (`trainers.data.sources.from_function`), which runs code.
+        name: A name in `DATASETS`; `scheme:PATH` with a scheme of `trainers.data.sources.named.SCHEMES`; or
+            `module:function` (`trainers.data.sources.functions.from_function`), which runs code.
         train_size: Examples to train on; None means all that are left.
         validation_size: Examples for validation, 0 included; None means 500, or none of a data set that has not so many
             beside the test.
-        test_size: Examples for the test; None means 697 for digits, else the whole official test set.
+        test_size: Examples for the test; None means 697 for digits, else the whole official test set, and a fifth of
+            data without one.
         label_noise: Probability with which a train label is replaced by a uniform draw over all classes; of these, one
             in `classes` is the true label again.
         spurious: Probability q that a patch in the corner names the label (in train, the label given to training), see
@@ -72,6 +84,9 @@ def load_dataset(
         seed: Decides everything that is random here.
         labels: Whether the targets must be labels; False for a task of one's own, on data that a function returns.
         trust: False refuses references, for names that come out of a file.
+        input_size: Side to which images of files are brought; None takes them as they are.
+        on_corrupt: "refuse" stops at images that cannot be read; "skip" leaves them out, after reading all once.
+        digest: Fingerprint that named files must have; None takes any.
 
     Returns:
         The splits, on the CPU. Corrupted copies of the test set are in `ood` where inputs are images or signals.
@@ -83,9 +98,20 @@ def load_dataset(
     """
     _check_arguments(train_size, validation_size, test_size, label_noise, spurious)
     check_seed(seed)
-    source = _source(
-        name, train_size, USUAL if validation_size is None else validation_size, seed, labels=labels, trust=trust
-    )
+    reading = Reading(input_size, on_corrupt)
+    if named(name) is not None:
+        source = from_files(name, reading, labels=labels, digest=digest)
+    elif reading != Reading():
+        raise ValueError(
+            f"`input_size` and `on_corrupt` are for files of images, got `dataset` {name!r}: leave them out."
+        )
+    else:
+        made = _source(
+            name, train_size, USUAL if validation_size is None else validation_size, seed, labels=labels, trust=trust
+        )
+        if isinstance(made, DataBundle):
+            return _as_made(replace(made, name=name), train_size, test_size, label_noise, spurious)
+        source = made
     if spurious is not None and not source.images:
         raise ValueError(f"`spurious` needs images or signals, and those of {name!r} have shape {source.shape}.")
     if spurious is not None and not isinstance(source.inputs, Tensor):
@@ -93,7 +119,9 @@ def load_dataset(
             f"`spurious` needs the data in memory, and those of {name!r} are read one by one: let the data set say "
             "`in_memory = True`, if they fit."
         )
-    test_index, validation_index, train_index = _cut(source, train_size, validation_size, test_size, seed)
+    cut = _cut(source, train_size, validation_size, test_size, seed)
+    train_index = cut[2]
+    inputs = _parts(source, cut)
 
     given = source.y.clone()
     if labels:
@@ -104,12 +132,12 @@ def load_dataset(
     if spurious is not None:
         codes = patch_codes(given, spurious, classes=source.classes, generator=stream(seed, "patch"))
 
-    def split(index: Tensor) -> Split:
-        inputs = source.inputs[index] if isinstance(source.inputs, Tensor) else source.inputs
-        plain = Split(inputs, given[index], source.y[index], index, source.pixels)
+    def split(part: int) -> Split:
+        index = cut[part]
+        plain = Split(inputs[part], given[index], source.y[index], index, source.pixels)
         return plain if codes is None else stamped(plain, codes[index], source.classes, source.shades)
 
-    test = split(test_index)
+    test = split(0)
     makers: dict[str, Callable[[], Split]] = {}
     if source.images:
         for kind in CORRUPTIONS:
@@ -119,13 +147,31 @@ def load_dataset(
         makers["spurious"] = functools.partial(_random_patches, test, source.classes, source.shades, seed)
     return DataBundle(
         name=name,
-        train=split(train_index),
-        validation=split(validation_index),
+        train=split(2),
+        validation=split(1),
         test=test,
         ood=ShiftedSplits(makers),
         classes=source.classes,
         shape=source.shape,
+        names=source.names,
+        official_test=None if source.test_start is None else range(source.test_start, len(source.y)),
+        fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
+        origin=source.origin,
     )
+
+
+def read_source(name: str) -> Source:
+    """All examples of a data set by name, before they are split.
+
+    Raises:
+        ValueError: If it is unknown, or a function that splits its data by itself.
+    """
+    if named(name) is not None:
+        return from_files(name, Reading(), labels=True, digest=None)
+    source = _source(name, None, 0, 0, labels=True, trust=True)
+    if isinstance(source, DataBundle):
+        raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")
+    return source
 
 
 def noisy_labels(
@@ -142,7 +188,9 @@ def noisy_labels(
     return torch.where(hit, torch.randint(classes, (len(labels),), generator=generator), labels)
 
 
-def _source(name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool) -> Source:
+def _source(
+    name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool
+) -> Source | DataBundle:
     if is_reference(name):
         return from_function(
             load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed,
@@ -150,8 +198,9 @@ def _source(name: str, train_size: int | None, validation_size: int, seed: int, 
         )  # fmt: skip
     if name not in DATASETS:
         raise ValueError(
-            f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, or your own as `module:function`."
-            + nearest(name, DATASETS)
+            f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, "
+            f"{', '.join(f'{scheme}:PATH' for scheme in SCHEMES)}, or your own as `module:function`."
+            + nearest(name, [*DATASETS, *SCHEMES])
         )
     return DATASETS[name].read()
 
@@ -160,18 +209,25 @@ def _cut(
     source: Source, train_size: int | None, validation_size: int | None, test_size: int | None, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of test, validation and train."""
-    n, start = len(source.y), source.test_start
+    n, start, own = len(source.y), source.test_start, source.validation_start
     generator = stream(seed, "split")
     if start is None:
         order = pool = stratified_order(source.y, generator)
     else:
-        pool = stratified_order(source.y[:start], generator)
+        pool = stratified_order(source.y[: start if own is None else own], generator)
         order = start + stratified_order(source.y[start:], generator)
     wanted = test_size or source.test_size or len(order)
     if wanted > len(order):
         raise ValueError(f"`test_size` must be between 1 and {len(order)}, the examples there are, got {wanted}.")
     test = order[:wanted]
     rest = pool[wanted:] if start is None else pool
+    if own is not None:
+        assert start is not None
+        if train_size is not None and train_size > len(rest):
+            raise ValueError(
+                f"`train_size` must be between 1 and {len(rest)}, the training examples, got {train_size}."
+            )
+        return test, torch.arange(own, start), rest[:train_size]
     if validation_size is None:
         validation_size = USUAL if len(rest) > USUAL else 0
     if validation_size >= len(rest):
@@ -186,6 +242,59 @@ def _cut(
             f"for validation), got {train_size}."
         )
     return test, rest[:validation_size], rest[validation_size:][:train_size]
+
+
+def _parts(source: Source, cut: tuple[Tensor, Tensor, Tensor]) -> list[Tensor | ItemInputs]:
+    """The inputs of test, validation and train, in memory at most once beside the source's own if that is shared.
+
+    Inputs that nobody else has are put in the order of the splits where they lie; where the splits take less than half
+    of them, the rest is let go.
+    """
+    if not isinstance(source.inputs, Tensor):
+        return [source.inputs] * len(cut)
+    used, n = sum(len(index) for index in cut), len(source.y)
+    if source.shared or 2 * used < n:
+        return [source.inputs[index] for index in cut]
+    left = torch.ones(n, dtype=torch.bool)
+    for index in cut:
+        left[index] = False
+    reorder(source.inputs, torch.cat([*cut, left.nonzero()[:, 0]]))
+    return list(source.inputs[:used].split([len(index) for index in cut]))
+
+
+def reorder(x: Shaped[Tensor, "n ..."], order: Int[Tensor, " n"]) -> None:
+    """Put x[order] in the place of x, along the cycles of the permutation: one row is in memory twice."""
+    rows, source = x.numpy(), order.tolist()
+    for start in range(len(source)):
+        if source[start] in (start, DONE):
+            continue
+        kept, at = rows[start].copy(), start
+        while source[at] != start:
+            rows[at] = rows[source[at]]
+            following = source[at]
+            source[at] = DONE
+            at = following
+        rows[at], source[at] = kept, DONE
+
+
+def _as_made(
+    data: DataBundle, train_size: int | None, test_size: int | None, label_noise: float, spurious: float | None
+) -> DataBundle:
+    """A user's own bundle, as it is, but for the first `train_size` training examples where fewer are asked for."""
+    for key, given in (("test_size", test_size), ("label_noise", label_noise), ("spurious", spurious)):
+        if given:
+            raise ValueError(
+                f"`{key}` {given!r} cannot be asked of a `DataBundle` of one's own ({data.name!r}), which is taken as "
+                f"it is: leave it out, or let the function do it."
+            )
+    if train_size is not None and train_size > len(data.train):
+        raise ValueError(
+            f"`train_size` {train_size} was asked for, and {data.name!r} returned a `DataBundle` with "
+            f"{len(data.train)} training examples: make it smaller, or leave it out."
+        )
+    if train_size is not None:
+        return replace(data, train=data.train.some(torch.arange(train_size)))
+    return data
 
 
 def _check_arguments(

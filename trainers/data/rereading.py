@@ -12,7 +12,7 @@ from trainers.randomness import seeded
 from trainers.reference import call
 
 READ_AGAIN = 64  # items of each data set that are read twice
-PARTS = ("train", "test")
+PARTS = {1: ("all",), 2: ("train", "test"), 3: ("train", "validation", "test")}  # by the number of sets
 
 
 def check_repeats(sets: Sequence[Any], again: Callable[[], Sequence[Any]], name: str) -> None:
@@ -21,8 +21,8 @@ def check_repeats(sets: Sequence[Any], again: Callable[[], Sequence[Any]], name:
     Every time the global random states are others, and they are put back afterwards.
 
     Args:
-        sets: Train and test.
-        again: Makes both anew.
+        sets: Train, a validation set if there is one, and test.
+        again: Makes all anew.
         name: Of the data, for messages.
 
     Raises:
@@ -32,7 +32,7 @@ def check_repeats(sets: Sequence[Any], again: Callable[[], Sequence[Any]], name:
     with other_randomness(1):
         first = _items(sets, places, name)
     with other_randomness(2):
-        for part, dataset, index, before in zip(PARTS, sets, places, first, strict=True):
+        for part, dataset, index, before in zip(PARTS[len(sets)], sets, places, first, strict=True):
             for i, one in zip(index, before, strict=True):
                 if not same(one, item(dataset, i, f"{name!r}, {part}")):
                     raise ValueError(
@@ -58,7 +58,12 @@ def item(dataset: Any, i: int, where: str) -> Any:
     Raises:
         ValueError: If it cannot be read, naming it.
     """
-    return call(f"`dataset` {where}, item {i} of {len(dataset)},", dataset.__getitem__, i)
+    try:
+        return call(f"`dataset` {where}, item {i} of {len(dataset)},", dataset.__getitem__, i)
+    except ValueError as error:
+        if str(error.__cause__).startswith("`dataset`"):  # it names the item already
+            raise error.__cause__ from None  # type: ignore[misc]
+        raise
 
 
 @contextmanager
@@ -94,5 +99,5 @@ def _places(n: int) -> list[int]:
 def _items(sets: Sequence[Any], places: Sequence[Sequence[int]], name: str) -> list[list[Any]]:
     return [
         [item(dataset, i, f"{name!r}, {part}") for i in index]
-        for part, dataset, index in zip(PARTS, sets, places, strict=True)
+        for part, dataset, index in zip(PARTS[len(sets)], sets, places, strict=True)
     ]

@@ -1,40 +1,22 @@
 """What a data set is once it is split: splits, shifted copies of the test set, and the bundle of them."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from landscape.batches import Batch, Batches, LoadedBatches
 from landscape.checks.arguments import require_whole
 from landscape.memory import require
+from trainers.data.augmentation import Augmentation
 from trainers.data.items import ItemInputs, Pixels
-from trainers.randomness import stream
+from trainers.data.reading import Reader
 
 BATCH = 1024  # examples, where the caller does not say
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """A random transform of single examples, decided by (seed, epoch, example) alone.
-
-    Attributes:
-        transform: Maps (input as it is stored, generator) to an input of the same kind.
-        seed: Of the run.
-        epoch: Whose turn it is.
-    """
-
-    transform: Callable[[Tensor, Generator], Tensor]
-    seed: int
-    epoch: int = 0
-
-    def __call__(self, stored: Tensor, example: int) -> Tensor:
-        """The input of the example at this position of the source, as this epoch sees it."""
-        return self.transform(stored, stream(self.seed, f"augmentation {self.epoch} {example}"))
 
 
 @dataclass(frozen=True)
@@ -50,6 +32,9 @@ class Split:
         pixels: How uint8 becomes floating point, at use; None for other inputs.
         dtype: Of floating-point inputs at use; None means as they are stored, float32 for pixels.
         workers: Processes that read ahead where inputs are read or augmented one by one; they change no bit.
+        among: The classes that a prediction is one of, in order, for a shifted set of fewer classes than the run's;
+            None is all.
+        note: What is to be said of numbers that are taken on it.
     """
 
     inputs: Tensor | ItemInputs
@@ -59,6 +44,8 @@ class Split:
     pixels: Pixels | None = None
     dtype: torch.dtype | None = None
     workers: int = 0
+    among: tuple[int, ...] | None = None
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -96,24 +83,30 @@ class Split:
     def take(self, positions: Int[Tensor, " k"] | slice) -> Batch:
         """The examples at these positions, as a pair (inputs, labels)."""
         if isinstance(self.inputs, Tensor):
-            return self._used(self.inputs[positions]), self.y[positions]
+            return self._used(self._held(positions)), self.y[positions]
         index = self.index[positions].tolist()
         some = index or self.index[:1].tolist()  # one shows the shape where none is taken
         stored = torch.stack([self.inputs[i] for i in some])[: len(index)]
         return self._used(stored), self.y[positions]
 
     def batches(
-        self, order: Int[Tensor, " k"] | None = None, size: int = BATCH, *, augment: Augmentation | None = None
+        self,
+        order: Int[Tensor, " k"] | None = None,
+        size: int = BATCH,
+        *,
+        augment: Augmentation | None = None,
+        reader: Reader | None = None,
     ) -> Batches:
         """The examples in batches, pairs (inputs, labels) on the split's device, to be gone through again and again.
 
-        Inputs in memory are cut, or taken in the order given; others, and augmented ones, are read by a DataLoader with
+        Inputs in memory are cut, or taken in the order given; others, and those augmented one by one, are read by
         `workers` processes. No batch is kept.
 
         Args:
             order: Positions, in turn; None means all, as they are.
             size: Examples in a batch; the last may have fewer.
             augment: Transforms each example; None shows it as it is stored.
+            reader: One of this split's, with this transform, whose workers live on; None takes one for each pass.
 
         Raises:
             ValueError: If the size is below 1.
@@ -124,24 +117,37 @@ class Split:
         count = len(self) if order is None else len(order)
         starts = range(0, count, size)
         sizes = [min(size, count - i) for i in starts]
-        if not isinstance(self.inputs, Tensor) or augment is not None:
+        if not isinstance(self.inputs, Tensor) or (augment is not None and augment.transform is not None):
             turn = torch.arange(count) if order is None else order
-            return LoadedBatches(partial(self._read, turn, size, augment), sizes=sizes, bytes=self._bytes(count))
+            read = partial(self._read, turn.split(size) if count else (), reader or self.reader(augment), augment)
+            return LoadedBatches(read, sizes=sizes, bytes=self._bytes(count))
         parts = [slice(i, i + n) if order is None else order[i : i + n] for i, n in zip(starts, sizes, strict=True)]
-        if order is None and self.pixels is None and self.dtype is None:
+        if order is None and self.pixels is None and self.dtype is None and augment is None:
             return [self.take(part) for part in parts]
-        return LoadedBatches(partial(map, self.take, parts), sizes=sizes, bytes=self._bytes(count), generators=None)
+        shown = self.take if augment is None else partial(self._augmented, augment)
+        return LoadedBatches(partial(map, shown, parts), sizes=sizes, bytes=self._bytes(count), generators=None)
+
+    def reader(self, augment: Augmentation | None = None, *, lasting: bool = False) -> Reader:
+        """What reads the inputs one by one; `lasting` lets its workers live on between passes."""
+        apart = self.workers > 0 and (not isinstance(self.inputs, Tensor) or self.inputs.device.type == "cpu")
+        return Reader(
+            self.inputs, self.index.cpu(), augment, workers=self.workers if apart else 0, lasting=lasting and apart,
+            pinned=apart and self.device.type == "cuda",
+        )  # fmt: skip
 
     def some(self, positions: Int[Tensor, " k"]) -> "Split":
         """The examples at these positions, as a split."""
-        inputs = self.inputs[positions] if isinstance(self.inputs, Tensor) else self.inputs
+        inputs = self._held(positions) if isinstance(self.inputs, Tensor) else self.inputs
         y, clean, index = (t[positions] for t in (self.y, self.clean, self.index))
         return replace(self, inputs=inputs, y=y, clean=clean, index=index)
 
-    def to(self, device: torch.device | str, *, workers: int | None = None) -> "Split":
-        """The same examples used on another device, or read by so many processes."""
+    def to(self, device: torch.device | str, *, workers: int | None = None, resident: bool = True) -> "Split":
+        """The same examples used on another device, or read by so many processes.
+
+        Without `resident` inputs in memory stay where they are, for transforms of one example at a time.
+        """
         y, clean, index = (t.to(device) for t in (self.y, self.clean, self.index))
-        inputs = self.inputs.to(device) if isinstance(self.inputs, Tensor) else self.inputs
+        inputs = self.inputs.to(device) if isinstance(self.inputs, Tensor) and resident else self.inputs
         workers = self.workers if workers is None else workers
         return replace(self, inputs=inputs, y=y, clean=clean, index=index, workers=workers)
 
@@ -157,37 +163,24 @@ class Split:
             return self.pixels(stored, self.dtype or torch.float32)
         return stored if self.dtype is None or not stored.is_floating_point() else stored.to(self.dtype)
 
-    def _read(self, order: Tensor, size: int, augment: Augmentation | None) -> Iterator[Batch]:
-        apart = not isinstance(self.inputs, Tensor) or self.inputs.device.type == "cpu"
-        loader = DataLoader(
-            _Stored(self, augment),
-            size,
-            sampler=order.tolist(),
-            num_workers=self.workers if apart else 0,
-            generator=Generator(),  # or it would draw from the global one
-        )
-        parts = order.split(size) if len(order) else ()
-        try:
-            for stored, positions in zip(loader, parts, strict=True):
-                yield self._used(stored), self.y[positions]
-        except ValueError as error:  # with the trace of a worker
-            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    def _held(self, positions: Int[Tensor, " k"] | slice) -> Tensor:
+        assert isinstance(self.inputs, Tensor)
+        return self.inputs[positions if isinstance(positions, slice) else positions.to(self.inputs.device)]
+
+    def _augmented(self, augment: Augmentation, positions: Int[Tensor, " k"] | slice) -> Batch:
+        stored = augment.whole(self._held(positions).to(self.device), self.index[positions])
+        return self._used(stored), self.y[positions]
+
+    def _read(self, parts: Sequence[Tensor], reader: Reader, augment: Augmentation | None) -> Iterator[Batch]:
+        epoch = 0 if augment is None else augment.epoch
+        for stored, positions in zip(reader.read(parts, epoch), parts, strict=True):
+            here = stored.to(self.device, non_blocking=True)
+            shown = here if augment is None else augment.whole(here, self.index[positions])
+            yield self._used(shown), self.y[positions]
 
     def _bytes(self, count: int) -> int:
         each = self.inputs[:1].nbytes if isinstance(self.inputs, Tensor) else self.inputs.bytes_each
         return count * each * (4 if self.pixels is not None else 1)
-
-
-class _Stored(Dataset[Tensor]):
-    """What worker processes read: one input as it is stored, transformed where that is asked for."""
-
-    def __init__(self, split: Split, augment: Augmentation | None) -> None:
-        self.inputs, self.index, self.augment = split.inputs, split.index.cpu(), augment
-
-    def __getitem__(self, position: int) -> Tensor:
-        example = int(self.index[position])
-        stored: Tensor = self.inputs[position if isinstance(self.inputs, Tensor) else example]
-        return stored if self.augment is None else self.augment(stored, example)
 
 
 @dataclass(frozen=True)
@@ -221,9 +214,15 @@ class DataBundle:
         train: What is trained on; the only split with label noise.
         validation: For choosing hyper-parameters; may be empty.
         test: For the gap and the test error.
-        ood: Shifted copies of `test`, in its order: "noise:1" ... "contrast:3", and "spurious" where there is a patch.
+        ood: Shifted copies of `test`, in its order: "noise:1" ... "contrast:3", and "spurious" where there is a patch;
+            and those that `trainers.data.shifted` adds.
         classes: Number of classes.
         shape: Shape of one input.
+        names: Of the classes, in order; empty where they are not known.
+        shifted: Which of `ood` come from elsewhere.
+        official_test: Positions of the official test set in the source, of which `test` may be a part; None for none.
+        fill: What a stored input has where nothing is, for augmentation; None where that is not known.
+        origin: What is noted about the data in a run's folder.
     """
 
     name: str
@@ -233,6 +232,17 @@ class DataBundle:
     ood: Mapping[str, Split]
     classes: int
     shape: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
+    official_test: range | None = None
+    fill: float | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """What is known about the data, in types that JSON knows."""
+        sizes = {part: len(getattr(self, part)) for part in ("train", "validation", "test")}
+        shape, names = list(self.shape), list(self.names) or None
+        return {"dataset": self.name, **sizes, "shape": shape, "classes": self.classes, "names": names, **self.origin}
 
     def to(self, device: torch.device | str, *, workers: int | None = None) -> "DataBundle":
         """The same data on another device; shifted splits go there when they are asked for."""

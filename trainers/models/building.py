@@ -1,4 +1,4 @@
-"""Models by name: built-in ones sized by options, or a user's own by reference."""
+"""Models by name: built-in ones sized by options, those of libraries, or a user's own by reference."""
 
 import inspect
 import itertools
@@ -11,7 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainers.models.resnet import resnet20
+from trainers.models.libraries import LIBRARIES, in_library, library_model
+from trainers.models.resnet import resnet18, resnet20, wide_resnet
 from trainers.models.vit import vit
 from trainers.naming import nearest
 from trainers.options import checked
@@ -89,6 +90,8 @@ MODELS: dict[str, ModelEntry] = {
     "mlp": ModelEntry(mlp, "Fully connected, ReLU; options width, depth, dropout."),
     "cnn": ModelEntry(cnn, "Three convolutions, no normalisation; images or signals; option width."),
     "resnet20": ModelEntry(resnet20, "Residual network with BatchNorm, for images; options width, blocks."),
+    "resnet18": ModelEntry(resnet18, "Residual network of four stages, 11 million parameters; options stem, width."),
+    "wide_resnet": ModelEntry(wide_resnet, "Wide residual network, WRN-28-10; options depth, widen_factor, dropout."),
     "vit": ModelEntry(vit, "Vision transformer (attention, LayerNorm); options patch, dim, depth, heads, dropout."),
 }
 
@@ -116,8 +119,9 @@ def build_model(
     The global random state of torch is as it was afterwards.
 
     Args:
-        name: A name in `MODELS`, or `module:function`: a function that is called by keyword with `options` and with
-            those of `shape` and `classes` that it accepts, and returns a module.
+        name: A name in `MODELS`; one of a library, `timm:NAME`, `torchvision:NAME` or `hf:NAME-or-FOLDER`; or
+            `module:function`: a function that is called by keyword with `options` and with those of `shape` and
+            `classes` that it accepts, and returns a module.
         shape: Shape of one input, without the batch axis.
         classes: Number of logits.
         generator_seed: Seed of the initialisation.
@@ -128,6 +132,7 @@ def build_model(
         ValueError: If the model or an option is unknown, a value has the wrong type or range, sizes do not fit, or a
             user's function returns something other than a module.
         PermissionError: If the name is a reference and `trust` is False.
+        ImportError: If a library is not installed, naming the extra.
     """
     check_seed(generator_seed, "generator_seed")
     shape = tuple(shape)
@@ -135,6 +140,9 @@ def build_model(
         raise ValueError(f"`shape` must be the sizes of one input, without the batch axis, got {shape}.")
     if classes < 1:
         raise ValueError(f"`classes` must be at least 1, got {classes!r}.")
+    if in_library(name):
+        with seeded(generator_seed):
+            return library_model(name, shape, classes, options or {})
     if is_reference(name):
         function = load_reference(name, trust=trust)
         arguments = _accepted(function, {"shape": shape, "classes": classes}) | dict(options or {})
@@ -150,6 +158,11 @@ def build_model(
     resolved = model_options(name, options or {})
     with seeded(generator_seed):
         return _entry(name).build(shape, classes, **resolved)
+
+
+def is_own(name: str) -> bool:
+    """Whether a model's name is a reference to a user's own function, and none of a library."""
+    return is_reference(name) and not in_library(name)
 
 
 def check_inputs(x: Tensor, *, name: str) -> None:
@@ -204,7 +217,8 @@ def check_outputs(model: nn.Module, x: Tensor, *, classes: int, name: str) -> No
 def _entry(name: str) -> ModelEntry:
     if name not in MODELS:
         raise ValueError(
-            f"`model` {name!r} is unknown; there are {', '.join(MODELS)}, or your own as `module:function`."
+            f"`model` {name!r} is unknown; there are {', '.join(MODELS)}, those of libraries "
+            f"({', '.join(f'{library}:NAME' for library in LIBRARIES)}), or your own as `module:function`."
             + nearest(name, MODELS)
         )
     return MODELS[name]

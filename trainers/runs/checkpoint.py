@@ -1,28 +1,25 @@
 """Checkpoints: a folder of safetensors and JSON that is whole as soon as its meta.json is there. Nothing is pickled."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainers.files.kept import sealed
 from trainers.files.reading import Shape, check_shape, read_json
 from trainers.files.writing import DAMAGED, check_digest, digest, write_atomically, write_json
+from trainers.models.averaging import WeightAverage
 from trainers.models.building import build_model
+from trainers.models.starting import freeze
 from trainers.naming import nearest
+from trainers.weights.foreign import read_foreign
+from trainers.weights.places import AVERAGE, META, PARAMS, WAY_OUT, read_content
 
 SCHEMA = 1
-PARAMS, META = "params.safetensors", "meta.json"
-WAY_OUT = "take it from a copy, or delete the run's folder and train it again"
-LIGHTNING = ".ckpt"
-OF_LIGHTNING = (
-    "checkpoints of Lightning (.ckpt) hold more than weights: write those of the model inside with "
-    "torch.save(YourModule.load_from_checkpoint(path).model.state_dict(), 'weights.pt') and give that file."
-)
 
 
 class Settings(Shape):
@@ -31,6 +28,7 @@ class Settings(Shape):
     model: str
     model_options: dict[str, Any]
     seed: int
+    freeze: tuple[str, ...] | list[str] = ()
 
 
 class MetaFile(Shape):
@@ -53,14 +51,35 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in named if name in kept}
 
 
-def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> Path:
-    """Write parameters and buffers, then `meta.json` with their checksum and its own; both aside and by rename.
+def save_checkpoint(
+    folder: Path, model: nn.Module, meta: Mapping[str, Any], *, average: WeightAverage | None = None
+) -> Path:
+    """Write parameters and buffers, then `meta.json` with their checksum and its own; all aside and by rename.
 
     Args:
         folder: Of this checkpoint.
         model: Its `named_parameters()` order is kept in the meta, since safetensors keeps an order of its own.
         meta: At least run_id, step, epoch, config, shape and classes.
+        average: The average of weights, which is kept in a file of its own.
     """
+    (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
+    more: dict[str, Any] = {"sha256": _save_weights(folder / PARAMS, model)}
+    if average is not None:
+        checksum = _save_weights(folder / AVERAGE, average.model)
+        more["average"] = {"kind": average.kind, "count": average.count, "sha256": checksum}
+    names = [name for name, _ in model.named_parameters()]
+    write_json(folder / META, sealed({"schema": SCHEMA, "names": names, **meta, **more}), sort=False)
+    return folder
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; first what makes it whole."""
+    (folder / META).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _save_weights(path: Path, model: nn.Module) -> str:
+    """Write parameters and buffers; returns their checksum."""
     state = {name: t.contiguous().cpu().clone() for name, t in model_state(model).items()}
     checksum: list[str] = []
 
@@ -68,11 +87,8 @@ def save_checkpoint(folder: Path, model: nn.Module, meta: Mapping[str, Any]) -> 
         save_file(state, aside)
         checksum.append(digest(aside))
 
-    (folder / META).unlink(missing_ok=True)  # of an earlier try, whose weights these replace
-    write_atomically(folder / PARAMS, write)
-    names = [name for name, _ in model.named_parameters()]
-    write_json(folder / META, sealed({"schema": SCHEMA, "names": names, **meta, "sha256": checksum[0]}), sort=False)
-    return folder
+    write_atomically(path, write)
+    return checksum[0]
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -95,23 +111,32 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+def load_checkpoint(
+    folder: str | Path, *, average: bool = False, trust: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model of a checkpoint, in evaluation mode.
 
     Args:
         folder: RUN/checkpoints/STEP.
+        average: Take the average of weights, of a run with the setting `average`; its kind and the number of weights
+            are in the meta.
         trust: Import a model that the file names as module:function. Reading a file never runs code otherwise.
 
     Returns:
-        The model and the checkpoint's meta.
+        The model, with what training kept as it was frozen again, and the checkpoint's meta.
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
         PermissionError: If the model is a module:function and `trust` is False.
-        ValueError: If a file is damaged or truncated, or does not fit the model.
+        ValueError: If a file is damaged or truncated, or does not fit the model; or there is no average.
     """
     folder = Path(folder)
     meta = read_meta(folder)
+    if average and "average" not in meta:
+        raise ValueError(
+            f"{folder} has no average of weights: train with `average` ema or swa, and take a checkpoint from after "
+            f"`average_from`."
+        )
     check_shape(meta, MetaFile, folder / META, hint=WAY_OUT)
     config = meta["config"]
     model = build_model(
@@ -124,51 +149,28 @@ def load_checkpoint(folder: str | Path, *, trust: bool = False) -> tuple[nn.Modu
     )
     if config.get("precision") == "float64":
         model.double()
-    apply_weights(model, read_weights(folder / PARAMS))
+    if average:
+        check_digest(folder / AVERAGE, meta["average"].get("sha256"), WAY_OUT)
+    apply_weights(model, read_weights(folder / (AVERAGE if average else PARAMS)))
+    freeze(model, config.get("freeze", ()))
     return model.eval(), meta
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read .safetensors, or a `state_dict` saved by torch (.pt, .pth, .bin), without running its code.
+    """The weights of a checkpoint of ours, compared with the checksum in its `meta.json`, or of a file from elsewhere.
 
-    A `state_dict` under the key "state_dict" or "model" is found, and a "module." prefix (data parallel) taken off.
-    Weights in a checkpoint's folder are compared with the checksum in its `meta.json`.
+    Of the latter the largest set of tensors is taken, under its own names; see `trainers.read_foreign`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or truncated, holds something else than tensors, or has another extension.
+        ValueError: If it is damaged or truncated, or holds no weights.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: give a file of weights.")
-    if path.name == PARAMS and (path.parent / META).exists():
-        check_digest(path, read_meta(path.parent).get("sha256"), WAY_OUT)
-    if path.suffix == ".safetensors":
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): it is truncated or no safetensors file.") from None
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give a file of weights in it.")
-    if path.suffix == LIGHTNING:
-        raise ValueError(f"{path}: {OF_LIGHTNING}")
-    if path.suffix not in (".pt", ".pth", ".bin"):
-        raise ValueError(f"{path}: weights are read from .safetensors, .pt, .pth or .bin, not {path.suffix!r}.")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place, without code
-    except Exception as error:  # torch raises many kinds here
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read without running its code or is truncated ({first.split('.')[0][:120]}): save the "
-            f"weights alone, with torch.save(model.state_dict(), path)."
-        ) from None
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-            break
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} holds no `state_dict`: save it with torch.save(model.state_dict(), path).")
-    return {str(name).removeprefix("module."): t for name, t in found.items()}
+    if path.suffix == ".safetensors" and (path.parent / META).exists():
+        read_meta(path.parent)
+        weights: dict[str, Tensor] = read_content(path)
+        return weights
+    return read_foreign(path).tensors
 
 
 def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -180,8 +182,7 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own, every = model_state(model), model.state_dict()
     for name in weights:
         if name not in every:
-            hint = nearest(name, own) or _prefixed(weights, own)
-            raise ValueError(f"the weights hold `{name}`, which the model lacks.{hint}")
+            raise ValueError(f"the weights hold `{name}`, which the model lacks.{nearest(name, own)}")
     for name, tensor in own.items():
         if name not in weights:
             raise ValueError(f"the weights lack `{name}`, which the model has: is it another model or size?")
@@ -192,11 +193,3 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
-
-
-def _prefixed(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """A hint where all names would fit without their first part, as of a module that holds the model."""
-    heads = {name.partition(".")[0] for name in weights}
-    if len(heads) != 1 or not {name.partition(".")[2] for name in weights} & set(own):
-        return ""
-    return f" All names begin with `{heads.pop()}.`: save the weights of that part alone."

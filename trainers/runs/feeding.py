@@ -1,6 +1,6 @@
 """From a batch to the closures of one optimizer step: chunks, accumulation, precision, the reference set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from trainers.data.splits import Split
 from trainers.randomness import stream
 from trainers.sharpness_aware.objective import AscentObjective, Objective
 from trainers.tasks.losses import Loss
-from trainers.tasks.task import Task, lead
+from trainers.tasks.task import Classification, Task, lead
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 SQUARES = 128  # reference examples, one a pass, for masks from squared gradients, where `reference_size` is None
@@ -26,12 +26,12 @@ class Closures:
 
     Attributes:
         descents: One closure a chunk.
-        sizes: Examples of each.
+        sizes: What each counts for: its examples, or what the task's weight says of them.
         ascents: Closures of the ascent objective, where it is not the loss.
     """
 
     descents: list[Objective]
-    sizes: list[int]
+    sizes: Sequence[float]
     ascents: list[AscentObjective] | None
 
     def hits(self, task: Task) -> Tensor | None:
@@ -78,12 +78,10 @@ class Feeder:
     def __post_init__(self) -> None:
         config = self.config
         self.loss = self.task.loss
-        self.ascent = partial(obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=config.obf_link or "softmax")
+        weight = self.task.weight_of_classes if isinstance(self.task, Classification) else None
+        link = config.obf_link or "softmax"
+        self.ascent = partial(obf_loss, C=config.obf_classes, gamma=config.obf_gamma, link=link, weight=weight)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-
-    def batch(self, index: Tensor) -> Closures:
-        """The closures of a batch, given by the positions of its examples in the training data."""
-        return self.closures(*self.train.take(index), self.config.chunk)
 
     def closures(self, x: Tensor, y: Tensor, chunk: int) -> Closures:
         """The closures of examples, so many a forward and backward pass."""
@@ -100,16 +98,18 @@ class Feeder:
                 AscentObjective(self.model, self.loss, *c, parameters=self.parameters, ascent=self.ascent, **extra)
                 for c in chunks
             ]
-        return Closures(descents, [len(c[0]) for c in chunks], ascents)
+        counts = self.task.weight
+        sizes = [len(targets) if counts is None else float(counts(targets)) for _, targets in chunks]
+        return Closures(descents, sizes, ascents)
 
-    def reference(self, needs: str, step: Callable[[], int]) -> Callable[[], tuple[list[Objective], list[int]]]:
+    def reference(self, needs: str, step: Callable[[], int]) -> Callable[[], tuple[list[Objective], list[float]]]:
         """What an optimizer that needs a reference set calls: closures over `reference_size` training examples.
 
         For a "gradient" they are the same examples throughout, a batch a closure; for "squares" one example a closure,
         drawn anew for each step, from the step's number alone, so that a resumed run draws what it would have drawn.
         """
 
-        def closures() -> tuple[list[Objective], list[int]]:
+        def closures() -> tuple[list[Objective], list[float]]:
             n = len(self.train)
             many = self.config.reference_size or (SQUARES if needs == "squares" else n)
             purpose = f"reference {step()}" if needs == "squares" else "reference"
@@ -118,7 +118,7 @@ class Feeder:
             )
             one = 1 if needs == "squares" else self.config.batch_size
             found = self.closures(*self.train.take(index), one)
-            return list(found.ascents or found.descents), found.sizes
+            return list(found.ascents or found.descents), list(found.sizes)
 
         return closures
 

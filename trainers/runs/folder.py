@@ -1,13 +1,14 @@
 """Run folders: what is in them, and how they are read.
 
-config.json (resolved), status.json, history.parquet (one row an epoch), examples.npz (per-example correctness, packed),
-checkpoints/<step>/, steps.parquet (one row a logged step) where asked for; while a run is not finished also resume/
-(the last snapshot), steps/ (parts of steps.parquet) and lock.json (while a process trains it).
+config.json (resolved), data.json (what is known about the data), status.json, history.parquet (one row an epoch),
+examples.npz (per-example correctness, packed), checkpoints/<step>/, steps.parquet (one row a logged step) where asked
+for; while a run is not finished also resume/ (the last snapshot), steps/ (parts of steps.parquet) and lock.json (while
+a process trains it).
 """
 
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +20,21 @@ from jaxtyping import Bool
 
 from trainers.config import TrainConfig, fits, train_config
 from trainers.data.loading import DataBundle, load_dataset
+from trainers.data.shifted import Shifted, with_shifted
 from trainers.data.splits import ShiftedSplits, Split
 from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
-from trainers.runs.checkpoint import META, WAY_OUT
 from trainers.runs.records import read_parts
 from trainers.tasks.task import CLASSIFICATION
+from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
     "epoch", "step", "lr", "rho", "loss", "train_loss", "train_error", "train_clean_error", "validation_loss",
     "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds", "perturbed_share", "reused_share",
     "skipped", "mean_gap", "m", "m_global",
 )  # fmt: skip
-FILES = ("config.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
+FILES = ("config.json", "data.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
 AGAIN = "delete it and run the same command again that trained the run"
@@ -87,8 +89,8 @@ class Run:
             )
         if hugging_face(self.folder):
             raise ValueError(
-                f"{self.folder} holds a model of Hugging Face, no run of ours: give its file of weights, and with "
-                f"`--model module:function` the function that builds the model and returns logits."
+                f"{self.folder} holds a model of Hugging Face, no run of ours: measure it with "
+                f"`landscape measure hf:{self.folder}`."
             )
         found = read_json(path, ConfigFile, hint=AGAIN)
         run_id = found["run_id"]
@@ -110,7 +112,7 @@ class Run:
         """How the run ended: `status`, `reason`, `epochs` and `seconds`; "interrupted" where it has not ended.
 
         Runs of this version also say `steps`, `sha256` of what they recorded, and `skipped_steps` with `first_skipped`,
-        a few of them by name, where float16 overflowed.
+        a few of them by name, where float16 overflowed; with `keep_best` or `early_stopping` the `best` evaluation.
         """
         path = self.folder / "status.json"
         if not path.exists():
@@ -208,7 +210,8 @@ class Run:
     ) -> Bool[np.ndarray, "t n"]:
         """Whether each training example was right, epoch by epoch.
 
-        "presentation": on the training minibatch, before the update, in training mode. "sweep": on the whole training
+        "presentation": on the training minibatch, as it was augmented, before the update, in training mode; there is no
+        such record where examples were mixed. "sweep": on the whole training
         set at the end of the epochs that `evaluate_every` names and of the last, in evaluation mode; examples.npz
         lists them as `swept`, and without it they are all epochs. Both against the label given to training.
 
@@ -221,8 +224,11 @@ class Run:
             ValueError: If it is damaged, or another run's.
         """
         path = self.check("examples.npz")
-        known = self.config().task == CLASSIFICATION
-        hint = WAY_OUT if known else "the run's task may not tell right from wrong"
+        config, hint = self.config(), WAY_OUT
+        if config.task != CLASSIFICATION:
+            hint = "the run's task may not tell right from wrong"
+        elif config.mixes and protocol == "presentation":
+            hint = "examples were mixed when they were presented, and none had a label of its own: take 'sweep'"
         stored = read_arrays(path, ("n", protocol), hint=hint)
         bits, n = stored[protocol], stored["n"]
         if bits.dtype != np.uint8 or bits.ndim != 2 or n.shape or not 0 <= n <= 8 * bits.shape[1]:
@@ -249,6 +255,12 @@ class Run:
                 np.savez_compressed(file, n=np.array(len(index)), index=index, noisy=noisy, swept=swept, **packed)
 
         write_atomically(self.folder / "examples.npz", write)
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the smallest validation error; None where the run kept none (`keep_best`)."""
+        best = self.status().get("best")
+        step = best.get("step") if isinstance(best, dict) else None
+        return step if step in self.checkpoints() else None
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after a step."""
@@ -279,7 +291,8 @@ def list_runs(folder: str | Path) -> list[Run]:
     if (folder / "config.json").exists():
         return [Run(folder)]
     for place in (folder / "runs", folder):
-        runs = [Run(path.parent) for path in sorted(place.glob("*/config.json"))]
+        found = (path.parent for path in sorted(place.glob("*/config.json")))
+        runs = [Run(path) for path in found if not hugging_face(path)]
         if runs:
             return runs
     raise FileNotFoundError(f"{folder} holds no run: train some with `landscape train` or `landscape study`.")
@@ -297,8 +310,12 @@ def hugging_face(folder: Path) -> bool:
     return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
 
 
-def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
-    """The data of a configuration; inputs are float64 where its precision is."""
+def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shifted] = ()) -> DataBundle:
+    """The data of a configuration, with further shifted sets; inputs are float64 where its precision is.
+
+    Raises:
+        ValueError: If its files are not those that the configuration was resolved with.
+    """
     data = load_dataset(
         config.dataset,
         train_size=config.train_size,
@@ -309,7 +326,11 @@ def load_data(config: TrainConfig, *, trust: bool = False) -> DataBundle:
         seed=config.data_seed,
         labels=config.task == CLASSIFICATION,
         trust=trust,
+        input_size=config.input_size,
+        on_corrupt=config.on_corrupt,
+        digest=config.dataset_digest,
     )
+    data = with_shifted(data, shifted)
     if config.precision != "float64":
         return data
     return replace(

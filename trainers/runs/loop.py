@@ -15,6 +15,7 @@ from trainers.runs.records import StepLog
 from trainers.runs.signals import Deadline, StopSignals
 from trainers.runs.tracking import Trackers, check_trackers
 from trainers.runs.training import Training
+from trainers.weights.known import remember
 
 __all__ = ["Training", "fit"]
 
@@ -27,6 +28,7 @@ def fit(
     out: str | Path = "runs",
     device: str = "cpu",
     workers: int = 0,
+    checkpoint_activations: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
     stop: Callable[[int], bool] | None = None,
@@ -45,7 +47,10 @@ def fit(
         config: What decides the result.
         out: Folder of runs.
         device: Where to train.
-        workers: Processes that read data which are not in memory; they change no bit.
+        workers: Processes that read, ahead, data which are not in memory, or transform them one by one; they change no
+            bit.
+        checkpoint_activations: Compute the activations of the model's blocks again in backward passes instead of
+            keeping them: less memory for one more forward pass, and the same numbers.
         trust: Import a model or dataset that the configuration names as module:function.
         progress: Called after each epoch with its row of the history.
         stop: Called after each epoch with its number; True ends the call with a snapshot, and the run can be continued.
@@ -59,8 +64,8 @@ def fit(
             one ends the process at once. Only in the main thread; the handlers there were are put back.
 
     Returns:
-        The run. Its status says "diverged" where the loss or a weight was no longer finite, and "interrupted", with the
-        reason, where `stop` or `time_limit` ended the call.
+        The run. Its status says "diverged" where the loss or a weight was no longer finite, "interrupted", with the
+        reason, where `stop` or `time_limit` ended the call, and where `early_stopping` ended it "finished" with it.
 
     Raises:
         ValueError: For a bad configuration or argument.
@@ -72,7 +77,9 @@ def fit(
         SystemExit: With 128 + its number, after another signal.
     """
     deadline = Deadline(time_limit, begun=time.monotonic())
-    config = (config if isinstance(config, TrainConfig) else train_config(config)).resolved()
+    config = config if isinstance(config, TrainConfig) else train_config(config)
+    remember(out, config.init)
+    config = config.resolved()
     check_trackers(track)
     run = Run(Path(out) / config.run_id)
     log = StepLog(run.folder, log_steps)
@@ -81,8 +88,11 @@ def fit(
         return run
     with StopSignals(active=signals) as asked, seeded(derive(config.seed, "training")), ExitStack() as stack:
         data = load_data(config, trust=trust)
-        diagnose = log_steps is not None
-        training = Training(config, run, data=data, device=device, trust=trust, diagnose=diagnose, workers=workers)
+        training = Training(
+            config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
+            checkpoint_activations=checkpoint_activations,
+        )  # fmt: skip
+        stack.callback(training.reader.close)
         lock = stack.enter_context(locked(run.folder))
         if not run.finished:  # else the process that held the lock until now has done it
             training.begin(log)
@@ -105,7 +115,7 @@ def _train(
     stop: Callable[[int], bool],
 ) -> None:
     """From where the run is to its end; `limits` may raise `Interrupted` before any piece of work."""
-    config = training.config
+    config, reason = training.config, ""
     while training.epoch < config.epochs:
         while training.position < training.batches:
             with limits.allow("step"):
@@ -123,7 +133,10 @@ def _train(
             return
         if training.epoch in config.checkpoints:
             training.save_checkpoint()
+        training.keep_best()
+        if reason := training.enough():
+            break
         if stop(training.epoch) and training.epoch < config.epochs:
             raise Interrupted("stopped on request")
     training.save_checkpoint()
-    training.finish("finished", log)
+    training.finish("finished", log, reason)

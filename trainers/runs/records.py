@@ -83,12 +83,13 @@ class Tally:
     """Sums over the steps of one epoch that its row of the history needs; saved in the middle of the epoch too."""
 
     def __init__(self) -> None:
-        self.steps = self.perturbed = self.reused = self.skipped = self.gaps = self.examples = 0
+        self.steps = self.perturbed = self.reused = self.skipped = self.gaps = 0
+        self.examples: float = 0
         self.squared_length = self.gap = self.lr = self.rho = 0.0
         self._unread: list[StepRecord] = []
 
-    def add(self, last: StepRecord, *, examples: int, lr: float) -> None:
-        """Count a step; its losses are read later, so that a GPU is not waited for."""
+    def add(self, last: StepRecord, *, examples: float, lr: float) -> None:
+        """Count a step, and its examples as the task weighs them; losses are read later, not to wait for a GPU."""
         self.steps += 1
         self.lr, self.rho = lr, last.rho
         if last.overflow:

@@ -30,7 +30,7 @@ class Unit:
     ascents: list[Closure | None]
     shares: list[float]
     weight: float = 1.0
-    examples: int = 0
+    examples: float = 0
     states: list[RandomState | None] = field(default_factory=list)
     tracked: bool = False
     losses: list[Tensor | None] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Unit:
 
 def units_of(
     closure: Closure | Sequence[Closure],
-    sizes: Sequence[int] | None,
+    sizes: Sequence[float] | None,
     ascent: Closure | Sequence[Closure] | None,
     *,
     objective: str,

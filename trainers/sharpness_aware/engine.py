@@ -185,7 +185,7 @@ class SharpnessAware(Optimizer):
         self,
         closure: Closure | Sequence[Closure] | None = None,
         *,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[float] | None = None,
         ascent: Closure | Sequence[Closure] | None = None,
     ) -> Tensor | None:
         """Take one optimizer step.
@@ -214,7 +214,7 @@ class SharpnessAware(Optimizer):
         self,
         closure: Closure | Sequence[Closure],
         *,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[float] | None = None,
         ascent: Closure | Sequence[Closure] | None = None,
     ) -> Tensor:
         """All of a step but its end, which `step()` without a closure then is.
@@ -238,7 +238,7 @@ class SharpnessAware(Optimizer):
     def _evaluate(
         self,
         closure: Closure | Sequence[Closure],
-        sizes: Sequence[int] | None,
+        sizes: Sequence[float] | None,
         ascent: Closure | Sequence[Closure] | None,
         *,
         revocable: bool = False,
@@ -366,7 +366,7 @@ class SharpnessAware(Optimizer):
         self,
         closure: Closure | Sequence[Closure],
         *,
-        sizes: Sequence[int] | None = None,
+        sizes: Sequence[float] | None = None,
         ascent: Closure | Sequence[Closure] | None = None,
     ) -> None:
         """Give back the previous step's batch after a resume, for methods whose `needs_previous` is true."""
@@ -382,7 +382,7 @@ class SharpnessAware(Optimizer):
     def _units(
         self,
         closure: Closure | Sequence[Closure],
-        sizes: Sequence[int] | None,
+        sizes: Sequence[float] | None,
         ascent: Closure | Sequence[Closure] | None,
     ) -> list[Unit]:
         parts = self.parts

@@ -23,7 +23,7 @@ from trainers.sharpness_aware.ranks import Replicas, Sharing, zeros_where_missin
 from trainers.sharpness_aware.record import StepRecord
 from trainers.sharpness_aware.weights import Weights
 
-Reference = Callable[[], tuple[Sequence[Closure], Sequence[int] | None]]
+Reference = Callable[[], tuple[Sequence[Closure], Sequence[float] | None]]
 
 _NOT_SEEN = torch.full((), math.nan)
 _NOTHING = nullcontext()

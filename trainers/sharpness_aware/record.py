@@ -36,8 +36,8 @@ class StepRecord:
     cosine: float = math.nan
     overflow: str = ""
     passes: int = 0
-    m: int = 0
-    m_global: int = 0
+    m: float = 0
+    m_global: float = 0
     clean: list[tuple[float, Tensor]] = field(default_factory=list, repr=False)
     displaced: list[tuple[float, Tensor]] = field(default_factory=list, repr=False)
 

@@ -4,20 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.config import TrainConfig
+from trainers.data.augmentation import Given
+from trainers.models.building import is_own
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, load_data
 from trainers.runs.training import Training
 
-DATA = ("dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision")
+DATA = (
+    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision", "input_size",
+    "on_corrupt",
+)  # fmt: skip
 
 
-def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False) -> None:
+def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_activations: bool = False) -> None:
     """Load the data, and build model and optimizer, of every configuration of a sweep, for one seed.
 
     Args:
         configs: All runs of the sweep.
         trust: As for `fit`.
+        checkpoint_activations: As for `fit`.
 
     Raises:
         ValueError: If something does not fit, naming the configuration.
@@ -37,7 +43,10 @@ def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False) -> None:
             try:
                 data = load_data(config, trust=trust) if data is None else data
                 with seeded(0):
-                    Training(config.resolved(), Run(Path()), trust=trust, data=data)
+                    Training(
+                        config.resolved(), Run(Path()), trust=trust, data=data,
+                        checkpoint_activations=checkpoint_activations,
+                    )  # fmt: skip
             except ValueError as error:
                 cell = ", ".join(f"{key}={getattr(config, key)}" for key in varied)
                 raise ValueError(f"{error} This is the run {cell}." if cell else str(error)) from error
@@ -50,6 +59,8 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         PermissionError: If there is one, and `trust` is False.
         ValueError: If there is no such module or function.
     """
-    for name in dict.fromkeys(name for config in configs for name in (config.dataset, config.model)):
-        if is_reference(name):
-            load_reference(name, trust=trust)
+    own = [config.dataset for config in configs if is_reference(config.dataset)]
+    own += [config.model for config in configs if is_own(config.model)]
+    own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
+    for name in dict.fromkeys(own):
+        load_reference(name, trust=trust)

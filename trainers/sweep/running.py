@@ -14,10 +14,12 @@ from trainers.files.writing import write_json
 from trainers.runs.folder import Run
 from trainers.runs.loop import fit
 from trainers.runs.signals import seconds_of
+from trainers.runs.tracking import check_trackers
 from trainers.runtime import Runtime
 from trainers.sweep.cluster import on_ray
 from trainers.sweep.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
 from trainers.sweep.search import RandomSearch, combinations
+from trainers.weights.known import remember
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 OUT_OF_TIME = 75  # exit code EX_TEMPFAIL: try again
@@ -103,6 +105,7 @@ def train_all(
     trust: bool = False,
     shard: tuple[int, int] | None = None,
     time_limit: float | str | None = None,
+    track: str | Sequence[str] = (),
     **place: Any,
 ) -> Iterator[Run]:
     """Train runs in parallel, one process and one thread each; yields each as it ends.
@@ -117,26 +120,35 @@ def train_all(
         trust: As for `fit`.
         shard: (i, n) trains only part i of n, see `part`.
         time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
-        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`. `jobs=1` trains in
-            this process, where a debugger works but a crash ends everything.
+        track: As for `fit`.
+        **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`,
+            `checkpoint_activations`. `jobs=1` trains in this process, where a debugger works but a crash ends
+            everything.
 
     Raises:
-        ValueError: For a bad `shard`, `time_limit` or field of `Runtime`.
-        ImportError: For "ray" where it is not installed.
+        ValueError: For a bad `shard`, `time_limit`, `track` or field of `Runtime`.
+        ImportError: For "ray", or a tracker, where it is not installed.
         Stopped: After Ctrl-C, SIGTERM or SIGUSR1, or when the time is over; what was done is kept, and the same call
             goes on from there. It is a `KeyboardInterrupt`.
     """
     runtime = Runtime.of(**place)
     end = None if time_limit is None else time.time() + seconds_of(time_limit)
+    remember(out, *(config.init for config in configs))
     named = {config.run_id: config for config in (configs if shard is None else part(configs, shard))}
-    return _train(named, Path(out), runtime, trust, end)
+    how = {
+        "trust": trust,
+        "workers": runtime.workers,
+        "track": check_trackers(track),
+        "checkpoint_activations": runtime.checkpoint_activations,
+    }
+    return _train(named, Path(out), runtime, how, end)
 
 
 def _train(
     configs: Mapping[str, TrainConfig],
     out: Path,
     runtime: Runtime,
-    trust: bool,
+    how: Mapping[str, Any],
     end: float | None,
 ) -> Iterator[Run]:
     todo: dict[str, TrainConfig] = {}
@@ -146,7 +158,7 @@ def _train(
             yield run
         else:
             todo[run_id] = config
-    calls = [(config, str(out.absolute()), trust, end) for config in todo.values()]
+    calls = [(config, str(out.absolute()), how, end) for config in todo.values()]
     if not calls:
         return
     if runtime.executor == "ray":
@@ -188,14 +200,19 @@ def _here(calls: Sequence[tuple[Any, ...]], device: str) -> Iterator[str]:
 
 
 def train_one(
-    config: TrainConfig, out: str, trust: bool, end: float | None = None, device: str = "cpu", patience: float = 0.0
+    config: TrainConfig,
+    out: str,
+    how: Mapping[str, Any],
+    end: float | None = None,
+    device: str = "cpu",
+    patience: float = 0.0,
 ) -> str:
     """Train one run of a sweep and return its id; an exception becomes its status.
 
     Args:
         config: The run.
         out: Folder of runs.
-        trust: As for `fit`.
+        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`.
         end: `time.time()` at which the sweep's time is over.
         device: Where to train.
         patience: Seconds to wait for another process to let go of the run.
@@ -208,7 +225,7 @@ def train_one(
             if limit["time_limit"] <= 0:
                 break
         try:
-            fit(config, out=out, device=device, trust=trust, **limit)
+            fit(config, out=out, device=device, **how, **limit)
         except BusyError:  # another process trains it, and will give it its status
             if time.monotonic() - begun < patience:
                 time.sleep(min(5.0, patience))
@@ -220,11 +237,16 @@ def train_one(
 
 
 def train_apart(
-    config: TrainConfig, out: str, trust: bool, end: float | None = None, device: str = "cpu", patience: float = 0.0
+    config: TrainConfig,
+    out: str,
+    how: Mapping[str, Any],
+    end: float | None = None,
+    device: str = "cpu",
+    patience: float = 0.0,
 ) -> str:
     """`train_one` in a process of a sweep, which stops when it is told and leaves the rest to the one that told it."""
     with suppress(KeyboardInterrupt, SystemExit):
-        train_one(config, out, trust, end, device, patience)
+        train_one(config, out, how, end, device, patience)
     return config.run_id
 
 

@@ -40,6 +40,7 @@ class LiveEvaluation:
 
     Attributes:
         columns: Of the history: loss and scores of the training, validation and test data.
+        selecting: The column that a run is chosen by: the leading score on the validation data.
     """
 
     def __init__(self, model: nn.Module, task: Task, train: Split, data: DataBundle) -> None:
@@ -53,6 +54,7 @@ class LiveEvaluation:
         names = _names(model, task, train)
         self.columns = [f"train_{name}" for name in ("loss", *names, f"{CLEAN}{names[0]}")]
         self.columns += [f"{split}_{name}" for split in held_out for name in ("loss", *names)]
+        self.selecting = f"validation_{names[0]}"
 
     def __call__(self) -> tuple[dict[str, float], Tensor | None]:
         """The columns, NaN where a split is empty; and which training examples were right, where the task tells."""

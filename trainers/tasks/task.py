@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from trainers.data.imbalance import class_weights
 from trainers.reference import call, load_reference
 from trainers.tasks.classification import Classification
 from trainers.tasks.losses import Loss
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
+    from trainers.data.splits import DataBundle
 
 CLASSIFICATION = "classification"
 
@@ -49,20 +51,24 @@ class Task(Protocol):
         """Maps targets to what a batch counts for; None where that is its number of examples."""
 
 
-def task_of(config: "TrainConfig", *, trust: bool = False) -> Task:
+def task_of(config: "TrainConfig", *, trust: bool = False, data: "DataBundle | None" = None) -> Task:
     """The task of a configuration: classification, or a user's own, `module:Class`, made without arguments.
 
     Args:
         config: Names it, and the loss of classification.
         trust: False refuses a user's own, for names that come out of a file.
+        data: What is trained on, where there are weights of classes; without it they are left out, as they are in the
+            task that is measured.
 
     Raises:
-        ValueError: If it lacks a part of a task, or one is no function.
+        ValueError: If it lacks a part of a task, or one is no function; or if weights of classes do not fit the data.
         PermissionError: If `trust` is False.
     """
     reference = config.task
     if reference == CLASSIFICATION:
-        return Classification(config.loss, config.label_smoothing, config.smoothing_convention)
+        weights = config.class_weights
+        given = None if weights is None or data is None else class_weights(weights, data.train.y, data.classes)
+        return Classification(config.loss, config.label_smoothing, config.smoothing_convention, given)
     task = call(f"`task` {reference!r}", load_reference(reference, trust=trust))
     missing = [part for part in ("name", "loss", "each", "scores", "weight") if not hasattr(task, part)]
     if missing or not isinstance(task, Task):

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 from torch import Tensor
@@ -28,8 +28,60 @@ def error(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:
         ValueError: If shapes do not match.
     """
     _check(logits, labels)
-    e = float((logits.argmax(1) != labels).double().mean())
-    return Estimate(e, math.sqrt(e * (1 - e) / len(labels)), draws=len(labels))
+    return proportion(logits.argmax(1) != labels)
+
+
+def top_error(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int = 5) -> Estimate:
+    """Fraction of the examples whose label is not among the k largest logits; of equal ones the first counts as larger.
+
+    Raises:
+        ValueError: If shapes do not match.
+    """
+    return proportion(outside_top(logits, labels, k))
+
+
+def outside_top(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], k: int) -> Bool[Tensor, " n"]:
+    """Whether each label is outside the k largest logits.
+
+    Raises:
+        ValueError: If shapes do not match.
+    """
+    _check(logits, labels)
+    y = labels.long()[:, None]
+    own, place = logits.gather(1, y), torch.arange(logits.shape[1], device=logits.device)
+    before = (logits > own) | ((logits == own) & (place < y))
+    outside: Tensor = before.sum(1) >= k
+    return outside
+
+
+def balanced_error(wrong: Bool[Tensor, " n"], labels: Int[Tensor, " n"]) -> Estimate:
+    """The mean of the errors e_c of single classes, over the K classes that have examples.
+
+    The standard error, for the numbers n_c of examples as they are, is √(Σ_c e_c (1 - e_c) / n_c) / K. As 1 minus
+    scikit-learn's `balanced_accuracy_score`; Brodersen et al. (2010), ICPR.
+
+    Raises:
+        ValueError: If shapes do not match.
+    """
+    if labels.shape != wrong.shape or not len(labels):
+        raise ValueError(f"`wrong` and `labels` must be one an example, got {wrong.shape} and {labels.shape}.")
+    counts = torch.bincount(labels.long())
+    there = counts > 0
+    errors = torch.bincount(labels.long(), weights=wrong.double())[there] / counts[there]
+    stderr = math.sqrt(float((errors * (1 - errors) / counts[there]).sum())) / len(errors)
+    return Estimate(float(errors.mean()), stderr, draws=len(labels))
+
+
+def balanced(values: Shaped[Tensor, " n"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The values times n / (K n_c), so that their mean is that of the means of the K classes."""
+    counts = torch.bincount(labels.long())
+    return values.double() * (len(labels) / (int((counts > 0).sum()) * counts.double()))[labels.long()]
+
+
+def proportion(wrong: Bool[Tensor, " n"]) -> Estimate:
+    """The share e of what is true, with standard error sqrt(e (1 - e) / n)."""
+    e = float(wrong.double().mean())
+    return Estimate(e, math.sqrt(e * (1 - e) / len(wrong)), draws=len(wrong))
 
 
 def nll(logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Estimate:

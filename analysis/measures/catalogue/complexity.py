@@ -62,7 +62,7 @@ def weight_norms(subject: Subject, *, form: Form = "adjusted") -> Rows:
         return _undefined(subject, NORM_ROWS, form, error)
     norms = _norms(subject, "reshaped")
     p = sum(t.numel() for t in subject.model.parameters())
-    count = Complexity("vc_count", vc_count(p, len(network.layers)), subject.risk.n)
+    count = Complexity("vc_count", vc_count(p, len(network.layers)), subject.n)
     return _rows(subject, {**norms, "vc_count": count}, NORM_ROWS, form)
 
 
@@ -84,7 +84,7 @@ def path_norm(subject: Subject, *, form: Form = "adjusted") -> Rows:
         log_path = log_path_norm(subject.network, subject.data.shape)
     except ValueError as error:
         return _undefined(subject, PATH_ROWS, form, error)
-    return _rows(subject, path_measures(log_path, m=subject.risk.n, margin=_margin(subject)), PATH_ROWS, form)
+    return _rows(subject, path_measures(log_path, m=subject.n, margin=_margin(subject)), PATH_ROWS, form)
 
 
 def train_outputs(subject: Subject, *, form: Form = "adjusted") -> Rows:
@@ -92,7 +92,7 @@ def train_outputs(subject: Subject, *, form: Form = "adjusted") -> Rows:
 
     The margin is the k-th smallest of the n margins, k = n // 10. The other two are as they are, whatever `form` says.
     """
-    rows = _rows(subject, margin_measures(m=subject.risk.n, margin=_margin(subject)), ("inverse_margin",), form)
+    rows = _rows(subject, margin_measures(m=subject.n, margin=_margin(subject)), ("inverse_margin",), form)
     log_probs = subject.train_outputs.double().log_softmax(1)
     labels = subject.data.train.y.cpu().long()
     weights = example_weights(subject.task, labels)
@@ -105,7 +105,8 @@ def train_outputs(subject: Subject, *, form: Form = "adjusted") -> Rows:
         value, stderr = estimate.value, estimate.stderr
         warning = "" if math.isfinite(value) else "the outputs are not all finite"
         value, stderr = (math.nan, math.nan) if warning else (value, stderr)
-        rows.append(Row(name, value, stderr, len(values), options=context(subject), warnings=warning))
+        options = {**context(subject), "n": subject.n}
+        rows.append(Row(name, value, stderr, len(values), options=options, warnings=warning))
     return rows
 
 
@@ -130,7 +131,7 @@ def pacbayes(
         )
 
     def formulas(s: float, t: float) -> dict[str, Complexity]:
-        return pacbayes_measures(*_weights(subject), m=subject.risk.n, sigma=s, sigma_magnitude=t)
+        return pacbayes_measures(*_weights(subject), m=subject.n, sigma=s, sigma_magnitude=t)
 
     about = {"drop": drop, "tol": tol, "noise_on": "all parameters"}
     return _bound_rows(subject, formulas, plain, scaled, form, **about)
@@ -149,7 +150,7 @@ def worst_case_bounds(
     )
 
     def formulas(a: float, b: float) -> dict[str, Complexity]:
-        return sharpness_measures(*_weights(subject), m=subject.risk.n, alpha=a, alpha_magnitude=b)
+        return sharpness_measures(*_weights(subject), m=subject.n, alpha=a, alpha_magnitude=b)
 
     options = {"drop": drop, "tol": tol, "norm": "linf", "steps": steps, "on": "all parameters"}
     return _bound_rows(subject, formulas, plain, scaled, form, **options)
@@ -200,7 +201,7 @@ def _norms(subject: Subject, spectrum: Literal["reshaped", "circular"]) -> dict[
     norms = layer_norms(
         subject.network, subject.initial_network, spectrum=spectrum, generator=subject.generator("norms")
     )
-    values = norm_measures(norms, m=subject.risk.n, margin=_margin(subject))
+    values = norm_measures(norms, m=subject.n, margin=_margin(subject))
     if norms.converged:
         return values
     reason = "the iteration for a spectral norm did not converge"
@@ -217,7 +218,7 @@ def _margin(subject: Subject) -> float:
 
 def _rows(subject: Subject, values: dict[str, Complexity], names: Iterable[str], form: Form, **options: Any) -> Rows:
     network: Network | None = None if "inverse_margin" in values else subject.network
-    about = {"form": form, "n": subject.risk.n, **options}
+    about = {"form": form, "n": subject.n, **options}
     note = ""
     if network is not None:
         about |= {"layers": len(network.layers), "folded": len(network.folded)}
@@ -243,7 +244,7 @@ def _rows(subject: Subject, values: dict[str, Complexity], names: Iterable[str],
 
 def _undefined(subject: Subject, names: Iterable[str], form: Form, why: ValueError) -> Rows:
     """Rows of measures that have no meaning for this model, with the reason."""
-    options = {"form": form, "n": subject.risk.n}
+    options = {"form": form, "n": subject.n}
     return [Row(name, math.nan, math.nan, options=options, warnings=str(why)) for name in names]
 
 
@@ -359,6 +360,7 @@ MEASURES = {
         gradients=200,
         usual=False,
         needs=("probabilities",),
+        sampled=True,
     ),
     "worst_case_bounds": Measure(
         worst_case_bounds,
@@ -375,6 +377,7 @@ MEASURES = {
         gradients=400,
         usual=False,
         needs=("probabilities",),
+        sampled=True,
     ),
     "training_speed": Measure(
         training_speed,
@@ -397,6 +400,7 @@ MEASURES = {
         "4",
         gradients=4,
         usual=False,
+        sampled=True,
     ),
 }  # fmt: skip
 # Rows whose expected sign is not that of their registry entry; 0 where theory predicts none.

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.measures.catalogue.checks import check_share, check_tolerance
 from analysis.measures.measure import Family, Measure, Rows
-from analysis.measures.subject import Subject
+from analysis.measures.subject import ENDS, Subject
 from analysis.table import Row
 from landscape import (
     Estimate,
@@ -22,6 +22,8 @@ from landscape import (
     top_eigenpairs,
     trace,
 )
+
+FEWEST_PROBES = 8  # beside a subspace that is known, for a standard error
 
 
 def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float = 5e-2, max_products: int = 200) -> Rows:
@@ -36,17 +38,14 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float =
     check_tolerance("tol", tol)
     check_tolerance("own_tol", own_tol)
     stability = Stability.of(subject)
-    pairs = top_eigenpairs(
-        subject.hessian,
-        k=1,
-        which="both",
-        tol=tol,
-        own_tol=own_tol,
-        max_products=max_products,
-        vectors=False,
-        progress=subject.progress,
-        generator=subject.generator("eigen"),
-    )
+    asked: dict[str, Any] = {"tol": tol, "own_tol": own_tol, "max_products": max_products}
+    if subject.drawn and asked == ENDS:
+        pairs = subject.hessian_ends
+    else:
+        pairs = top_eigenpairs(
+            subject.hessian, k=1, which="both", **asked, vectors=False, progress=subject.progress,
+            generator=subject.generator("eigen"),
+        )  # fmt: skip
     options = {**context(subject), "tol": tol, "own_tol": own_tol}
     top, bottom = pairs.values.tolist()
     errors = pairs.residuals.tolist()
@@ -74,10 +73,16 @@ def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
     """tr(H), and Σ_l tr(H_ll) ‖w_l‖² over parameter tensors l, from the same products.
 
     The second does not change when the tensors are rescaled without changing the function (T1 tensor by tensor, T2).
-    The errors of the parts depend on each other, so its standard error is the sum of theirs, an upper bound.
+    The errors of the parts depend on each other, so its standard error is the sum of theirs, an upper bound. On a draw
+    of the training examples the products of the eigenvalues' search are among the draws, beside at least 8 probes.
     """
     H = subject.hessian
-    total = trace(H, draws=draws, blocks=H.blocks, progress=subject.progress, generator=subject.generator("trace"))
+    known = subject.hessian_ends.space if subject.drawn else None
+    if known is not None:
+        draws = min(draws, max(FEWEST_PROBES, draws - known.products))
+    total = trace(
+        H, draws=draws, blocks=H.blocks, known=known, progress=subject.progress, generator=subject.generator("trace")
+    )
     sizes = {name: float(t.double().square().sum()) for name, t in subject.risk.theta.items()}
     layerwise = replace(
         total,
@@ -115,7 +120,7 @@ def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, 
     G = subject.gauss_newton
     dimension = effective_dimension(
         G,
-        1 / subject.risk.n if z is None else z,
+        1 / subject.n if z is None else z,
         runs=runs,
         steps=steps,
         progress=subject.progress,
@@ -178,7 +183,7 @@ class Stability:
     @classmethod
     def of(cls, subject: Subject) -> "Stability | None":
         """That of the run a checkpoint is from; None where there is no such threshold, or it is not known."""
-        if subject.config is None or subject.run is None or subject.step == 0:
+        if subject.config is None or subject.run is None or subject.step == 0 or subject.weights:
             return None
         config = subject.config.resolved()
         if config.method != "sgd" or not subject.trained_plainly:
@@ -191,7 +196,7 @@ class Stability:
             return None
         beta = config.momentum
         bound = 2 * (1 + beta) / lr / (1 + 2 * beta if config.nesterov else 1)
-        return cls(lr, bound, config.weight_decay, config.batch_size >= subject.risk.n)
+        return cls(lr, bound, config.weight_decay, config.batch_size >= subject.n)
 
 
 def _top_and_trace(
@@ -234,6 +239,7 @@ MEASURES = {
         "T3 T5",
         "2 a product, 10 to 60 products",
         gradients=95,
+        sampled=True,
     ),
     "hessian_trace": Measure(
         hessian_trace,
@@ -245,6 +251,7 @@ MEASURES = {
         "T3 T5 (trace); T1 T2 T5 (layerwise)",
         "2 a product, 20 products",
         gradients=60,
+        sampled=True,
     ),
     "adaptive_curvature": Measure(
         adaptive_curvature,
@@ -257,6 +264,7 @@ MEASURES = {
         "2 a product, 30 to 60 products",
         usual=False,
         gradients=190,
+        sampled=True,
     ),
     "gauss_newton": Measure(
         gauss_newton,
@@ -269,6 +277,7 @@ MEASURES = {
         "2 a product, 30 to 60 products",
         usual=False,
         gradients=80,
+        sampled=True,
     ),
     "empirical_fisher": Measure(
         gradient_moment,
@@ -281,6 +290,7 @@ MEASURES = {
         "1 to 3",
         usual=False,
         gradients=2,
+        sampled=True,
     ),
     "effective_dimension": Measure(
         model_dimension,
@@ -293,6 +303,7 @@ MEASURES = {
         "2 a product, 160 products",
         usual=False,
         gradients=280,
+        sampled=True,
     ),
     "spectrum": Measure(
         spectrum,
@@ -305,6 +316,7 @@ MEASURES = {
         "2 a product, 240 products",
         usual=False,
         gradients=500,
+        sampled=True,
     ),
 }
 

@@ -34,6 +34,7 @@ from trainers.runs.checkpoint import read_weights
 Providers = tuple[str, ...]
 Radii = tuple[Literal["own", "relative", "iso-loss"], ...]
 
+OTHERS = 512  # examples of a draw that stand for those outside a batch; they are as many as the usual held-out ones
 DISTANCE_GAPS = ("cw", "cw_correct", "F_mi", "JS")
 
 
@@ -51,9 +52,10 @@ class Perturbing:
     def of(self, subject: Subject, **more: Any) -> Displacements:
         """What is to be applied to a subject, whose own perturbation and weights go with it."""
         return Displacements(
-            **{**vars(self), "m": None if self.m is None else min(self.m, len(subject.data.train))},
+            **{**vars(self), "m": None if self.m is None else min(self.m, subject.risk.n)},
             own=subject.own,
             initial=subject.initial,
+            batch_size=subject.batch_size,
             last_update=last_update(subject) if "last_update" in self.providers else None,
             **more,
         )
@@ -84,6 +86,10 @@ def example_forgetting(
     check_some("protocols", protocols)
     rows: Rows = []
     for protocol in protocols:
+        if protocol == "presentation" and subject.config is not None and subject.config.mixes and len(protocols) > 1:
+            why = "examples were mixed when they were presented, and none had a label of its own"
+            rows += [Row(name, math.nan, math.nan, options={"protocol": protocol}, warnings=why) for name in SUMMARIES]
+            continue
         correct = subject.correctness(protocol)
         if protocol == "sweep" and subject.epoch and not len(correct):
             why = "`evaluate_every` left out the sweep over the training data up to this checkpoint"
@@ -217,7 +223,7 @@ def read_patch(x: Tensor, *, classes: int) -> tuple[Tensor, float, float]:
 
 def last_update(subject: Subject) -> Params | None:
     """θ minus the weights one step before, where the run kept a checkpoint of that step; else None."""
-    if subject.run is None or subject.step < 1:
+    if subject.run is None or subject.step < 1 or subject.weights:
         return None
     folder = subject.run.checkpoints().get(subject.step - 1)
     if folder is None:
@@ -237,7 +243,8 @@ def _measure(
 ) -> Rows:
     rows = measure_displacements(
         subject.risk, pair(subject.held_out), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
-        correction=correction, resamples=resamples, generator=subject.generator("forgetting"),
+        correction=correction, resamples=resamples, others=OTHERS if subject.drawn else None,
+        generator=subject.generator("forgetting"),
     )  # fmt: skip
     # how far θ moved is said once, by the usual entry
     return rows if metrics == METRICS else [row for row in rows if row.measure not in SIZES]
@@ -289,6 +296,7 @@ MEASURES = {
         "about 90",
         gradients=90,
         needs=("probabilities",),
+        sampled=True,
     ),
     "output_bias": Measure(
         output_bias,
@@ -324,6 +332,7 @@ MEASURES = {
         usual=False,
         gradients=90,
         needs=("probabilities",),
+        sampled=True,
     ),
     "forgetting_of_bias": Measure(
         forgetting_of_bias,
@@ -337,6 +346,7 @@ MEASURES = {
         usual=False,
         gradients=90,
         needs=("probabilities",),
+        sampled=True,
     ),
     "membership": Measure(
         membership,
@@ -350,6 +360,7 @@ MEASURES = {
         usual=False,
         gradients=60,
         needs=("probabilities",),
+        sampled=True,
     ),
     "feature_forgetting": Measure(
         feature_forgetting,
@@ -363,6 +374,7 @@ MEASURES = {
         usual=False,
         gradients=60,
         needs=("probabilities",),
+        sampled=True,
     ),
     "spurious_forgetting": Measure(
         spurious_forgetting,
@@ -376,6 +388,7 @@ MEASURES = {
         usual=False,
         gradients=200,
         needs=("probabilities",),
+        sampled=True,
     ),
 }
 

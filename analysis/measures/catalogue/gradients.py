@@ -85,6 +85,7 @@ MEASURES = {
         "T3 T5",
         "1 to 3",
         gradients=3,
+        sampled=True,
     ),
     "gradient_quantiles": Measure(
         gradient_quantiles,
@@ -97,6 +98,7 @@ MEASURES = {
         "1 to 3, shared with gradient_covariance",
         gradients=1,
         usual=False,
+        sampled=True,
     ),
     "gradient_signal": Measure(
         gradient_signal,
@@ -109,6 +111,7 @@ MEASURES = {
         "1 to 4",
         gradients=3,
         usual=False,
+        sampled=True,
     ),
     "fisher_rao": Measure(
         fisher_rao,
@@ -120,6 +123,7 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1 to 3, shared with gradient_covariance",
         gradients=1,
+        sampled=True,
     ),
     "true_fisher_rao": Measure(
         true_fisher_rao,
@@ -132,6 +136,7 @@ MEASURES = {
         "2",
         gradients=2,
         usual=False,
+        sampled=True,
     ),
 }
 

@@ -33,6 +33,8 @@ MEASURES = {
         "T3 T5 (gradient)",
         "1",
         gradients=1,
+        sampled=True,
+        of_no_example=("distance_from_init",),
         version=2,
     ),
 }

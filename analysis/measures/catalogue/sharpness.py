@@ -166,7 +166,7 @@ def partitioned(subject: Subject, m: int, blocks: int | None) -> tuple[Empirical
     risk = subject.risk
     count = risk.n // m if blocks is None else min(risk.n // m, blocks)
     order = torch.randperm(risk.n, generator=subject.generator("partition"))[: count * m]
-    x, y = torch.cat([b[0] for b in risk.batches])[order], torch.cat([b[1] for b in risk.batches])[order]
+    x, y = subject.sample.take(order.to(subject.sample.device))
     cut = max(1, 1024 // m) * m  # in batches, for memory
     part = risk.on(list(zip(x.split(cut), y.split(cut), strict=True)))
     return part, {"n": part.n, "partition_seed": subject.seed}
@@ -505,6 +505,7 @@ def _entry(
         gradients=gradients,
         usual=usual,
         needs=needs,
+        sampled=True,
     )
 
 

@@ -1,12 +1,13 @@
 """What measures are to explain: error, loss, gaps between training and test, error under shift, calibration."""
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,11 +25,14 @@ from analysis.measures.catalogue.calibration import (
     squared_distance,
 )
 from analysis.measures.catalogue.checks import check_count
+from analysis.measures.catalogue.shifts import Sets, rows_of_copies, rows_of_families
+from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, scored
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, no_probabilities, pair
+from analysis.measures.subject import Subject, no_probabilities
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
-from trainers.tasks.task import CLASSIFICATION, Classification, Task, example_weights, lead
+from trainers.data.splits import Split
+from trainers.tasks.task import CLASSIFICATION, Classification, Task
 
 __all__ = [
     "DESCRIPTIONS",
@@ -46,10 +50,9 @@ __all__ = [
     "targets",
 ]
 
-Array = np.ndarray
-Pair = tuple[Tensor, Tensor]
-
-TARGETS = ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error")
+# Of models with more than ten classes, and of test sets whose classes differ in number.
+SOMETIMES = ("test_top5_error", "test_balanced_error")
+TARGETS = ("test_error", "gap_error", "gap_loss", "ood_error_mean", "ood_error", *SOMETIMES)
 CALIBRATION = ("ece", "ece_adaptive", "brier")
 SCALED = ("temperature", "test_loss_scaled", *(f"{name}_scaled" for name in CALIBRATION))
 # What a measure must beat; scores of tasks of one's own have the place of the error.
@@ -57,8 +60,11 @@ BASELINES = ("train_error", "train_loss", "train_clean_error", "validation_error
 # All other rows: they describe the targets or the training data, and are no measures that might explain them.
 DESCRIPTIONS = (
     *BASELINES, "train_loss_final", "test_loss", "ood_error_severity", "ood_error_worst", "ood_gap", *CALIBRATION,
-    *SCALED,
+    *SCALED, "train_ece", "validation_ece", "ood_loss", "ood_ece",
 )  # fmt: skip
+# Likewise, of those models and sets.
+MORE = tuple(f"{split}_{name}" for split in ("train", "validation", "ood") for name in ("top5_error", "balanced_error"))
+CHOICES = ("train", "test", "validation", "ood")
 CHUNK = 4096  # examples a forward pass
 
 
@@ -72,9 +78,6 @@ def of_scores(names: Iterable[str], measures: Iterable[str]) -> list[str]:
     gaps = (m.partition("[")[0] for m in measures if m.startswith("gap_"))
     scores = [s for s in dict.fromkeys(gap.removeprefix("gap_") for gap in gaps) if s not in ("error", "loss")]
     return list(dict.fromkeys([*names, *(name.replace("error", s) for s in scores for name in names)]))
-
-
-Outputs = Callable[[Tensor], Tensor]
 
 
 def target_rows(
@@ -92,9 +95,11 @@ def target_rows(
     `gap_loss`, test minus train, the two sets taken as independent. With "test": `ece`, `ece_adaptive`, `brier`; with
     "validation" besides, `temperature`, fitted there, and `test_loss_scaled`, `ece_scaled`, `ece_adaptive_scaled`,
     `brier_scaled`, with the test's logits divided by it; their standard errors take it as given. With "ood":
-    `ood_error_severity` for each set, `ood_error` of a corruption (mean over its severities), `ood_error_mean` (mean
-    over corruptions), `ood_error_worst` (the largest of all sets, biased upwards by the choice), and `ood_gap`, the
-    mean minus the test error.
+    `ood_error_severity` for each set, `ood_error`, `ood_loss` and `ood_ece` of a corruption (mean over its severities),
+    `ood_error_mean` (mean over corruptions), `ood_error_worst` (the largest of all sets, biased upwards by the choice),
+    and `ood_gap`, the mean minus the test error. Of more than ten classes every split has a `_top5_error` as well, and
+    where its classes differ in number (see `values.uneven`) a `_balanced_error`; "train" and "validation" have an
+    `_ece`.
 
     Standard errors of means over shifted sets and of `ood_gap` are over examples where the sets are `paired`. Where
     not, that of a mean is the mean of the standard errors, an upper bound, and that of `ood_gap` takes its two sets as
@@ -125,55 +130,77 @@ def target_rows(
         parts = [(part, part) for part in x.split(CHUNK)]
         return EmpiricalRisk(lambda _, part: predict(part), task.loss, parts, {"": torch.zeros(())}).outputs().cpu()
 
-    return rows_of(outputs, splits, task, train_clean_labels=train_clean_labels, bins=bins, paired=paired)
+    def answers(x: Tensor, y: Tensor) -> Answers:
+        return Answers(outputs(x), y.cpu(), paired=paired)
+
+    for name in splits:
+        if name not in CHOICES:
+            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {CHOICES}.")
+    own = {name: partial(answers, *splits[name]) for name in ("train", "validation", "test") if name in splits}
+    ood = {name: partial(answers, *pair) for name, pair in splits.get("ood", {}).items()}
+    common = overlap(splits["train"][0], splits["test"][0]) if own.keys() >= {"train", "test"} else 0
+    return rows_of(own, ood, {}, task, train_clean_labels=train_clean_labels, bins=bins, common=common)
 
 
 def rows_of(
-    outputs: Outputs,
-    splits: Mapping[str, Any],
+    own: Sets,
+    ood: Sets,
+    shifted: Sets,
     task: Task,
     *,
     train_clean_labels: Tensor | None = None,
     bins: int = 15,
-    paired: bool = False,
+    common: int = 0,
 ) -> list[Row]:
-    """What `target_rows` gives, for a function from all inputs of a set to the outputs on them, on the CPU."""
-    choices = ("train", "test", "validation", "ood")
-    for name in splits:
-        if name not in choices:
-            raise ValueError(f"`splits` has an unknown split {name!r}; choose from {choices}.")
+    """What `target_rows` gives.
+
+    Args:
+        own: Any of "train", "validation" and "test".
+        ood: Corrupted copies of the test set.
+        shifted: Shifted sets from elsewhere.
+        task: What is scored.
+        train_clean_labels: As for `target_rows`.
+        bins: Likewise.
+        common: How many test inputs are training inputs too.
+    """
     rows: list[Row] = []
-    values: dict[str, _Value] = {}
+    values: dict[str, Value] = {}
     logits: dict[str, tuple[Tensor, Tensor]] = {}
     why, name = no_probabilities(task), "error"
     for split in ("train", "validation", "test"):
-        if split not in splits:
+        if split not in own:
             continue
-        x, y = splits[split]
-        z, y = logits[split] = outputs(x), y.cpu()
-        name, values[f"{split}_score"] = _scored(task, z, y)
-        values[f"{split}_loss"] = _Value(mean_of(task.each(z.double(), y), example_weights(task, y)), _not_finite(z))
+        answers = own[split]()
+        z, y = logits[split] = answers.outputs, answers.targets
+        name, values[f"{split}_score"] = scored(task, z, y)
+        values[f"{split}_loss"] = loss(task, z, y)
         rows += [
             values[f"{split}_score"].row(f"{split}_{name}", split),
             values[f"{split}_loss"].row(f"{split}_loss", split),
         ]
+        for kind, value in further(task, z, y, bins).items():
+            if kind != "ece":
+                rows.append(value.row(f"{split}_{kind}", split))
+            elif split != "test":  # whose calibration has more rows, below
+                rows.append(value.row(f"{split}_{kind}", split, bins=bins))
         if split == "train" and train_clean_labels is not None:
-            rows.append(_scored(task, z, train_clean_labels.cpu())[1].row(f"train_clean_{name}", "train"))
+            rows.append(scored(task, z, train_clean_labels.cpu())[1].row(f"train_clean_{name}", "train"))
         if split == "test":
             rows += [] if why else _calibration_rows(task, z, y, bins)
     if "validation" in logits and "test" in logits:
         rows += [] if why else _scaled_rows(task, *logits["validation"], *logits["test"], bins)
     if why and "test" in logits:
         rows += [Row(n, math.nan, math.nan, 0, split="test", warnings=why) for n in (*CALIBRATION, *SCALED)]
-    if "train" in splits and "test" in splits:
+    if "train" in own and "test" in own:
         for kind, called in (("score", name), ("loss", "loss")):
             rows.append((values[f"test_{kind}"] - values[f"train_{kind}"]).row(f"gap_{called}", "test"))
-        both = overlap(splits["train"][0], splits["test"][0])
-        if both:
-            said = f"{both} of {len(splits['test'][0])} test examples are in the training data too"
+        if common:
+            said = f"{common} of {len(logits['test'][1])} test examples are in the training data too"
             rows = [replace(r, warnings=_joined(r.warnings, said)) if r.split == "test" else r for r in rows]
-    if splits.get("ood"):
-        rows += _ood_rows(outputs, splits["ood"], task, values.get("test_score"), paired)
+    if ood:
+        rows += rows_of_copies(ood, task, values.get("test_score"), bins)
+    if shifted:
+        rows += rows_of_families(shifted, task, values.get("test_score"), bins)
     return rows
 
 
@@ -194,75 +221,13 @@ def _hashes(x: Tensor) -> list[bytes]:
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
 
-class _Value:
-    """An estimate with what is to be said about it; NaN if there is something. Errors keep which examples are wrong."""
-
-    def __init__(self, estimate: Estimate, note: str, wrong: Tensor | None = None) -> None:
-        self.note = note
-        self.estimate = Estimate(math.nan, math.nan, draws=estimate.draws) if note else estimate
-        self.wrong = None if wrong is None else wrong.double()
-
-    def __sub__(self, other: "_Value") -> "_Value":
-        a, b = self.estimate, other.estimate
-        both = Estimate(a.value - b.value, math.hypot(a.stderr, b.stderr), draws=min(a.draws, b.draws))
-        return _Value(both, self.note or other.note)
-
-    def minus_paired(self, other: "_Value") -> "_Value":
-        """The difference of means over the same examples."""
-        assert self.wrong is not None
-        assert other.wrong is not None
-        return _of_examples(self.wrong - other.wrong, self.note or other.note)
-
-    @staticmethod
-    def mean(parts: "list[_Value]", paired: bool) -> "_Value":
-        """The mean of values on several sets; if they are not known to be paired, errors are not averaged away."""
-        note = next((p.note for p in parts if p.note), "")
-        if paired:
-            return _of_examples(torch.stack([p.wrong for p in parts if p.wrong is not None]).mean(0), note)
-        k = len(parts)
-        value = math.fsum(p.estimate.value for p in parts) / k
-        stderr = math.fsum(p.estimate.stderr for p in parts) / k
-        return _Value(Estimate(value, stderr, draws=min(p.estimate.draws for p in parts)), note)
-
-    def row(self, measure: str, split: str, **options: Any) -> Row:
-        e = self.estimate
-        return Row(
-            measure, e.value, e.stderr, draws=e.draws, split=split, options=options, converged=e.converged,
-            warnings=self.note,
-        )  # fmt: skip
-
-
-def _of_examples(each: Tensor, note: str) -> _Value:
-    n = len(each)
-    stderr = float(each.std(correction=0)) / math.sqrt(n)  # over n, as sqrt(e (1 - e) / n) is
-    value = _Value(Estimate(float(each.mean()), stderr, draws=n), note)
-    value.wrong = each
-    return value
-
-
-def _scored(task: Task, outputs: Tensor, targets: Tensor) -> tuple[str, _Value]:
-    """The task's leading score on a set."""
-    name, score = lead(task.scores(outputs, targets))
-    if score.shape != (len(targets),) or len(outputs) != len(targets):
-        raise ValueError(
-            f"`splits` must hold a target for each output, got outputs of shape {tuple(outputs.shape)} for targets of "
-            f"shape {tuple(targets.shape)}."
-        )
-    values = score.double()
-    mean = float(values.mean())
-    found = mean_of(values)
-    if score.dtype == torch.bool:
-        found = Estimate(mean, math.sqrt(mean * (1 - mean) / len(values)), draws=len(values))
-    return name, _Value(found, _not_finite(outputs), values)
-
-
 def _calibration_rows(
     task: Any, logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"], bins: int, note: str = "", suffix: str = ""
 ) -> list[Row]:
-    note = note or _not_finite(logits)
+    note = note or not_finite(logits)
     options: tuple[dict[str, Any], ...] = ({"bins": bins}, {"bins": bins}, {})
     if note:
-        nothing = _Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
+        nothing = Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
         return [nothing.row(name + suffix, "test", **o) for name, o in zip(CALIBRATION, options, strict=True)]
     probabilities = task.probabilities(logits)
     top = probabilities.max(1)
@@ -273,8 +238,7 @@ def _calibration_rows(
         squared_distance(probabilities, labels),
     )
     return [
-        _Value(e, "").row(name + suffix, "test", **o)
-        for name, e, o in zip(CALIBRATION, estimates, options, strict=True)
+        Value(e, "").row(name + suffix, "test", **o) for name, e, o in zip(CALIBRATION, estimates, options, strict=True)
     ]
 
 
@@ -282,84 +246,61 @@ def _scaled_rows(
     task: Task, validation: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, bins: int
 ) -> list[Row]:
     """The fitted temperature, and what the test says with the logits divided by it."""
-    note = _not_finite(validation)
+    note = not_finite(validation)
     if note or not len(labels):
         note = f"on validation, {note}" if note else "there is no validation data to fit a temperature on"
-        nothing = _Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
+        nothing = Value(Estimate(math.nan, math.nan, draws=len(labels)), note)
         fitted, scaled = nothing.row("temperature", "validation"), test
     else:
         temperature = fit_temperature(validation, labels)
         end = (
             "" if temperature.converged else "no minimum: the validation data are all right, or the logits say nothing"
         )
-        fitted = replace(_Value(temperature, "").row("temperature", "validation"), warnings=end)
+        fitted = replace(Value(temperature, "").row("temperature", "validation"), warnings=end)
         scaled = test.double() / temperature.value
-    loss = _Value(mean_of(task.each(scaled.double(), test_labels)), note or _not_finite(test))
+    loss = Value(mean_of(task.each(scaled.double(), test_labels)), note or not_finite(test))
     rows = [loss.row("test_loss_scaled", "test"), *_calibration_rows(task, scaled, test_labels, bins, note, "_scaled")]
     said = fitted.warnings if not note else ""
     return [fitted, *(replace(r, converged=fitted.converged, warnings=r.warnings or said) for r in rows)]
-
-
-def _ood_rows(outputs: Outputs, sets: Mapping[str, Pair], task: Task, test: _Value | None, paired: bool) -> list[Row]:
-    rows: list[Row] = []
-    kind = "error"
-    by_corruption: dict[str, list[_Value]] = {}
-    values: dict[str, _Value] = {}
-    for name in sets:
-        corruption, colon, severity = name.partition(":")
-        if not corruption or (colon and not severity.isdecimal()):
-            raise ValueError(
-                f"`splits['ood']` has {name!r}; name a set 'corruption:severity', like 'noise:3', or by one word."
-            )
-        x, y = sets[name]
-        kind, value = _scored(task, outputs(x), y.cpu())
-        values[name] = value
-        by_corruption.setdefault(corruption, []).append(value)
-        if colon:
-            rows.append(value.row(f"ood_{kind}_severity", "ood", corruption=corruption, severity=int(severity)))
-    sizes = {len(v.wrong) for v in [*values.values(), *([test] if test else [])] if v.wrong is not None}
-    if paired and len(sizes) > 1:
-        raise ValueError(f"`paired` sets must hold the same examples, got sets of {sorted(sizes)}; give paired=False.")
-    means = {corruption: _Value.mean(parts, paired) for corruption, parts in by_corruption.items()}
-    rows += [value.row(f"ood_{kind}", "ood", corruption=corruption) for corruption, value in means.items()]
-    overall = _Value.mean(list(means.values()), paired)
-    rows.append(overall.row(f"ood_{kind}_mean", "ood"))
-    # a set that could not be evaluated could be the worst
-    worst = max(values, key=lambda name: math.inf if values[name].note else values[name].estimate.value)
-    rows.append(values[worst].row(f"ood_{kind}_worst", "ood", set=worst))
-    if test is not None:
-        gap = overall.minus_paired(test) if paired else overall - test
-        rows.append(gap.row("ood_gap", "ood"))
-    return rows
-
-
-def _not_finite(logits: Tensor) -> str:
-    bad = int((~logits.isfinite()).flatten(1).any(1).sum())
-    return f"logits are not finite on {bad} of {len(logits)} examples" if bad else ""
 
 
 def targets(subject: Subject, *, bins: int = 15) -> Rows:
     """What is to be explained: errors, losses and gaps on train, test and shifted data, and calibration.
 
     `train_loss_final` is the training loss in the last row of the run's history, a control: how far training went is
-    another question than what it led to. Without a history it is the loss at the weights given.
+    another question than what it led to. Without a history it is the loss at the weights given. Test inputs are looked
+    for among the training inputs where both are in memory.
     """
     data = subject.data
-    ood = {name: data.ood[name] for name in data.ood}
-    paired = all(torch.equal(split.index, data.test.index) for split in ood.values())
-    splits = {"train": pair(data.train), "test": pair(data.test), "ood": {k: pair(split) for k, split in ood.items()}}
-    if len(data.validation):
-        splits["validation"] = pair(data.validation)
-    rows = rows_of(subject.outputs, splits, subject.task, train_clean_labels=data.train.clean, bins=bins, paired=paired)
+
+    def answers(split: Split) -> Answers:
+        paired = torch.equal(split.index, data.test.index)
+        return Answers(subject.outputs_on(split), split.y.cpu(), split.among, paired, split.note)
+
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    sets = {name: lambda name=name: answers(data.ood[name]) for name in data.ood}
+    stored = data.train.inputs, data.test.inputs
+    rows = rows_of(
+        {name: partial(answers, split) for name, split in parts.items() if len(split)},
+        {name: make for name, make in sets.items() if name not in data.shifted},
+        {name: sets[name] for name in data.shifted},
+        subject.task,
+        train_clean_labels=data.train.clean,
+        bins=bins,
+        common=overlap(*stored) if all(isinstance(x, Tensor) for x in stored) else 0,  # type: ignore[arg-type]
+    )
     return [*rows, _final_loss(subject, next(r for r in rows if r.measure == "train_loss"))]
 
 
 def _final_loss(subject: Subject, here: Row) -> Row:
     if subject.run is not None and subject.config is not None:
-        ends = subject.run.history()["train_loss"].dropna()
+        column = "average_train_loss" if subject.weights else "train_loss"
+        ends = subject.run.history()[column].dropna()
         if len(ends):
             labelled = subject.config.task == CLASSIFICATION
             options = {"from": "history", "loss": subject.config.loss if labelled else subject.task.name}
+            if subject.config.class_weights is not None:
+                options["class_weights"] = json.dumps(subject.config.class_weights)
             return Row("train_loss_final", float(ends.iloc[-1]), math.nan, len(subject.data.train), options=options)
     return replace(here, measure="train_loss_final", options={"from": "weights"})
 
@@ -370,9 +311,9 @@ def reliability_bins(subject: Subject, *, bins: int = 15) -> Rows:
     `confidence` in the options is the mean confidence in the bin, `draws` the number of its predictions.
     """
     check_count("bins", bins)
-    x, y = pair(subject.data.test)
-    z, y = subject.outputs(x), y.cpu()
-    if note := _not_finite(z):
+    test = subject.data.test
+    z, y = subject.outputs_on(test), test.y.cpu()
+    if note := not_finite(z):
         return [Row("bin_accuracy", math.nan, math.nan, 0, split="test", warnings=note)]
     top = subject.probabilities(z).max(1)
     bands = reliability(top.values.numpy().clip(0, 1), (top.indices == y).numpy(), bins=bins)
@@ -400,7 +341,7 @@ MEASURES = {
     ),
     "targets": Measure(
         targets,
-        (*TARGETS, *DESCRIPTIONS),
+        (*TARGETS, *DESCRIPTIONS, *MORE),
         "errors, losses, gaps and calibration on train, test and shifted data",
         "target",
         "worse",
@@ -408,5 +349,8 @@ MEASURES = {
         "T1 T2 T3 T5",
         "1/3 per data set",
         gradients=2.5,
+        sometimes=(*SOMETIMES, *MORE),
+        reads_shifted=True,
+        version=2,
     ),
 }

@@ -12,7 +12,7 @@ from spectra import laplacian, with_spectrum
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from landscape import EmpiricalRisk
+from landscape import EmpiricalRisk, top_eigenpairs
 from landscape.operators import EmpiricalFisher, GaussNewton, Hessian, Rescaled, dense
 from landscape.spectral.traces import trace
 
@@ -467,3 +467,61 @@ def test_refused_arguments(generator, options, message):
 def test_products_that_are_not_finite_are_refused(generator, method):
     with pytest.raises(ValueError, match="`A` gave a product that is not finite"):
         trace(torch.full((100, 100), math.nan), method=method, generator=generator)
+
+
+# -- beside a subspace that is known -------------------------------------------------------------------------------
+
+
+def outlying(p=120):
+    """A dense matrix with ten outliers beside a noisy bulk."""
+    g = torch.Generator().manual_seed(3)
+    Q = torch.linalg.qr(torch.randn(p, p, generator=g, dtype=torch.float64)).Q
+    values = torch.randn(p, generator=g, dtype=torch.float64)
+    values[:10] += 20 * torch.arange(1, 11, dtype=torch.float64)
+    return (Q * values) @ Q.T
+
+
+@pytest.mark.parametrize("which", ["both", "largest"])
+def test_a_search_keeps_its_space_with_the_products(which):
+    A = outlying()
+    pairs = top_eigenpairs(A, k=2, which=which, tol=1e-6, keep=True, generator=torch.Generator().manual_seed(0))
+    R, H = pairs.space.rows, torch.from_numpy(pairs.space.images)
+    torch.testing.assert_close(R @ R.T, torch.eye(len(R), dtype=R.dtype), atol=1e-10, rtol=0)
+    torch.testing.assert_close(A @ R[: H.shape[1]].T, R.T @ H, atol=1e-9, rtol=0)
+    assert top_eigenpairs(A, k=2).space is None
+
+
+def test_probes_beside_a_known_space_are_unbiased_and_surer():
+    A = outlying()
+    blocks = {"first": slice(0, 30), "rest": slice(30, 120)}
+    space = top_eigenpairs(A, k=2, which="both", keep=True).space
+    found = [
+        trace(A, draws=8, known=space, blocks=blocks, generator=torch.Generator().manual_seed(seed))
+        for seed in range(60)
+    ]
+    plain = [trace(A, draws=8, method="hutchinson", generator=torch.Generator().manual_seed(s)) for s in range(60)]
+    for value, of in (
+        (float(A.trace()), lambda e: e),
+        *((float(A[part, part].trace()), lambda e, name=name: e.parts[name]) for name, part in blocks.items()),
+    ):
+        values = np.array([of(e).value for e in found])
+        spread = values.std(ddof=1)
+        assert abs(values.mean() - value) < 4 * spread / math.sqrt(60)
+        told = math.sqrt(np.mean([of(e).stderr ** 2 for e in found]))
+        assert 0.7 < told / spread < 1.6
+    assert np.std([e.value for e in found]) < np.std([e.value for e in plain]) / 5
+    assert {e.products for e in found} == {8}
+
+
+def test_a_known_space_goes_on_growing_where_that_pays():
+    A = outlying()
+    small = top_eigenpairs(A, k=1, tol=0.5, keep=True, max_products=3)
+    found = trace(A, draws=60, known=small.space, generator=torch.Generator().manual_seed(0))
+    assert found.value == pytest.approx(float(A.trace()), abs=5 * found.stderr)
+    assert found.stderr < trace(A, draws=60, method="hutchinson").stderr / 3
+
+
+def test_a_space_of_another_operator_is_refused():
+    space = top_eigenpairs(outlying(60), keep=True).space
+    with pytest.raises(ValueError, match="`known` is a subspace of 60 entries, and A has 120"):
+        trace(outlying(), draws=8, known=space)

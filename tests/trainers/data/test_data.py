@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from trainers.data.corruptions import CORRUPTIONS
 from trainers.data.loading import DATASETS, load_dataset, noisy_labels
-from trainers.data.sources import DIGITS_MEAN, DIGITS_STD, digits
+from trainers.data.sources.builtin import DIGITS_MEAN, DIGITS_STD, digits
 from trainers.data.splits import stratified_order
 from trainers.data.spurious import patch_codes, stamp
 

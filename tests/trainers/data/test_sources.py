@@ -42,6 +42,36 @@ def named():
     train.classes = ["a", "b", "c", "d", "e"]
     return train, test
 
+def three():
+    x, y = torch.arange(40.0).reshape(40, 1), torch.arange(40) % 2
+    return [TensorDataset(x[of], y[of]) for of in (slice(0, 20), slice(20, 28), slice(28, 40))]
+
+def unlike_validation():
+    train, validation, test = three()
+    return train, TensorDataset(torch.zeros(4, 2), torch.zeros(4).long()), test
+
+def split(n=40, noise=0):
+    from trainers.data.items import Pixels
+    from trainers.data.splits import Split
+    x = torch.arange(n * 12, dtype=torch.float64).remainder(256).to(torch.uint8).reshape(n, 3, 2, 2)
+    y = torch.arange(n) % 4
+    return Split(x, y, (y + noise) % 4, torch.arange(n), Pixels((0.5,), (0.25,)))
+
+def splits(): return split(), split(12)
+def noisy(): return split(noise=1)
+
+def bundle():
+    from trainers.data.splits import DataBundle
+    whole = split()
+    parts = [whole.some(torch.arange(*ends)) for ends in ((0, 30), (30, 34), (34, 40))]
+    return DataBundle("mine", *parts, {}, 4, (3, 2, 2))
+
+def other_bundle():
+    data = bundle()
+    from dataclasses import replace
+    noise = torch.randint(256, data.train.inputs.shape, dtype=torch.uint8)
+    return replace(data, train=replace(data.train, inputs=noise))
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield torch.zeros(2), 0
@@ -120,8 +150,8 @@ def test_arrays_and_tokens_have_no_corruptions():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("none", r"must return two data sets, \(train, test\), got NoneType\."),
-        ("single", r"must return two data sets, \(train, test\), got tuple of length 1"),
+        ("none", r"must return two data sets, \(train, test\), or three, .* got NoneType\."),
+        ("single", r"must return two data sets, \(train, test\), or three, .* got tuple of length 1"),
         ("a_list", r"'data_of_mine:a_list', train must have items \(x, y\), got int"),
         ("streams", "train must be a map-style torch Dataset, with a length and items, got Stream"),
         ("empty", "train is empty"),
@@ -137,6 +167,42 @@ def test_arrays_and_tokens_have_no_corruptions():
 def test_wrong_returns_are_refused(function, message):
     with pytest.raises(ValueError, match=message):
         load(function, validation_size=0)
+
+
+def test_three_data_sets_are_train_validation_and_test_as_they_are():
+    bundle = load("three", train_size=5, validation_size=3)
+    assert bundle.validation.x[:, 0].tolist() == list(range(20, 28))  # whole, in its own order
+    assert bundle.test.x[:, 0].sort().values.tolist() == list(range(28, 40))
+    assert len(bundle.train) == 5
+    assert set(bundle.train.x[:, 0].tolist()) <= set(range(20))
+    with pytest.raises(ValueError, match="`train_size` must be between 1 and 20, the training examples, got 21"):
+        load("three", train_size=21)
+    with pytest.raises(ValueError, match=r"train and validation inputs must be alike, got torch.float32 \(1,\) and"):
+        load("unlike_validation")
+
+
+def test_splits_are_cut_or_taken_as_train_and_test():
+    bundle = load("split", validation_size=6)
+    assert [len(s) for s in (bundle.train, bundle.validation, bundle.test)] == [26, 6, 8]
+    assert bundle.train.inputs.dtype == torch.uint8
+    assert (bundle.train.pixels.mean, bundle.train.pixels.std) == ((0.5,), (0.25,))
+    assert [len(s) for s in (load("splits").train, load("splits").test)] == [34, 12]
+    with pytest.raises(ValueError, match="a split with noisy labels was returned: return a `DataBundle`"):
+        load("noisy")
+
+
+def test_a_bundle_of_ones_own_is_taken_as_it_is():
+    bundle = load("bundle", train_size=20, validation_size=0)
+    assert (bundle.name, bundle.classes) == ("data_of_mine:bundle", 4)
+    assert bundle.train.index.tolist() == list(range(20))
+    assert bundle.validation.index.tolist() == [30, 31, 32, 33]
+    assert len(load("bundle").train) == 30
+    with pytest.raises(ValueError, match=r"`train_size` 31 was asked for, and .* with 30 training examples"):
+        load("bundle", train_size=31)
+    with pytest.raises(ValueError, match=r"`label_noise` 0.5 cannot be asked of a `DataBundle` of one's own"):
+        load("bundle", label_noise=0.5)
+    with pytest.raises(ValueError, match=r"gives other data when it is called again"):
+        load("other_bundle")
 
 
 def test_unlike_inputs_and_too_few_examples_are_refused():

@@ -144,7 +144,7 @@ def test_m_and_accumulation_reach_the_optimizer_and_the_records(more, sharing, s
     training.train_step()
     assert training.optimizer.sharing == sharing
     assert training.optimizer.last.passes == 2 * len(sizes)
-    assert training.feeder.batch(training.order[:16]).sizes == sizes
+    assert training.feeder.closures(*training.train.take(training.order[:16]), training.config.chunk).sizes == sizes
     assert (training.optimizer.last.m, training.optimizer.last.m_global) == (m, m)
     run = fit(config, out=tmp_path)
     assert set(run.history()["m"]) == set(run.history()["m_global"]) == {m}
@@ -179,7 +179,7 @@ def test_precision_of_weights_and_passes(precision, tmp_path):
     assert {t.dtype for t in weights(run).values()} == {kept}
     training = Training(run.config(), run)
     training.train_step()
-    closures = training.feeder.batch(training.order[:4])
+    closures = training.feeder.closures(*training.train.take(training.order[:4]), training.config.chunk)
     closures.descents[0].forward()
     expected = {"float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     assert closures.descents[0].first_logits.dtype == expected

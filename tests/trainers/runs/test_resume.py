@@ -26,7 +26,13 @@ VARIANTS = {
     "BatchNorm": {"method": "sam", "model": "resnet20", "model_options": {"width": 4}, "epochs": 2, "checkpoints": []},
     "accumulation": {"method": "sgd", "micro_batch": 5},
     "float64": {"method": "sam", "precision": "float64"},
-}
+    "moving average, best checkpoint": {"method": "sam", "average": "ema", "average_decay": 0.8, "keep_best": True},
+    "mean of epochs, BatchNorm, early stopping": {
+        "average": "swa", "average_from": 0.2, "early_stopping": 1, "model": "resnet20",
+        "model_options": {"width": 2, "blocks": 1}, "checkpoints": [],
+    },
+    "balanced": {"method": "obf", "m": 7, "class_weights": "balanced", "sampler": "balanced", "train_size": 120},
+}  # fmt: skip
 NEEDS = {
     "sam_on": {"model": "vit", "model_options": {"dim": 16, "depth": 1, "heads": 2, "dropout": 0.2}, "lr": 0.02},
     "mup2": {"base_model_options": {"width": 4}},

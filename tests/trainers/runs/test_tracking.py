@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from stopping import SMALL, signal_after
 
-from trainers import fit
+from trainers import expand, fit, train_all
 from trainers.runs.tracking import check_trackers, numbers
 
 
@@ -107,3 +107,18 @@ def test_trackers_are_closed_after_an_error(wandb, tmp_path):
 def test_names_may_come_one_or_many(wandb):
     assert check_trackers(()) == ()
     assert check_trackers("wandb") == ("wandb",) == check_trackers(["wandb"])
+
+
+def test_the_runs_of_a_sweep_are_shown_one_by_one(wandb, tmp_path):
+    configs = expand({**SMALL, "epochs": 1, "checkpoints": []}, {"seed": [0, 1]})
+    runs = list(train_all(configs, out=tmp_path, jobs=1, track=["wandb"]))
+    assert sorted(call["id"] for call in wandb.calls) == sorted(run.run_id for run in runs)
+    shown = sorted(row["epoch/test_error"] for row in wandb.rows)
+    assert shown == sorted(run.history()["test_error"].iloc[0] for run in runs)
+    assert wandb.finished == 2
+
+
+def test_an_unknown_tracker_of_a_sweep_is_refused_before_the_first_run(tmp_path):
+    with pytest.raises(ValueError, match=r"`track` 'wand' is unknown.*Did you mean 'wandb'"):
+        train_all(expand(SMALL, {}), out=tmp_path, jobs=1, track=["wand"])
+    assert not list(tmp_path.iterdir())

@@ -231,7 +231,7 @@ DRIVER = """
 def whole(module):
     """Slow runs that nobody stopped."""
     configs = [train_config({**SLOW, "seed": i}) for i in range(3)]
-    return {c.run_id: Run(module / "whole" / train_one(c, str(module / "whole"), True)) for c in configs}
+    return {c.run_id: Run(module / "whole" / train_one(c, str(module / "whole"), {"trust": True})) for c in configs}
 
 
 def check_stopped(out, whole, begun):
@@ -366,6 +366,8 @@ def test_learning_rate_schedules():
     step = LearningRate(kind="step", peak=1.0, total=8, milestones=(0.5, 0.75), factor=0.1)
     assert [step(3), step(4), step(6)] == pytest.approx([1.0, 0.1, 0.01])
     assert LearningRate(kind="constant", peak=0.3, total=5)(4) == 0.3
+    linear = LearningRate(kind="linear", peak=1.0, total=10, warmup=2, floor=0.2)
+    assert [linear(1), linear(2), linear(6), linear(10)] == pytest.approx([1.0, 1.0, 0.6, 0.2])
 
 
 def test_radius_in_proportion_to_the_learning_rate():

@@ -1,0 +1,192 @@
+"""Data by name and path, `scheme:PATH`: where the files are, what they are known by, and how they are read."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainers.data.sources import arrays, folders, hugging_face
+from trainers.data.sources.files import Files, stamps
+from trainers.data.sources.folders import Reading
+from trainers.data.sources.source import Source
+from trainers.data.sources.standard import STANDARD
+from trainers.reference import DATA_SCHEMES, scheme_of
+
+Find = Callable[[str, str], Files]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One kind of named data.
+
+    Attributes:
+        find: Called with the name and what stands after the colon; returns the files, or says what was looked for.
+        load: Called with name, files, reading and `labels`; reads them.
+        help: What it is, and what path it takes.
+        signature: Called as `find`; returns what changes when the files do, at little cost.
+        images: Whether it reads files of images, which may differ in size and be damaged.
+        fetch: Called with the path; downloads the data there. None where that cannot be.
+    """
+
+    find: Find
+    load: Callable[..., Source]
+    help: str
+    signature: Callable[[str, str], tuple[Any, ...]]
+    images: bool = False
+    fetch: Callable[[str], None] | None = None
+
+
+def _of_files(find: Find) -> Callable[[str, str], tuple[Any, ...]]:
+    def signature(name: str, rest: str) -> tuple[Any, ...]:
+        files = find(name, rest)
+        return stamps(files.path(file) for file in files.names)
+
+    return signature
+
+
+def _standard(name: str) -> Scheme:
+    kind = STANDARD[name]
+    at = f"; found by itself in {kind.home}" if kind.home else ""
+    return Scheme(
+        kind.find,
+        lambda name, files, _reading, *, labels: kind.load(name, files),  # noqa: ARG005
+        f"{name}:PATH. {kind.title}, {len(kind.names)} classes: the folder of {', '.join(kind.needed[:2])}, ..., "
+        f"or the one above it{at}.",
+        _of_files(kind.find),
+        fetch=kind.fetch,
+    )
+
+
+SCHEMES: dict[str, Scheme] = {name: _standard(name) for name in STANDARD} | {
+    "imagefolder": Scheme(
+        folders.find,
+        lambda name, files, reading, *, labels: folders.load(name, files, reading),  # noqa: ARG005
+        "imagefolder:PATH. Images in one folder a class, in PATH/train, PATH/val and PATH/test, or in PATH itself and "
+        "then split by the seed; `input_size` brings them to one size.",
+        folders.signature,
+        images=True,
+    ),
+    "npz": Scheme(
+        arrays.find,
+        lambda name, files, _reading, *, labels: arrays.load(name, files, labels=labels),
+        "npz:FILE. Arrays x_train, y_train, x_test, y_test (and x_val, y_val); or x, y; images, labels; or medMNIST's "
+        "names.",
+        _of_files(arrays.find),
+    ),
+    "hf": Scheme(
+        hugging_face.find,
+        lambda name, files, reading, *, labels: hugging_face.load(name, files, reading),  # noqa: ARG005
+        "hf:PATH. Images of Hugging Face's datasets, in a folder that `save_to_disk` made; needs landscape[data].",
+        _of_files(hugging_face.find),
+        images=True,
+    ),
+}
+assert tuple(SCHEMES) == DATA_SCHEMES
+
+
+def named(name: str) -> Scheme | None:
+    """The scheme of a data set's name; None for a built-in one and for `module:function`."""
+    return SCHEMES.get(scheme_of(name) or "")
+
+
+def absolute(name: str) -> str:
+    """The same name with its path from the root of the file system, so that it means the same in any folder."""
+    scheme, colon, rest = name.partition(":")
+    return f"{scheme}:{Path(rest).expanduser().absolute()}" if colon and rest and named(name) else name
+
+
+def fingerprint(name: str) -> str | None:
+    """What the files of named data are known by, wherever they lie (`Files.fingerprint`); None for other data.
+
+    Raises:
+        ValueError: If the path is missing or of another kind.
+        FileNotFoundError: If the files are not there.
+    """
+    scheme = named(name)
+    if scheme is None:
+        return None
+    whole = absolute(name)
+    rest = whole.partition(":")[2]
+    return _fingerprint(whole, scheme.signature(name, rest))
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint(name: str, _signature: tuple[Any, ...]) -> str:
+    return SCHEMES[name.partition(":")[0]].find(name, name.partition(":")[2]).fingerprint
+
+
+def identity(name: str) -> str:
+    """A data set's name, with the fingerprint of its files in place of their path."""
+    noted = fingerprint(name)
+    return name if noted is None else f"{scheme_of(name)}:{noted}"
+
+
+def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str | None = None) -> Source:
+    """Read named data.
+
+    Args:
+        name: `scheme:PATH`.
+        reading: For files of images.
+        labels: Whether the targets must be labels.
+        digest: The fingerprint that the files must have; None takes any.
+
+    Raises:
+        ValueError: If the files have another fingerprint, or cannot be read.
+        FileNotFoundError: If they are not there.
+        ImportError: If a package is missing.
+    """
+    scheme = named(name)
+    assert scheme is not None
+    if not scheme.images and reading != Reading():
+        those = ", ".join(key for key, other in SCHEMES.items() if other.images)
+        raise ValueError(
+            f"`input_size` and `on_corrupt` are for files of images ({those}), got `dataset` {name!r}: leave them out."
+        )
+    try:
+        files = scheme.find(name, absolute(name).partition(":")[2])
+    except FileNotFoundError as error:
+        if digest is None:
+            raise
+        way = f"If the data of this run have moved, say where they are: --dataset {scheme_of(name)}:PATH."
+        raise FileNotFoundError(f"{error} {way}") from None
+    if digest is not None and files.fingerprint != digest:
+        raise ValueError(
+            f"`dataset` {name!r} has changed: its files have the fingerprint {files.fingerprint}, and had {digest} "
+            f"when the run began (its `dataset_digest`): put back what was there, give the place of the old files by "
+            f"`--dataset {scheme_of(name)}:PATH`, or train a new run."
+        )
+    source = scheme.load(name, files, reading, labels=labels)
+    return replace(source, origin={"files": len(files.names), "fingerprint": files.fingerprint, **source.origin})
+
+
+def download(name: str) -> None:
+    """Fetch named data to their path by torchvision, unless they are there; the only way that anything is fetched.
+
+    Raises:
+        ValueError: If the data cannot be fetched, or no path is given.
+        ImportError: If torchvision is missing.
+    """
+    scheme, rest = named(name), absolute(name).partition(":")[2]
+    if scheme is None:
+        return
+    try:
+        scheme.find(name, rest)
+    except FileNotFoundError:
+        if scheme.fetch is None:
+            raise
+    except ValueError:
+        if scheme.fetch is not None:
+            raise ValueError(
+                f"`download` of {name!r} needs the folder to fetch the data to: write {name}:PATH."
+            ) from None
+        raise
+    else:
+        return
+    try:
+        scheme.fetch(rest)
+    except (RuntimeError, OSError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(
+            f"`download` of {name!r} failed ({said}): fetch the files by hand and put them there, or try again."
+        ) from error
