@@ -15,6 +15,7 @@ from analysis.reporting.lead import (
     difference,
     excludes_zero,
     listed,
+    of_these_alone,
     pair,
     stronger,
     sufficient,
@@ -81,8 +82,7 @@ def _signed(standing: Standing, column: str) -> str:
 
 def _of_these_methods(standings: Sequence[Standing]) -> str:
     """Which families rank the models inside cells, but are not shown to for other methods like these."""
-    rows = {s.named: s.row for s in standings if survives(s.row, "stratified_")}
-    alone = [family for family, row in rows.items() if row["variants_low"] <= 0 <= row["variants_high"]]
+    alone = [s.named for s in standings if of_these_alone(s.row)]
     return (
         f" For {listed(alone)} this is about these methods; over variants of methods 0 is not excluded."
         if alone

@@ -63,7 +63,7 @@ def _expected(row: Mapping[Any, Any], target: str) -> str:
 
 def _over_variants(row: Mapping[Any, Any]) -> str:
     """What is left of the stratified coefficient where each method counts once, however many cells it is in."""
-    low, high = float(row["variants_low"]), float(row["variants_high"])
+    low, high = (float(row.get(f"variants_{end}", np.nan)) for end in ("low", "high"))
     if not (np.isfinite(low) and np.isfinite(high)):
         return ""
     alone = low <= 0 <= high and excludes_zero(row, STRATIFIED)

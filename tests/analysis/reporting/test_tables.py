@@ -290,10 +290,12 @@ def test_rows_and_columns_that_say_nothing_are_left_out(results):
 
 def test_granulated_coefficients_stand_beside_their_axes(results):
     shown = tables.TABLES["granulated"](results).shown
-    rows = results.further["granulated"].query("target == 'gap_error'").set_index(["measure", "axis"])["psi"]
+    rows = results.further["granulated"].query("target == 'gap_error'").set_index(["measure", "axis"])
     for row in shown.to_dict("records"):
-        for column, axis in (("Ψ", "all"), ("lr", "lr"), ("rho", "rho")):
-            assert row[column] == fixed(rows[row["Measure"], axis])
+        assert row["Ψ"] == fixed(rows.loc[(row["Measure"], "all"), "psi"])
+        for axis in ("lr", "rho"):
+            own = rows.loc[(row["Measure"], axis)]
+            assert row[axis] == f"{fixed(own['psi'])} ({own['pairs']})"
 
 
 def test_within_slopes_that_turn_are_marked(results):
