@@ -34,7 +34,9 @@ def left_in_words(results: StudyResults, lead: Lead) -> str:
     for short, name in ((training, f"the {training}"), (ALL, "the training and validation baselines together")):
         if told := _given_rows(results, lead, short):
             left = [family for family, row in told if _clear(row)]
-            shown = f"something is left for {listed(left)}" if left else "nothing is shown to be left for any family"
+            every = len(told) == len(lead.usable) > 1
+            none = "any family" if every else listed([family for family, _ in told])
+            shown = f"something is left for {listed(left)}" if left else f"nothing is shown to be left for {none}"
             parts.append(f"given {name}, {shown}")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
@@ -54,7 +56,7 @@ def _left(given: str, rows: Sequence[tuple[str, Row]]) -> str:
     clear = [f"{name} ({_ends(row)})" for name, row in rows if _clear(row)]
     vague = [f"{name} ({_ends(row)})" for name, row in rows if not _clear(row)]
     if not clear:
-        return f"{given}, nothing is shown to be left for any family: {listed(vague)}."
+        return f"{given}, nothing is shown to be left for {listed(vague)}."
     more = f"; not shown for {listed(vague)}" if vague else ""
     return f"{given}, a rank correlation is left for {listed(clear)}{more}."
 
@@ -71,7 +73,7 @@ def _given_rows(results: StudyResults, lead: Lead, short: str) -> list[tuple[str
 
 def _least(results: StudyResults, lead: Lead) -> list[tuple[str, Row]]:
     """For each family the partial correlation given the one baseline that leaves least of it."""
-    found = []
+    found: list[tuple[str, Row]] = []
     for standing in by_strength(lead):
         rows = _partial(results, lead.target, standing.row["measure"])
         rows = rows[~rows["control"].str.startswith("dCE")] if len(rows) else rows

@@ -41,7 +41,8 @@ def _named(results: StudyResults, standing: Standing, lead: Lead) -> str:
         text += "; the interval contains 0, so no relation over all models is claimed."
     if np.isfinite(row["within"]) and len(lead.methods) > 1:
         known = np.isfinite([row["within_low"], row["within_high"]]).all()
-        vague = "" if excludes_zero(row, "within_") else ", not shown" if known else ", without an interval"
+        none = ", without an interval" if not known else ", not shown"
+        vague = "" if excludes_zero(row, "within_") else none
         text += f" Within methods {interval(row['within'], row['within_low'], row['within_high'])}{vague}."
     if np.isfinite(row["stratified"]):
         text += f" With the hyper-parameters of training held fixed {value(row, STRATIFIED)}"

@@ -84,6 +84,11 @@ def _tried(lead: Lead) -> list[Finding]:
     clear = _clear(usable)
     tally = lead.tally()
     name = "Holm's" if (usable["correction"] == "holm").all() else "the max-T"
+    if clear.empty:
+        text = (
+            f"None of {counted(len(lead.rows), 'variant')} of measures has an interval with `{lead.target}` without 0."
+        )
+        return [Finding("Tried", text)]
     text = (
         f"Of {counted(len(lead.rows), 'variant')} of measures, {len(clear)} "
         f"{'has an interval' if len(clear) == 1 else 'have intervals'} with `{lead.target}` that "
@@ -120,7 +125,8 @@ def _models(results: StudyResults, lead: Lead) -> str:
     configurations = results.configurations().query("status == 'finished'")
     n = max(int(standing.row["n_configurations"]) for standing in lead.usable)
     varied = [c.removeprefix("hp.") for c in results.configuration_columns if c not in ("hp.method", "hp.ascent")]
-    differ = f", which differ in {listed(['method', *(f'`{name}`' for name in varied)])}" if varied else ""
+    settings = [*["method"] * (len(results.methods) > 1), *(f"`{name}`" for name in varied)]
+    differ = f", which differ in {listed(settings)}" if settings else ""
     seeds = configurations.groupby("configuration").size()
     each = f", each averaged over its {from_to(seeds)} seeds" if seeds.max() > 1 else ""
     draws = results.draws_of_data
@@ -207,8 +213,11 @@ def _reversals(lead: Lead) -> list[Finding]:
             )
     other = "other" if texts else "variant"
     if not texts:
-        texts = ["No measure whose interval excludes 0 changes sign within methods"]
-        texts[0] += ", or inside cells." if np.isfinite(usable["stratified"]).any() else "."
+        places = ["within methods"] * (len(lead.methods) > 1)
+        places += ["inside cells"] * bool(np.isfinite(usable["stratified"]).any())
+        if not places:
+            return []
+        texts = [f"No measure whose interval excludes 0 changes sign {' or '.join(places)}."]
     marked = usable[usable["cell_reversal"].astype(bool) & ~(inside & opposite)]
     if len(marked):
         texts.append(
@@ -248,7 +257,9 @@ def _methods(results: StudyResults) -> list[Finding]:
     data = methods(results).data
     data = data[np.isfinite(data["test_error_mean"].to_numpy(dtype=float))].sort_values("test_error_mean")
     if data.empty:
-        return [Finding("Methods", "No run finished with a test error.")]
+        finished = bool((results.runs["status"] == "finished").any())
+        why = "The runs have no test error, by which methods are compared" if finished else "No run finished"
+        return [Finding("Methods", f"{why}.")]
     look = looks(results.methods)
 
     def shown(row: dict[str, float | str]) -> str:
@@ -257,7 +268,7 @@ def _methods(results: StudyResults) -> list[Finding]:
         return f"{look[str(row['method'])][0]} {fixed(100 * float(row['test_error_mean']))}{spread} %"
 
     rows = data.to_dict("records")
-    text = f"Lowest test error: {shown(rows[0])}"
+    text = f"{'Lowest test' if len(rows) > 1 else 'Test'} error: {shown(rows[0])}"
     if len(rows) > 1:
         text += f"; next {shown(rows[1])}" + (f"; highest {shown(rows[-1])}" if len(rows) > 2 else "")
     return [Finding("Methods", f"{text}. {verdicts(results)}".rstrip())]

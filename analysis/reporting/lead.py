@@ -50,7 +50,7 @@ class Tally:
         """`, 3 with the sign that theory expects for the gap and 2 against it`; empty where theory expects none."""
         if not (self.agree or self.oppose):
             return ""
-        parts = []
+        parts: list[str] = []
         for n, word in ((self.agree, "with"), (self.oppose, "against")):
             if n:
                 many = "" if self.survive == 1 else "all " if n == self.survive else f"{n} "
@@ -136,7 +136,9 @@ def sufficient(row: Mapping[Any, Any], of: str = "") -> bool:
 
 
 def excludes_zero(row: Mapping[Any, Any], of: str = "") -> bool:
-    """Whether its interval does."""
+    """Whether its interval does; within methods, where no p-value stands beside it, one of no width shows nothing."""
+    if of == "within_" and row["within_low"] == row["within_high"]:
+        return False
     return sufficient(row, of) and bool(row[f"{of}low"] > 0 or row[f"{of}high"] < 0)
 
 

@@ -207,7 +207,7 @@ def further(stats):
     keys = rows[["measure", "target"]].assign(warnings=np.where(v > 0.3, "", "few pairs; no pair: lr"))
     ends = {"low": v - 0.3, "high": v + 0.3}
     axes = [
-        keys.assign(axis=axis, psi=scale * v, p=0.04, eligible_cells=9, total_cells=12)
+        keys.assign(axis=axis, psi=scale * v, p=0.04, eligible_cells=9, total_cells=12, pairs=9)
         for axis, scale in (("all", 0.5), ("lr", 0.2), ("rho", 0.8))
     ]
     return {

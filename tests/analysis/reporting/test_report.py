@@ -239,6 +239,22 @@ def test_one_cell_of_hyper_parameters_is_told_once(results):
         assert "stratified" not in table.shown.to_string()
 
 
+def test_a_task_of_one_s_own_leads_with_the_gap_of_its_score(results):
+    rows = results.correlations
+    own = rows["target"].map({"gap_error": "gap_loss", "test_error": "gap_absolute_error"}).fillna(rows["target"])
+    assert changed(results, correlations=rows.assign(target=own)).targets[0] == "gap_absolute_error"
+    assert results.targets[0] == "gap_error"
+
+
+def test_one_method_is_not_told_as_many(results):
+    one = make(methods=(("sgd", None),), seeds=1)
+    every = " ".join(f.text for f in findings(one))
+    assert "ithin methods" not in every
+    assert "which differ in method" not in every
+    assert "Lowest" not in every
+    assert "None of" in said(sole(results, low=-0.9, high=0.9), "Tried")
+
+
 def test_no_sentence_is_said_twice(results):
     noisy = changed(results, runs=results.runs.assign(**{"hp.label_noise": 0.2}))
     one = sole(results, cells=1, cells_dropped=0)
@@ -360,7 +376,7 @@ def test_what_is_left_given_the_baselines_is_that_given_all_of_them(results):
         "n_configurations": 15, "warnings": "",
     })  # fmt: skip
     joint = changed(results, further={"partial": rows})
-    wanted = "Given all baselines, nothing is shown to be left for any family: sharpness (0.10 [−0.20, 0.40])."
+    wanted = "Given all baselines, nothing is shown to be left for sharpness (0.10 [−0.20, 0.40])."
     assert wanted in said(joint, "Beyond the baselines")
     older = changed(results, further={"partial": rows.assign(coefficient="kendall")})
     assert said(older, "Beyond the baselines") == ""
