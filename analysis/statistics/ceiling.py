@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from analysis.statistics.arguments import one_of
 from analysis.statistics.evidence import Evidence, joined
 from analysis.statistics.kendall import BLOCK
 from analysis.statistics.randomness import source_of
@@ -87,8 +88,7 @@ def noise_ceiling(
         Spearman (1910) and Brown (1910), Brit. J. Psychol. 3(3); √R: Lord and Novick (1968), Statistical Theories of
         Mental Test Scores, ch. 3; the oracle: Jiang et al. (2020).
     """
-    if coefficient not in COEFFICIENTS:
-        raise ValueError(f"`coefficient` must be one of {COEFFICIENTS}, got {coefficient!r}.")
+    one_of("coefficient", coefficient, COEFFICIENTS)
     if splits < 1:
         raise ValueError(f"`splits` must be at least 1, got {splits!r}.")
     generator = source_of(generator)

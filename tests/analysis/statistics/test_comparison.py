@@ -92,7 +92,7 @@ def test_no_draws_no_interval():
     ("n", "options", "message"),
     [
         (3, {}, "`first`, `second` and `target` must hold one value"),
-        (4, {"draws": -3}, "`draws` must be a number of resamples >= 0"),
+        (4, {"draws": -3}, "`draws` must be a whole number of resamples"),
         (4, {"level": 0.0}, "`level` must lie inside"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_pair_that_was_not_measured_has_its_rows():
     assert found.iloc[2:][["difference", "low", "tau_forgetting"]].isna().all(axis=None)
     assert set(found.iloc[2:4]["warnings"]) == {"hessian_trace was not measured"}
     said = found.iloc[4]["warnings"]
-    assert "ascent_sharpness[rho=0.3] was not measured; did you mean 'ascent_sharpness[rho=0.2]'" in said
+    assert "ascent_sharpness[rho=0.3] was not measured (Did you mean 'ascent_sharpness[rho=0.2]'?)" in said
     assert "ascent_sharpness stands for 2 variants, such as ascent_sharpness[rho=0.1]: name one of them" in said
 
 
