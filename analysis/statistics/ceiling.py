@@ -94,12 +94,17 @@ def noise_ceiling(
     generator = source_of(generator)
     finite = np.isfinite(seeds)
     usable = finite.sum(axis=1) >= 2
+    known = bool(finite.any())
     values, finite = np.where(finite, seeds, np.nan)[usable], finite[usable]
     values, levels = _prepared(values, None if draw_of is None else draw_of[usable])
     n = len(values)
     if n < 3:
         reason = (
-            "one seed a configuration: no noise ceiling" if n == 0 else "fewer than 3 configurations with two seeds"
+            "fewer than 3 configurations with two seeds"
+            if n
+            else "one seed a configuration: no noise ceiling"
+            if known
+            else "no run in which the target is finite"
         )
         return Ceiling(math.nan, math.nan, math.nan, math.nan, n, reason)
     k = finite.sum(axis=1)

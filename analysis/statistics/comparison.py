@@ -210,7 +210,8 @@ def _compared(
     lost = runs.strata.dropped
     few = f"{lost} cells with fewer than {CELL_MINIMUM} configurations left out" if lost else ""
     if n < 2:
-        return PairedDifference(n_configurations=n, draws=of_data, warnings=joined(NO_CLAIM, few))
+        none = "no run in which all are finite" if not (n or lost) else ""
+        return PairedDifference(n_configurations=n, draws=of_data, warnings=joined(none, NO_CLAIM, few))
     whole = runs.averages(np.ones((1, len(runs.draw)), dtype=np.int64))[0][:, 0]
     tau = _taus(whole, np.ones((1, n), dtype=np.int64), runs.strata)[:, 0]
     constant = [name for name, t in zip(("first", "second"), tau, strict=True) if math.isnan(t)]

@@ -55,6 +55,8 @@ def check_representatives(argument: str, chosen: Mapping[str, str]) -> Mapping[s
     for kind, variant in chosen.items():
         if kind not in FAMILIES:
             raise ValueError(f"`{argument}` names {kind!r}, which is no family of measures.{nearest(kind, FAMILIES)}")
+        if not isinstance(variant, str):
+            raise ValueError(f"`{argument}` must name a measure for {kind}, got {variant!r}.")
         name = variant.partition("[")[0]
         if entry_of(name) is not None and (own := family(variant)) != kind:
             raise ValueError(

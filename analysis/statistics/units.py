@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.measures.remarks import NOT_CONVERGED, OTHER, remarks_of
-from analysis.statistics.arguments import otherwise
+from analysis.statistics.arguments import names, otherwise
 from analysis.statistics.resampling import significant
 from analysis.table import SEED_COLUMNS, last_step, wide, with_variant
 
@@ -165,6 +165,9 @@ def units(
     if bare := sorted(table.loc[table[hyper].isna().all(axis=1), "run_id"].unique()):
         raise ValueError(f"`table` has runs without a configuration, {bare[:5]}: join theirs with `join_config`.")
     _check_once(table, hyper)
+    for argument, value in (("group", group), ("seed_column", seed_column)):
+        if not isinstance(value, str | None):
+            names(argument, value)
     columns = [c for c in GROUP if c in hyper] if group is None else [group] if isinstance(group, str) else list(group)
     for name in columns:
         if name not in hyper:
@@ -242,8 +245,8 @@ def without_rounding(x: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
     """
     order = np.argsort(x, axis=1)
     sorted_x = np.take_along_axis(x, order, axis=1)  # NaN last
-    step = np.diff(sorted_x, axis=1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # what overflows is no rounding
+        step = np.diff(sorted_x, axis=1)
         near = (
             (step > 0)
             & (step <= ROUNDING * np.abs(sorted_x[:, 1:]))

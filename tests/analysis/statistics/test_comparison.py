@@ -283,3 +283,27 @@ def test_what_differs_by_rounding_alone_is_tied_as_in_the_table_of_correlations(
     assert pooled["tau_forgetting"] == pytest.approx(row["value"], abs=1e-12)
     assert np.isnan(row["stratified"])
     assert np.isnan(inside["tau_forgetting"])
+
+
+def test_huge_values_are_averaged_without_overflow():
+    rng = np.random.default_rng(3)
+    first, second, target = rng.normal(size=(3, 12, 4))
+    plain = paired_difference(first, second, target, draw_of=np.arange(4), draws=100)
+    first *= 1.7e308 / np.abs(first).max()
+    huge = paired_difference(first, second, target, draw_of=np.arange(4), draws=100)
+    assert np.isfinite(huge.low_draws)
+    assert huge == plain
+
+
+def test_draws_of_the_data_that_no_two_configurations_share_are_not_resampled():
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(3, 8, 4))
+    alone = np.full((3, 8, 32), np.nan)  # a draw of its own for each run
+    for c in range(8):
+        alone[:, c, 4 * c : 4 * c + 4] = values[:, c]
+    found = paired_difference(*alone, draw_of=np.arange(32), draws=100)
+    shared = paired_difference(*values, draw_of=np.arange(4), draws=100)
+    assert np.isfinite([shared.low_draws, shared.high_draws]).all()
+    assert np.isnan([found.low_draws, found.high_draws]).all()
+    assert "0 of 32 draws of the data are shared by configurations: too few to resample" in found.warnings
+    assert (found.low, found.high) == (shared.low, shared.high)

@@ -370,7 +370,23 @@ def test_methods_join_their_ascent():
         ({"group": "hp.metod"}, "`group` names 'hp.metod', .* Did you mean 'hp.method'"),
         ({"draws": -1}, "`draws` must be a whole number of resamples"),
         ({"permutations": -1}, "`permutations` must be a whole number"),
+        ({"draws": 2.5}, "`draws` must be a whole number .* got 2.5"),
+        ({"permutations": 10**12}, r"`permutations` must be a whole number .* <= 1,000,000, got 1000000000000"),
+        ({"seed": -1}, "`seed` must be a whole number >= 0, got -1"),
         ({"level": 95}, "`level` must lie inside"),
+        ({"targets": "test_error"}, r"`targets` must be a list of names, such as \['test_error'\]"),
+        ({"group": 3}, "`group` must be a list of names"),
+        ({"compare": ("m0", "m1")}, r"`compare` must be a list of pairs of names"),
+        ({"compare": [("m0", "m0")]}, "`compare` names 'm0' twice in a pair"),
+        ({"compare": [("m0", "test_error")]}, "`compare` names 'test_error', which is a target"),
+        (
+            {"measures": ["test_error"], "targets": ["test_error"]},
+            "`measures` names 'test_error', which is the only target",
+        ),
+        ({"exclude": ["m00"]}, "`exclude` names 'm00', which is not in the table. Did you mean 'm0'"),
+        ({"representatives": {"sharpnes": "m0"}}, "`representatives` names 'sharpnes', .* Did you mean 'sharpness'"),
+        ({"representatives": {"sharpness": "F_mi"}}, "`representatives` names 'F_mi' for sharpness, but it is of"),
+        ({"representatives": {"sharpness": 3}}, "`representatives` must name a measure for sharpness, got 3"),
         ({"targets": ["m0", "m1"], "exclude": ["m2", "m3"]}, "`table` has no measure besides the targets"),
     ],
 )
@@ -649,3 +665,35 @@ def test_no_p_value_where_nothing_may_change_places():
     assert np.isnan([found["p"], found["p_adjusted"], found["p_floor"]]).all()
     assert "nothing may change places: no p-value" in found["warnings"]
     assert found["low"] < found["value"] < found["high"]
+
+
+def test_tables_that_contradict_themselves_are_refused():
+    long = noisy()
+    for column in ("options", "step"):
+        with pytest.raises(ValueError, match=rf"`table` lacks the columns \['{column}'\]: give the table that"):
+            correlate(long.drop(columns=column), **FEW)
+    twice = pd.concat([long, long.iloc[[0]].assign(value=9.0)])
+    with pytest.raises(ValueError, match="`table` has 2 different rows of 'm0' for the run 'r0-0', with the options"):
+        correlate(twice, **FEW)
+    pd.testing.assert_frame_equal(
+        correlate(pd.concat([long, long.iloc[[0]]]), **FEW).table, correlate(long, **FEW).table
+    )
+    other = long.copy()
+    other.loc[0, "hp.lr"] = 77.0
+    with pytest.raises(ValueError, match=r"`table` gives the run 'r0-0' several settings \[77.0, 0.0\] of 'hp.lr'"):
+        correlate(other, **FEW)
+
+
+def test_a_column_of_seeds_is_one_whatever_its_capital_letters():
+    named = correlate(noisy().rename(columns={"hp.seed": "hp.Seed"}), **FEW).table
+    pd.testing.assert_frame_equal(named, correlate(noisy(), **FEW).table)
+
+
+def test_tables_say_that_a_target_has_no_value_rather_than_something_else():
+    long = noisy()
+    long.loc[long["measure"].isin(["test_error", "gap_error"]), "value"] = np.nan
+    found = correlate(long, draws=20, permutations=19, compare=[("m0", "m1")], tables=["multilevel"])
+    assert found.multilevel["warnings"].str.startswith("no run in which both are finite").all()
+    assert not found.multilevel["warnings"].str.contains("constant").any()
+    assert found.ceilings["warnings"].eq("no run in which the target is finite").all()
+    assert found.comparisons["warnings"].str.startswith("no run in which all are finite").all()
