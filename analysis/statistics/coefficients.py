@@ -138,7 +138,8 @@ def _add_intervals(
                 for move, labels in together.items():
                     if (moved == move).any() and len(_in_strata(labels, strata)) >= FEWEST_UNITS:
                         other = whole_interval(out["stratified"][k, rows], x[rows], y, strata, labels, level=level)
-                        ends = _where(moved == move, other, ends)
+                        narrower = other[1] - other[0] < ends[1] - ends[0]  # few that agree leave no width
+                        ends = _where((moved == move) & ~narrower, other, ends)
                 out["stratified_low"][k, rows], out["stratified_high"][k, rows] = ends
                 left_out = leave_one_out(name, x[rows], y) if left_out is None else left_out
                 change = out["stratified"][k, rows] - value
