@@ -142,6 +142,7 @@ class Study:
         check_trackers(self.track_with)
         rehearse(
             [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished],
+            out=self.folder / "runs",
             trust=self.trust,
             checkpoint_activations=self.runtime.checkpoint_activations,
             shifted=self.shifted(),

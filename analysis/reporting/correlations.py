@@ -12,7 +12,7 @@ from analysis.reporting.table import NOTHING, SHOWN_ROWS, Table, remarks, writte
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE
 from analysis.statistics.statistic import SIGNS, WITHIN, Cell, whole, words
-from analysis.style import count, interval
+from analysis.style import count, counted, from_to, interval
 
 LEAST_OTHERS = 12  # rows beside the named ones and the baselines, however many these are
 CORRECTIONS = {"holm": "Holm", "max-T": "max-T"}
@@ -23,7 +23,9 @@ def correlations(results: StudyResults) -> Table:
     target, _ = leading(results)
     rows = of_target(results.correlations, target)
     standings = lineup(results, rows)
+    every_measure = len(standings)
     standings = standings[: max(SHOWN_ROWS, LEAST_OTHERS + sum(bool(s.stands_for) for s in standings))]
+    left = every_measure - len(standings)
     records: list[dict[Any, Any]] = []
     heads: list[int] = []
     for standing in standings:
@@ -32,7 +34,10 @@ def correlations(results: StudyResults) -> Table:
         records += [{**row, "stands_for": "", "variants": np.nan} for row in standing.others.to_dict("records")]
     every = pd.DataFrame(records, columns=[*rows.columns, "stands_for", "variants"])
     cells = _cells(rows, results.facts()["level"], noisy=noisy_labels(results))
-    shown, note = remarks(written(every, cells), _note(results, target, rows))
+    note = _note(results, target, rows)
+    if left:
+        note += f" {counted(left, 'weaker measure')} {'is' if left == 1 else 'are'} in the CSV file alone."
+    shown, note = remarks(written(every, cells), note)
     for name in ("Stratified τ_b", "p (stratified)", "Warned", "Left out"):
         if shown[name].isin([*NOTHING, "0"]).all():
             shown = shown.drop(columns=name)
@@ -134,16 +139,12 @@ def _stratified(rows: pd.DataFrame, resampled: str) -> str:
         return ""
     return (
         "Stratified: over pairs of one cell, whose hyper-parameters of training (learning rate, batch size, ...) are "
-        f"equal, so that models differ in the method and its settings alone; {_span(rows['cells'])} cells of at least "
-        f"3 configurations; the statement is about models trained alike. Its {resampled}, inside cells; its p-values "
-        "permute the target inside cells, and are corrected over the same candidates. The CSV file has intervals and "
-        "p-values over variants of methods beside them (variants_low, ...): those are about other methods like these. "
+        f"equal, so that models differ in the method and its settings alone; {from_to(rows['cells'])} cells of at "
+        f"least 3 configurations; the statement is about models trained alike. Its {resampled}, inside cells; its "
+        "p-values permute the target inside cells, and are corrected over the same candidates. The CSV file has "
+        "intervals and p-values over variants of methods beside them (variants_low, ...): those are about other "
+        "methods like these. "
     )
-
-
-def _span(counts: Any) -> str:
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _capital(text: str) -> str:

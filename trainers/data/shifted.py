@@ -341,8 +341,8 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
 
 
 @cache
-def _source(source: str, size: int | None) -> Source:
-    return read_source(source, size)
+def _source(source: str, input_size: int | None) -> Source:
+    return read_source(source, input_size=input_size)
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------

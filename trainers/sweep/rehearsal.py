@@ -6,21 +6,16 @@ from pathlib import Path
 from trainers.config import TrainConfig
 from trainers.data.augmentation import Given
 from trainers.data.shifted import Shifted, check_fit
-from trainers.models.building import is_own
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, load_data
+from trainers.runs.folder import Run, data_options, load_data
 from trainers.runs.training import Training
-
-DATA = (
-    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision", "input_size",
-    "on_corrupt",
-)  # fmt: skip
 
 
 def rehearse(
     configs: Sequence[TrainConfig],
     *,
+    out: Path | None = None,
     trust: bool = False,
     checkpoint_activations: bool = False,
     shifted: Sequence[Shifted] = (),
@@ -29,6 +24,7 @@ def rehearse(
 
     Args:
         configs: All runs of the sweep.
+        out: Folder of the runs: one that has begun has its initial weights there. None looks for none.
         trust: As for `fit`.
         checkpoint_activations: As for `fit`.
         shifted: Shifted test sets on which all are to be measured.
@@ -42,7 +38,8 @@ def rehearse(
     groups: dict[str, dict[str, TrainConfig]] = {}
     for config in configs:
         values = {key: value for key, value in config.as_dict().items() if key not in ("seed", "data_seed")}
-        group = groups.setdefault(repr([values[key] for key in DATA]), {})
+        data_of = {key: value for key, value in data_options(config).items() if key != "seed"}
+        group = groups.setdefault(repr([data_of, config.precision]), {})
         group.setdefault(repr(values), config)
     varied = [key for key in TrainConfig.model_fields if len({repr(getattr(c, key)) for c in configs}) > 1]
     for group in groups.values():
@@ -54,7 +51,7 @@ def rehearse(
                     check_fit(data, shifted)
                 with seeded(0):
                     Training(
-                        config.resolved(), Run(Path()), trust=trust, data=data,
+                        config.resolved(), Run(Path() if out is None else out / config.run_id), trust=trust, data=data,
                         checkpoint_activations=checkpoint_activations,
                     )  # fmt: skip
             except ValueError as error:
@@ -70,7 +67,7 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         ValueError: If there is no such module or function.
     """
     own = [config.dataset for config in configs if is_reference(config.dataset)]
-    own += [config.model for config in configs if is_own(config.model)]
+    own += [config.model for config in configs if is_reference(config.model)]
     own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
     for name in dict.fromkeys(own):
         load_reference(name, trust=trust)
