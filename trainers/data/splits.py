@@ -269,6 +269,7 @@ def stratified_order(labels: Shaped[Tensor, "n ..."], generator: Generator) -> I
     n = len(labels)
     if labels.is_floating_point() or labels.ndim != 1:
         labels = torch.zeros(n, dtype=torch.int64)
+    labels = labels.unique(return_inverse=True)[1]  # whole numbers of one's own may be negative, or far apart
     shuffled = torch.randperm(n, generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)

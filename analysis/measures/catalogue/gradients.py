@@ -61,7 +61,8 @@ def fisher_rao(subject: Subject) -> Rows:
     """√(wᵀ E w), with the empirical Fisher matrix: √ of the mean over examples of ⟨∇ℓ_i, w⟩²; exact for these data."""
     values = subject.gradient_moments.radial**2
     root = math.sqrt(float(values.mean())) if len(values) else math.nan
-    return [Row("fisher_rao_norm", root, options=_fisher(subject, "empirical"))]
+    error = subject.error_of_mean(values) / (2 * root) if root > 0 else 0.0
+    return [Row("fisher_rao_norm", root, error, options=_fisher(subject, "empirical"))]
 
 
 def true_fisher_rao(subject: Subject) -> Rows:
@@ -96,6 +97,7 @@ MEASURES = {
         +1,
         "T3 T5",
         "1 to 3, shared with gradient_covariance",
+        gradients=1,
         usual=False,
         sampled=True,
     ),
@@ -108,6 +110,7 @@ MEASURES = {
         -1,
         "T1 T2 T3 T5",
         "1 to 4",
+        gradients=3,
         usual=False,
         sampled=True,
     ),
@@ -132,6 +135,7 @@ MEASURES = {
         +1,
         "T1 T2 T3 T5",
         "2",
+        gradients=2,
         usual=False,
         sampled=True,
     ),
