@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.measures import registry
 from analysis.results import StudyResults
+from analysis.statistics.comparison import STRATIFIED
 from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.families import representative
 from analysis.statistics.resampling import MINIMUM
@@ -57,6 +58,21 @@ def corrected_p(row: Mapping[Any, Any], of: str = "") -> str:
     digits = max(3, -math.floor(math.log10(p)))
     text = fixed(math.ceil(p * 10**digits * (2 - SIZE_OF_ROUNDING)) / 10**digits, digits)
     return f"≤ {text[:5]}{text[5:].rstrip('0')}" if p < 1 else "1"
+
+
+def one_cell(correlations: pd.DataFrame, target: str) -> bool:
+    """Whether all models of a target are in one cell: they share the hyper-parameters of training."""
+    rows = completed(correlations[correlations["target"] == target])
+    rows = rows[np.isfinite(rows["stratified"].to_numpy(dtype=float))]
+    return len(rows) > 0 and bool(((rows["cells"] == 1) & (rows["cells_dropped"] == 0)).all())
+
+
+def compared(results: StudyResults, target: str) -> pd.DataFrame:
+    """Comparisons of pairs of measures on a target; those inside cells only where there is more than one."""
+    rows = results.comparisons[results.comparisons["target"] == target]
+    if one_cell(results.correlations, target):
+        rows = rows[rows["pairs"] != STRATIFIED]
+    return rows
 
 
 @dataclass(frozen=True)

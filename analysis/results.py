@@ -48,6 +48,10 @@ ENTRIES = (
 
 # The first of these that was measured is the one the report leads with.
 LEADING_TARGETS = ("gap_error", "test_error", "gap_loss", "ood_error_mean")
+OVERLAP = (
+    " Draws of the data are splits of the same examples and overlap, so intervals over them are too short for new data "
+    "(Nadeau and Bengio 2003)."
+)
 OPTIONAL = ("seconds",)  # columns of the measures table that are kept where there are any
 _LATER: dict[str, Mapping[str, Any]] = {  # columns that older statistics may lack, with what stands for "unknown"
     "correlations": {**UNKNOWN, "role": "", "correction": ""},
@@ -72,6 +76,7 @@ class StudyShape(Shape):
     """What of a study's configuration the report tells."""
 
     statistics: StatisticsShape | None = None
+    weights: str | None = None
 
 
 class StudyFile(Shape):
@@ -211,7 +216,10 @@ class StudyResults:
         """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
         lead = str(self._own_statistics().get("lead") or "")
-        order = [t for t in dict.fromkeys((lead, *LEADING_TARGETS)) if t in given]
+        known: tuple[str, ...] = LEADING_TARGETS
+        if not set(known[:2]) & set(given):  # a task of one's own leads with the gap of its first score
+            known = (*(t for t in given if t.startswith("gap_") and t not in known), *known)
+        order = [t for t in dict.fromkeys((lead, *known)) if t in given]
         return order + [t for t in given if t not in order]
 
     @property
@@ -224,6 +232,13 @@ class StudyResults:
         within = [self.runs[c].map(str).groupby(method_labels(self.runs)).nunique().max() for c in columns]
         varied = [c for c, n in zip(columns, within, strict=True) if n > 1]
         return (["hp.method"] if len(self.methods) > 1 else []) + varied
+
+    @property
+    def draws_of_data(self) -> int:
+        """How many draws of the data the finished runs were trained on: each another split of the same examples."""
+        if "hp.data_seed" not in self.runs.columns:
+            return 1
+        return max(1, int(self.runs.loc[self.runs["status"] == "finished", "hp.data_seed"].nunique()))
 
     def configurations(self) -> pd.DataFrame:
         """One row a run: run_id, status, method, and configuration: shared by runs that differ in their seeds."""
@@ -357,10 +372,20 @@ class StudyResults:
         }
         return ", ".join(f"{key} {value}" for key, value in told.items())
 
+    def other_weights(self) -> str:
+        """Which weights were measured; empty where all are those of last checkpoints."""
+        options = [json.loads(text) for text in self.measures["options"].unique()]
+        averages = sorted({o["weights"] for o in options if o.get("weights")})
+        said = [f"the average of weights ({kind})" for kind in averages]
+        if (self.study.get("study") or {}).get("weights") == "best":
+            said.append("those with the best validation error, by which they were chosen")
+        return ", ".join(said)
+
     def facts(self) -> dict[str, str]:
         """How the statistics were made, in words for captions.
 
-        `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `nats`. Numbers are
+        `level`, `intervals` (of correlations), `resampled` (of paired differences), `permutations`, `overlap` (of draws
+        of the data; a sentence, empty where there is one draw), `nats`. Numbers are
         those that `statistics.json` records. Older folders lack that file: their numbers are left out of the words, but
         for the level, which is then the study's, or 95 %.
         """
@@ -378,6 +403,7 @@ class StudyResults:
             "intervals": jackknife if "stabilised" in kinds else resampled,
             "resampled": resampled,
             "permutations": f"{permutations:,} permutations" if permutations else "permutations",
+            "overlap": OVERLAP if self.draws_of_data > 1 else "",
             "nats": " or ".join(f"{r:g} nats" for r in rises) or "the same amount",
         }
 

@@ -1,7 +1,8 @@
 """How figures look, and which colour, marker and name belongs to what.
 
-One colour per method in every figure. The colours are those of Okabe and Ito (2008, "Color Universal Design"), told
-apart by the common kinds of colour blindness; markers differ as well, so that a grey print still reads.
+One colour per method in every figure. The colours go back to those of Okabe and Ito (2008, "Color Universal Design"),
+the light ones darkened to a contrast of 3:1 with white (WCAG 2, for graphics); the common kinds of colour blindness
+tell them apart, and markers differ as well, so that a grey print still reads.
 """
 
 import math
@@ -25,14 +26,14 @@ ALERT = "#b3261e"
 
 METHODS: dict[str, tuple[str, str, str]] = {  # label: shown name, colour, marker; the order is that of every legend
     "sgd": ("SGD", "#4d4d4d", "o"),
-    "adamw": ("AdamW", "#a6a6a6", "X"),
+    "adamw": ("AdamW", "#808080", "X"),
     "sam": ("SAM", "#0072b2", "s"),
-    "asam": ("ASAM", "#56b4e9", "D"),
+    "asam": ("ASAM", "#2995ff", "D"),
     "gsam": ("GSAM", "#009e73", "^"),
     "obf": ("OBF", "#d55e00", "v"),
-    "randsam": ("RandSAM", "#cc79a7", "P"),
-    "sam+OBF": ("SAM+OBF", "#e69f00", "<"),
-    "asam+OBF": ("ASAM+OBF", "#8c6d1f", ">"),
+    "randsam": ("RandSAM", "#c86fa0", "P"),
+    "sam+OBF": ("SAM+OBF", "#8b3fe8", "<"),
+    "asam+OBF": ("ASAM+OBF", "#7d5f10", ">"),
     "gsam+OBF": ("GSAM+OBF", "#7a3b00", "p"),
 }
 SHOWN: dict[str, str] = {  # names of the methods that have no colour of their own
@@ -44,7 +45,7 @@ SHOWN: dict[str, str] = {  # names of the methods that have no colour of their o
     "sam_on": "SAM-ON", "ssam_f": "SSAM-F", "ssam_d": "SSAM-D", "mup2": "muP²", "stablesam": "Stable SAM",
     "functionalsam": "Functional SAM", "sam_step_size": "SAM step size",
 }  # fmt: skip
-_CYCLE = (("#332288", "h"), ("#999933", "d"), ("#882255", "*"), ("#44aa99", "H"), ("#ddcc77", "8"), ("#117733", "p"))
+_CYCLE = (("#332288", "h"), ("#8a8a2e", "d"), ("#882255", "*"), ("#2f9485", "H"), ("#6e7fd8", "8"), ("#117733", "p"))
 
 FAMILIES: dict[str, str] = {  # what a measure speaks about, and its colour; again in fixed order
     "sharpness": "#0072b2",
@@ -53,7 +54,7 @@ FAMILIES: dict[str, str] = {  # what a measure speaks about, and its colour; aga
     "norm": "#4d4d4d",
     "output bias": "#009e73",
     "baseline": "#000000",
-    "other": "#a6a6a6",
+    "other": "#8c9196",
 }
 FAMILY_MARKERS: dict[str, str] = dict(zip(FAMILIES, "osDv^XP", strict=True))  # so that a grey print tells them apart
 _REGISTRY_FAMILIES = {"bias": "output bias", "target": "other", "diagnostic": "other"}
@@ -102,8 +103,8 @@ _KEPT = ("F_", "KL", "JS", "TV", "dH")  # symbols of the literature, whose under
 
 EXPOSURES: dict[str, tuple[str, str, str]] = {  # split: shown name, colour, line style
     "exposed": ("in the perturbation batch", "#3b1f6e", "-"),
-    "other_train": ("other training examples", "#a48ad6", "--"),
-    "held_out": ("held-out examples", "#8f959e", ":"),
+    "other_train": ("other training examples", "#9678d0", "--"),
+    "held_out": ("held-out examples", "#858b94", ":"),
 }
 PROVIDERS: dict[str, str] = {
     "sam": "SAM",
@@ -288,6 +289,12 @@ def count(n: Any) -> str:
 def counted(n: int, noun: str) -> str:
     """A number with its noun: `1 run`, `96 runs`."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def from_to(counts: pd.Series) -> str:
+    """The smallest and the largest of some counts, or the one there is: `3 to 4`, `4`."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def missing(value: Any) -> bool:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.candidates import MARKS, family_of, strength_first
+from analysis.candidates import MARKS, family_of, one_cell, strength_first
 from analysis.measures.registry import marks
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
@@ -50,9 +50,16 @@ def strongest(
 
 
 def of_target(correlations: pd.DataFrame, target: str, coefficient: str = "kendall") -> pd.DataFrame:
-    """Every row of one target and coefficient, candidates and baselines, with all columns."""
+    """Every row of one target and coefficient, candidates and baselines, with all columns.
+
+    Where one cell holds all models, the coefficient inside cells is the pooled one again, and is left out.
+    """
     here = (correlations["target"] == target) & (correlations["coefficient"] == coefficient)
-    return completed(correlations[here])
+    rows = completed(correlations[here])
+    if one_cell(correlations, target):
+        twice = rows.filter(regex="^(stratified|variants_)").select_dtypes("number").columns
+        rows = rows.assign(**dict.fromkeys(twice, math.nan), cell_reversal=False)
+    return rows
 
 
 def leading(results: StudyResults) -> tuple[str, pd.DataFrame]:

@@ -136,7 +136,7 @@ def layer_traces(ax: Axes, whole: Estimate, *, level: float = 0.95) -> Axes:
     values = np.array([part.value for part in whole.parts.values()])
     ends = np.array([part.interval(level) for part in whole.parts.values()])
     place = np.arange(len(names))
-    ax.barh(place, values, height=0.62, color="#56b4e9")
+    ax.barh(place, values, height=0.62, color="#2995ff")
     ax.errorbar(values, place, xerr=abs(ends.T - values), fmt="none", ecolor=INK, elinewidth=1)
     ax.axvline(0, color=MUTED, lw=0.7)
     ax.set_yticks(place, names)

@@ -1,40 +1,22 @@
 """The sentences at the head of a report: what the numbers support, and no more."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import Standing, corrected_p, noisy_labels
-from analysis.measures.registry import marks
+from analysis.candidates import compared
 from analysis.measures.remarks import warning_kinds
-from analysis.reporting.answer import Finding, answer, given
-from analysis.reporting.lead import (
-    ALPHA,
-    Lead,
-    by_chance,
-    difference,
-    excludes_zero,
-    listed,
-    stronger,
-    sufficient,
-    value,
-)
+from analysis.reporting.answer import answer
+from analysis.reporting.lead import Finding, Lead, difference, listed, stronger, sufficient
 from analysis.reporting.methods import verdicts
 from analysis.reporting.tables import methods
 from analysis.results import StudyResults
 from analysis.statistics.comparison import POOLED, STRATIFIED
 from analysis.statistics.resampling import MINIMUM
-from analysis.style import count, counted, fixed, looks, p_value
+from analysis.style import counted, fixed, from_to, looks
 
 LEADING = ("sharpness", "forgetting")  # families with a number at the head of the page
 SHOWN_REVERSALS = 5
 SHOWN_KINDS = 3
-SAID_OF_MARKS = {
-    "held-out labels": "† It sees held-out labels, so it has to be judged against the validation error.",
-    "noisy labels": "‡ It sorts examples by the noisy labels that were given, so part of it is how many were fitted.",
-}
 
 
 def findings(results: StudyResults) -> list[Finding]:
@@ -50,9 +32,8 @@ def findings(results: StudyResults) -> list[Finding]:
         *_other_lead(results, lead),
         *answer(results, lead),
         *_reversals(lead),
-        *_families(results, lead),
-        *_comparisons(results),
-        *_tried(results, lead),
+        *_comparisons(results, lead),
+        *_tried(lead),
         *_ceiling(results, lead),
         *_methods(results),
         *_scope(results, lead),
@@ -95,79 +76,26 @@ def key_numbers(results: StudyResults) -> list[tuple[str, str]]:
     return out
 
 
-def _families(results: StudyResults, lead: Lead) -> list[Finding]:
-    """One finding a family: its representative pooled, stratified and beyond the baselines."""
-    return [Finding(s.named.capitalize(), _sentence(results, s, lead.target)) for s in lead.usable]
-
-
-def _sentence(results: StudyResults, standing: Standing, target: str) -> str:
-    row = standing.row
-    said = [SAID_OF_MARKS[mark] for mark in marks(row["measure"], noisy=noisy_labels(results))]
-    text = f"`{row['measure']}`{''.join(f' {mark[0]}' for mark in said)}: τ_b = {value(row)} "
-    text += f"over {row['n_configurations']} configurations"
-    if not excludes_zero(row):
-        text += "; the interval contains 0, so no relation over all models is claimed"
-    else:
-        text += f", {_survival(row)}"
-        # The expected sign is about the gap; for another target the theory says nothing here.
-        if target.startswith("gap") and row["expected_sign"] != 0:
-            same = np.sign(row["value"]) == row["expected_sign"]
-            text += f"; the sign is {'the one its theory predicts' if same else 'opposite to what its theory predicts'}"
-    text += "."
-    if np.isfinite(row["stratified"]):
-        text += f" With the hyper-parameters of training held fixed {value(row, 'stratified_')}"
-        text += f", {_survival(row, 'stratified_')}." if excludes_zero(row, "stratified_") else ": not shown."
-        text += _over_variants(row)
-    text += given(results, row["measure"], target)
-    if row["warned"] > 0:
-        kinds = f" ({row['warned_as']})" if row["warned_as"] else ""
-        text += f" ⚠ {100 * row['warned']:.0f} % of its values carry a warning{kinds}."
-    return " ".join([text, *said])
-
-
-def _over_variants(row: Mapping[Any, Any]) -> str:
-    """What is left of the stratified coefficient where each method counts once, however many cells it is in."""
-    low, high = float(row["variants_low"]), float(row["variants_high"])
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return ""
-    alone = low <= 0 <= high and excludes_zero(row, "stratified_")
-    less = ": this is about these methods, and is not shown for others like them" * alone
-    p = corrected_p(row, "variants_")
-    told = "" if p == "–" else f", corrected p {p if p[0] in '<≤' else f'= {p}'}"
-    return f" Over variants of methods its interval is [{fixed(low)}, {fixed(high)}]{told}{less}."
-
-
-def _survival(row: Mapping[Any, Any], of: str = "") -> str:
-    p = corrected_p(row, of)
-    if p == "–":
-        return "with no p-value to correct for the number of measures"
-    told = f"corrected p {p if p[0] in '<≤' else f'= {p}'}"
-    return told + ", so that among as many measures as were tried it may be chance" * by_chance(row, of)
-
-
-def _tried(results: StudyResults, lead: Lead) -> list[Finding]:
-    """How many measures were tried, and how many of them are left after the correction."""
-    target, usable = lead.target, _usable(lead.rows)
+def _tried(lead: Lead) -> list[Finding]:
+    """How many measures were tried, and how many of them are left after the correction, by their signs."""
+    usable = _usable(lead.rows)
     if usable.empty:
         return []
     clear = _clear(usable)
-    survive = int((clear["p_adjusted"] < ALPHA).sum())
+    tally = lead.tally()
     name = "Holm's" if (usable["correction"] == "holm").all() else "the max-T"
+    if clear.empty:
+        text = (
+            f"None of {counted(len(lead.rows), 'variant')} of measures has an interval with `{lead.target}` without 0."
+        )
+        return [Finding("Tried", text)]
     text = (
         f"Of {counted(len(lead.rows), 'variant')} of measures, {len(clear)} "
-        f"{'has an interval' if len(clear) == 1 else 'have intervals'} with `{target}` that "
-        f"{'excludes' if len(clear) == 1 else 'exclude'} 0, and {survive or 'none'} of these "
-        f"{'survives' if survive == 1 else 'survive'} {name} correction for the number of measures."
+        f"{'has an interval' if len(clear) == 1 else 'have intervals'} with `{lead.target}` that "
+        f"{'excludes' if len(clear) == 1 else 'exclude'} 0, and {tally.survive or 'none'} of these "
+        f"{'survives' if tally.survive == 1 else 'survive'} {name} correction for the number of "
+        f"measures{tally.signs()}."
     )
-    families = results.further.get("families", pd.DataFrame(columns=["target"]))
-    for row in families[families["target"] == target].to_dict("records"):
-        if row["family"] in LEADING and np.isfinite(row["best_of_k_p"]):
-            also = ", which is the one named for it" if row["strongest"] == row["representative"] else ""
-            text += (
-                f" The strongest of {counted(int(row['variants']), 'variant')} of {row['family']} is "
-                f"`{row['strongest']}`{also} ({fixed(row['strongest_value'])}; p, corrected for choosing it, "
-                f"{p_value(row['best_of_k_p'])})."
-            )
     return [Finding("Tried", text)]
 
 
@@ -181,7 +109,9 @@ def _scope(results: StudyResults, lead: Lead) -> list[Finding]:
             parts.append(f"other {what} than `{results.runs[column].iloc[0]}`")
     if lead.named and not lead.known:
         parts.append("measures against baselines such as the validation error (none was correlated)")
-    if lead.named and not any(np.isfinite(standing.row["stratified"]) for standing in lead.named):
+    if lead.one_cell:
+        parts.append("other learning rates, batch sizes and the like (all models share theirs)")
+    elif lead.named and not any(np.isfinite(standing.row["stratified"]) for standing in lead.named):
         parts.append("models of equal learning rate, batch size and the like (no cell of at least 3 configurations)")
     draws = results.comparisons["low_draws"].to_numpy(dtype=float)
     if not np.isfinite(draws).any():
@@ -192,14 +122,15 @@ def _scope(results: StudyResults, lead: Lead) -> list[Finding]:
 
 def _models(results: StudyResults, lead: Lead) -> str:
     """The models that a correlation is over, in words."""
-    configurations = results.configurations()
+    configurations = results.configurations().query("status == 'finished'")
     n = max(int(standing.row["n_configurations"]) for standing in lead.usable)
     varied = [c.removeprefix("hp.") for c in results.configuration_columns if c not in ("hp.method", "hp.ascent")]
-    differ = f", which differ in {listed(['method', *(f'`{name}`' for name in varied)])}" if varied else ""
-    seeds = int(configurations.groupby("configuration").size().max())
-    each = f", each averaged over its {seeds} seeds" if seeds > 1 else ""
-    draws = results.comparisons["draws"].max()
-    each += f", which are {count(draws)} random splits of the data" if draws > 1 else ""
+    settings = [*["method"] * (len(results.methods) > 1), *(f"`{name}`" for name in varied)]
+    differ = f", which differ in {listed(settings)}" if settings else ""
+    seeds = configurations.groupby("configuration").size()
+    each = f", each averaged over its {from_to(seeds)} seeds" if seeds.max() > 1 else ""
+    draws = results.draws_of_data
+    each += f" ({draws} random splits of the same data)" if draws > 1 and seeds.max() > 1 else ""
     return (
         f"The correlations are over pairs of configurations like these {n}{differ}{each}; another choice of "
         "methods or settings is another population, and may have another correlation."
@@ -218,21 +149,28 @@ def _clear(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["low"] > 0) | (rows["high"] < 0)]
 
 
-def _comparisons(results: StudyResults) -> list[Finding]:
-    topic = "All pairs that were named"
-    rows = results.comparisons[np.isfinite(results.comparisons["difference"].to_numpy(dtype=float))]
-    order = [t for t in results.targets if t in set(rows["target"])] or list(rows["target"].unique())
+def _comparisons(results: StudyResults, lead: Lead) -> list[Finding]:
+    """The pairs that the study named, but for those that the answer has told."""
+    every = results.comparisons[np.isfinite(results.comparisons["difference"].to_numpy(dtype=float))]
+    order = [t for t in results.targets if t in set(every["target"])] or list(every["target"].unique())
     if not order:
-        return [Finding(topic, "Not compared: the study names no pair of measures, or none of them was measured.")]
-    here = _usable(rows[rows["target"] == order[0]])
+        text = "Not compared: the study names no pair of measures, or none of them was measured."
+        return [Finding("Pairs that were named", text)]
+    rows = compared(results, order[0])
+    here = _usable(rows[np.isfinite(rows["difference"].to_numpy(dtype=float))])
     if here.empty:
         text = "There are too few configurations for an interval, so neither is called the stronger correlate."
-        return [Finding(topic, text)]
+        return [Finding("Pairs that were named", text)]
+    told = {s.row["measure"] for s in (*lead.usable, *lead.known)} if order[0] == lead.target else set()
+    rest = here[~(here["forgetting"].isin(told) & here["sharpness"].isin(told))]
+    if rest.empty:
+        return []
     texts = [
         _pairs(some, words, order[0])
         for kind, words in ((POOLED, "Over all models"), (STRATIFIED, "With the hyper-parameters held fixed"))
-        if len(some := here[here["pairs"] == kind])
+        if len(some := rest[rest["pairs"] == kind])
     ]
+    topic = "Other pairs that were named" if len(rest) < len(here) else "Pairs that were named"
     return [Finding(topic, " ".join([*texts, "The intervals are not corrected for the number of pairs."]))]
 
 
@@ -273,13 +211,17 @@ def _reversals(lead: Lead) -> list[Finding]:
                 f"{len(turned)} of {counted(len(lead.rows), 'variant')} {where} ({names}): their pooled correlation "
                 f"with `{target}` mixes in {why}."
             )
+    other = "other" if texts else "variant"
     if not texts:
-        texts = ["No measure whose interval excludes 0 changes sign within methods"]
-        texts[0] += ", or inside cells." if np.isfinite(usable["stratified"]).any() else "."
+        places = ["within methods"] * (len(lead.methods) > 1)
+        places += ["inside cells"] * bool(np.isfinite(usable["stratified"]).any())
+        if not places:
+            return []
+        texts = [f"No measure whose interval excludes 0 changes sign {' or '.join(places)}."]
     marked = usable[usable["cell_reversal"].astype(bool) & ~(inside & opposite)]
     if len(marked):
         texts.append(
-            f"⇄ marks {counted(len(marked), 'other')} whose coefficient inside cells differs from the pooled one by "
+            f"⇄ marks {counted(len(marked), other)} whose coefficient inside cells differs from the pooled one by "
             "more than twice the error of the difference, or in sign with an interval that contains 0."
         )
     return [Finding("What reverses", " ".join(texts))]
@@ -315,7 +257,9 @@ def _methods(results: StudyResults) -> list[Finding]:
     data = methods(results).data
     data = data[np.isfinite(data["test_error_mean"].to_numpy(dtype=float))].sort_values("test_error_mean")
     if data.empty:
-        return [Finding("Methods", "No run finished with a test error.")]
+        finished = bool((results.runs["status"] == "finished").any())
+        why = "The runs have no test error, by which methods are compared" if finished else "No run finished"
+        return [Finding("Methods", f"{why}.")]
     look = looks(results.methods)
 
     def shown(row: dict[str, float | str]) -> str:
@@ -324,7 +268,7 @@ def _methods(results: StudyResults) -> list[Finding]:
         return f"{look[str(row['method'])][0]} {fixed(100 * float(row['test_error_mean']))}{spread} %"
 
     rows = data.to_dict("records")
-    text = f"Lowest test error: {shown(rows[0])}"
+    text = f"{'Lowest test' if len(rows) > 1 else 'Test'} error: {shown(rows[0])}"
     if len(rows) > 1:
         text += f"; next {shown(rows[1])}" + (f"; highest {shown(rows[-1])}" if len(rows) > 2 else "")
     return [Finding("Methods", f"{text}. {verdicts(results)}".rstrip())]

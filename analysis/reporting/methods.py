@@ -1,5 +1,6 @@
 """Is one method better? The comparison of training methods as a table for a reader, and in a sentence."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.reporting.lead import listed
 from analysis.reporting.table import Table, plain
 from analysis.results import StudyResults
 from analysis.statistics.methods import compare_methods, edge_of_grid
 from analysis.style import counted, fixed, looks, ordered, p_value
-from analysis.table import SEEDS
+from analysis.table import SEEDS, last_step
 from trainers.config import TrainConfig
 
+AXES = ("lr", "rho", "batch_size", "weight_decay")  # settings whose grid has edges
 PERCENT = ("error",)  # what ends so is shown in percent
 BASELINES = ("sgd", "adamw")  # what the report compares the methods of a study with
 TITLE = "Comparison of training methods"
@@ -62,7 +65,7 @@ def method_comparison(
             "p": [_p(p) for p in comparison["p"]],
             "p (Holm)": [_p(p) for p in comparison["p_holm"]],
             "p (flips)": [_p(p) for p in comparison["p_flip"]],
-            "remarks": ["; ".join(filter(None, [row["warnings"], _edge(runs, row, group)])) for row in records],
+            "remarks": ["; ".join(filter(None, [row["warnings"], *_edges(runs, row, group)])) for row in records],
         }
     )
     when = (
@@ -128,7 +131,7 @@ def _capital(heading: str) -> str:
 def verdicts(results: StudyResults) -> str:
     """Whether the methods differ, in a sentence; empty where it was not tested."""
     try:
-        comparison, _ = compared(results)
+        comparison, runs = compared(results)
     except ValueError:
         return ""
     look, alpha = looks(results.methods), 1 - level_of(results)
@@ -151,8 +154,8 @@ def verdicts(results: StudyResults) -> str:
     pairs = max(int(row["pairs"]) for row in others)
     return (
         f"Against {baseline}, in points of test error over {counted(pairs, 'pair')} of seeds, after Holm's correction: "
-        f"{'; '.join(parts)}.{_too_few(pairs, alpha)} Each was chosen from {searched} configurations by validation "
-        "error."
+        f"{'; '.join(parts)}.{_too_few(pairs, alpha)}{_overlapping(results, runs, others, names)} Each was chosen from "
+        f"{searched} configurations by validation error.{_at_edges(runs, records, names)}"
     )
 
 
@@ -200,9 +203,65 @@ def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[
     return ", ".join(f"{c}={plain(chosen[c].iloc[0])}" for c in varied) or "the only one"
 
 
-def _edge(runs: pd.DataFrame, row: dict[Any, Any], group: str) -> str:
-    """Says where the chosen radius is the largest or smallest of the group's: a wider grid may hold a better one."""
-    return edge_of_grid(runs[runs[group] == row["group"]], row["configuration"])
+def _edges(runs: pd.DataFrame, row: Mapping[Any, Any], group: str) -> list[str]:
+    """The settings of a chosen configuration that are the largest or smallest of its group: a wider grid may do better.
+
+    As `edge_of_grid` says it: "lr is the smallest of its grid".
+    """
+    of_group = runs[runs[group] == row["group"]]
+    return [said for axis in AXES if (said := edge_of_grid(of_group, row["configuration"], axis))]
+
+
+def _at_edges(runs: pd.DataFrame, records: Sequence[Mapping[Any, Any]], names: Mapping[str, str]) -> str:
+    """Which methods were chosen at an edge of their grid of a setting, in a sentence; empty where none was."""
+    found: dict[str, list[str]] = {}
+    for row in records:
+        for said in _edges(runs, row, "method"):
+            found.setdefault(said.replace(" is the ", " (the ").replace(" of its grid", ")"), []).append(row["group"])
+    parts = [
+        f"`{edge.partition(' ')[0]}`{edge.partition(' ')[1]}{edge.partition(' ')[2]} for "
+        f"{'all methods' if len(labels) == len(records) > 1 else listed([names[label] for label in labels])}"
+        for edge, labels in found.items()
+    ]
+    if not parts:
+        return ""
+    return f" Chosen at an edge of the grid, so that a wider one may hold a better value: {'; '.join(parts)}."
+
+
+def _overlapping(
+    results: StudyResults, runs: pd.DataFrame, records: Sequence[Mapping[Any, Any]], names: Mapping[str, str]
+) -> str:
+    """What is left of the intervals where the seeds are overlapping splits of the same data, in a sentence.
+
+    The variance of a mean over n splits is then (1/n + test/training examples) times that of a difference, not 1/n.
+
+    Source:
+        Nadeau and Bengio (2003), Machine Learning 52.
+    """
+    shares = _test_over_train(results)
+    if results.draws_of_data < 2 or runs.groupby("configuration")["data_seed"].nunique().max() < 2:
+        return ""
+    said = " The seeds are overlapping splits of the same examples: for new data these intervals are too short"
+    if not np.isfinite(shares):
+        return f"{said} (Nadeau and Bengio 2003)."
+    wider = {row["group"]: math.sqrt(1 + row["pairs"] * shares) for row in records if np.isfinite(row["low"])}
+    kept = [
+        names[row["group"]]
+        for row in records
+        if row["group"] in wider and abs(row["difference"]) > wider[row["group"]] * (row["high"] - row["low"]) / 2
+    ]
+    factors = sorted({fixed(factor, 1) for factor in wider.values()})
+    left = f"exclude 0 for {listed(kept)}" if kept else "exclude 0 for none"
+    return (
+        f"{said}; with the variance of Nadeau and Bengio (2003) they are {listed(factors)} times as wide, and {left}."
+    )
+
+
+def _test_over_train(results: StudyResults) -> float:
+    """How many test examples there are for a training example, as the measures counted them; NaN where they did not."""
+    rows = last_step(results.measures)
+    counts = [pd.to_numeric(rows.loc[rows["measure"] == m, "draws"]).max() for m in ("test_error", "train_error")]
+    return float(counts[0] / counts[1]) if all(n > 0 for n in counts) else math.nan
 
 
 def _plus_minus(mean: float, deviation: float, scale: float, digits: int) -> str:

@@ -140,7 +140,7 @@ def report(
             if drawn.empty:
                 raise ValueError(f"`figures` asks for {name!r}, but there is nothing to draw: {drawn.empty}")
         return folder / "figures"
-    sections = _sections(results, folder, jobs)
+    sections, absent = _sections(results, folder, jobs)
     context: dict[str, Any] = {
         "study": results.study,
         "name": str(results.study.get("name") or results.folder.name),
@@ -150,6 +150,7 @@ def report(
         "findings": findings(results),
         "numbers": key_numbers(results),
         "sections": sections,
+        "absent": absent,
     }
     text = _templates(marked_markdown).get_template("report.md.j2").render(context)
     write_bytes(folder / "report.md", text.encode("utf-8"))
@@ -158,12 +159,14 @@ def report(
     return folder / "report.html"
 
 
-def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Section]:
+def _sections(results: StudyResults, folder: Path, jobs: int | None) -> tuple[list[Section], list[tuple[str, str]]]:
+    """The sections with what they hold; and titles of what there is nothing to show of, with the reason."""
     wanted = [name for names in SECTIONS.values() for name in names if name in FIGURES]
     share = max(1, cores() if jobs is None else jobs)
     calls = [(results, wanted[i::share], folder / "figures") for i in range(share) if wanted[i::share]]
     drawn = {shown.name: shown for part in in_parallel(_draw_some, calls, jobs=jobs) for shown in part}
     sections = []
+    absent: dict[str, list[str]] = {}
     count = {"figure": 0, "table": 0}
     for title, names in SECTIONS.items():
         items = []
@@ -175,12 +178,14 @@ def _sections(results: StudyResults, folder: Path, jobs: int | None) -> list[Sec
             else:
                 item = _tabulate(results, name, folder / "tables", label)
             count[kind] += bool(item.label)
-            if item.label or item.empty:
+            if item.label:
                 items.append(item)
+            elif item.empty:
+                absent.setdefault(item.empty, []).append(item.title)
         if not items:
             continue
         sections.append(Section(title, re.sub(r"\W+", "-", title.lower()).strip("-"), tuple(items)))
-    return sections
+    return sections, [(", ".join(titles), reason) for reason, titles in absent.items()]
 
 
 def _draw_some(results: StudyResults, names: Sequence[str], folder: Path) -> list[Shown]:
@@ -242,6 +247,7 @@ def _meta(results: StudyResults) -> list[tuple[str, str]]:
         ("Commit", str((study.get("environment") or {}).get("commit") or "")),
         ("Command", str(study.get("command") or "")),
         ("Statistics made otherwise", results.other_statistics()),
+        ("Weights measured", results.other_weights()),
     ]
     return [(key, value) for key, value in shown if value]
 
@@ -270,7 +276,7 @@ def _templates(marked: Callable[[str], str]) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"marked": marked, "plain": escape_markdown, "code": code}
+    environment.filters |= {"marked": marked, "plain": escape_markdown, "code": code, "breakable": _breakable}
     return environment
 
 
@@ -279,6 +285,11 @@ def _marked(text: str) -> Markup:
     code = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     code = re.sub(r" ([⚠†‡])|\[(−?[\d.]+), (−?[\d.]+)\]", _together, code)
     return Markup(code.replace("τ_b", "τ<sub>b</sub>"))
+
+
+def _breakable(text: object) -> Markup:
+    """Escaped words that may break after an underscore and before a bracket, as the names of measures are long."""
+    return Markup(str(escape(text)).replace("_", "_<wbr />").replace("[", "<wbr />["))
 
 
 def _together(match: re.Match[str]) -> str:

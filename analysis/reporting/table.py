@@ -1,4 +1,4 @@
-"""What a table of the report is, and how it is written as CSV, LaTeX (booktabs) and Markdown.
+"""What a table of the report is, and how it is written as CSV and Markdown; `latex` writes it for a paper.
 
 A table has two faces: `data`, raw numbers in full precision, which goes into the CSV file; and `shown`, text rounded
 for a reader, which goes into the page and the LaTeX file.
@@ -67,30 +67,6 @@ def to_csv(table: Table) -> str:
     return str(plain_cells(table.data).to_csv(index=False, lineterminator="\n"))
 
 
-def to_latex(table: Table) -> str:
-    r"""A LaTeX `table` with booktabs rules (needs `\usepackage{booktabs}`); everything special is escaped."""
-    columns = list(table.shown.columns)
-    align = "".join("l" if c in table.text else "r" for c in columns)
-    caption, notes = captioned(table.note)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{marked_latex(table.title)}. {marked_latex(caption)}}}",
-        rf"\label{{tab:{table.name.replace('_', '-')}}}",
-        rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
-        r"\toprule",
-        " & ".join(escape_latex(str(c)) for c in columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(escape_latex(str(v)) for v in row) + r" \\" for row in table.shown.itertuples(index=False)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *([r"\par\smallskip", rf"\begin{{minipage}}{{\linewidth}}\footnotesize {marked_latex(notes)}\end{{minipage}}"]
-          if notes else []),
-        r"\end{table}",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
 def to_markdown(table: Table) -> str:
     """A pipe table; what Markdown takes for markup in its cells is escaped."""
     columns = list(table.shown.columns)
@@ -101,30 +77,6 @@ def to_markdown(table: Table) -> str:
     rule = ["---" if c in table.text else "---:" for c in columns]
     rows = [line([str(v) for v in row]) for row in table.shown.itertuples(index=False)]
     return "\n".join([line([str(c) for c in columns]), "|" + "|".join(rule) + "|", *rows])
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "–": "--", "τ": r"$\tau$", "ρ": r"$\rho$", "λ": r"$\lambda$",
-    "Ŷ": r"$\hat{Y}$", "×": r"$\times$", "→": r"$\to$", "⇄": r"$\leftrightarrows$", "≥": r"$\geq$", "≤": r"$\leq$",
-    "Ψ": r"$\Psi$", "²": r"$^2$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "Π": r"$\Pi$", "σ": r"$\sigma$",
-    "⚠": "(!)", "†": r"$\dagger$", "‡": r"$\ddagger$", "…": r"\ldots{}", "“": "``", "”": "''",
-    "\n": " ",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text with every character that LaTeX reads as a command, and the symbols used here, made safe."""
-    return r"$\tau_b$".join("".join(_LATEX.get(c, c) for c in part) for part in text.split("τ_b"))
-
-
-def marked_latex(text: str) -> str:
-    """The same for sentences in which `names in backticks` are set in typewriter type."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:  # one backtick has no partner, and is none
-        parts[-2:] = ["`".join(parts[-2:])]
-    return "".join(rf"\texttt{{{escape_latex(p)}}}" if i % 2 else escape_latex(p) for i, p in enumerate(parts))
 
 
 def written(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:
@@ -159,6 +111,13 @@ def natural(text: str) -> tuple[bool, float, str]:
         return False, float(text), ""
     except ValueError:
         return True, 0.0, text
+
+
+def first_of(rows: pd.DataFrame, note: str, what: str = "rows", most: int = SHOWN_ROWS) -> tuple[pd.DataFrame, str]:
+    """The rows that a page has room for, and a note that says so where there are more."""
+    if len(rows) <= most:
+        return rows, note
+    return rows.head(most), f"{note} Shown: the first {most} of {len(rows)} {what}; the CSV file holds all."
 
 
 def remarks(shown: pd.DataFrame, note: str) -> tuple[pd.DataFrame, str]:

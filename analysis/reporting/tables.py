@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.candidates import lineup
+from analysis.candidates import compared, lineup, noisy_labels, one_cell
 from analysis.figures.correlations import leading, of_target
 from analysis.measures.remarks import warning_kinds
 from analysis.reporting.correlations import correlations
 from analysis.reporting.given import short_names, spelled
+from analysis.reporting.latex import escape_latex, to_latex
 from analysis.reporting.methods import better
 from analysis.reporting.table import (
     SHOWN_ROWS,
     Table,
-    escape_latex,
+    first_of,
     natural,
     plain,
     remarks,
     to_csv,
-    to_latex,
     to_markdown,
     told,
     written,
@@ -69,7 +69,8 @@ def methods(results: StudyResults) -> Table:
     )
     note = (
         f"Mean ± standard deviation over the finished seeds, at the end of training. For each method: {rule}. Gap: "
-        "test minus training error. Runs and diverged: all of the method."
+        f"test minus training error{', which is on the noisy labels' if noisy_labels(results) else ''}. Runs and "
+        "diverged: all of the method."
     )
     return Table("methods", "Errors by method", note, data, shown, ("Method", "Chosen configuration"))
 
@@ -111,9 +112,9 @@ def _of_statistics(
 
 def comparisons(results: StudyResults) -> Table:
     """Paired differences between two measures, over all pairs of configurations and over those inside cells."""
-    compared = set(results.comparisons["target"])
-    target = next((t for t in results.targets if t in compared), "")
-    rows = results.comparisons[results.comparisons["target"] == target].head(SHOWN_ROWS)
+    known = set(results.comparisons["target"])
+    target = next((t for t in results.targets if t in known), "")
+    rows = compared(results, target)
     cells = {
         "First": words("forgetting"),
         "Second": words("sharpness"),
@@ -131,9 +132,11 @@ def comparisons(results: StudyResults) -> Table:
         "the stronger correlate. The CSV file has the other targets. Pairs: pooled over all configurations, or "
         "stratified, inside cells of equal hyper-parameters of training. Intervals resample configurations and take "
         "both coefficients on the same sample; over draws too: configurations and draws of the data, where there are "
-        "at least four. Signed: both coefficients taken in the direction that is expected of them. Near 0 an absolute "
-        "value is too large on average: where an interval of either coefficient contains 0, read the signed difference."
+        f"at least four.{results.facts()['overlap']} Signed: both coefficients taken in the direction that is expected "
+        "of them. Near 0 an absolute value is too large on average: where an interval of either coefficient contains "
+        "0, read the signed difference."
     )
+    rows, note = first_of(rows, note, "comparisons")
     title, left = "One measure against another, pair by pair", ("First", "Second", "Pairs")
     empty = "No two measures were compared."
     return _of_statistics("comparisons", title, note, results.comparisons, rows, cells, left, results, empty=empty)
@@ -172,8 +175,14 @@ def further(statistic: Statistic, results: StudyResults) -> Table:
     standings = lineup(results, of_target(results.correlations, target))
     measures = [str(s.row["measure"]) for s in standings if s.row["role"] != BASELINE][:SHOWN]
     data = results.further.get(statistic.name, pd.DataFrame(columns=statistic.columns.split()))
-    rows = statistic.chosen(data[data["target"] == target], measures)
+    own_target = data[data["target"] == target]
+    rows = statistic.chosen(own_target, measures)
     note = statistic.note.format(target=target)
+    if statistic.name == "families" and one_cell(results.correlations, target):  # inside it is over all models again
+        twice = [c for c in rows.columns if "stratified" in c]
+        rows = rows.assign(**{c: "" if rows[c].dtype == object else np.nan for c in twice})
+    if "measure" in rows.columns and (n := rows["measure"].nunique()) < own_target["measure"].nunique():
+        note += f" Shown: {n} of the {own_target['measure'].nunique()} rows of measures in the CSV file."
     if statistic.name == "partial":
         rows = rows.assign(control=rows["control"].map(short_names(results)))
         note = f"{note} {spelled(results)}".rstrip()
@@ -258,15 +267,16 @@ def measures(results: StudyResults) -> Table:
             "Larger means": data["higher_means"].astype(str).str.replace("_", " "),
             "Expected": data["sign"].map(lambda s: SIGNS.get(int(s), "?")),
             "Unchanged by": data["invariant"].astype(str).replace("", "–"),
-            "Cost (gradients)": data["cost"].astype(str),
+            "Cost (gradients)": data["gradients"].map("{:g}".format),
             "Rows": data["rows"].astype(str),
         }
     )
     note = (
         "Expected: sign of the correlation with the gap that the measure's own theory predicts, ? if it predicts none. "
         "Unchanged by: T1 rescaling of ReLU layers, T2 scale of weights before a normalisation, T3 shift of the "
-        "outputs, T4 scale of the last layer, T5 order of hidden units. Cost: in gradients over the training data, as "
-        "the registry states it. Rows: the names under which it stands in the tables."
+        "outputs, T4 scale of the last layer, T5 order of hidden units. Cost: expected, in gradients over the training "
+        "data, with the default options on networks like those of the default study. Rows: the names under which it "
+        "stands in the tables."
     )
     words = tuple(shown.columns.drop("Expected"))
     return Table("measures", "What was measured", note, data, shown, words, "No measure of the registry was taken.")
@@ -284,12 +294,13 @@ def warnings(results: StudyResults) -> Table:
             "Share": data["share"].map(lambda share: f"{100 * share:.1f} %"),
             "For example": data["example"],
         }
-    ).head(SHOWN_ROWS)
+    )
     note = (
         f"Warnings that the {len(results.measures):,} measured numbers carry, by kind; one value may carry several. "
         "A warned value is used like any other: ⚠ in the tables and figures of correlations says where. Missing: "
         "there is no finite number."
     )
+    shown, note = first_of(shown, note, "kinds")
     return Table(
         "warnings",
         "Warnings by kind",
@@ -313,8 +324,8 @@ def measured(results: StudyResults) -> Table:
     )
     data = counts.reset_index()
     shown = data.astype(str).set_axis(["Measure", "Rows", "Not finite", "Not converged", "With a warning"], axis=1)
-    shown = shown[(counts.drop(columns="rows").sum(axis=1) > 0).to_numpy()].head(SHOWN_ROWS)
     note = "Measures with rows that are not finite, did not converge, or carry a warning. The CSV file counts all."
+    shown, note = first_of(shown[(counts.drop(columns="rows").sum(axis=1) > 0).to_numpy()], note, "such measures")
     title, empty = "Measurements with a doubt", "No measured number carries a doubt."
     return Table("doubts", title, note, data, shown, ("Measure",), empty, optional=True)
 

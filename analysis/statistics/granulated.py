@@ -15,9 +15,10 @@ from analysis.statistics.kendall import BLOCK
 from analysis.statistics.orders import orders_inside
 from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, permutation_pvalue
-from analysis.statistics.statistic import Statistic, chance, number, of_leading
+from analysis.statistics.statistic import Cell, Statistic, chance, number, of_leading
+from analysis.style import count, fixed
 
-AXIS = "along "  # what columns of axes begin with
+AXIS, PAIRS = "along ", "pairs along "  # what columns of axes begin with
 
 _SLACK = 1e-5  # of sums in single precision: equality is read towards the larger p
 
@@ -212,9 +213,14 @@ def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
     rows = of_leading(rows, leading)
     every = rows[rows["axis"] == ALL].reset_index(drop=True)
     for axis in rows["axis"].unique():
-        own = rows[rows["axis"] == axis].drop_duplicates("measure").set_index("measure")["psi"]
-        every[AXIS + axis] = every["measure"].map(own)
+        own = rows[rows["axis"] == axis].drop_duplicates("measure").set_index("measure")
+        every[AXIS + axis] = every["measure"].map(own["psi"])
+        every[PAIRS + axis] = every["measure"].map(own["pairs"])
     return every
+
+
+def _of_pairs(psi: float, pairs: float) -> str:
+    return f"{fixed(psi)} ({count(pairs)})" if math.isfinite(psi) else "–"
 
 
 STATISTIC = Statistic(
@@ -223,14 +229,16 @@ STATISTIC = Statistic(
     table=table,
     title="Models that differ in one hyper-parameter",
     note=(
-        "Does a measure order models that differ in one hyper-parameter alone? Mean of τ over such groups for "
-        "`{target}`: along each hyper-parameter, and Ψ, the mean over hyper-parameters (Jiang et al. 2020). A high "
-        "τ_b with a Ψ near 0 comes from the hyper-parameters, not from the models. p: permutations."
+        "Does a measure rank models that differ in one hyper-parameter alone? Mean of τ over such groups for "
+        "`{target}`: along each hyper-parameter, and Ψ, the mean over hyper-parameters (Jiang et al. 2020). A Ψ near 0 "
+        "may be the mean of opposite signs: read the columns. In brackets: pairs of models. p: permutations."
     ),
     shown={"Ψ": number("psi"), "p": chance("p")},
     chosen=_shown,
-    reads="axis",
+    reads="axis pairs",
     spread=lambda rows: {
-        name.removeprefix(AXIS): number(name) for name in rows.columns if name.startswith(AXIS) and name != AXIS + ALL
+        axis: Cell((AXIS + axis, PAIRS + axis), _of_pairs)
+        for axis in (name.removeprefix(AXIS) for name in rows.columns if name.startswith(AXIS))
+        if axis != ALL
     },
 )

@@ -47,15 +47,15 @@ def answer(folders: Folders) -> Answer:
     outcomes = {o: [text for text, own in counted if own == o] for o in ("Holds", "Does not hold", "Inconclusive")}
     said = "; ".join(f"{outcome.lower()} for {', '.join(texts)}" for outcome, texts in outcomes.items() if texts)
     short = (
-        f"Is forgetting the better predictor of the test error? {said[0].upper()}{said[1:]}. Inside cells of equal "
-        f"learning rate and batch size, tau_b with the test error is: {'; '.join(inside)}."
+        f"Is forgetting the better predictor of the test error? {said[0].upper()}{said[1:]}. {seen(folders)} Inside "
+        f"cells of equal learning rate and batch size, tau_b with the test error is: {'; '.join(inside)}."
     )
     note = (
         "The hypothesis was found on this task: new draws of its data show whether the finding repeats there, not "
         "whether it holds elsewhere."
     )
     found = ["", "# The task of discovery, not counted", "", note]
-    return Answer(short, CHANGED, [*seen(folders), *tables, *found, *shown])
+    return Answer(short, CHANGED, [*tables, *found, *shown])
 
 
 def of_target(table: pd.DataFrame) -> pd.DataFrame:
@@ -176,18 +176,20 @@ def given(results: StudyResults) -> list[str]:
     return lines if len(rows) else []
 
 
-def seen(folders: Folders) -> list[str]:
-    """How small a difference the design could have seen."""
+def seen(folders: Folders) -> str:
+    """How small a difference the design could have seen, and so whether it can decide one that is of interest."""
     halves = {}
     for name, folder in folders.items():
         rows = of_hypothesis(StudyResults.load(folder))
         rows = rows[rows["other"].isin([*FLATNESS, *BASELINES])]
         halves[name] = float(np.nanmedian((rows["high_draws"] - rows["low_draws"]).to_numpy(dtype=float) / 2))
     texts = ", ".join(f"±{fixed(half)} (`{name}`)" for name, half in halves.items())
-    return [
-        f"**What the design could see.** The intervals of the differences reach {texts} in the median, where 0.1 is "
-        "of interest."
-    ]
+    able = "can" if max(halves.values()) <= INTEREST else "cannot"
+    return (
+        f"This design {able} decide a lead of {INTEREST}, the smallest of interest: the intervals of the differences "
+        f"reach {texts} in the median, and are too short besides, since the draws of the data overlap (Nadeau and "
+        "Bengio 2003)."
+    )
 
 
 CHANGED = (

@@ -69,6 +69,7 @@ def measured(run, config, past, *, epochs, rng):
         Row("trace", 30 * sharp * np.exp(0.3 * rng.standard_normal()), 3.0, draws=32),
         Row("ascent_sharpness", sharp * 0.01, options={"rho": 0.05}),
         Row("ascent_sharpness", sharp * 0.2, options={"rho": 0.5}),
+        Row("ascent_sharpness", sharp * 0.04, options={"rho": 0.15}),
         *binned(end["test_error"]),
         *counts(config["method"]),
         Row("m_sharpness", sharp * 0.02 * np.exp(0.1 * rng.standard_normal()), options={"rho": 0.05, "m": 16}),
@@ -206,7 +207,7 @@ def further(stats):
     keys = rows[["measure", "target"]].assign(warnings=np.where(v > 0.3, "", "few pairs; no pair: lr"))
     ends = {"low": v - 0.3, "high": v + 0.3}
     axes = [
-        keys.assign(axis=axis, psi=scale * v, p=0.04, eligible_cells=9, total_cells=12)
+        keys.assign(axis=axis, psi=scale * v, p=0.04, eligible_cells=9, total_cells=12, pairs=9)
         for axis, scale in (("all", 0.5), ("lr", 0.2), ("rho", 0.8))
     ]
     return {

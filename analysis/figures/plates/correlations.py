@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.candidates import lineup, noisy_labels
+from analysis.candidates import compared, lineup, noisy_labels
 from analysis.figures.correlations import (
     comparison_plot,
     correlation_matrix,
@@ -15,16 +15,16 @@ from analysis.figures.correlations import (
     of_target,
     strongest_baselines,
 )
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page, span
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page
 from analysis.figures.scatter import line_handles, scatter, turns
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
-from analysis.statistics.exchangeability import INSIDE_METHODS
-from analysis.style import FAMILIES, counted, family, looks
+from analysis.statistics.exchangeability import INSIDE_METHODS, WHOLE_CELLS
+from analysis.style import FAMILIES, counted, family, from_to, looks
 
 TOP = 20  # rows of a figure that a reader can still take in
-PANELS = 4  # scatter plots
-TARGETS = 7  # columns of the matrix
+PANELS = 4  # scatter plots, where there are fewer families
+TARGETS = 9  # columns of the matrix
 
 
 def _forest(results: StudyResults) -> tuple[Figure, Facts]:
@@ -49,7 +49,7 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
     )
     tried = int(((rows["role"] != BASELINE) & np.isfinite(rows["value"].to_numpy(dtype=float))).sum())
     return figure, {
-        "target": target, "all": tried, "n": span(pd.Series([row["n_configurations"] for row in records])),
+        "target": target, "all": tried, "n": from_to(pd.Series([row["n_configurations"] for row in records])),
         "by_method": _by_method(records), "hollow": hollow, "known": known,
         "broken": "; broken ones resample inside cells" if stratified else "",
         "noisy": "‡: sorts examples by the noisy labels that were given. " if noisy else "",
@@ -57,9 +57,12 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
 
 
 def _by_method(records: list[dict[Any, Any]]) -> str:
-    """For how many lines the unit that is left out is a method."""
-    inside = sum(row["permuted"] == INSIDE_METHODS for row in records)
-    return f"; for {inside} of them a method with all its configurations" if inside else ""
+    """For how many lines the unit that is left out is a method, or a cell."""
+    counts = {
+        "a method with all its configurations": sum(row["permuted"] == INSIDE_METHODS for row in records),
+        "a cell of equal hyper-parameters, and a method": sum(row["permuted"] == WHOLE_CELLS for row in records),
+    }
+    return "".join(f"; for {number} of them {what}" for what, number in counts.items() if number)
 
 
 def forest_page(rows: pd.DataFrame, ceilings: pd.DataFrame, target: str, *, noisy: bool) -> Figure:
@@ -75,7 +78,7 @@ def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
     order = [t for t in results.targets if t in set(rows["target"])] or list(rows["target"].unique())
     if not order:
         raise NothingToDraw("No two measures were compared: the study names no pair of which both were measured.")
-    here = rows[rows["target"] == order[0]]
+    here = rows[rows.index.isin(compared(results, order[0]).index)]
     pairs = len(here[["forgetting", "sharpness"]].drop_duplicates())
     lines = min(pairs, 12)
     inside = "pairs" in here.columns and (here["pairs"] == "stratified").any()
@@ -83,9 +86,11 @@ def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
     figure = page(0.9 + 0.36 * lines)
     comparison_plot(figure.add_subplot(), here, top=12)
     return figure, {
-        "target": order[0], "shown": lines, "all": pairs, "n": span(here["n_configurations"]),
+        "target": order[0], "shown": lines, "all": pairs, "n": from_to(here["n_configurations"]),
         "inside": "Below, on a broken line: over pairs inside cells of equal hyper-parameters of training. " if inside
-        else "", "drawn": "Thin, and in numbers: resampling draws of the data too. " if drawn else "",
+        else "",
+        "drawn": f" Thin, and in numbers: resampling draws of the data too.{results.facts()['overlap']}" if drawn
+        else "",
     }  # fmt: skip
 
 
@@ -119,14 +124,23 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     said = (
         "In none of them do the pooled and the within-method sign differ"
         if not every and not any(map(turns, drawn))
-        else f"⇄: the pooled sign and that inside methods or inside cells differ (Simpson), inside methods for {every} "
-        f"of the {len(rows)} measures; there straight least-squares lines are drawn, full inside each method of three "
-        "or more configurations, broken through all"
+        else f"⇄: the pooled sign and that within methods or inside cells differ (Simpson), within methods for {every} "
+        f"of the {len(rows)} variants by sign alone; there straight least-squares lines are drawn, full in each "
+        "method of three or more configurations, broken through all"
     )
-    named = "Ψ: the granulated coefficient, over pairs that differ in one hyper-parameter. " if psi else ""
+    named = (
+        "Ψ: the granulated rank correlation, the mean of τ over groups of models that differ in one hyper-parameter "
+        "alone (Jiang et al. 2020). "
+        if psi
+        else ""
+    )
+    families = {family(row["measure"]) for row in drawn}
+    what = "one measure of each family, which the study's file names or else the usual one"
+    if len(drawn) > len(families):
+        what += f", and others, {len(drawn)} in all"
     each = "hp.data_seed" in results.runs and results.runs["hp.data_seed"].nunique() > 1
     less = ", without what a draw of the data adds to all configurations alike" if each else ""
-    return figure, {"target": target, "shown": len(drawn), "reversals": said, "psi": named, "drawn": less}
+    return figure, {"target": target, "shown": what, "reversals": said, "psi": named, "drawn": less}
 
 
 def _panels(results: StudyResults, target: str, rows: pd.DataFrame) -> list[str]:
@@ -134,11 +148,11 @@ def _panels(results: StudyResults, target: str, rows: pd.DataFrame) -> list[str]
     standings = lineup(results, of_target(results.correlations, target))
     named = [str(standing.row["measure"]) for standing in standings if standing.named]
     rest = [str(m) for m in rows["measure"] if m not in named]
-    chosen = [*named, *rest][:PANELS]
+    chosen = [*named, *rest][: max(PANELS, len(named))]
     turned = rows[rows["reversal"].astype(bool)]
     if len(turned) and not {row["measure"] for row in rows.to_dict("records") if turns(row)} & set(chosen):
         clear = turned[["value", "within"]].abs().min(axis=1)  # both signs are then more than noise
-        chosen = [*chosen[: PANELS - 1], str(turned["measure"].iloc[int(clear.to_numpy().argmax())])]
+        chosen = [*chosen[: max(PANELS - 1, len(named))], str(turned["measure"].iloc[int(clear.to_numpy().argmax())])]
     return chosen
 
 
@@ -159,14 +173,18 @@ def _matrix(results: StudyResults) -> tuple[Figure, Facts]:
     leading(results)
     rows = completed(results.correlations[results.correlations["coefficient"] == "kendall"])
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    targets = [t for t in results.targets if t in set(rows["target"])][:TARGETS]
+    known_targets = [t for t in results.targets if t in set(rows["target"])]
+    targets = known_targets[:TARGETS]
     rows = rows[rows["target"].isin(targets)]
     every = pd.Series(rows.loc[rows["role"] != BASELINE, "measure"].unique())
     known = len(strongest_baselines(rows, targets))
     figure = page(1.2 + 0.2 * (min(len(every), TOP) + known))
     kept = pd.Series(matrix_rows(rows, top=TOP))
     correlation_matrix(figure.add_subplot(), rows, top=TOP, targets=targets)
-    return figure, {"shown": len(kept), "all": len(every), "known": known, "left": _left_out(every, kept)}
+    left = _left_out(every, kept)
+    if rest := known_targets[TARGETS:]:
+        left += f". Of the targets {', '.join(f'`{name}`' for name in rest)} have no column"
+    return figure, {"shown": len(kept), "all": len(every), "known": known, "left": left}
 
 
 PLATES: dict[str, Plate] = {
@@ -191,7 +209,7 @@ PLATES: dict[str, Plate] = {
         caption=(
             "Paired difference of |τ_b| with `{target}` between the first and the second measure of each pair, "
             "both taken on the same {n} configurations. Shown: {shown} of {all} pairs that the study named, in its "
-            "order. {inside}{resampled}. {drawn}Filled where every interval excludes 0, hollow where one contains "
+            "order. {inside}{resampled}.{drawn} Filled where every interval excludes 0, hollow where one contains "
             "0 or where there is none. Where a |τ_b| is near 0 its absolute value is too large on average, and the "
             "difference is not to be trusted."
         ),
@@ -202,9 +220,9 @@ PLATES: dict[str, Plate] = {
         draw=_scatter,
         caption=(
             "Each point is a configuration, averaged over its seeds at the last checkpoint; whiskers are one "
-            "standard deviation over seeds{drawn}. Shown against `{target}`: one measure of each family, which the "
-            "study's file names or else the usual one, {shown} in all, with a reversal among them if there is "
-            "one. Titles: τ_b with its {level} interval and the number n of configurations. {psi}{reversals}."
+            "standard deviation over seeds{drawn}. Shown against `{target}`: {shown}, "
+            "with a reversal among them if there is one. Titles: τ_b with its {level} interval and the number n of "
+            "configurations. {psi}{reversals}."
         ),
         alt="Scatter plots of measures against the target, coloured by training method.",
     ),

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from analysis.figures.events import forgetting_histogram
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves, size_order
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, with_options
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, runs_of_methods, with_options
 from analysis.results import StudyResults
-from analysis.style import counted
+from analysis.style import counted, from_to
 from analysis.table import last_step
 
 
@@ -52,7 +52,10 @@ def _curves(results: StudyResults) -> tuple[Figure, Facts]:
     rows, m = _forgetting_rows(results, radius="iso-loss", over_time=True)
     figure = page(3.9)
     forgetting_curves(figure, rows, methods=results.methods)
-    return figure, {"m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
+    return figure, {
+        "m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows),
+        "each": from_to(rows.groupby("method")["run_id"].nunique()),
+    }  # fmt: skip
 
 
 def _by_method(results: StudyResults) -> tuple[Figure, Facts]:
@@ -62,7 +65,7 @@ def _by_method(results: StudyResults) -> tuple[Figure, Facts]:
         raise NothingToDraw("Neither SAM's nor OBF's perturbation was measured on held-out examples.")
     figure = page(3.9)
     forgetting_curves(figure, rows, by="method", methods=results.methods)
-    return figure, {"m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
+    return figure, {"m": _whole(m), "each": runs_of_methods(rows), "radius": _radii(results, rows)}
 
 
 def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
@@ -133,7 +136,7 @@ PLATES: dict[str, Plate] = {
         draw=_curves,
         caption=(
             "Forgetting at each checkpoint at {radius}, batches of m = {m}; mean and one standard deviation over "
-            "{runs} of all methods. Exposed examples are those the perturbation was computed on."
+            "{runs}, {each} of each method. Exposed examples are those the perturbation was computed on."
         ),
         alt="Forgetting over epochs by exposure, one panel a perturbation.",
     ),
@@ -142,7 +145,7 @@ PLATES: dict[str, Plate] = {
         draw=_by_method,
         caption=(
             "Forgetting of held-out examples under common perturbations, the same for all models: {radius}, batches "
-            "of m = {m}. Lines: training methods, mean and one standard deviation over their runs, {runs} in all."
+            "of m = {m}. Lines: training methods, {each}."
         ),
         alt="Forgetting of held-out examples over epochs, one line a training method.",
     ),

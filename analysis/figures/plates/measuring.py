@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.calibration import SCORES, calibration
 from analysis.figures.costs import measure_costs
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, with_options
+from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, runs_of_methods, with_options
 from analysis.figures.radii import sharpness_by_radius
 from analysis.figures.reliability import reliability_diagram
 from analysis.figures.trajectories import along_training
@@ -15,6 +15,7 @@ from analysis.style import counted, family
 from analysis.table import with_variant
 
 BARS = 24
+RADII = 3  # fewer points show no curve
 LINES = 2  # panels of a family along training
 FIRST = (  # of what was measured along training, these are shown first
     *("top_eigenvalue", "hessian_trace", "m_sharpness", "ascent_sharpness", "adaptive_ascent_sharpness"),
@@ -37,8 +38,7 @@ def _along(results: StudyResults) -> tuple[Figure, Facts]:
     figure = page(0.6 + 1.75 * lines)
     along_training(figure, rows, columns=columns, methods=results.methods)
     shown = rows[rows["variant"].isin([name for names in columns for name in names])]
-    return figure, {"runs": counted(shown["run_id"].nunique(), "run"), "all": rows["variant"].nunique(),
-                    "shown": sum(map(len, columns))}  # fmt: skip
+    return figure, {"each": runs_of_methods(shown), "all": rows["variant"].nunique(), "shown": sum(map(len, columns))}
 
 
 def _shown(rows: pd.DataFrame) -> list[str]:
@@ -72,6 +72,7 @@ def _costs(results: StudyResults) -> tuple[Figure, Facts]:
     if rows.empty:
         raise NothingToDraw("Neither the seconds of the measures nor their expected costs are known.")
     shown = rows.head(BARS)
+    free = sorted(entries.loc[entries["cost"] == 0, "measure"])
     figure = page(1.0 + 0.21 * len(shown))
     measure_costs(figure.add_subplot(), shown, unit="seconds a checkpoint" if timed else "gradients a checkpoint")
     what = (
@@ -81,7 +82,14 @@ def _costs(results: StudyResults) -> tuple[Figure, Facts]:
         else "Expected cost of each measure at one checkpoint, in gradients over the training data, with its default "
         "options on networks like those of the default study"
     )
-    return figure, {"what": what, "shown": len(shown), "all": len(entries)}
+    left = (
+        f"The {len(shown)} most expensive of the {len(entries)} measures of this study."
+        if len(shown) + len(free) < len(entries)
+        else f"All {len(entries)} measures of this study."
+    )
+    if free:
+        left += f" Only read, at no cost to speak of: {', '.join(f'`{name}`' for name in free)}."
+    return figure, {"what": what, "left": left}
 
 
 def _reliability(results: StudyResults) -> tuple[Figure, Facts]:
@@ -99,8 +107,11 @@ def _by_radius(results: StudyResults) -> tuple[Figure, Facts]:
     chosen, rule = results.best_configurations()
     rows = with_options(last_of(results, chosen, "ascent_sharpness"), "rho")
     rows = rows[rows["value"] > 0]
-    if rows["rho"].nunique() < 2:
-        raise NothingToDraw("Sharpness was measured at fewer than two radii; give `ascent_sharpness` several `rho`.")
+    if rows["rho"].nunique() < RADII:
+        raise NothingToDraw(
+            f"Sharpness was measured at fewer than {RADII} radii, which show no curve: give `ascent_sharpness` several "
+            "`rho`."
+        )
     slope = last_of(results, chosen, "gradient_norm").set_index("run_id")["value"]
     bend = with_options(last_of(results, chosen, "surrogate_gap_directional"), "rho").sort_values("rho")
     curvature = bend.drop_duplicates("run_id").set_index("run_id")["value"]  # at the smallest radius: least beside gᵀHg
@@ -141,7 +152,7 @@ PLATES: dict[str, Plate] = {
         draw=_along,
         caption=(
             "Measures of sharpness (left) and forgetting (right) at each checkpoint, {shown} of the {all} that were "
-            "measured along training; one line a method, mean and one standard deviation over its runs, {runs} in all."
+            "measured along training; one line a method, {each}."
         ),
         alt="Measures of sharpness and of forgetting over epochs, one line a method.",
     ),
@@ -159,7 +170,7 @@ PLATES: dict[str, Plate] = {
     "costs": Plate(
         title="What the measures cost",
         draw=_costs,
-        caption="{what}. The {shown} most expensive of the {all} measures of this study.",
+        caption="{what}. {left}",
         alt="Bars of the cost of each measure.",
         paper="paper-single",
     ),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import correlations
 from analysis.results import StudyResults
-from analysis.style import Medium
+from analysis.style import Medium, from_to
 from analysis.table import last_step
 
 Facts = dict[str, Any]
@@ -77,13 +77,16 @@ def last_of(results: StudyResults, chosen: pd.DataFrame, *measures: str) -> pd.D
     return found
 
 
+def runs_of_methods(rows: pd.DataFrame) -> str:
+    """How many runs a line of a method is over, for a caption: a single run has no deviation."""
+    counts = rows.groupby("method")["run_id"].nunique()
+    if counts.max() == 1:
+        return "one run of each method, so without a deviation"
+    alone = "; a method with one run has no deviation" if counts.min() == 1 else ""
+    return f"mean and one standard deviation over {from_to(counts)} runs of each method{alone}"
+
+
 def with_options(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
     """The rows with some of their options as columns."""
     options = [json.loads(text) for text in rows["options"]]
     return rows.assign(**{name: [o[name] for o in options] for name in names})
-
-
-def span(counts: pd.Series) -> str:
-    """The smallest and the largest of some counts, or the one there is."""
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low}" if low == high else f"{low} to {high}"

@@ -26,7 +26,7 @@ def _compared(results: StudyResults, metric: str) -> tuple[Figure, Facts]:
         "axes": " and ".join(str(axis["name"]) for axis in first.axes),
         "said": f" {scale.said[:1].upper()}{scale.said[1:]}." if scale.said else "",
         "broken": " Broken lines: what gradient and Hessian predict." if second else "",
-        "share": _share(surfaces),
+        "share": _share(surfaces, metric),
     }
 
 
@@ -36,11 +36,11 @@ def _examples(surface: Surface, metric: str) -> str:
     return str(examples.get(split, "all")) if isinstance(examples, dict) else str(examples)
 
 
-def _share(surfaces: dict[str, Surface]) -> str:
-    """How much of the largest eigenvalue the planes show, at most."""
+def _share(surfaces: dict[str, Surface], metric: str) -> str:
+    """How much of the largest eigenvalue the planes of a loss show, at most; empty for what has no curvature."""
     found = []
     for surface in surfaces.values():
-        second, top = prediction_of(surface, surface.metrics[0]), number(surface, "top_eigenvalue")
+        second, top = prediction_of(surface, metric), number(surface, "top_eigenvalue")
         if second is not None and top > 0:
             found.append(float(second.principal[0]) / top)
     if not found:

@@ -9,6 +9,8 @@ from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, page
 from analysis.results import StudyResults
 from analysis.style import counted
 
+RADII = 3  # of a method; fewer points show no curve
+
 
 def _training(results: StudyResults) -> tuple[Figure, Facts]:
     chosen, rule = results.best_configurations()
@@ -27,8 +29,11 @@ def _radius(results: StudyResults) -> tuple[Figure, Facts]:
         raise NothingToDraw("The runs have no radius `rho`.")
     final, rule = results.best_configurations("hp.rho")
     final = final[np.isfinite(final["test_error"].to_numpy(dtype=float))]
-    if not (pd.to_numeric(final["hp.rho"], errors="coerce") > 0).any():
+    rho = pd.to_numeric(final["hp.rho"], errors="coerce")
+    if not (rho > 0).any():
         raise NothingToDraw("No finished run was trained with a radius above 0.")
+    if rho[rho > 0].groupby(final["method"]).nunique().max() < RADII:
+        raise NothingToDraw(f"No method was trained with {RADII} or more radii, and fewer show no curve.")
     figure = page(2.8)
     accuracy_by_radius(figure.add_subplot(), final, methods=results.methods)
     return figure, {"rule": rule}

@@ -489,11 +489,23 @@ def _entry(
     invariant: str,
     cost: str,
     *,
+    gradients: float,
     usual: bool = False,
     needs: tuple[Need, ...] = (),
 ) -> Measure:
     return Measure(
-        function, rows, help, "sharpness", "sharper", +1, invariant, cost, usual=usual, needs=needs, sampled=True
+        function,
+        rows,
+        help,
+        "sharpness",
+        "sharper",
+        +1,
+        invariant,
+        cost,
+        gradients=gradients,
+        usual=usual,
+        needs=needs,
+        sampled=True,
     )
 
 
@@ -506,6 +518,7 @@ MEASURES = {
         "loss increase after one SAM step on the training set",
         PLAIN,
         "1.3",
+        gradients=1.7,
         usual=True,
     ),
     "m_sharpness": _entry(
@@ -514,6 +527,7 @@ MEASURES = {
         "the same for blocks of m examples, each with its own step; and less that of all their examples together",
         PLAIN,
         "2.6 a value of m; 10 for m = 1",
+        gradients=18,
         usual=True,
     ),
     "adaptive_ascent_sharpness": _entry(
@@ -522,6 +536,7 @@ MEASURES = {
         "loss increase after one ASAM step",
         ADAPTIVE + " (by element; T1 layer by layer for others)",
         "1.3",
+        gradients=1.3,
         usual=True,
     ),
     "linf_ascent_sharpness": _entry(
@@ -530,6 +545,7 @@ MEASURES = {
         "loss increase after one step of the signs of the gradient",
         PLAIN,
         "1.3",
+        gradients=1.3,
     ),
     "adaptive_linf_ascent_sharpness": _entry(
         adaptive_linf_ascent_sharpness,
@@ -537,6 +553,7 @@ MEASURES = {
         "the same in proportion to |w|",
         ADAPTIVE,
         "1.3",
+        gradients=1.3,
     ),
     "first_order_sharpness": _entry(
         first_order_sharpness,
@@ -544,6 +561,7 @@ MEASURES = {
         "rho times the mean norm of the gradients of blocks of m examples",
         PLAIN,
         "1 to 3 a value of m",
+        gradients=6,
     ),
     "surrogate_gap": _entry(
         surrogate_gap,
@@ -551,6 +569,7 @@ MEASURES = {
         "GSAM's gap read as a curvature, whole and without the linear part",
         PLAIN,
         "1.3",
+        gradients=1.3,
     ),
     "average_sharpness": _entry(
         average_sharpness,
@@ -558,6 +577,7 @@ MEASURES = {
         "mean loss increase under Gaussian noise on the weights",
         PLAIN,
         "7",
+        gradients=7,
         usual=True,
     ),
     "adaptive_average_sharpness": _entry(
@@ -566,6 +586,7 @@ MEASURES = {
         "the same with noise in proportion to |w|",
         ADAPTIVE,
         "7",
+        gradients=7,
         usual=True,
     ),
     "uniform_average_sharpness": _entry(
@@ -574,6 +595,7 @@ MEASURES = {
         "mean loss increase under noise that is even over a box",
         PLAIN,
         "7",
+        gradients=7,
     ),
     "worst_case_sharpness": _entry(
         worst_case_sharpness,
@@ -581,6 +603,7 @@ MEASURES = {
         "largest loss increase that 20 steps of APGD find in a ball",
         PLAIN,
         "21 a radius",
+        gradients=42,
     ),
     "linf_worst_case_sharpness": _entry(
         linf_worst_case_sharpness,
@@ -588,6 +611,7 @@ MEASURES = {
         "the same in a box",
         PLAIN,
         "21 a radius",
+        gradients=21,
     ),
     "adaptive_worst_case_sharpness": _entry(
         adaptive_worst_case_sharpness,
@@ -595,6 +619,7 @@ MEASURES = {
         "the same in an ellipsoid in proportion to |w|",
         ADAPTIVE,
         "21 a radius",
+        gradients=21,
     ),
     "adaptive_linf_worst_case_sharpness": _entry(
         adaptive_linf_worst_case_sharpness,
@@ -602,6 +627,7 @@ MEASURES = {
         "the same in a box in proportion to |w|",
         ADAPTIVE,
         "21 a radius",
+        gradients=21,
     ),
     "normalised_worst_case_sharpness": _entry(
         normalised_worst_case_sharpness,
@@ -609,6 +635,7 @@ MEASURES = {
         "the same, adaptive, for the loss of normalised logits",
         "T1 T2 T4 T5",
         "21 a radius",
+        gradients=21,
         needs=("probabilities",),
     ),
     "keskar": _entry(
@@ -617,6 +644,7 @@ MEASURES = {
         "largest loss increase in a small box, in percent of one plus the loss",
         "T5",
         "11 a radius",
+        gradients=22,
     ),
     "keskar_subspace": _entry(
         keskar_subspace,
@@ -624,6 +652,7 @@ MEASURES = {
         "the same in random subspaces of 100 directions",
         "T5 in distribution",
         "11 a subspace",
+        gradients=33,
     ),
     "noise_radius": _entry(
         noise_radius,
@@ -631,6 +660,7 @@ MEASURES = {
         "1/sigma^2 for the noise that costs a tenth of training accuracy, plain and in proportion to the weights",
         "T3 T5 (plain); about T1 T5 (magnitude)",
         "130 each",
+        gradients=260,
         needs=("probabilities",),
     ),
     "worst_case_radius": _entry(
@@ -639,6 +669,7 @@ MEASURES = {
         "1/alpha^2 for the box in which PGD finds a tenth of training accuracy lost",
         "T3 T5 (plain); about T1 T5 (magnitude)",
         "200 to 400 each",
+        gradients=600,
         needs=("probabilities",),
     ),
     "relative_flatness": _entry(
@@ -647,6 +678,7 @@ MEASURES = {
         "curvature of the last linear layer against the products of its rows",
         "T1 T5",
         "1 at the output; else 3 a probe",
+        gradients=1,
         usual=True,
     ),
     "relative_flatness_max": _entry(
@@ -655,5 +687,6 @@ MEASURES = {
         "the same with the largest eigenvalue of each row's block",
         "T1 T5",
         "2 at the output; else 3 a weight",
+        gradients=2,
     ),
 }

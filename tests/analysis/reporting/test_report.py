@@ -143,7 +143,8 @@ def test_what_is_missing_is_told_and_not_drawn(case, tmp_path):
     page = report(EMPTY[case](), out=tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "No correlation could be computed" in text
-    assert 'class="absent"' in text
+    assert 'id="not-shown"' in text
+    assert text.count("No correlation could be computed") <= 2  # in the answer, and once for all that is not shown
     assert not (tmp_path / "figures/forest.pdf").exists()
     assert "nan" not in re.sub(r"base64,[^\"]+", "", text).lower().replace("nanmean", "")
 
@@ -182,7 +183,7 @@ def test_few_configurations_claim_nothing(results):
     few = sole(results, n_configurations=4, low=np.nan, high=np.nan)
     poor = changed(few, comparisons=results.comparisons.assign(n_configurations=4))
     assert "no correlation is claimed" in said(poor, "Answer")
-    assert "too few configurations" in said(poor, "All pairs that were named")
+    assert "too few configurations" in said(poor, "Pairs that were named")
     assert said(poor, "Sharpness") == ""
     assert len(key_numbers(poor)) == 2
 
@@ -197,12 +198,78 @@ def test_what_holds_inside_cells_and_not_over_variants_is_about_these_methods(re
     assert "Over variants" not in said(sole(results, **inside, variants_low=np.nan, variants_high=np.nan), "Sharpness")
 
 
+def test_within_methods_families_are_told_by_their_intervals_and_a_sign_that_is_another_inside_cells(results):
+    within = {"within": -0.6, "within_low": -0.9, "within_high": -0.2}
+    inside = {"stratified": 0.6, "stratified_low": 0.4, "stratified_high": 0.8}
+    text = said(sole(results, **within, **inside), "Answer")
+    assert "Within methods, " in text
+    assert "sharpness (−)" in text.split("Within methods")[1]
+    assert " have the opposite sign with the hyper-parameters held fixed: between settings" in text
+    assert "Within methods −0.60 [−0.90, −0.20]." in said(sole(results, **within), "Sharpness")
+    vague = sole(results, **(within | {"within_high": 0.2}), **inside)
+    assert "Within methods, no family is shown to rank them." in said(vague, "Answer")
+    assert "opposite sign" not in said(vague, "Answer")
+    assert "Within methods −0.60 [−0.90, 0.20], not shown." in said(vague, "Sharpness")
+
+
+def test_variants_that_survive_against_the_expected_sign_are_in_the_answer(results):
+    rows = results.correlations.assign(value=0.1, low=-0.2, high=0.4)
+    turned = rows["measure"].str.startswith("ascent_sharpness") & (rows["coefficient"] == "kendall")
+    rows.loc[turned, ["value", "low", "high", "p_adjusted", "expected_sign"]] = [-0.6, -0.8, -0.3, 0.001, 1]
+    text = said(changed(results, correlations=rows), "Answer")
+    assert "others survive the correction: over all models 3 of 6 variants of sharpness (all against)" in text
+    told = said(changed(results, correlations=rows), "Sharpness")
+    assert "Of 6 variants of sharpness over all models, 3 survive the correction, all against the sign" in told
+    assert "3 of these survive" in said(changed(results, correlations=rows), "Tried")
+
+
+def test_one_cell_of_hyper_parameters_is_told_once(results):
+    once = sole(results, cells=1, cells_dropped=0)
+    pairs = results.comparisons.assign(pairs="stratified")
+    both = pd.concat([results.comparisons, pairs], ignore_index=True)
+    one = changed(once, comparisons=both)
+    assert "All models share the hyper-parameters of training" in said(one, "Answer")
+    assert "other learning rates, batch sizes and the like" in said(one, "Scope")
+    every = " ".join(f.text for f in findings(one))
+    assert "inside cells" not in every
+    assert "hyper-parameters held fixed" not in every
+    for name in ("correlations", "comparisons"):
+        table = TABLES[name](one)
+        assert not [c for c in table.shown.columns if "tratified" in c]
+        assert "stratified" not in table.shown.to_string()
+
+
+def test_a_task_of_one_s_own_leads_with_the_gap_of_its_score(results):
+    rows = results.correlations
+    own = rows["target"].map({"gap_error": "gap_loss", "test_error": "gap_absolute_error"}).fillna(rows["target"])
+    assert changed(results, correlations=rows.assign(target=own)).targets[0] == "gap_absolute_error"
+    assert results.targets[0] == "gap_error"
+
+
+def test_one_method_is_not_told_as_many(results):
+    one = make(methods=(("sgd", None),), seeds=1)
+    every = " ".join(f.text for f in findings(one))
+    assert "ithin methods" not in every
+    assert "which differ in method" not in every
+    assert "Lowest" not in every
+    assert "None of" in said(sole(results, low=-0.9, high=0.9), "Tried")
+
+
+def test_no_sentence_is_said_twice(results):
+    noisy = changed(results, runs=results.runs.assign(**{"hp.label_noise": 0.2}))
+    one = sole(results, cells=1, cells_dropped=0)
+    for study in (results, noisy, one, make(methods=(("sgd", None),), seeds=1)):
+        sentences = [s for f in findings(study) for s in re.split(r"(?<=\.) (?=[A-Z])", f.text)]
+        alike = ("†", "‡", "Within methods", "With the hyper-parameters of training held fixed")  # of every family
+        own = [s for s in sentences if not s.startswith(alike)]
+        assert len(own) == len(set(own))
+
+
 def test_intervals_that_hold_zero_claim_nothing(results):
     vague = sole(results, low=-0.9, high=0.9, stratified_low=-0.9, stratified_high=0.9)
     text = said(vague, "Answer")
-    assert text.startswith("Over all models, forgetting, norm, sharpness and output bias are not shown to order them")
-    assert "held fixed, forgetting, norm, sharpness and output bias are not shown to order them." in text
-    assert "`gap_error` goes with no family: none is shown to order the models" in said(vague, "In numbers")
+    assert text.startswith("Over all models, forgetting, norm, sharpness and output bias are not shown to rank them")
+    assert "held fixed, forgetting, norm, sharpness and output bias are not shown to rank them." in text
     assert "no relation over all models is claimed" in said(vague, "Forgetting")
     assert ": not shown." in said(vague, "Forgetting")
 
@@ -231,12 +298,12 @@ def test_the_order_of_families_is_that_of_the_frame_pooled_and_inside_cells(resu
         rows.loc[rows["measure"] == measure, columns] = ends
     rows = rows[rows["measure"].isin(list(values))]
     words = said(changed(results, correlations=rows), "Answer")
-    assert words.startswith("Over all models, forgetting (−) orders them by `gap_error` (+: more of it with a larger")
-    assert "held fixed, sharpness (+) and forgetting (−) order them." in words
-    text = said(changed(results, correlations=rows), "In numbers")
-    assert "`gap_error` goes with forgetting (τ_b = −0.80 [−0.90, −0.70])" in text
-    assert "number of measures with sharpness (0.20 [0.10, 0.30])" in text
-    assert "held fixed, it goes with sharpness (τ_b = 0.70 [0.60, 0.80]) and forgetting (−0.50 [−0.60, −0.40])" in text
+    assert words.startswith("Over all models, forgetting (−) ranks them by `gap_error` (+: more of it with a larger")
+    assert "held fixed, sharpness (+) and forgetting (−) rank them." in words
+    text = said(changed(results, correlations=rows), "Sharpness")
+    assert "τ_b = 0.20 [0.10, 0.30]" in text
+    assert "so that among as many measures as were tried it may be chance" in text
+    assert "held fixed 0.70 [0.60, 0.80]" in text
     known = said(changed(results, correlations=rows), "Baselines")
     assert "τ_b with `gap_error`: `validation_error` (0.90 [0.80, 1.00], inside cells 0.80)." in known
     assert "none is said to be better or worse than one" in known
@@ -251,14 +318,14 @@ def test_findings_hold_the_numbers_of_the_frames(results):
     assert f"{survive} of these survive" in text
     pairs = results.comparisons.query("target == 'gap_error'")
     more = int((pairs["low"] > 0).sum())
-    said_of_pairs = said(results, "All pairs that were named")
-    assert f"of {len(pairs)} pairs" in said_of_pairs
-    assert said_of_pairs.count("is stronger than") == more
+    told, rest = said(results, "Which is stronger"), said(results, "Other pairs that were named")
+    assert told.count(" is the stronger, by ") + rest.count("is stronger than") == more
+    assert f"of {len(pairs) - 1} pairs as" in rest  # the other has been told
     assert "to a τ_b of 0.88" in said(results, "Noise ceiling")
     assert "at most 0.90; one of the same runs shares their noise, and can exceed" in said(results, "Noise ceiling")
     assert "31 of 34 runs finished; 2 diverged, 1 interrupted" in said(results, "Runs")
     assert "31 did not converge, 31 carry a warning and 0 are not finite" in said(results, "Measurements")
-    assert "No baseline is shown to order the models" in said(results, "Baselines")
+    assert "No baseline is shown to rank the models" in said(results, "Baselines")
 
 
 @pytest.mark.parametrize(
@@ -280,18 +347,18 @@ def test_the_expected_sign_is_told_for_the_gap_alone(results, sign, text):
     sure = sole(results, low=0.3, high=0.6, value=0.45, p_adjusted=0.001, expected_sign=sign)
     assert text in said(sure, "Sharpness")
     other = sure.correlations[sure.correlations["target"] == "test_error"]
-    assert "theory" not in said(changed(results, correlations=other), "Sharpness")
+    assert "its theory" not in said(changed(results, correlations=other), "Sharpness")
 
 
 def test_reversals_are_named_also_where_nothing_is_clear_over_all_models(results):
     text = said(sole(results, low=-0.9, high=-0.1), "What reverses")
-    assert "1 of 74 variants have the opposite sign within methods (`top_eigenvalue`)" in text
+    assert "1 of 75 variants have the opposite sign within methods (`top_eigenvalue`)" in text
     assert "mixes in differences between methods" in text
     inside = sole(results, low=-0.9, high=0.9, stratified_low=0.1, stratified_high=0.9)
     assert "with an interval there that excludes 0 (`trace`)" in said(inside, "What reverses")
     vague = sole(inside, stratified_low=-0.9, stratified_high=0.9)
     assert "opposite sign" not in said(vague, "What reverses")
-    assert "⇄ marks 1 other" in said(vague, "What reverses")
+    assert "⇄ marks 1 variant" in said(vague, "What reverses")
 
 
 def test_warnings_and_held_out_labels_stand_in_the_sentence(results):
@@ -309,10 +376,15 @@ def test_what_is_left_given_the_baselines_is_that_given_all_of_them(results):
         "n_configurations": 15, "warnings": "",
     })  # fmt: skip
     joint = changed(results, further={"partial": rows})
-    wanted = "Given all baselines 0.10 [−0.20, 0.40], so nothing is shown beyond"
-    assert wanted in said(joint, "Sharpness")
-    assert "Given all baselines, nothing is shown to be left for any family" in said(joint, "Beyond the baselines")
-    assert "Given" not in said(changed(results, further={"partial": rows.assign(coefficient="kendall")}), "Sharpness")
+    wanted = "Given all baselines, nothing is shown to be left for sharpness (0.10 [−0.20, 0.40])."
+    assert wanted in said(joint, "Beyond the baselines")
+    older = changed(results, further={"partial": rows.assign(coefficient="kendall")})
+    assert said(older, "Beyond the baselines") == ""
+    alone = changed(results, further={"partial": rows.head(1)})
+    one = (
+        "Given the baseline that leaves least, a rank correlation is left for sharpness given `train_loss` (0.50 [0.20,"
+    )
+    assert one in said(alone, "Beyond the baselines")
 
 
 def pair(first, second, **numbers):

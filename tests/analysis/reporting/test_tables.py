@@ -1,5 +1,7 @@
 import io
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,8 @@ from synthetic import make
 
 from analysis.candidates import corrected_p, lineup
 from analysis.reporting import tables
-from analysis.reporting.table import captioned, marked_latex, remarks
+from analysis.reporting.latex import marked_latex
+from analysis.reporting.table import captioned, remarks
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation_rows import completed
@@ -35,12 +38,12 @@ def test_latex_is_a_booktabs_table_of_the_right_shape(results, name):
     table = tables.TABLES[name](results)
     text = tables.to_latex(table)
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
-        assert text.count(rule) == 1
-    body = text.split(r"\midrule\n".replace("\\n", "\n"))[1].split(r"\bottomrule")[0].strip().split("\n")
+        assert text.count(rule) == 1 + ("longtable" in text and rule != r"\bottomrule")  # on every page
+    body = text.split("\\midrule\n")[-1].split(r"\bottomrule")[0].strip().removeprefix("\\endhead\n").split("\n")
     assert len(body) == len(table.shown)
     width = len(table.shown.columns)
     for line in body:
-        assert line.endswith(r"\\")
+        assert line.endswith(r"\tabularnewline")
         assert line.replace(r"\&", "").count("&") == width - 1
     # Nothing special is left bare, and nothing is beyond ASCII but what LaTeX takes as it is.
     assert "_" not in text.replace(r"\_", "").replace(r"$\tau_b$", "").replace("\\label", "")
@@ -58,15 +61,15 @@ def test_latex_escapes_every_special_character():
 
 
 def test_latex_sets_names_in_typewriter_and_keeps_the_caption_short():
-    assert marked_latex("of `a_b` and `c`") == r"of \texttt{a\_b} and \texttt{c}"
+    assert marked_latex("of `a_b` and `c`") == r"of \texttt{a\_\allowbreak{}b} and \texttt{c}"
     assert marked_latex("one ` alone") == "one ` alone"
     shown = pd.DataFrame({"a": ["1"]})
     text = tables.to_latex(
         tables.Table("t", "T", "Does `x_y` hold? It does (Doe et al. 2020). How: so. n: 3.", shown, shown)
     )
-    assert r"\caption{T. Does \texttt{x\_y} hold? It does (Doe et al. 2020).}" in text
-    assert r"\footnotesize How: so. n: 3.\end{minipage}" in text
-    assert "minipage" not in tables.to_latex(tables.Table("t", "T", "One sentence.", shown, shown))
+    assert r"\caption{T. Does \texttt{x\_\allowbreak{}y} hold? It does (Doe et al. 2020).}" in text
+    assert r"\parbox{\linewidth}{\footnotesize\sloppy How: so. n: 3.}" in text
+    assert "sloppy" not in tables.to_latex(tables.Table("t", "T", "One sentence.", shown, shown))
 
 
 @pytest.mark.parametrize("name", tables.TABLES)
@@ -287,10 +290,12 @@ def test_rows_and_columns_that_say_nothing_are_left_out(results):
 
 def test_granulated_coefficients_stand_beside_their_axes(results):
     shown = tables.TABLES["granulated"](results).shown
-    rows = results.further["granulated"].query("target == 'gap_error'").set_index(["measure", "axis"])["psi"]
+    rows = results.further["granulated"].query("target == 'gap_error'").set_index(["measure", "axis"])
     for row in shown.to_dict("records"):
-        for column, axis in (("Ψ", "all"), ("lr", "lr"), ("rho", "rho")):
-            assert row[column] == fixed(rows[row["Measure"], axis])
+        assert row["Ψ"] == fixed(rows.loc[(row["Measure"], "all"), "psi"])
+        for axis in ("lr", "rho"):
+            own = rows.loc[(row["Measure"], axis)]
+            assert row[axis] == f"{fixed(own['psi'])} ({own['pairs']})"
 
 
 def test_within_slopes_that_turn_are_marked(results):
@@ -330,3 +335,30 @@ def test_what_was_measured_is_told_from_the_registry(results):
     assert shown.loc["norms", "Rows"] == "gradient_norm"
     assert shown.loc["weight_norms", "Family"] == "complexity"
     assert shown.loc["hessian_eigenvalues", "Expected"] == "+"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex is installed")
+def test_every_latex_table_compiles_and_fits_the_page(results, tmp_path):
+    """In LaTeX's own article class, whose text is narrower than that of most papers."""
+    wide = {f"a_long_heading_{k}": [f"some_measure[rho=0.{k}, m=16]", "−0.12 [−0.34, 0.56] ⇄"] for k in range(9)}
+    far = {"name": [f"a_name_{k} of 50 %" for k in range(90)], "words": ["of several words, " * 9] * 90}
+    made = {"wide": (wide, ("a_long_heading_0", "a_long_heading_5")), "far": (far, ("name", "words"))}
+    texts = {name: tables.to_latex(build(results)) for name, build in tables.TABLES.items()}
+    for name, (shown, words) in made.items():
+        frame = pd.DataFrame(shown)
+        texts[name] = tables.to_latex(tables.Table(name, "A table", "Caption. Notes on `it`.", frame, frame, words))
+    assert "resizebox" in texts["wide"]
+    assert "longtable" in texts["far"]
+    for name, text in texts.items():
+        (tmp_path / f"{name}.tex").write_text(text, encoding="ascii")
+    body = "\n".join(rf"\typeout{{Table {name}}}\input{{{name}.tex}}\clearpage" for name in texts)
+    packages = r"\usepackage{booktabs,graphicx,longtable}"
+    (tmp_path / "all.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    table = ""
+    for line in done.stdout.splitlines():
+        table = line if line.startswith("Table ") else table
+        assert "too large for page" not in line, table
+        assert not re.match(r"Overfull \\hbox \((\d{2,}|[5-9])[\d.]*pt", line), (table, line)  # 5 points are not seen
