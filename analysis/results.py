@@ -215,7 +215,7 @@ class StudyResults:
         """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
         lead = str(self._own_statistics().get("lead") or "")
-        known = LEADING_TARGETS
+        known: tuple[str, ...] = LEADING_TARGETS
         if not set(known[:2]) & set(given):  # a task of one's own leads with the gap of its first score
             known = (*(t for t in given if t.startswith("gap_") and t not in known), *known)
         order = [t for t in dict.fromkeys((lead, *known)) if t in given]
