@@ -76,6 +76,7 @@ class StudyShape(Shape):
     """What of a study's configuration the report tells."""
 
     statistics: StatisticsShape | None = None
+    weights: str | None = None
 
 
 class StudyFile(Shape):
@@ -370,6 +371,15 @@ class StudyResults:
             if key != "usual" and own.get(key) != (None if key in usual else value)
         }
         return ", ".join(f"{key} {value}" for key, value in told.items())
+
+    def other_weights(self) -> str:
+        """Which weights were measured; empty where all are those of last checkpoints."""
+        options = [json.loads(text) for text in self.measures["options"].unique()]
+        averages = sorted({o["weights"] for o in options if o.get("weights")})
+        said = [f"the average of weights ({kind})" for kind in averages]
+        if (self.study.get("study") or {}).get("weights") == "best":
+            said.append("those with the best validation error, by which they were chosen")
+        return ", ".join(said)
 
     def facts(self) -> dict[str, str]:
         """How the statistics were made, in words for captions.

@@ -27,18 +27,18 @@ from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
 from trainers.config import TrainConfig
-from trainers.data.shifted import Shifted, check_fit, shifted_sets
+from trainers.data.shifted import Shifted, shifted_sets
 from trainers.data.sources.named import fingerprint
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, list_runs, load_data
+from trainers.runs.folder import Run, list_runs
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
-from trainers.sweep.rehearsal import DATA, check_trust, rehearse
+from trainers.sweep.rehearsal import check_trust, rehearse
 from trainers.sweep.running import part, train_all
 
 __all__ = [
@@ -142,12 +142,11 @@ class Study:
         check_trackers(self.track_with)
         rehearse(
             [c for c in configs if not Run(self.folder / "runs" / c.run_id).finished],
+            out=self.folder / "runs",
             trust=self.trust,
             checkpoint_activations=self.runtime.checkpoint_activations,
+            shifted=self.shifted(),
         )
-        if shifted := self.shifted():
-            for config in {repr([getattr(c, key) for key in DATA]): c for c in configs}.values():
-                check_fit(load_data(config, trust=self.trust, shifted=shifted), shifted)
 
     def alone(self) -> AbstractContextManager[Lock]:
         """The right to write what belongs to the whole study; waits for another process that has it."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from analysis.measures.catalogue.targets import TARGETS
 from analysis.measures.plan import plan
 from analysis.measures.registry import entry_of, names
-from analysis.style import FAMILIES, family, method_label
+from analysis.style import method_label
 from analysis.surfaces.recipe import recipe
 from trainers.config import Strict, TrainConfig
 from trainers.data.shifted import check_shifted
@@ -136,17 +136,9 @@ class StudyConfig(Strict):
                     raise ValueError(
                         f"`statistics.{key}` names {name!r}, which is no measure.{nearest(measure, names())}"
                     )
-        if unknown := [name for name in self.statistics.representatives if name not in FAMILIES]:
-            raise ValueError(
-                f"`statistics.representatives` names {unknown[0]!r}, which is no family of measures."
-                f"{nearest(unknown[0], FAMILIES)}"
-            )
-        for kind, variant in self.statistics.representatives.items():
-            if (own_family := family(variant)) != kind:
-                raise ValueError(
-                    f"`statistics.representatives` names {variant!r} for {kind}, but it is of the family {own_family}: "
-                    f"name a measure of {kind}."
-                )
+        from analysis.statistics.families import check_representatives  # statistics are slow to import
+
+        check_representatives("statistics.representatives", self.statistics.representatives)
         lead = self.statistics.lead
         own = any(c.task != CLASSIFICATION for c in configs)  # whose scores nobody knows before they are made
         if lead is not None and not own and lead.partition("[")[0] not in TARGETS:

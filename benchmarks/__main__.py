@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [steps[:group]] [epochs] [curvature[:group]] ...`; all by default."""
+"""Run the benchmarks: `python -m benchmarks [steps[:group]] [epochs] [augmented] ...`; all by default."""
 
 import argparse
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.study import environment
-from benchmarks import curvature, epochs, large, measures, memory, statistics, steps, study, surfaces
+from benchmarks import augmented, curvature, epochs, large, measures, memory, statistics, steps, study, surfaces
 from benchmarks.table import line, markdown
 
 PARTS: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
-    "steps": steps.run, "epochs": epochs.run, "memory": memory.run, "study": study.run, "curvature": curvature.run,
-    "measures": measures.run, "statistics": statistics.run, "surfaces": surfaces.run,
+    "steps": steps.run, "epochs": epochs.run, "augmented": augmented.run, "memory": memory.run, "study": study.run,
+    "curvature": curvature.run, "measures": measures.run, "statistics": statistics.run, "surfaces": surfaces.run,
     "large": large.run,
 }  # fmt: skip
 RESULTS = Path(__file__).parent / "results"

@@ -2,7 +2,7 @@
 
 The first is a part of `python -m benchmarks`. The others, slow, print tables of docs/statistics.md: `python -m
 benchmarks.statistics --coverage` of pooled coefficients, `--strata` of those inside cells, `--effects` with effects of
-methods, `--families` the share of families of null measures in which anything is claimed.
+methods and cells, `--families` the share of families of null measures in which anything is claimed.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from analysis.statistics.ceiling import COEFFICIENTS
-from analysis.statistics.coefficients import variant_interval
+from analysis.statistics.coefficients import LeftOut, interval_over, whole_interval
 from analysis.statistics.correlation import correlate
-from analysis.statistics.exchangeability import differ_by_method, differ_by_variant
+from analysis.statistics.crossed import Crossed
+from analysis.statistics.evidence import Settings
+from analysis.statistics.exchangeability import moved_pooled, moved_stratified
 from analysis.statistics.intervals import (
     INTERVALS,
     bca_interval,
@@ -30,7 +32,7 @@ from analysis.statistics.intervals import (
 )
 from analysis.statistics.kendall import weighted_kendall
 from analysis.statistics.max_t import Seen, step_down
-from analysis.statistics.orders import Orders, free_orders, orders_inside
+from analysis.statistics.orders import Orders, free_orders
 from analysis.statistics.resampling import (
     bootstrap_counts,
     holm,
@@ -162,56 +164,101 @@ def strata(cells: int, size: int, tau: float, *, ties: bool, samples: int, draws
     return {kind: count / samples for kind, count in held.items()}
 
 
-def effects(methods: int, size: int, share: float, tau: float, *, samples: int) -> dict[str, float]:
-    """Coverage, and false alarms where tau is 0, with effects of methods of a given share of the variance in both.
+SETTINGS = Settings(draws=400, permutations=499, level=0.95, seed=0)
 
-    `chosen` is what `correlate` does: over methods where both intraclass correlations are above 0.1. Every method has
-    a configuration in each of `size` cells, in which the stratified coefficients are taken: with configurations drawn
-    or permuted inside cells, with whole methods (`whole`), and as `correlate` chooses between the two.
+
+def sample(
+    labels: dict[str, np.ndarray], shares: dict[str, float], tau: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A measure and a target of a true tau, in which groups have effects with given shares of the variance."""
+    own = math.sqrt(1 - sum(shares.values())) * pair(len(labels["cells"]), tau, rng)
+    for name, share in shares.items():
+        own = own + math.sqrt(share) * pair(int(labels[name].max()) + 1, tau, rng)[:, labels[name]]
+    return own[:1], own[1:]
+
+
+def crossed(methods: int, settings: int, cells: int) -> dict[str, np.ndarray]:
+    """Every setting of every method in every cell."""
+    variants, cell = np.tile(np.arange(methods * settings), cells), np.repeat(np.arange(cells), methods * settings)
+    return {"methods": variants // settings, "variants": variants, "cells": cell}
+
+
+def effects(
+    methods: int, cells: int, of_methods: float, of_cells: float, tau: float, *, samples: int
+) -> dict[str, float]:
+    """Coverage, and false positives (FP) where tau is 0, of pooled tau_b, with effects of methods and cells in both.
+
+    `chosen` is what `correlate` does: over cells and methods where both intraclass correlations over cells are above
+    0.1, else over methods where those over methods are.
     """
     rng = np.random.default_rng(0)
-    n, labels = methods * size, np.repeat(np.arange(methods), size)
-    cells = np.tile(np.arange(size), methods)
-    strata = Strata.of(cells, labels)
+    labels = crossed(methods, 1, cells)
+    n, by_method, by_cell = methods * cells, labels["methods"], labels["cells"]
     orders = free_orders(n, count=499, generator=rng)
-    in_cells = orders_inside(cells, count=499, generator=rng)
-    kept = (labels[None] != np.arange(methods)[:, None]).astype(np.int64)
-    coverage = ("free", "over methods", "chosen", "in cells", "whole", "chosen in cells")
-    found = dict.fromkeys([*coverage, *(f"alarms {kind}" for kind in coverage)], 0)
+    units = (
+        LeftOut.configurations(n, SETTINGS), LeftOut.groups([by_method], SETTINGS),
+        LeftOut.groups([by_cell, by_method], SETTINGS),
+    )  # fmt: skip
+    ways: tuple[dict[str, Any], ...] = (
+        {}, {"groups": by_method}, {"whole": Crossed.of(by_cell, labels["variants"], move_cells=True)},
+    )  # fmt: skip
+    held, positive = np.zeros(4), np.zeros(4)
     for _ in range(samples):
-        x, y = math.sqrt(share) * pair(methods, tau, rng)[:, labels] + math.sqrt(1 - share) * pair(n, tau, rng)
-        x, y = x[None], y[None]
-        value = weighted_kendall(x, y, np.ones((1, n), dtype=np.int64))[0, 0, 0]
-        over = jackknife_error(weighted_kendall(x, y, kept)[0, 0])
-        inside = stratified_kendall(x, y, strata)[0]
-        counts = strata.resampled(n, lambda k, _: bootstrap_counts(k, draws=400, generator=rng))
-        whole = variant_interval(inside, x, y, strata, level=0.95)
-        ends = {
-            "free": stabilised_interval(value, jackknife_error(leave_one_out("kendall", x, y)[0, 0])),
-            "over methods": stabilised_interval(value, over, freedom=methods - 1),
-            "in cells": percentile_interval(stratified_kendall(x, y, strata, counts)[0, 0]),
-            "whole": (whole[0][0, 0], whole[1][0, 0]),
-        }
-        by_method = differ_by_method(mid_ranks(x), mid_ranks(y), labels)[0, 0]
-        together = differ_by_variant(x, y, strata)[0, 0]
-        ends["chosen"] = ends["over methods" if by_method else "free"]
-        ends["chosen in cells"] = ends["whole" if together else "in cells"]
-        for kind, (low, high) in ends.items():
-            found[kind] += int(low <= tau <= high)
+        x, y = sample(labels, {"methods": of_methods, "cells": of_cells}, tau, rng)
+        value = weighted_kendall(x, y, np.ones((1, n), dtype=np.int64))[:, :, 0]
+        chosen = int(moved_pooled(mid_ranks(x), mid_ranks(y), by_method, by_cell)[0, 0])
+        ends = [interval_over("kendall", x, y, value, by, SETTINGS)[0] for by in units]
+        inside = [float(low[0, 0]) <= tau <= float(high[0, 0]) for low, high in ends]
+        held += [*inside, inside[chosen]]
         if tau == 0:
-            alarms = {
-                "free": alarm(x, y[0], orders), "over methods": alarm(x, y[0], orders, groups=labels),
-                "in cells": alarm(x, y[0], in_cells, cells, groups=cells),
-                "whole": alarm(x, y[0], orders, cells, variants=labels),
-            }  # fmt: skip
-            alarms["chosen"] = alarms["over methods" if by_method else "free"]
-            alarms["chosen in cells"] = alarms["whole" if together else "in cells"]
-            for kind, count in alarms.items():
-                found[f"alarms {kind}"] += count
-    return {kind: count / samples for kind, count in found.items()}
+            found = [false_positive(x, y[0], orders, **way) for way in ways]
+            positive += [*found, found[chosen]]
+    return named_shares(("freely", "by methods", "by cells", "chosen"), held, positive, samples, tau)
 
 
-def alarm(x: np.ndarray, y: np.ndarray, orders: Orders, cells: np.ndarray | None = None, **moved: np.ndarray) -> int:
+def effects_inside(
+    methods: int, settings: int, cells: int, of_methods: float, tau: float, *, samples: int
+) -> dict[str, float]:
+    """The same of stratified tau_b, with effects of methods that have several settings in each cell."""
+    rng = np.random.default_rng(0)
+    labels = crossed(methods, settings, cells)
+    by_method, variants, cell = labels.values()
+    strata = Strata.of(cell, variants)
+    orders = free_orders(len(cell), count=499, generator=rng)
+    ways: tuple[dict[str, Any], ...] = (
+        {"groups": cell},
+        {"whole": Crossed.of(cell, variants)},
+        {"whole": Crossed.of(cell, variants, methods=by_method)},
+    )  # fmt: skip
+    held, positive = np.zeros(4), np.zeros(4)
+    for _ in range(samples):
+        x, y = sample(labels, {"methods": of_methods}, tau, rng)
+        value = stratified_kendall(x, y, strata)[:, :, 0]
+        chosen = int(moved_stratified(x, y, strata, by_method)[0, 0])
+        counts = strata.resampled(len(cell), lambda k, _: bootstrap_counts(k, draws=400, generator=rng))
+        ends = [
+            percentile_interval(stratified_kendall(x, y, strata, counts)),
+            *(whole_interval(value, x, y, strata, each, level=0.95) for each in (variants, by_method)),
+        ]
+        inside = [float(low[0, 0]) <= tau <= float(high[0, 0]) for low, high in ends]
+        held += [*inside, inside[chosen]]
+        if tau == 0:
+            found = [false_positive(x, y[0], orders, cells=cell, **way) for way in ways]
+            positive += [*found, found[chosen]]
+    return named_shares(("in cells", "variants", "methods", "chosen"), held, positive, samples, tau)
+
+
+def named_shares(
+    names: tuple[str, ...], held: np.ndarray, positive: np.ndarray, samples: int, tau: float
+) -> dict[str, float]:
+    """Coverage and false positives as shares; without a null there are no false positives."""
+    shares = positive / samples if tau == 0 else np.full(len(names), np.nan)
+    return dict(zip(names, held / samples, strict=True)) | {f"FP {k}": v for k, v in zip(names, shares, strict=True)}
+
+
+def false_positive(
+    x: np.ndarray, y: np.ndarray, orders: Orders, *, cells: np.ndarray | None = None, **moved: Any
+) -> int:
     """1 where a null measure has p <= 0.05."""
     seen = [Seen(np.arange(1), x, y, np.ones(len(y), dtype=bool), **moved)]
     return int(step_down("kendall", seen, orders, candidates=np.ones(1, dtype=bool), cells=cells).p[0] <= 0.05)
@@ -238,7 +285,9 @@ def table_of(keys: tuple[str, ...], cases: Iterator[tuple[tuple[Any, ...], dict[
         if not k:
             print("| " + " | ".join([*keys, *shares]) + " |\n" + "|---" * (len(keys) + len(shares)) + "|")
         print(
-            "| " + " | ".join([*map(str, case), *(f"{100 * share:.1f}" for share in shares.values())]) + " |",
+            "| "
+            + " | ".join([*map(str, case), *("–" if math.isnan(s) else f"{100 * s:.1f}" for s in shares.values())])
+            + " |",
             flush=True,
         )
 
@@ -247,7 +296,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics", description=__doc__)
     parser.add_argument("--coverage", action="store_true", help="the table of coverage instead of the speed")
     parser.add_argument("--strata", action="store_true", help="coverage of stratified tau_b")
-    parser.add_argument("--effects", action="store_true", help="coverage and false alarms with effects of methods")
+    parser.add_argument(
+        "--effects", action="store_true", help="coverage and false positives with effects of methods and cells"
+    )
     parser.add_argument("--families", action="store_true", help="false claims in families of measures")
     parser.add_argument("--samples", type=int, default=2000)
     asked = parser.parse_args()
@@ -258,9 +309,14 @@ def main() -> None:
         cases = (((c, k, t, "yes" if b else "no"), strata(c, k, t, ties=b, samples=samples)) for c, k, t, b in each)
         table_of(("cells", "of", "tau", "ties"), cases)
     if asked.effects:
-        sizes = ((7, 4), (6, 8))
-        given = ((g, k, share, tau) for g, k in sizes for share in (0.0, 0.2, 0.5) for tau in (0.0, 0.4))
-        table_of(("methods", "of", "share", "tau"), (((*case,), effects(*case, samples=samples)) for case in given))
+        shares = ((0.0, 0.0), (0.2, 0.0), (0.5, 0.0), (0.0, 0.2), (0.0, 0.5), (0.2, 0.2), (0.3, 0.5))
+        pooled = ((g, k, *share, tau) for g, k in ((7, 4), (6, 8)) for share in shares for tau in (0.0, 0.4))
+        keys = ("methods", "cells", "of methods", "of cells", "tau")
+        table_of(keys, (((*case,), effects(*case, samples=samples)) for case in pooled))
+        sizes = ((7, 1, 4), (6, 1, 8), (6, 3, 4), (3, 6, 4))
+        inside = ((*size, share, tau) for size in sizes for share in (0.0, 0.2, 0.5) for tau in (0.0, 0.4))
+        keys = ("methods", "settings", "cells", "of methods", "tau")
+        table_of(keys, (((*case,), effects_inside(*case, samples=samples)) for case in inside))
     if asked.families:
         families = ((m, alike) for m in (20, 350) for alike in (0.0, 0.8))
         table_of(("measures", "correlation"), ((case, claims(*case, samples=samples)) for case in families))

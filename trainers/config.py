@@ -22,7 +22,7 @@ from trainers.models.libraries import in_library
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
-from trainers.reference import is_reference, scheme_of
+from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.tasks.task import CLASSIFICATION
@@ -48,6 +48,7 @@ LATER = (
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
     "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
+    "classes",
 )  # fmt: skip
 
 
@@ -90,6 +91,8 @@ class TrainConfig(Strict):
     the dataset has no validation set of its own, which is kept whole."""
     test_size: Count | None = None
     """Number of test examples; None takes the dataset's default."""
+    classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Learn these classes of the data alone, numbered anew in this order; None takes all."""
     input_size: Count | None = None
     """Side to which images of a folder are brought: the shorter side is resized to input_size / 0.875, and the middle
     kept."""
@@ -267,9 +270,10 @@ class TrainConfig(Strict):
             name = getattr(self, key)
             by_scheme = named(name) is not None if key == "dataset" else key == "model" and in_library(name)
             if name not in registry and not is_reference(name) and not by_scheme:
+                libraries = [f"{scheme}:NAME" for scheme in MODEL_SCHEMES] if key == "model" else []
                 raise ValueError(
-                    f"`{key}` {name!r} is unknown; there are {sorted(registry)}, or name your own as module:function."
-                    f"{nearest(name, registry)}"
+                    f"`{key}` {name!r} is unknown; there are {[*sorted(registry), *libraries]}, or name your own as "
+                    f"module:function.{nearest(name, registry)}"
                 )
         spelled(self.augment)
         if self.mixes and self.task != CLASSIFICATION:
@@ -339,6 +343,7 @@ class TrainConfig(Strict):
             "ascent": ascent == "obf",
             "class_weights": self.class_weights,
             "sampler": self.sampler == "balanced",
+            "classes": self.classes,
         }
         for key, given in labelled.items():
             if given:
@@ -401,7 +406,7 @@ class TrainConfig(Strict):
             changes["model_options"] = model_options(self.model, self.model_options)
         changes["augment"] = spelled(self.augment)
         if self.init is not None:
-            place = str(Path(self.init).absolute())
+            place = str(Path(self.init.removeprefix("hf:")).expanduser().absolute())
             changes |= {"init": place, "init_digest": self.init_digest or known_digest(place, ema=self.init_ema)}
         changes["freeze"] = tuple(sorted(set(self.freeze)))
         if self.dataset_digest is None:

@@ -60,6 +60,7 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
             raise
         raise ValueError(
             f"{text!r}: there is no module {error.name!r}; install it, or put its folder on PYTHONPATH."
+            f"{nearest(module_name, (*DATA_SCHEMES, *MODEL_SCHEMES))}"
         ) from error
     target: Any = module
     for part in path.split("."):

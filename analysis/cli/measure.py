@@ -15,7 +15,14 @@ from analysis import table as tables
 from analysis.cli.options import ELSEWHERE, SPREAD, Elsewhere, Spread
 from analysis.cli.output import show_table
 from analysis.measures.budget import Budget, announcement, budget
-from analysis.measures.checkpoints import RunCheckpoint, foreign_place, in_batches, measure_checkpoint, weight_files
+from analysis.measures.checkpoints import (
+    RunCheckpoint,
+    check_shifted,
+    foreign_place,
+    in_batches,
+    measure_checkpoint,
+    weight_files,
+)
 from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
 from analysis.measures.plan import checked_examples, plan, settings_of
 from analysis.measures.registry import MEASURES
@@ -134,6 +141,8 @@ def measure(
             print(announcement(left, runtime.processes), file=sys.stderr)
         return track(take(calls, runtime), "measuring", len(calls))
 
+    for call in sized()[0][:1]:
+        check_shifted(*call)
     target = target or path / "measures.parquet"
     frame = tabulate(target, sized, measured)
     show_measures(frame)

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +20,12 @@ from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
 from trainers.data.loading import DataBundle, load_dataset
-from trainers.data.shifted import Shifted, with_shifted
+from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
+from trainers.files.reading import read_json
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
-from trainers.runs.folder import Run, hugging_face, load_data
+from trainers.runs.folder import Run, data_options, hugging_face, load_data
 from trainers.weights.fitting import heads
 from trainers.weights.foreign import read_foreign
 from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
@@ -32,10 +34,6 @@ STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the m
 WEIGHTS = table.WEIGHTS
 HF = "hf:"
 BESIDE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states)")  # what trainers leave there
-DATA_KEYS = (
-    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "data_seed", "input_size",
-    "on_corrupt", "dataset_digest",
-)  # fmt: skip
 
 
 class Checkpoint(Protocol):
@@ -134,7 +132,7 @@ class RunCheckpoint:
     def kind(self) -> str:
         """What model and data it is of."""
         config = Run(self.folder).config()
-        return json.dumps([getattr(config, key) for key in ("model", "model_options", *DATA_KEYS)], default=str)
+        return json.dumps([config.model, config.model_options, data_options(config)], default=str)
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
@@ -143,7 +141,7 @@ class RunCheckpoint:
         if self.dataset is not None:
             config = config.moved(self.dataset)
         identities = [vars(one) for one in self.shifted]
-        recipe = json.dumps([*(getattr(config, key) for key in (*DATA_KEYS, "precision")), identities], default=str)
+        recipe = json.dumps([data_options(config), config.precision, identities], default=str)
         data = _data(recipe, device, lambda: load_data(config, trust=self.trust, shifted=self.shifted))
         found = Subject.of_checkpoint(run, self.step, data, average=self.average, trust=self.trust, seed=seed)
         return replace(found, batch_size=self.batch_size).on(device)
@@ -194,8 +192,10 @@ class WeightsFile:
     @property
     def cache(self) -> Cache:
         """Where its rows are kept."""
-        more = (self.path / "config.json",) if self.own_model else ()
-        return Cache(self.path.parent / "measures", self.path.name, (*files_of(self.path), *more))
+        files: tuple[Path, ...] = ()
+        with suppress(OSError, ValueError):  # said where they are read
+            files = (*files_of(self.path), *((self.path / "config.json",) if self.own_model else ()))
+        return Cache(self.path.parent / "measures", self.path.name, files)
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -245,7 +245,7 @@ def foreign_place(path: str | Path) -> tuple[Path, str | None] | None:
         path: A file, a folder that Hugging Face made, or `hf:FOLDER`.
 
     Returns:
-        The absolute path, and `hf:FOLDER` or None; None where the path names something else.
+        The absolute path, and `hf:FOLDER`, `timm:NAME` or None; None where the path names something else.
 
     Raises:
         FileNotFoundError: If `hf:FOLDER` names none.
@@ -257,7 +257,9 @@ def foreign_place(path: str | Path) -> tuple[Path, str | None] | None:
             f"{place} is no folder of Hugging Face (no config.json): give one that save_pretrained made."
         )
     if told or hugging_face(place):
-        return place.absolute(), f"{HF}{place.absolute()}"
+        stored = read_json(place / "config.json", hint="save the model again")
+        timm = stored.get("architecture") if "model_type" not in stored else None
+        return place.absolute(), f"timm:{timm}" if timm else f"{HF}{place.absolute()}"
     return (place.absolute(), None) if place.is_file() else None
 
 
@@ -294,6 +296,21 @@ def keys_of(checkpoint: Checkpoint, wanted: Plan, seed: int) -> dict[str, str]:
         return {**context, **(shifted if entry.reads_shifted else {}), **(draws if entry.sampled else {})}
 
     return {key: option_hash(key, options, seed, decides(key)) for key, options in wanted.items()}
+
+
+def check_shifted(checkpoint: Any, wanted: Plan, seed: int) -> None:
+    """Read shifted sets as far as shows whether they fit a checkpoint's data, unless its rows are kept already.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if not checkpoint.shifted or kept_rows(checkpoint, wanted, seed) is not None:
+        return
+    try:
+        data = replace(checkpoint, shifted=()).load(seed).data
+    except (OSError, ValueError):
+        return  # its rows will say why
+    check_fit(with_shifted(data, checkpoint.shifted), checkpoint.shifted)
 
 
 def in_batches(checkpoint: Checkpoint, size: int | None) -> Checkpoint:

@@ -75,6 +75,9 @@ def unfit(run: Run, weights: Weights = "last") -> pd.DataFrame | None:
         reason, epoch = "the run kept no best checkpoint: train with `keep_best`", int(status["epochs"])
     elif weights == "average" and run.config().average is None:
         reason, epoch = "the run has no average of weights: train with `average` ema or swa", int(status["epochs"])
+    elif weights == "average" and not (run.checkpoint(max(run.checkpoints())) / AVERAGE).exists():
+        begins = run.config().resolved().average_from
+        reason, epoch = f"the run ended before weights were averaged (`average_from` {begins})", int(status["epochs"])
     else:
         return None
     rows = [

@@ -90,17 +90,22 @@ def _outputs(sizes: Sizes, _: Options) -> Iterator[Work]:
     yield Work("forward", sizes.train, "training outputs")
 
 
-def _targets(sizes: Sizes, _: Options) -> Iterator[Work]:
-    yield Work("forward", sizes.train + sizes.held_out + sizes.test + sizes.shifted)
+def _targets(sizes: Sizes, options: Options) -> Iterator[Work]:
+    yield from _baselines(sizes, options)
+    yield Work("forward", sizes.test + sizes.shifted)
 
 
 def _baselines(sizes: Sizes, options: Options) -> Iterator[Work]:
     yield from _outputs(sizes, options)
-    yield Work("forward", sizes.held_out)
+    yield from _held_out(sizes, options)
 
 
-def _on(split: Literal["held_out", "test"]) -> Cost:
-    return lambda sizes, _: iter([Work("forward", getattr(sizes, split))])
+def _held_out(sizes: Sizes, _: Options) -> Iterator[Work]:
+    yield Work("forward", sizes.held_out, "outputs on validation")
+
+
+def _test(sizes: Sizes, _: Options) -> Iterator[Work]:
+    yield Work("forward", sizes.test)
 
 
 def _gradient(sizes: Sizes, _: Options) -> Iterator[Work]:
@@ -215,7 +220,7 @@ def _some(sizes: Sizes) -> float:
 
 COSTS: dict[str, Cost] = {
     "targets": _targets,
-    "reliability": _on("test"),
+    "reliability": _test,
     "baselines": _baselines,
     "hessian_eigenvalues": _ends,
     "hessian_trace": _trace,
@@ -267,5 +272,5 @@ COSTS: dict[str, Cost] = {
     "membership": _perturbed(_all),
     "feature_forgetting": _perturbed(lambda sizes: 2 * _all(sizes)),
     "spurious_forgetting": _perturbed(lambda sizes: sizes.sample + 3 * sizes.test),
-    "output_bias": _on("held_out"),
+    "output_bias": _held_out,
 }

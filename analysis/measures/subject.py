@@ -1,6 +1,7 @@
 """What a measure is taken of: one checkpoint with its data, its risk and what is known of its training."""
 
 import copy
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -169,6 +170,22 @@ class Subject:
         stored = torch.stack([some.inputs[i] for i in some.index.tolist()])
         return replace(some, inputs=stored.to(some.device))
 
+    def error_of_mean(self, values: np.ndarray | Tensor) -> float:
+        """What the mean of a number of each example of the sample may be off by from that of all training examples.
+
+        s √(1 - k/n) / √k for k of n examples, drawn without replacement: 0 where all are taken. In a stratified draw
+        s is the deviation within classes.
+        """
+        if self.drawn is None:
+            return 0.0
+        each, y = np.asarray(values, dtype=np.float64), self.sample.y.cpu()
+        labels = np.zeros(len(each)) if y.ndim > 1 or y.is_floating_point() else y.numpy()
+        _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        k, away = len(each), each - (np.bincount(place, each) / counts)[place]
+        if k <= len(counts):
+            return math.nan
+        return math.sqrt(float(away @ away) / (k - len(counts)) * (1 - k / self.n) / k)
+
     @cached_property
     def risk(self) -> EmpiricalRisk:
         """The task's loss over `sample`, evaluation mode, no augmentation: plain cross-entropy for labels."""
@@ -190,7 +207,12 @@ class Subject:
         return self.risk.on([(part, part) for part in x.split(self.batch)]).outputs().cpu()
 
     def outputs_on(self, split: Split) -> Tensor:
-        """The same on the examples of a split, of which one batch is read at a time."""
+        """The same on the examples of a split; those of training and validation are computed once."""
+        if split is self.data.train:
+            return self.train_outputs
+        return self.held_out_outputs if split is self.data.validation else self._outputs(split)
+
+    def _outputs(self, split: Split) -> Tensor:
         return self.risk.on(split.batches(size=self.batch)).outputs().cpu()
 
     def probabilities(self, outputs: Tensor) -> Tensor:
@@ -285,9 +307,12 @@ class Subject:
     @cached_property
     def train_outputs(self) -> Tensor:
         """The model's outputs on the whole training set, in order, on the CPU."""
-        if self.drawn is None:
-            return self.risk.outputs().cpu()
-        return self.risk.on(self.data.train.batches(size=self.batch)).outputs().cpu()
+        return self.risk.outputs().cpu() if self.drawn is None else self._outputs(self.data.train)
+
+    @cached_property
+    def held_out_outputs(self) -> Tensor:
+        """The same on the validation examples."""
+        return self._outputs(self.data.validation)
 
     @cached_property
     def network(self) -> Network:

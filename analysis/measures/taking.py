@@ -64,7 +64,7 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
         if subject.notes:
             rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
         told = _told(entry, options, here)
-        yield key, [r if r.measure in entry.of_no_example else replace(r, options={**r.options, **told}) for r in rows]
+        yield key, [r if r.measure in entry.of_no_example else _of_draw(r, told, here) for r in rows]
 
 
 def examples_of(entry: Measure, options: Mapping[str, Any], subject: Subject) -> int | None:
@@ -82,6 +82,13 @@ def _has_own(entry: Measure) -> bool:
 def _own(entry: Measure, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options that the measure's function takes."""
     return options if _has_own(entry) else {name: value for name, value in options.items() if name != "examples"}
+
+
+def _of_draw(row: Row, told: Mapping[str, Any], subject: Subject) -> Row:
+    """A row that says so; what would be exact of all examples has an unknown error on a draw."""
+    exact = row.stderr == 0 and row.value != 0
+    stderr = math.nan if exact and subject.drawn is not None and told else row.stderr
+    return replace(row, options={**row.options, **told}, stderr=stderr)
 
 
 def _told(entry: Measure, options: Mapping[str, Any], subject: Subject) -> dict[str, Any]:

@@ -8,12 +8,26 @@ import pandas as pd
 
 from analysis.candidates import corrected_p, lineup, marks, noisy_labels
 from analysis.figures.correlations import leading, of_target
+from analysis.reporting.lead import listed
 from analysis.reporting.table import NOTHING, SHOWN_ROWS, Table, remarks, written
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE
+from analysis.statistics.exchangeability import (
+    FREELY,
+    INSIDE_METHODS,
+    POOLED,
+    WHOLE_CELLS,
+    WHOLE_METHODS,
+    WHOLE_VARIANTS,
+)
 from analysis.statistics.statistic import SIGNS, WITHIN, Cell, whole, words
 from analysis.style import count, counted, from_to, interval
 
+MOVED = {  # over what the target is permuted, in words
+    FREELY: "freely over configurations",
+    INSIDE_METHODS: "inside methods (where both measure and target differ between methods)",
+    WHOLE_CELLS: "by whole cells and whole methods (where both differ between cells of equal hyper-parameters)",
+}
 LEAST_OTHERS = 12  # rows beside the named ones and the baselines, however many these are
 CORRECTIONS = {"holm": "Holm", "max-T": "max-T"}
 
@@ -119,18 +133,20 @@ def _note(results: StudyResults, target: str, rows: pd.DataFrame) -> str:
 
 def _permuted(rows: pd.DataFrame) -> str:
     """Over what the target was permuted, in words; nothing where the table does not say."""
-    inside = int((rows["permuted"] == "inside methods").sum())
-    if not inside:
-        return ", freely over configurations" if (rows["permuted"] == "freely").any() else ""
-    where = "" if inside == len(rows) else f" for {inside} of them, freely for the others"
-    return f" inside methods{where} (where both measure and target differ between methods)"
+    counts = {way: int((rows["permuted"] == way).sum()) for way in POOLED}
+    known = {MOVED[way]: number for way, number in counts.items() if number}
+    told = list(known) if len(known) == 1 else [f"{way} for {number}" for way, number in known.items()]
+    return f", {listed(told)}" if told else ""
 
 
 def _by_method(rows: pd.DataFrame) -> str:
     """For which rows the unit of an interval is a method."""
-    inside = int((rows["permuted"] == "inside methods").sum())
-    which = "" if inside == len(rows) else f"; for {inside} of {len(rows)} rows"
-    return f"{which}, a method with all its configurations at a time" if inside else ""
+    told = [
+        f"{number} of {len(rows)} rows leave out {what} at a time"
+        for way, what in ((INSIDE_METHODS, "a method"), (WHOLE_CELLS, "a cell of equal hyper-parameters, or a method,"))
+        if (number := int((rows["permuted"] == way).sum()))
+    ]
+    return f"; {listed(told)}" if told else ""
 
 
 def _stratified(rows: pd.DataFrame, resampled: str) -> str:
@@ -141,9 +157,22 @@ def _stratified(rows: pd.DataFrame, resampled: str) -> str:
         "Stratified: over pairs of one cell, whose hyper-parameters of training (learning rate, batch size, ...) are "
         f"equal, so that models differ in the method and its settings alone; {from_to(rows['cells'])} cells of at "
         f"least 3 configurations; the statement is about models trained alike. Its {resampled}, inside cells; its "
-        "p-values permute the target inside cells, and are corrected over the same candidates. The CSV file has "
-        "intervals and p-values over variants of methods beside them (variants_low, ...): those are about other "
-        "methods like these. "
+        f"p-values permute the target inside cells, and are corrected over the same candidates{_whole(rows)}. "
+    )
+
+
+def _whole(rows: pd.DataFrame) -> str:
+    """For which rows methods, or variants of methods, change places in all cells alike."""
+    told = [
+        f"{number} of {len(rows)} rows {way}"
+        for way in (WHOLE_VARIANTS, WHOLE_METHODS)
+        if (number := int((rows["stratified_permuted"] == way).sum()))
+    ]
+    if not told:
+        return ""
+    return (
+        f". Where variants of methods, or methods, differ alike in all cells in both, these change places and are left "
+        f"out, in all cells together ({listed(told)}): the statement is about others like them"
     )
 
 

@@ -247,6 +247,7 @@ def _meta(results: StudyResults) -> list[tuple[str, str]]:
         ("Commit", str((study.get("environment") or {}).get("commit") or "")),
         ("Command", str(study.get("command") or "")),
         ("Statistics made otherwise", results.other_statistics()),
+        ("Weights measured", results.other_weights()),
     ]
     return [(key, value) for key, value in shown if value]
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from analysis.statistics.arguments import one_of
 from analysis.statistics.evidence import Evidence, joined
 from analysis.statistics.kendall import BLOCK
 from analysis.statistics.randomness import source_of
@@ -87,19 +88,23 @@ def noise_ceiling(
         Spearman (1910) and Brown (1910), Brit. J. Psychol. 3(3); √R: Lord and Novick (1968), Statistical Theories of
         Mental Test Scores, ch. 3; the oracle: Jiang et al. (2020).
     """
-    if coefficient not in COEFFICIENTS:
-        raise ValueError(f"`coefficient` must be one of {COEFFICIENTS}, got {coefficient!r}.")
+    one_of("coefficient", coefficient, COEFFICIENTS)
     if splits < 1:
         raise ValueError(f"`splits` must be at least 1, got {splits!r}.")
     generator = source_of(generator)
     finite = np.isfinite(seeds)
     usable = finite.sum(axis=1) >= 2
+    known = bool(finite.any())
     values, finite = np.where(finite, seeds, np.nan)[usable], finite[usable]
     values, levels = _prepared(values, None if draw_of is None else draw_of[usable])
     n = len(values)
     if n < 3:
         reason = (
-            "one seed a configuration: no noise ceiling" if n == 0 else "fewer than 3 configurations with two seeds"
+            "fewer than 3 configurations with two seeds"
+            if n
+            else "one seed a configuration: no noise ceiling"
+            if known
+            else "no run in which the target is finite"
         )
         return Ceiling(math.nan, math.nan, math.nan, math.nan, n, reason)
     k = finite.sum(axis=1)

@@ -1,19 +1,20 @@
 """The numbers of one block: coefficients pooled, within methods and inside cells, with their intervals.
 
 What is left out at a time, or resampled, is the configuration; where both a measure and a target differ from method to
-method (`exchangeability`), the method with all its configurations. For stratified tau_b it is the configuration in its
-cell and, where variants of methods differ alike in all cells, besides that the variant in all cells.
+method, the method with all its configurations, and where they differ from cell to cell, cells and methods
+(`exchangeability`). For stratified tau_b it is the configuration in its cell, or the variant, or the method, in all
+cells.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.evidence import Settings
-from analysis.statistics.exchangeability import differ_by_method, differ_by_variant
+from analysis.statistics.exchangeability import moved_pooled, moved_stratified
 from analysis.statistics.intervals import (
     RESAMPLED,
     bca_interval,
@@ -25,13 +26,22 @@ from analysis.statistics.intervals import (
 from analysis.statistics.resampling import MINIMUM, mid_ranks, percentile_interval
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall, stratified_leave_one_out
 
-FEWEST_UNITS = 3  # methods or variants: two that are left out in turn tell nothing of the error
+FEWEST_UNITS = 3  # cells, methods or variants: two that are left out in turn tell nothing of the error
 _ROWS = 1 << 21  # (measures, targets, draws) numbers held at once
 NUMBERS = (
-    *("value", "low", "high", "within", "within_low", "within_high", "groups", "inside"),
-    *("stratified", "stratified_low", "stratified_high", "stratified_mean", "together"),
-    *("variants_low", "variants_high", "recurring"),
+    *("value", "low", "high", "within", "within_low", "within_high", "groups", "moved", "units"),
+    *("stratified", "stratified_low", "stratified_high", "stratified_mean", "stratified_moved", "stratified_units"),
     *("cells", "cells_dropped", "cell_reversal"),
+)
+COUNTED = (
+    "groups",
+    "moved",
+    "units",
+    "stratified_moved",
+    "stratified_units",
+    "cells",
+    "cells_dropped",
+    "cell_reversal",
 )
 
 Ends = tuple[np.ndarray, np.ndarray]
@@ -41,39 +51,39 @@ def coefficients(
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, "t n"],
     methods: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, " n"],
     strata: Strata,
     settings: Settings,
 ) -> dict[str, Float[np.ndarray, "k m t"]]:
     """The numbers of `NUMBERS`, of shape (coefficients, m, t), of finite data.
 
-    `groups` and `cells` count the methods and cells that were used, `inside` is 1 where methods are taken as units,
-    `together` where variants of methods differ alike in all cells, so that stratified tau_b also has ends over variants
-    (`variants_low`, `variants_high`), `recurring` where methods do, and `cell_reversal` where holding the
-    hyper-parameters fixed turns the coefficient round.
+    `groups` and `cells` count the methods and cells that were used, `moved` and `stratified_moved` are what changes
+    places (`exchangeability`), `units` and `stratified_units` its number (the fewer of cells and methods),
+    and `cell_reversal` is 1 where holding the hyper-parameters fixed turns the coefficient round.
     """
     n = x.shape[1]
     out = {name: np.full((len(COEFFICIENTS), len(x), len(y)), np.nan) for name in NUMBERS}
-    for name in ("groups", "inside", "together", "recurring", "cells", "cells_dropped", "cell_reversal"):
+    for name in COUNTED:
         out[name][:] = 0
     if n < 2:
         return out
     labels, place = np.unique(methods, return_inverse=True)
+    cell = np.unique(cells, return_inverse=True)[1]
     groups = [rows for g in range(len(labels)) if len(rows := np.flatnonzero(place == g)) >= CELL_MINIMUM]
     ranks = mid_ranks(x), mid_ranks(y)
     for k, name in enumerate(COEFFICIENTS):
         out["value"][k] = RESAMPLED[name](x, y, np.ones((1, n), dtype=np.int64))[:, :, 0]
         mean, number = mean_inside(name, x, y, groups)
         out["within"][k], out["groups"][k] = mean[:, :, 0], number[:, :, 0]
-        out["inside"][k] = differ_by_method(*((x, y) if name == "pearson" else ranks), place)
+        out["moved"][k] = moved_pooled(*((x, y) if name == "pearson" else ranks), place, cell)
     out["cells"][0], out["cells_dropped"][0] = len(strata.groups), strata.dropped
     if strata.groups:
         out["stratified"][0] = stratified_kendall(x, y, strata)[:, :, 0]
         out["stratified_mean"][0] = mean_inside("kendall", x, y, strata.groups)[0][:, :, 0]
-        out["together"][0] = differ_by_variant(x, y, strata)
-        out["recurring"][0] = differ_by_variant(x, y, replace(strata, variants=place))
+        out["stratified_moved"][0] = moved_stratified(x, y, strata, place)
         out["cell_reversal"][0] = out["value"][0] * out["stratified"][0] < -1e-24
     if n >= MINIMUM and settings.draws:
-        _add_intervals(out, x, y, place, groups, strata, settings)
+        _add_intervals(out, x, y, place, cell, groups, strata, settings)
     if len(labels) == 1:
         for end in ("", "_low", "_high"):
             out[f"within{end}"] = out[end[1:] or "value"].copy()
@@ -88,6 +98,7 @@ def _add_intervals(
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, "t n"],
     methods: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, " n"],
     groups: list[Int[np.ndarray, " g"]],
     strata: Strata,
     settings: Settings,
@@ -98,15 +109,22 @@ def _add_intervals(
         [settings.counts(len(g), k) for k, g in enumerate(groups)] if settings.interval != "stabilised" else []
     )
     in_cells = strata.resampled(n, settings.counts_in_cell) if strata.n >= MINIMUM else None
-    single, by_method = _Units.configurations(n, settings), _Units.methods(methods, settings)
+    single = LeftOut.configurations(n, settings)
+    apart = {1: LeftOut.groups([methods], settings), 2: LeftOut.groups([cells, methods], settings)}
+    together = {1: strata.variants, 2: methods}
+    for move, by in apart.items():
+        out["units"][out["moved"] == move] = by.number
+    for move, labels in together.items():
+        out["stratified_units"][out["stratified_moved"] == move] = len(_in_strata(labels, strata))
     step = max(1, _ROWS // (len(y) * max(settings.draws, n)))
     for k, name in enumerate(COEFFICIENTS):
         for rows in (slice(s, s + step) for s in range(0, len(x), step)):
-            value, within, inside = out["value"][k, rows], out["within"][k, rows], out["inside"][k, rows] > 0
-            ends, left_out = _interval(name, x[rows], y, value, single, settings)
-            if inside.any() and len(by_method.kept) >= FEWEST_UNITS:
-                other, _ = _interval(name, x[rows], y, value, by_method, settings)
-                ends = np.where(inside, other[0], ends[0]), np.where(inside, other[1], ends[1])
+            value, within, moved = out["value"][k, rows], out["within"][k, rows], out["moved"][k, rows]
+            ends, left_out = interval_over(name, x[rows], y, value, single, settings)
+            for move, by in apart.items():
+                if (moved == move).any() and by.number >= FEWEST_UNITS:
+                    other, _ = interval_over(name, x[rows], y, value, by, settings)
+                    ends = _where(moved == move, other, ends)
             out["low"][k, rows], out["high"][k, rows] = ends
             if settings.interval == "stabilised":
                 error, freedom = _error_inside(name, x[rows], y, groups)
@@ -116,11 +134,13 @@ def _add_intervals(
             out["within_low"][k, rows], out["within_high"][k, rows] = ends
             if name == "kendall" and in_cells is not None:
                 ends = percentile_interval(stratified_kendall(x[rows], y, strata, in_cells), level=level)
+                moved = out["stratified_moved"][k, rows]
+                for move, labels in together.items():
+                    if (moved == move).any() and len(_in_strata(labels, strata)) >= FEWEST_UNITS:
+                        other = whole_interval(out["stratified"][k, rows], x[rows], y, strata, labels, level=level)
+                        narrower = other[1] - other[0] < ends[1] - ends[0]  # few that agree leave no width
+                        ends = _where((moved == move) & ~narrower, other, ends)
                 out["stratified_low"][k, rows], out["stratified_high"][k, rows] = ends
-                if (together := out["together"][k, rows] > 0).any():
-                    ends = variant_interval(out["stratified"][k, rows], x[rows], y, strata, level=level)
-                    out["variants_low"][k, rows] = np.where(together, ends[0], np.nan)
-                    out["variants_high"][k, rows] = np.where(together, ends[1], np.nan)
                 left_out = leave_one_out(name, x[rows], y) if left_out is None else left_out
                 change = out["stratified"][k, rows] - value
                 error = jackknife_error(stratified_leave_one_out(x[rows], y, strata) - left_out)
@@ -129,67 +149,104 @@ def _add_intervals(
                 )
 
 
+def _where(chosen: Bool[np.ndarray, "m t"], ends: Ends, others: Ends) -> Ends:
+    """The first ends where they are chosen, else the others."""
+    return np.where(chosen, ends[0], others[0]), np.where(chosen, ends[1], others[1])
+
+
 @dataclass(frozen=True)
-class _Units:
+class LeftOut:
     """What is left out at a time, and drawn.
 
     Attributes:
-        kept: One row for each unit: 0 for what is left out with it.
+        kept: For each way of grouping configurations one row for each unit: 0 for what is left out with it.
         counts: Resamples of the units, as counts of configurations.
         single: Whether a unit is one configuration.
     """
 
-    kept: Int[np.ndarray, "u n"]
+    kept: list[Int[np.ndarray, "u n"]]
     counts: Callable[[], Int[np.ndarray, "d n"]]
     single: bool
 
+    @property
+    def number(self) -> int:
+        """Of the units; the fewest of several groupings."""
+        return min(map(len, self.kept))
+
     @classmethod
-    def configurations(cls, n: int, settings: Settings) -> "_Units":
+    def configurations(cls, n: int, settings: Settings) -> "LeftOut":
         """One by one."""
-        return cls(1 - np.eye(n, dtype=np.int64), lambda: settings.counts(n), single=True)
+        return cls([1 - np.eye(n, dtype=np.int64)], lambda: settings.counts(n), single=True)
 
     @classmethod
-    def methods(cls, methods: Int[np.ndarray, " n"], settings: Settings) -> "_Units":
-        """All configurations of a method together."""
-        number = int(methods.max()) + 1
-        kept = (methods[None] != np.arange(number)[:, None]).astype(np.int64)
-        return cls(kept, lambda: settings.counts(number)[:, methods], single=False)
+    def groups(cls, labels: list[Int[np.ndarray, " n"]], settings: Settings) -> "LeftOut":
+        """All configurations of a group together; of two groupings, those of each, as they come from both.
+
+        The first grouping decides: a further one with too few groups to tell anything of the error is left out.
+        """
+        first, *further = labels
+        taken = [first, *(each for each in further if each.max() + 1 >= FEWEST_UNITS)]
+
+        def counts() -> Int[np.ndarray, "d n"]:
+            drawn = [settings.counts(int(each.max()) + 1, place - 1)[:, each] for place, each in enumerate(taken)]
+            product: Int[np.ndarray, "d n"] = np.prod(drawn, axis=0)
+            some = product.any(
+                axis=1
+            )  # in a table with holes cells and methods may be drawn that have nothing in common
+            return product[some] if some.any() else drawn[0]
+
+        kept = [(each[None] != np.arange(each.max() + 1)[:, None]).astype(np.int64) for each in taken]
+        return cls(kept, counts, single=False)
 
 
-def _interval(
-    name: str, x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], value: Float[np.ndarray, "m t"], by: _Units,
+def interval_over(
+    name: str, x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], value: Float[np.ndarray, "m t"], by: LeftOut,
     settings: Settings,
 ) -> tuple[Ends, Float[np.ndarray, "m t u"] | None]:  # fmt: skip
-    """The interval of the kind asked for, and the coefficients without each unit where they were needed."""
+    """The interval of the kind asked for, and the coefficients without each unit where they were needed.
+
+    With two groupings, cells and methods, the squared errors over each are added, and that over single configurations,
+    which is in both, is taken off once, but never so that less is left than over one of the groupings.
+
+    Source:
+        Cameron, Gelbach and Miller (2011), J. Bus. Econ. Stat. 29(2), for the two-way error.
+    """
     left_out = None
     if settings.interval != "percentile":
-        left_out = leave_one_out(name, x, y) if by.single else RESAMPLED[name](x, y, by.kept)
+        left_out = leave_one_out(name, x, y) if by.single else RESAMPLED[name](x, y, by.kept[0])
     if settings.interval == "stabilised":
         assert left_out is not None
-        freedom = freedom_of(name, x.shape[1]) if by.single else max(len(by.kept) - 1, 1)
-        return stabilised_interval(value, jackknife_error(left_out), level=settings.level, freedom=freedom), left_out
+        freedom = freedom_of(name, x.shape[1]) if by.single else max(by.number - 1, 1)
+        error = jackknife_error(left_out)
+        if len(by.kept) > 1:
+            other = jackknife_error(RESAMPLED[name](x, y, by.kept[1]))
+            own = jackknife_error(leave_one_out(name, x, y))
+            error = np.sqrt(np.maximum(error**2 + other**2 - own**2, np.maximum(error, other) ** 2))
+        return stabilised_interval(value, error, level=settings.level, freedom=freedom), left_out
     drawn = RESAMPLED[name](x, y, by.counts())
     if left_out is None:
         return percentile_interval(drawn, level=settings.level), None
     return bca_interval(drawn, value, left_out, level=settings.level), left_out
 
 
-def variant_interval(
+def _in_strata(labels: Int[np.ndarray, " n"], strata: Strata) -> Int[np.ndarray, " u"]:
+    """The labels that occur in cells that count."""
+    return np.unique(labels[np.concatenate(strata.groups)]) if strata.groups else labels[:0]
+
+
+def whole_interval(
     value: Float[np.ndarray, "m t"],
     x: Float[np.ndarray, "m n"],
     y: Float[np.ndarray, "t n"],
     strata: Strata,
+    labels: Int[np.ndarray, " n"],
     *,
     level: float,
 ) -> Ends:
-    """Ends for stratified tau_b, one variant of a method left out of all cells at a time: Student's t, variants - 1."""
-    assert strata.variants is not None
-    labels = np.unique(strata.variants[np.concatenate(strata.groups)])
-    if len(labels) < FEWEST_UNITS:
-        return np.full(value.shape, np.nan), np.full(value.shape, np.nan)
-    kept = (strata.variants[None] != labels[:, None]).astype(np.int64)
-    error = jackknife_error(stratified_kendall(x, y, strata, kept))
-    return stabilised_interval(value, error, level=level, freedom=max(len(labels) - 1, 1))
+    """Ends for stratified tau_b, one variant or method left out of all cells at a time, by Student's t."""
+    units = _in_strata(labels, strata)
+    error = jackknife_error(stratified_kendall(x, y, strata, (labels[None] != units[:, None]).astype(np.int64)))
+    return stabilised_interval(value, error, level=level, freedom=len(units) - 1)
 
 
 def _error_inside(

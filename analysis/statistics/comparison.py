@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.measures.registry import entry_of, expected_sign
+from analysis.statistics.arguments import check_resampling
 from analysis.statistics.evidence import Evidence, joined
 from analysis.statistics.kendall import BLOCK, tau_of_sums
 from analysis.statistics.partial import partial_of
@@ -21,18 +22,19 @@ from analysis.statistics.resampling import (
     MINIMUM,
     NO_CLAIM,
     bootstrap_counts,
-    check_resampling,
     percentile_interval,
     significant,
 )
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall
-from analysis.statistics.units import Units, nearest, single, without_rounding
+from analysis.statistics.units import Units, single, without_rounding
+from trainers.naming import nearest
 
 COLUMNS = (
     *("forgetting", "sharpness", "target", "pairs", "tau_forgetting", "tau_sharpness", "difference", "low", "high"),
     *("low_draws", "high_draws", "signed", "signed_low", "signed_high", "n_configurations", "draws", "warnings"),
 )
 POOLED, STRATIFIED = "pooled", "stratified"
+HUGE = 960  # binary digits before the point from which on sums over runs might overflow
 DRAWS_MINIMUM = 4  # of the data; two would show half of their variance
 
 
@@ -95,6 +97,12 @@ class _Runs:
     def draws(self) -> int:
         """Draws of the data that have a run."""
         return len(np.unique(self.draw[np.isfinite(self.values[0]).any(axis=0)]))
+
+    @property
+    def shared(self) -> int:
+        """Those of them that several configurations have."""
+        of_draw = (np.isfinite(self.values[0])[:, self.draw == d].any(axis=1).sum() for d in np.unique(self.draw))
+        return sum(int(n) > 1 for n in of_draw)
 
     def averages(self, weights: Int[np.ndarray, "d k"]) -> tuple[Float[np.ndarray, "v d n"], Bool[np.ndarray, "d n"]]:
         """Means over runs, each counted as often as given, and which configurations have any; 0 where one has none."""
@@ -178,6 +186,8 @@ def _sorted(
             f"{draw.shape} for {shapes[0]}."
         )
     finite = np.asarray(np.isfinite(values).all(axis=0))
+    size = np.frexp(np.abs(np.where(finite, values, 0)).max(axis=(1, 2), initial=0.0))[1]
+    values = np.ldexp(values, -np.maximum(size - HUGE, 0)[:, None, None])  # a power of two, so that no sum overflows
     values = np.where(finite, values, np.nan)
     used = np.flatnonzero(finite.any(axis=1))
     strata = Strata.whole(len(used))
@@ -200,7 +210,8 @@ def _compared(
     lost = runs.strata.dropped
     few = f"{lost} cells with fewer than {CELL_MINIMUM} configurations left out" if lost else ""
     if n < 2:
-        return PairedDifference(n_configurations=n, draws=of_data, warnings=joined(NO_CLAIM, few))
+        none = "no run in which all are finite" if not (n or lost) else ""
+        return PairedDifference(n_configurations=n, draws=of_data, warnings=joined(none, NO_CLAIM, few))
     whole = runs.averages(np.ones((1, len(runs.draw)), dtype=np.int64))[0][:, 0]
     tau = _taus(whole, np.ones((1, n), dtype=np.int64), runs.strata)[:, 0]
     constant = [name for name, t in zip(("first", "second"), tau, strict=True) if math.isnan(t)]
@@ -217,7 +228,12 @@ def _compared(
         counts = runs.strata.resampled(n, lambda size, _: bootstrap_counts(size, draws=draws, generator=generator))
         drawn = _taus(whole, counts, runs.strata)
         found["low"], found["high"] = percentile_interval(turned @ np.abs(drawn), level=level)
-        if of_data >= DRAWS_MINIMUM:
+        if of_data >= DRAWS_MINIMUM > runs.shared:
+            notes.append(
+                f"{runs.shared} of {of_data} draws of the data are shared by configurations: too few to resample, the "
+                "interval over configurations holds the others"
+            )
+        elif of_data >= DRAWS_MINIMUM:
             drawn = _moving_taus(runs, counts, bootstrap_counts(of_data, draws=draws, generator=generator))
             found["low_draws"], found["high_draws"] = percentile_interval(turned @ np.abs(drawn), level=level)
         elif of_data > 1:
@@ -271,13 +287,20 @@ def _moving_taus(
     return found
 
 
-def named(pairs: Sequence[tuple[str, str]], data: Units) -> list[tuple[str, str]]:
+def named(pairs: Sequence[tuple[str, str]], data: Units, targets: Sequence[str] = ()) -> list[tuple[str, str]]:
     """The pairs with each name as the one variant that it means, or as it is where the table has none or several.
 
     Raises:
-        ValueError: If a name that the registry of measures does not know is none of the table's, or stands for several.
+        ValueError: If a name that the registry of measures does not know is none of the table's, or stands for several;
+            if a pair holds one measure twice, or a target.
     """
-    return [(_meant(first, data), _meant(second, data)) for first, second in pairs]
+    found = [(_meant(first, data), _meant(second, data)) for first, second in pairs]
+    for pair in found:
+        if pair[0] == pair[1]:
+            raise ValueError(f"`compare` names {pair[0]!r} twice in a pair: nothing differs from itself.")
+        if known := [name for name in pair if name in targets]:
+            raise ValueError(f"`compare` names {known[0]!r}, which is a target: name measures, or other targets.")
+    return found
 
 
 def _meant(name: str, data: Units) -> str:
@@ -293,8 +316,8 @@ def _lacking(name: str, data: Units) -> str:
         return ""
     if several := [v for v in data.values.columns if data.measure[v] == name]:
         return f"{name} stands for {len(several)} variants, such as {several[0]}: name one of them"
-    near = nearest(name, data.values.columns)
-    return f"{name} was not measured{near if near.startswith('; did') else ''}"
+    near = nearest(name, list(data.values.columns))
+    return f"{name} was not measured{near and f' ({near.strip()})'}"
 
 
 def table(evidence: Evidence, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:

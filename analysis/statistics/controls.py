@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 
 from analysis.measures.catalogue.targets import of_scores
 from analysis.measures.registry import sees_held_out
+from analysis.statistics.arguments import otherwise
 from analysis.statistics.evidence import constant
-from analysis.statistics.units import MAXIMUM_LEVELS, Units, nearest, of_method, variants
+from analysis.statistics.units import MAXIMUM_LEVELS, Units, of_method, variants
 
 SCORED = {"training": ("train_loss", "train_error"), "validation": ("validation_error", "validation_loss")}
 ENTROPY = {  # of the outputs: the first that a table has
@@ -126,7 +127,7 @@ def asked(names: Sequence[str], data: Units, measures: Sequence[str]) -> Iterato
             meant = variants("controls", [name], data, strict=False) or [name] * (name in data.values.columns)
             if not meant and f"hp.{bare}" not in data.hyper.columns:
                 choices = [*(c.removeprefix("hp.") for c in data.hyper.columns), *data.values.columns]
-                raise ValueError(f"`controls` names {name!r}, which is not in the table{nearest(name, choices)}")
+                raise ValueError(f"`controls` names {name!r}, which is not in the table.{otherwise(name, choices)}")
             found += [Control((v,)) for v in meant] or [Control((), (bare,))]
         if BESIDE in text:
             found = [Control(sum((c.measures for c in found), ()), sum((c.hyper for c in found), ()))]

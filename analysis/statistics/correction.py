@@ -7,9 +7,21 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from analysis.statistics.ceiling import COEFFICIENTS
+from analysis.statistics.crossed import Crossed
 from analysis.statistics.evidence import Block, Evidence, Settings
+from analysis.statistics.exchangeability import (
+    FREELY,
+    INSIDE_CELLS,
+    INSIDE_METHODS,
+    POOLED,
+    STRATIFIED,
+    WHOLE_CELLS,
+    WHOLE_METHODS,
+    WHOLE_VARIANTS,
+    recurring,
+)
 from analysis.statistics.max_t import PValues, Seen, step_down
-from analysis.statistics.orders import Orders, number_of_orders
+from analysis.statistics.orders import Orders
 from analysis.statistics.resampling import MINIMUM, holm
 from analysis.statistics.strata import Strata
 from analysis.style import FAMILIES, family
@@ -25,14 +37,14 @@ class Part:
     Attributes:
         block: Measures and targets.
         j: The target's place among them.
-        inside: For each coefficient, which of the measures change places inside methods alone.
-        whole: Which of them are tested over variants of methods besides.
+        moved: For each coefficient and measure what changes places, as a place in `exchangeability.POOLED`.
+        stratified: Likewise for stratified tau_b, as a place in `exchangeability.STRATIFIED`.
     """
 
     block: Block
     j: int
-    inside: Bool[np.ndarray, "k m"]
-    whole: Bool[np.ndarray, " m"]
+    moved: Int[np.ndarray, "k m"]
+    stratified: Int[np.ndarray, " m"]
 
 
 @dataclass
@@ -61,18 +73,20 @@ class Family:
     orders: dict[bytes, Orders]
     parts: list[Part] = field(default_factory=list)
 
-    def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found, Found, Found]:
-        """Columns p, p_adjusted, p_floor pooled (of each coefficient), stratified and over variants, and the best.
+    def p_values(self, settings: Settings) -> tuple[dict[str, Found], Found, Found]:
+        """Columns p, p_adjusted, p_floor pooled (of each coefficient) and stratified, and the best of each family.
 
         Those of families are `strongest`, `best_of_k_p` and the same stratified: of tau_b, for each of `FAMILIES`.
         """
         n = int(self.everyone.sum())
         free, cells = self._shared(np.zeros(n, dtype=np.int64), settings), self.cells[self.everyone]
         pooled = [self._found(name, self._pooled(k), free, settings) for k, name in enumerate(COEFFICIENTS)]
-        stratified, best = self._found("kendall", self._stratified(), self._shared(cells, settings), settings, cells)
-        variants, _ = self._found("kendall", self._over_variants(), free, settings, cells)
+        tested = self._stratified()
+        whole = any(each.whole is not None for each in tested)
+        orders = free if whole else self._shared(cells, settings)
+        stratified, best = self._found("kendall", tested, orders, settings, cells)
         best = pooled[0][1] | {f"{name}_stratified": values for name, values in best.items()}
-        return {name: found for name, (found, _) in zip(COEFFICIENTS, pooled, strict=True)}, stratified, variants, best
+        return {name: found for name, (found, _) in zip(COEFFICIENTS, pooled, strict=True)}, stratified, best
 
     def _shared(self, cells: Int[np.ndarray, " n"], settings: Settings) -> Orders:
         """Permutations inside cells."""
@@ -82,40 +96,49 @@ class Family:
         return self.orders[key]
 
     def _tested(
-        self, part: Part, rows: Bool[np.ndarray, " m"], labels: np.ndarray | None, variants: np.ndarray | None = None
+        self, part: Part, rows: Bool[np.ndarray, " m"], labels: np.ndarray | None, whole: Crossed | None = None
     ) -> list[Seen]:
-        """Some measures of a block, if there are any; the target itself is none of them."""
+        """Some measures of a block, if there are any; the target itself is none, and nothing where nothing can move."""
         block = part.block
         rows = rows & np.array([name != block.targets[part.j] for name in block.measures])
         if not rows.any():
             return []
         places = np.array([self.measures.index(name) for name, own in zip(block.measures, rows, strict=True) if own])
-        groups = None if labels is None else labels[block.used]
-        variants = None if variants is None else variants[self.everyone]
-        return [Seen(places, block.x[rows], block.y[part.j], block.used[self.everyone], groups, variants)]
+        groups = None if labels is None else np.unique(labels, return_inverse=True)[1]
+        seen = Seen(places, block.x[rows], block.y[part.j], block.used[self.everyone], groups, whole)
+        return [seen] if seen.number > 1 else []
 
     def _pooled(self, k: int) -> list[Seen]:
         found = []
         for part in self.parts:
-            if part.block.n >= MINIMUM:
-                found += self._tested(part, ~part.inside[k], None)
-                found += self._tested(part, part.inside[k], self.methods)
+            if part.block.n < MINIMUM:
+                continue
+            used, moved = part.block.used, part.moved[k]
+            found += self._tested(part, moved == POOLED.index(FREELY), None)
+            found += self._tested(part, moved == POOLED.index(INSIDE_METHODS), self.methods[used])
+            if (moved == POOLED.index(WHOLE_CELLS)).any():
+                blocks = self.methods[used] if recurring(self._strata(part), self.methods[used]) else None
+                whole = Crossed.of(self.cells[used], self.variants[used], methods=blocks, move_cells=True)
+                found += self._tested(part, moved == POOLED.index(WHOLE_CELLS), None, whole)
         return found
 
     def _stratified(self) -> list[Seen]:
         found = []
-        for part in self._in_cells():
-            found += self._tested(part, np.ones_like(part.whole), self.cells)
+        for part in self.parts:
+            strata, used = self._strata(part), part.block.used
+            if strata.n < MINIMUM:
+                continue
+            counted = np.isin(np.arange(part.block.n), np.concatenate(strata.groups))
+            alone = np.where(counted, self.cells[used], self.cells.max() + 1 + np.arange(part.block.n))
+            found += self._tested(part, part.stratified == STRATIFIED.index(INSIDE_CELLS), alone)
+            for way, methods in ((WHOLE_VARIANTS, None), (WHOLE_METHODS, self.methods[used])):
+                if (rows := part.stratified == STRATIFIED.index(way)).any():
+                    whole = Crossed.of(self.cells[used], self.variants[used], methods=methods, counted=counted)
+                    found += self._tested(part, rows, None, whole)
         return found
 
-    def _over_variants(self) -> list[Seen]:
-        found = []
-        for part in self._in_cells():
-            found += self._tested(part, part.whole, None, self.variants)
-        return found
-
-    def _in_cells(self) -> list[Part]:
-        return [part for part in self.parts if Strata.of(self.cells[part.block.used]).n >= MINIMUM]
+    def _strata(self, part: Part) -> Strata:
+        return Strata.of(self.cells[part.block.used], self.variants[part.block.used])
 
     def _found(
         self, name: str, tested: Sequence[Seen], orders: Orders, settings: Settings,
@@ -129,20 +152,10 @@ class Family:
         if settings.correction == "holm":
             found["p_adjusted"] = holm(np.where(self.candidates, values.p, np.nan))
         for each in tested:
-            found["p_floor"][each.places] = max(orders.floor, 1 / number_of_orders(_sizes(each, cells)))
+            found["p_floor"][each.places] = max(orders.floor, 1 / each.number)
         found["p_floor"][np.isnan(found["p"])] = np.nan
         strongest = np.array([self.measures[place] if place >= 0 else "" for place in values.strongest], dtype=object)
         return found, {"strongest": strongest, "best_of_k_p": values.best}
-
-
-def _sizes(tested: Seen, cells: Int[np.ndarray, " n"] | None) -> list[int]:
-    """How many of what change places with one another."""
-    if cells is None:
-        return [len(tested.y)] if tested.groups is None else np.bincount(tested.groups).tolist()
-    groups = Strata.of(cells[tested.used]).groups
-    if tested.variants is None:
-        return [len(g) for g in groups]
-    return [len(np.unique(tested.variants[tested.used][np.concatenate(groups)]))]
 
 
 def families(evidence: Evidence, measures: list[str]) -> dict[str, Family]:

@@ -12,15 +12,17 @@ from typing import Any
 import pandas as pd
 
 from analysis.measures.catalogue.targets import TARGETS, of_scores
-from analysis.measures.registry import is_candidate
+from analysis.measures.registry import entry_of, is_candidate
 from analysis.statistics import ceiling, comparison
+from analysis.statistics.arguments import MOST, check_resampling, names, one_of, pairs, whole_number
 from analysis.statistics.baselines import baselines
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation_rows import COLUMNS, correlation_rows
 from analysis.statistics.evidence import Evidence, Settings
-from analysis.statistics.intervals import check_interval
+from analysis.statistics.families import check_representatives
+from analysis.statistics.intervals import INTERVALS
 from analysis.statistics.orders import usual_permutations
-from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM
 from analysis.statistics.sign_error import ORIENTATIONS
 from analysis.statistics.strata import CELL_MINIMUM, Strata
 from analysis.statistics.units import Units, units, variants
@@ -148,14 +150,20 @@ def correlate(
         Unit, comparison and flags are our definition; within against pooled: Simpson (1951), JRSS B 13(2).
     """
     check_resampling(draws=draws, level=level)
-    if permutations is not None and permutations < 0:
-        raise ValueError(f"`permutations` must be >= 0 (0 for no p-values), got {permutations!r}.")
-    check_interval(interval)
-    for name, value, choices in (("oriented", oriented, ORIENTATIONS), ("correction", correction, CORRECTIONS)):
-        if value not in choices:
-            raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
-    if unknown := [t for t in tables or () if t not in STATISTICS]:
-        raise ValueError(f"`tables` names {unknown[0]!r}; there are {list(STATISTICS)}.")
+    whole_number("seed", seed)
+    if permutations is not None:
+        whole_number("permutations", permutations, "(0 for no p-values)", most=MOST)
+    one_of("interval", interval, INTERVALS)
+    one_of("oriented", oriented, ORIENTATIONS)
+    one_of("correction", correction, CORRECTIONS)
+    given = {"targets": targets, "measures": measures, "exclude": exclude, "tables": tables, "controls": controls}
+    for argument, value in given.items():
+        if value is not None:
+            names(argument, value)
+    for name in tables or ():
+        one_of("tables", name, STATISTICS)
+    pairs("compare", compare)
+    representatives = check_representatives("representatives", representatives or {})
     data = units(table, group=group, seed_column=seed_column)
     permutations = usual_permutations(len(data.methods)) if permutations is None else permutations
     known = list(data.values.columns)
@@ -165,21 +173,24 @@ def correlate(
         raise ValueError(f"`table` has none of the targets {list(wanted)}: name some of {known[:20]} in `targets`.")
     judges = baselines(data, chosen_targets)
     if measures is None:
+        for name in exclude:
+            if entry_of(name.partition("[")[0]) is None:
+                variants("exclude", [name], data, strict=True)
         left_out = {*chosen_targets, *variants("exclude", of_scores((*TARGETS, *exclude), known), data, strict=False)}
         chosen = [v for v in known if is_candidate(v) and v not in left_out]
     else:
         chosen = variants("measures", measures, data, strict=True)
+    if set(chosen) == set(chosen_targets) and len(set(chosen)) == 1:
+        raise ValueError(f"`measures` names {chosen[0]!r}, which is the only target: name another, or other `targets`.")
     if not chosen:
         raise ValueError(f"`table` has no measure besides the targets {chosen_targets}: name some in `measures`.")
-    settings = Settings(
-        draws, permutations, level, seed, interval, representatives or {}, oriented, correction=correction
-    )
+    settings = Settings(draws, permutations, level, seed, interval, representatives, oriented, correction=correction)
     evidence = Evidence(data, chosen, chosen_targets, settings, controls=controls, baselines=judges)
     correlations, strongest = correlation_rows(evidence)
     evidence = replace(evidence, correlations=correlations, strongest=strongest)
     return Correlations(
         evidence.correlations,
-        comparison.table(evidence, comparison.named(compare, data)),
+        comparison.table(evidence, comparison.named(compare, data, chosen_targets)),
         ceiling.table(evidence),
         _overall(data, chosen_targets),
         {name: s.made(evidence) for name, s in STATISTICS.items() if tables is None or name in tables},

@@ -12,32 +12,38 @@ from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.coefficients import FEWEST_UNITS, coefficients
 from analysis.statistics.correction import KINDS, Family, Part, families
 from analysis.statistics.evidence import Block, Evidence, joined
-from analysis.statistics.exchangeability import FREELY, INSIDE_METHODS
+from analysis.statistics.exchangeability import INSIDE_METHODS, POOLED, STRATIFIED
 from analysis.statistics.intervals import PERFECT
-from analysis.statistics.resampling import benjamini_hochberg
+from analysis.statistics.resampling import MINIMUM, benjamini_hochberg
 from analysis.statistics.strata import Strata
 from analysis.statistics.units import Units
 
 BASELINE, CANDIDATE = "baseline", "candidate"
-RECURRING = "methods with several settings in a cell differ in both: the stratified p-value and interval are too sure"
-TOO_FEW = "two methods that differ in both: the interval is over configurations and may be too short"
+SHORT = "the interval is over configurations and may be too short"
+TOO_FEW = {  # what is said of fewer than three of what changes places
+    "": ("", *(f"two {what} that differ in both: {SHORT}" for what in ("methods", "cells"))),
+    "stratified_": (
+        "", *(f"two {what} that differ in both: inside cells {SHORT}" for what in ("variants", "methods")),
+    ),
+}  # fmt: skip
+STILL = "nothing may change places: no p-value"
 KINDS_SAID = 2  # kinds of warnings that are named with their shares
 
 COLUMNS = (
     *("measure", "target", "coefficient", "role", "value", "low", "high", "p", "p_adjusted", "p_floor"),
     *("n_configurations", "n_runs", "dropped", "permuted", "within", "within_low", "within_high", "groups", "reversal"),
     *("stratified", "stratified_low", "stratified_high", "stratified_p", "stratified_p_adjusted"),
-    *("stratified_p_floor", "stratified_mean", "variants_low", "variants_high", "variants_p", "variants_p_adjusted"),
-    *("variants_p_floor", "cells", "cells_dropped", "cell_reversal"),
+    *("stratified_p_floor", "stratified_permuted", "stratified_mean", "cells", "cells_dropped", "cell_reversal"),
     *("warned", "warned_as", "warnings", "p_bh", "interval", "correction"),
 )
 
-# Columns that tables made earlier lack, and what stands for "unknown" there.
+# Columns that some tables lack, and what stands for "unknown" there. Those over variants of methods are of earlier
+# tables; now they are the stratified ones where they must be.
 UNKNOWN: dict[str, Any] = {
     **dict.fromkeys(("p_adjusted", "p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
     **{f"variants_{end}": math.nan for end in ("low", "high", "p", "p_adjusted", "p_floor")},
-    **dict.fromkeys(("permuted", "warned_as", "interval"), ""),
+    **dict.fromkeys(("permuted", "stratified_permuted", "warned_as", "interval"), ""),
     "cells": 0,
     "cells_dropped": 0,
     "cell_reversal": False,
@@ -69,11 +75,13 @@ def correlation_rows(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
             block.x,
             block.y,
             by_target[block.targets[0]].methods[block.used],
+            data.cells[block.used],
             Strata.of(data.cells[block.used], data.variants[block.used]),
             settings,
         )
         for j, target in enumerate(block.targets):
-            part = Part(block, j, numbers["inside"][:, :, j] > 0, numbers["together"][0, :, j] > 0)
+            moved, inside = (numbers[name][:, :, j].astype(int) for name in ("moved", "stratified_moved"))
+            part = Part(block, j, moved, inside[0])
             by_target[target].parts.append(part)
         frames.append(_frame(data, block, numbers))
     whole = pd.concat(frames, ignore_index=True)
@@ -93,12 +101,22 @@ def correlation_rows(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     whole["interval"], whole["correction"] = settings.interval, settings.correction
     clear = np.minimum(whole["value"].abs(), whole["within"].abs()) > 1e-12  # rounding alone is no sign
     whole["reversal"] = clear & (whole["value"] * whole["within"] < 0)
-    done = whole["p"].notna() | whole["low"].notna()
-    whole["permuted"] = np.where(done, np.where(whole["inside"] > 0, INSIDE_METHODS, FREELY), "")
+    for of, names in (("", POOLED), ("stratified_", STRATIFIED)):
+        done = whole[f"{of}p"].notna() | whole[f"{of}low"].notna()
+        whole[f"{of}permuted"] = np.where(done, np.array(names)[whole[f"{of}moved"].astype(int)], "")
+    if settings.permutations:
+        still = _said(whole, "", "value", "n_configurations"), _said(whole, "stratified_", "stratified", "in_cells")
+        said = zip(whole["warnings"], *still, strict=True)
+        whole["warnings"] = [joined(text, STILL * a, f"{STILL} inside cells" * b) for text, a, b in said]
     counts = ["groups", "cells", "cells_dropped"]
     whole[counts] = whole[counts].astype(int)
     whole["cell_reversal"] = whole["cell_reversal"] > 0
     return whole[list(COLUMNS)], pd.concat([best for _, best in tested], ignore_index=True)
+
+
+def _said(rows: pd.DataFrame, of: str, value: str, n: str) -> list[bool]:
+    """Which rows have a coefficient of enough configurations, and no p-value."""
+    return (rows[value].notna() & rows[f"{of}p"].isna() & (rows[n] >= MINIMUM)).tolist()
 
 
 def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -117,27 +135,30 @@ def _frame(data: Units, block: Block, numbers: dict[str, np.ndarray]) -> pd.Data
     remarks = [joined(*block.remarks(i, j), loose[i]) for i, j in np.ndindex(block.shape)] * len(COEFFICIENTS)
     sizes = np.unique(np.array(data.methods)[block.used], return_counts=True)[1]
     alone = f"{(sizes == 1).sum()} of {block.n} configurations are alone in their method: never permuted"
-    still = (frame["inside"] > 0) & bool((sizes == 1).any())
+    still = (frame["moved"] == POOLED.index(INSIDE_METHODS)) & bool((sizes == 1).any())
     perfect = (frame["value"].abs() > 1 - 1e-12) & np.isfinite(frame["low"])
-    several = bool((sizes > len(np.unique(data.cells[block.used]))).any())  # configurations of a method in a cell
-    recurs = (frame["recurring"] > 0) & several
-    few = (frame["inside"] > 0) & (len(sizes) < FEWEST_UNITS)
-    said = zip(remarks, still.tolist(), perfect.tolist(), recurs.tolist(), few.tolist(), strict=True)
-    frame["warnings"] = [joined(r, alone * s, PERFECT * p, RECURRING * c, TOO_FEW * f) for r, s, p, c, f in said]
+    columns = [still, perfect, *(_few(frame, of) for of in ("", "stratified_"))]
+    said = zip(remarks, *(column.tolist() for column in columns), strict=True)
+    frame["warnings"] = [joined(r, alone * s, PERFECT * p, few, inside) for r, s, p, few, inside in said]
+    frame["in_cells"] = Strata.of(data.cells[block.used]).n
     return frame.reset_index()
+
+
+def _few(frame: pd.DataFrame, of: str) -> pd.Series:
+    """What is said where what changes places is too few for an interval over it."""
+    few = (frame[f"{of}moved"] > 0) & (frame[f"{of}units"] < FEWEST_UNITS) & np.isfinite(frame[f"{of}low"])
+    names = np.array(TOO_FEW[of])[frame[f"{of}moved"].astype(int)]
+    return pd.Series(np.where(few, names, ""), index=frame.index)
 
 
 def _p_values(target: str, family: Family, evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
     """p-values of a target's rows, with what they belong to, and the best of its families."""
-    pooled, stratified, variants, best = family.p_values(evidence.settings)
+    pooled, stratified, best = family.p_values(evidence.settings)
     frames = [
         pd.DataFrame({"measure": family.measures, "target": target, "coefficient": name, **columns})
         for name, columns in pooled.items()
     ]
-    of_cells = pd.DataFrame(
-        {f"stratified_{name}": values for name, values in stratified.items()}
-        | {f"variants_{name}": values for name, values in variants.items()}
-    )
+    of_cells = pd.DataFrame({f"stratified_{name}": values for name, values in stratified.items()})
     frames[0] = pd.concat([frames[0], of_cells], axis=1)
     return pd.concat(frames, ignore_index=True), pd.DataFrame({"target": target, "family": KINDS, **best})
 

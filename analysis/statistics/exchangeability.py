@@ -1,11 +1,13 @@
-"""Whether configurations may change places: how alike those of one method are, or those of one variant in all cells.
+"""What may change places: single configurations, those of one method, or whole cells, methods and variants.
 
 Permuting configurations freely, and leaving out one at a time, takes them as exchangeable. Where both the measure and
 the target differ from method to method, configurations of one method are no independent evidence, and free permutation
-finds too much: about 9 % false alarms at nominal 5 with intraclass correlations of 0.2, 20 % with 0.5
-(docs/statistics.md). Where only one of the two does, it keeps its level. Inside cells of equal hyper-parameters it is
-the same with the variants of methods, each of which is in many cells: permuting every cell by itself counts a variant
-anew in each, so that a second test has whole variants change places, in all cells alike.
+finds too much: about 9 % false positives at nominal 5 with intraclass correlations of 0.2, 20 % with 0.5
+(docs/statistics.md). With cells of equal hyper-parameters it is the same: a measure that tells four learning rates
+apart has four values, however many models there are. Where only one of the two differs, the level is kept.
+
+Inside cells it is the same with the variants of methods, each of which is in many cells: permuting every cell by itself
+counts a variant anew in each, and its method anew in each setting.
 """
 
 import numpy as np
@@ -14,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from analysis.statistics.resampling import mid_ranks
 from analysis.statistics.strata import Strata
 
-ALIKE = 0.1  # intraclass correlation above which configurations of one method are not taken as exchangeable
-FREELY, INSIDE_METHODS = "freely", "inside methods"
+ALIKE = 0.1  # intraclass correlation above which what is in one group is not taken as exchangeable with the rest
+FREELY, INSIDE_METHODS, WHOLE_CELLS = POOLED = ("freely", "inside methods", "whole cells")
+INSIDE_CELLS, WHOLE_VARIANTS, WHOLE_METHODS = STRATIFIED = ("inside cells", "whole variants", "whole methods")
 
 
 def intraclass_correlation(
@@ -57,22 +60,59 @@ def intraclass_correlation(
     return share
 
 
-def differ_by_method(
-    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], methods: Int[np.ndarray, " n"]
+def moved_pooled(
+    x: Float[np.ndarray, "m n"],
+    y: Float[np.ndarray, "t n"],
+    methods: Int[np.ndarray, " n"],
+    cells: Int[np.ndarray, " n"],
+) -> Int[np.ndarray, "m t"]:
+    """What changes places for a coefficient over all pairs, as a place in `POOLED`.
+
+    Whole cells where both differ between cells, what is inside methods where both differ between methods, else all.
+    """
+    by_cell, by_method = differ(x, y, cells), differ(x, y, methods)
+    found: Int[np.ndarray, "m t"] = np.where(by_cell, 2, np.where(by_method, 1, 0))
+    return found
+
+
+def moved_stratified(
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], strata: Strata, methods: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, "m t"]:
+    """What changes places for stratified tau_b, as a place in `STRATIFIED`.
+
+    Whole methods, with their settings, where both differ between methods inside cells, and a method has several
+    settings in a cell; whole variants where both differ between these; else what is inside a cell.
+    """
+    found = np.zeros((len(x), len(y)), dtype=np.int64)
+    if not strata.groups:
+        return found
+    found[differ_in_cells(x, y, strata, strata.variants)] = 1
+    if recurring(strata, methods):
+        found[differ_in_cells(x, y, strata, methods)] = 2
+    return found
+
+
+def recurring(strata: Strata, methods: Int[np.ndarray, " n"]) -> bool:
+    """Whether a method has several settings in a cell."""
+    return any(len(np.unique(methods[rows])) < len(rows) for rows in strata.groups)
+
+
+def differ(
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], groups: Int[np.ndarray, " n"]
 ) -> Bool[np.ndarray, "m t"]:
-    """Where both the measure and the target have an intraclass correlation above 0.1 over methods."""
-    alike_x, alike_y = (intraclass_correlation(a, methods) > ALIKE for a in (x, y))
+    """Where both the measure and the target have an intraclass correlation above 0.1 over groups."""
+    alike_x, alike_y = (intraclass_correlation(a, groups) > ALIKE for a in (x, y))
     both: Bool[np.ndarray, "m t"] = alike_x[:, None] & alike_y[None]
     return both
 
 
-def differ_by_variant(
-    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], strata: Strata
+def differ_in_cells(
+    x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"], strata: Strata, groups: Int[np.ndarray, " n"]
 ) -> Bool[np.ndarray, "m t"]:
-    """Where both have an intraclass correlation above 0.1 over variants, of ranks inside cells, their means removed."""
-    if not strata.groups or strata.variants is None:
+    """Where both have an intraclass correlation above 0.1 over groups, of ranks inside cells, their means removed."""
+    if not strata.groups:
         return np.zeros((len(x), len(y)), dtype=bool)
-    labels, spent = strata.variants[np.concatenate(strata.groups)], len(strata.groups) - 1
+    labels, spent = groups[np.concatenate(strata.groups)], len(strata.groups) - 1
     scores = (np.concatenate([_centred_ranks(a[:, g]) for g in strata.groups], axis=1) for a in (x, y))
     alike_x, alike_y = (intraclass_correlation(score, labels, spent=spent) > ALIKE for score in scores)
     both: Bool[np.ndarray, "m t"] = alike_x[:, None] & alike_y[None]

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from analysis.measures.registry import entry_of
 from analysis.statistics.evidence import Evidence, Rows, joined
 from analysis.statistics.statistic import Cell, Statistic, chance, number, whole, words
 from analysis.style import FAMILIES, family, interval
+from trainers.naming import nearest
 
 # The usual measure of each family, named before any target was seen; the first that was taken stands for it.
 REPRESENTATIVES: Mapping[str, Sequence[str]] = {
@@ -42,6 +44,25 @@ def representative(name: str, variants: Sequence[str], chosen: Mapping[str, str]
             remark = f"{wanted} has {len(meant)} variants, its first stands for it" if len(meant) > 1 else ""
             return meant[0], remark
     return "", f"the representative {asked} was not measured" if asked else "no representative: name one in the study"
+
+
+def check_representatives(argument: str, chosen: Mapping[str, str]) -> Mapping[str, str]:
+    """The measures that are named for families, where each is one of its family.
+
+    Raises:
+        ValueError: Naming what is no family, no measure, or a measure of another family.
+    """
+    for kind, variant in chosen.items():
+        if kind not in FAMILIES:
+            raise ValueError(f"`{argument}` names {kind!r}, which is no family of measures.{nearest(kind, FAMILIES)}")
+        if not isinstance(variant, str):
+            raise ValueError(f"`{argument}` must name a measure for {kind}, got {variant!r}.")
+        name = variant.partition("[")[0]
+        if entry_of(name) is not None and (own := family(variant)) != kind:
+            raise ValueError(
+                f"`{argument}` names {variant!r} for {kind}, but it is of the family {own}: name a measure of {kind}."
+            )
+    return chosen
 
 
 def table(evidence: Evidence) -> Rows:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from analysis.statistics.arguments import one_of
+
 WEIGHTS = ("equal", "pairs")
 
 
@@ -41,8 +43,7 @@ class AxisPairs:
         Raises:
             ValueError: If the rule is unknown.
         """
-        if rule not in WEIGHTS:
-            raise ValueError(f"`weights` must be one of {WEIGHTS}, got {rule!r}.")
+        one_of("weights", rule, WEIGHTS)
         if not len(self.cell):
             return np.zeros(0)
         if rule == "pairs":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from analysis.statistics.arguments import one_of
 from analysis.statistics.evidence import Evidence, Rows
 from analysis.statistics.granulated import axis_kendall, mean_of
 from analysis.statistics.grid import axis_pairs, joint, levels
@@ -83,10 +84,8 @@ class Rule:
     cells: str = "counts"
 
     def __post_init__(self) -> None:
-        if self.ties not in TIES:
-            raise ValueError(f"`ties` must be one of {TIES}, got {self.ties!r}.")
-        if self.cells not in CELLS:
-            raise ValueError(f"`cells` must be one of {CELLS}, got {self.cells!r}.")
+        one_of("ties", self.ties, TIES)
+        one_of("cells", self.cells, CELLS)
 
 
 PGDL = Rule(ties="minus", self_pairs=True, cells="uniform")  # as the score of the PGDL competition, |S| = 2 alone

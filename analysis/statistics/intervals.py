@@ -26,16 +26,6 @@ RESAMPLED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]]
 }
 
 
-def check_interval(interval: str) -> None:
-    """Refuse the name of an interval that there is not.
-
-    Raises:
-        ValueError: If it is not one of `INTERVALS`.
-    """
-    if interval not in INTERVALS:
-        raise ValueError(f"`interval` must be one of {INTERVALS}, got {interval!r}.")
-
-
 def leave_one_out(
     coefficient: str, x: Float[np.ndarray, "m n"], y: Float[np.ndarray, "t n"]
 ) -> Float[np.ndarray, "m t n"]:

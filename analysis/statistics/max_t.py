@@ -6,19 +6,21 @@ block of permutations of a whole family of measures is one matrix product.
 
 Where there are more pairs than 100 configurations have, C - D of the data is compared with its linear part over
 permutations, the sum of what each configuration's place alone tells of it (Hájek's projection), at the deviation that
-C - D has without ties: with 100 it has a correlation of 0.998 with C - D, and with more a higher one.
+C - D has without ties: with 100 it has a correlation of 0.998 with C - D, and with more a higher one. Where whole cells
+or variants change places, the linear part of the data is compared with itself, so that the p-value keeps its level.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from analysis.statistics.crossed import Crossed
 from analysis.statistics.kendall import EXACT_LIMIT, dense_ranks, pair_sums
-from analysis.statistics.orders import Orders
+from analysis.statistics.orders import Orders, number_of_orders, orders_inside
 from analysis.statistics.resampling import mid_ranks, unit_rows
 from analysis.statistics.strata import Strata
 
@@ -38,7 +40,7 @@ class Seen:
         y: The target, of the same ones.
         used: Which of all configurations those are.
         groups: Inside which configurations change places; None for freely.
-        variants: The variant of each of all configurations, where whole variants change places, in all cells alike.
+        whole: The table of these configurations in which whole cells or variants change places instead.
     """
 
     places: Int[np.ndarray, " m"]
@@ -46,13 +48,25 @@ class Seen:
     y: Float[np.ndarray, " n"]
     used: Bool[np.ndarray, " c"]
     groups: Int[np.ndarray, " n"] | None = None
-    variants: Int[np.ndarray, " c"] | None = None
+    whole: Crossed | None = None
 
-    def orders(self, orders: Orders, cells: Int[np.ndarray, " c"] | None) -> Int[np.ndarray, "b n"]:
+    @property
+    def number(self) -> float:
+        """In how many orders its configurations may come."""
+        if self.whole is not None:
+            return self.whole.number
+        return number_of_orders([len(self.y)] if self.groups is None else np.bincount(self.groups).tolist())
+
+    def orders(self, orders: Orders) -> Int[np.ndarray, "b n"]:
         """The orders in which its configurations come."""
-        if self.variants is None:
-            return orders.of(self.used, self.groups)
-        return orders.together(self.used, np.zeros_like(self.variants) if cells is None else cells, self.variants)
+        return orders.of(self.used, self.groups) if self.whole is None else orders.kept(self.whole)
+
+    def every(self, orders: Orders) -> Int[np.ndarray, "b n"]:
+        """All orders there are."""
+        if self.whole is not None:
+            return orders.kept(self.whole, every=True)
+        groups = np.zeros(len(self.y), dtype=np.int64) if self.groups is None else self.groups
+        return orders_inside(groups, count=math.ceil(self.number), generator=np.random.default_rng(0)).base
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def step_down(
     for _, _, place in rows:
         strongest[family[place]] = place
     reached, above, best = np.zeros(len(candidates)), np.zeros(len(candidates)), np.zeros(len(strongest))
-    for null in _blocks(parts, tested, orders, cells) if rows else ():
+    for null in _blocks(parts, tested, orders) if rows else ():
         running = np.zeros(null[0].shape[1], dtype=np.result_type(*null))
         largest = np.zeros((len(strongest), len(running)), dtype=running.dtype)
         for at, row, place in rows:
@@ -132,7 +146,23 @@ def step_down(
     down = [place for _, _, place in reversed(rows) if candidates[place]]
     adjusted[down] = np.maximum.accumulate(orders.share(above[down]))
     p = np.where(np.isfinite(observed), orders.share(reached), np.nan)
-    return PValues(p, adjusted, strongest, np.where(strongest >= 0, orders.share(best), np.nan))
+    best = np.where(strongest >= 0, orders.share(best), np.nan)
+    for part, each in zip(parts, tested, strict=True):
+        if each.number <= orders.number and (each.whole is not None or not orders.exact):
+            p[each.places] = _exact(part, each.every(orders), observed[each.places], np.array(limits)[each.places])
+    best = np.where(strongest >= 0, np.fmax(best, p[strongest]), np.nan)
+    return PValues(p, np.where(np.isnan(adjusted), np.nan, np.fmax(adjusted, p)), strongest, best)
+
+
+def _exact(
+    part: "_Part", order: Int[np.ndarray, "b n"], observed: Float[np.ndarray, " m"], limits: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " m"]:
+    """p-values by all orders, where there are no more than permutations: none falls below what they can show."""
+    step = max(64, BLOCK // max(part.factor.shape))
+    reached = np.zeros(len(limits))
+    for start in range(0, len(order), step):
+        reached += (part.values(order[start : start + step]) >= limits[:, None]).sum(axis=1)
+    return np.where(np.isfinite(observed), reached / len(order), np.nan)
 
 
 @dataclass(frozen=True)
@@ -167,12 +197,10 @@ class _Part:
         return self.values(np.arange(n)[None])[:, 0] if self.data is None else self.data
 
 
-def _blocks(
-    parts: Sequence[_Part], tested: Sequence[Seen], orders: Orders, cells: Int[np.ndarray, " c"] | None
-) -> Iterator[list[np.ndarray]]:
+def _blocks(parts: Sequence[_Part], tested: Sequence[Seen], orders: Orders) -> Iterator[list[np.ndarray]]:
     """|t| of each part, one block of permutations after the other."""
     step = max(64, BLOCK // max(max(part.factor.shape) for part in parts))
-    taken = [each.orders(orders, cells) for each in tested]
+    taken = [each.orders(orders) for each in tested]
     for start in range(0, orders.number, step):
         yield [part.values(order[start : start + step]) for part, order in zip(parts, taken, strict=True)]
 
@@ -188,7 +216,8 @@ def _part(coefficient: str, tested: Seen, cells: Int[np.ndarray, " c"] | None) -
         if number <= PAIRS:
             return _of_signs(x, y, strata, spread)
         moving = strata.groups if tested.groups is None or cells is not None else _members(tested.groups)
-        return _of_lines(x, y, strata.groups, moving, spread)
+        part = _of_lines(x, y, strata.groups, moving, spread)
+        return part if tested.whole is None else replace(part, data=None)
     if coefficient == "spearman":
         whole = np.float32 if n**3 / 3 < EXACT else np.float64  # the largest product of two centred rows of ranks
         factor, scores = ((2 * mid_ranks(a) - (n + 1)).astype(whole) for a in (x, y[None]))

@@ -41,7 +41,7 @@ def table(evidence: Evidence) -> Rows:
             levels += [("configuration", x_runs[i], y_runs[j], configurations)] * repeated
             for level, x, y, groups in levels:
                 *values, said = _slopes(x, y, groups, evidence.settings, orders)
-                still = ["constant measure"] * constant(x) + ["constant target"] * constant(y)
+                still = ["constant measure"] * constant(x) + ["constant target"] * constant(y) if len(x) else []
                 one = [f"one {level}: within it and pooled are the same"] * (len(set(groups)) == 1)
                 notes = "; ".join(filter(None, (*dict.fromkeys([*block.remarks(i, j), *still, *one]), said)))
                 rows.append((measure, target, level, *values, *icc[key], joined(*dict.fromkeys(notes.split("; ")))))

@@ -2,7 +2,7 @@
 
 A test of many measures at once needs the same permutations for all of them. Measures that are missing for some
 configurations take the order in which the others come (`Orders.of`), what is permuted inside groups takes the order of
-each group's own, and what is permuted in all cells alike that of whole variants (`Orders.together`). So one set of
+each group's own, and whole cells, methods or variants (`crossed`) are shuffled by the same ones. So one set of
 permutations serves all, and what a row sees depends on the seed and the number of configurations alone.
 """
 
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import permutations, product
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -23,6 +24,20 @@ MANY, FEW = 100_000, 10_000  # permutations for up to `EXACT_LIMIT` configuratio
 def usual_permutations(n: int) -> int:
     """How many permutations are taken for n configurations where no number is given: a rule of n alone."""
     return MANY if n <= EXACT_LIMIT else FEW
+
+
+class Drawn(Protocol):
+    """What draws an order of its own from each permutation, as `crossed.Crossed` does."""
+
+    @property
+    def key(self) -> bytes:
+        """What tells it from others."""
+
+    def drawn(self, orders: "Orders") -> Int[np.ndarray, "b k"]:
+        """One order for each permutation."""
+
+    def every(self) -> Int[np.ndarray, "b k"]:
+        """All orders there are."""
 
 
 @dataclass(frozen=True)
@@ -76,33 +91,22 @@ class Orders:
             self._made[key] = self._moved(used, labels)
         return self._made[key]
 
-    def together(
-        self, used: Bool[np.ndarray, " n"], cells: Int[np.ndarray, " n"], variants: Int[np.ndarray, " n"]
-    ) -> Int[np.ndarray, "b k"]:
-        """Likewise where whole variants change places, in all cells alike.
+    def kept(self, crossed: "Drawn", *, every: bool = False) -> Int[np.ndarray, "b k"]:
+        """Random orders of a table of cells and variants, or all of them; made once, and kept."""
+        key = crossed.key, b"every" * every
+        if key not in self._made:
+            self._made[key] = crossed.every() if every else crossed.drawn(self)
+        return self._made[key]
 
-        A cell takes the order of the variants that it has: with all of them in each, a permutation of the variants, and
-        where some are missing one that is uniform by itself.
+    def shuffled(self, labels: Int[np.ndarray, " k"], turn: int) -> Int[np.ndarray, "b k"]:
+        """Orders of k things, no more than there are configurations, that change places with those of their label.
 
         Args:
-            used: Which of all configurations they are.
-            cells: The cell of each of all.
-            variants: The variant of each of all; a cell has each at most once.
+            labels: The label of each.
+            turn: Orders of another turn are read from another permutation each, so that they are independent.
         """
-        key = used.tobytes(), cells.tobytes() + variants.tobytes()
-        if key not in self._made:
-            _, first = np.unique(variants, return_index=True)
-            leads = np.isin(np.arange(len(variants)), first)
-            by_variant = Orders(self.of(leads), self.exact)
-            place = np.searchsorted(np.sort(first), first)[np.unique(variants, return_inverse=True)[1]][used]
-            found = np.empty((self.number, len(place)), dtype=self.base.dtype)
-            for label in np.unique(cells[used]):
-                members = np.flatnonzero(cells[used] == label)
-                members = members[np.argsort(place[members])].astype(self.base.dtype)
-                present = np.isin(np.arange(len(first)), place[members])
-                found[:, members] = members[by_variant.of(present)]
-            self._made[key] = found
-        return self._made[key]
+        used = np.arange(self.base.shape[1]) < len(labels)
+        return Orders(np.roll(self.base, turn, axis=0), self.exact).of(used, labels)
 
     def _moved(self, used: Bool[np.ndarray, " n"], labels: Int[np.ndarray, " k"]) -> Int[np.ndarray, "b k"]:
         place = np.cumsum(used).astype(self.base.dtype) - 1  # wraps where unused, and is not read there

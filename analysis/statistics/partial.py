@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from analysis.statistics.arguments import check_resampling
 from analysis.statistics.controls import BESIDE, asked, unfair, usual
 from analysis.statistics.evidence import SLOW_PERMUTATIONS, Evidence, Rows, joined
 from analysis.statistics.intervals import PERFECT, stabilised_interval
@@ -20,7 +21,7 @@ from analysis.statistics.kendall import EXACT_LIMIT
 from analysis.statistics.max_t import Seen, step_down
 from analysis.statistics.orders import Orders, orders_inside
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import MINIMUM, NO_CLAIM, check_resampling, mid_ranks
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, mid_ranks
 from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, chance, number, of_leading, whole, words
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall, stratified_leave_one_out
 

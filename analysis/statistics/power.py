@@ -9,6 +9,7 @@ import math
 
 from scipy.special import ndtr, ndtri
 
+from analysis.statistics.arguments import one_of
 from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.evidence import Evidence, Rows, joined
 from analysis.statistics.mixed import intraclass_correlation
@@ -98,8 +99,7 @@ def design_effect(icc: float, seeds: float) -> float:
 
 
 def _check(effect: float, coefficient: str, alpha: float) -> tuple[float, int]:
-    if coefficient not in VARIANCE:
-        raise ValueError(f"`coefficient` must be one of {COEFFICIENTS}, got {coefficient!r}.")
+    one_of("coefficient", coefficient, COEFFICIENTS)
     if not -1 < effect < 1:
         raise ValueError(f"`effect` must lie inside (-1, 1), got {effect!r}.")
     if not 0 < alpha < 1:

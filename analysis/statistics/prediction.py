@@ -18,12 +18,13 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import t as student
 
 from analysis.measures.registry import is_baseline
+from analysis.statistics.arguments import check_resampling, one_of
 from analysis.statistics.coefficients import mean_inside
 from analysis.statistics.controls import baselines, unfair
 from analysis.statistics.evidence import Evidence, Rows, constant, joined
 from analysis.statistics.intervals import jackknife_error
 from analysis.statistics.randomness import source_of
-from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, check_resampling, percentile_interval
+from analysis.statistics.resampling import MINIMUM, NO_CLAIM, bootstrap_counts, percentile_interval
 from analysis.statistics.slopes import scaled
 from analysis.statistics.statistic import INTERVAL, Cell, Statistic, number, words
 from analysis.statistics.strata import Strata
@@ -107,8 +108,7 @@ def leave_one_group_out(
     """
     check_resampling(draws=draws, level=level)
     generator = source_of(generator)
-    if model not in MODELS:
-        raise ValueError(f"`model` must be one of {MODELS}, got {model!r}.")
+    one_of("model", model, MODELS)
     if features.ndim != 2 or y.shape != features.shape[:1] or len(groups) != len(y):
         raise ValueError(
             f"`features`, `y` and `groups` must have a row a unit, got {features.shape}, {y.shape} and {len(groups)}."

@@ -199,15 +199,3 @@ def _inner(
                 np.einsum("nd,nd->d", unit_x, other, out=result[k, j, start : start + step])
     np.clip(result, -1.0, 1.0, out=result)
     return result
-
-
-def check_resampling(*, draws: int, level: float) -> None:
-    """Refuse a number of resamples below 0 and a level outside (0, 1).
-
-    Raises:
-        ValueError: If either is out of range.
-    """
-    if draws < 0:
-        raise ValueError(f"`draws` must be a number of resamples >= 0 (0 for no intervals), got {draws!r}.")
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie inside (0, 1), for example 0.95, got {level!r}.")

@@ -23,24 +23,24 @@ class Strata:
     Attributes:
         groups: Places of the configurations of each cell with at least 3.
         dropped: Cells with fewer.
-        variants: Number of the variant of a method of each configuration, as far as it matters.
+        variants: Number of the variant of a method of each configuration; each by itself where nothing is known.
     """
 
     groups: list[Int[np.ndarray, " g"]]
     dropped: int
-    variants: Int[np.ndarray, " n"] | None = None
+    variants: Int[np.ndarray, " n"]
 
     @classmethod
     def of(cls, cells: Int[np.ndarray, " n"], variants: Int[np.ndarray, " n"] | None = None) -> "Strata":
         """The cells of n configurations, from the number of the cell of each."""
         every = [np.flatnonzero(cells == label) for label in np.unique(cells)]
         large = [rows for rows in every if len(rows) >= CELL_MINIMUM]
-        return cls(large, len(every) - len(large), variants)
+        return cls(large, len(every) - len(large), np.arange(len(cells)) if variants is None else variants)
 
     @classmethod
     def whole(cls, n: int) -> "Strata":
         """All configurations in one cell."""
-        return cls([np.arange(n)], 0)
+        return cls([np.arange(n)], 0, np.arange(n))
 
     @property
     def n(self) -> int:

@@ -1,6 +1,5 @@
 """Runs sorted into configurations and methods: the units that every statistic is about."""
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from analysis.measures.remarks import NOT_CONVERGED, OTHER, remarks_of
+from analysis.statistics.arguments import names, otherwise
 from analysis.statistics.resampling import significant
 from analysis.table import SEED_COLUMNS, last_step, wide, with_variant
 
@@ -21,6 +21,7 @@ OF_METHOD = (
     *("m", "sharing", "group_size", "reference_size", "ascent", "obf_classes", "obf_gamma", "obf_link"),
     *("method_options", "base_model_options", "same_rng", "shrink_perturb"),
 )  # settings of a perturbation; all others are hyper-parameters of training, whose values make a cell
+NEEDED = ("run_id", "step", "measure", "options", "split", "value")
 ROUNDING = 2.0**-20  # values nearer than this part of their size may differ by the rounding of single precision alone
 MAXIMUM_LEVELS = 12  # a hyper-parameter with more is drawn at random, and no axis of a grid
 
@@ -153,21 +154,28 @@ def units(
         The runs, in an order that does not depend on the order of the table's rows.
 
     Raises:
-        ValueError: If there are no rows, no `hp.*` columns, a run without any, or no such `group` column.
+        ValueError: If there are no rows, no `hp.*` columns, a run without any, or no such `group` column; if columns of
+            measures are missing, a run has two settings, or two different values go by one name.
     """
+    if lacking := [c for c in NEEDED if c not in table.columns]:
+        raise ValueError(f"`table` lacks the columns {lacking}: give the table that `landscape measure` wrote.")
     hyper = [c for c in table.columns if c.startswith("hp.")]
     if not hyper or table.empty:
         raise ValueError("`table` must have rows and `hp.*` columns: join the configurations with `join_config`.")
     if bare := sorted(table.loc[table[hyper].isna().all(axis=1), "run_id"].unique()):
         raise ValueError(f"`table` has runs without a configuration, {bare[:5]}: join theirs with `join_config`.")
+    _check_once(table, hyper)
+    for argument, value in (("group", group), ("seed_column", seed_column)):
+        if not isinstance(value, str | None):
+            names(argument, value)
     columns = [c for c in GROUP if c in hyper] if group is None else [group] if isinstance(group, str) else list(group)
     for name in columns:
         if name not in hyper:
-            raise ValueError(f"`group` names {name!r}, which is no column of the table{nearest(name, hyper)}")
-    seeds = {seed_column} if isinstance(seed_column, str) else set(seed_column)
+            raise ValueError(f"`group` names {name!r}, which is no column of the table.{otherwise(name, hyper)}")
+    seeds = {c.lower() for c in ([seed_column] if isinstance(seed_column, str) else seed_column)}
     values = wide(table).astype(np.float64)
     runs = table.drop_duplicates("run_id").set_index("run_id").loc[values.index, hyper]
-    settings = [c for c in hyper if c not in seeds]
+    settings = [c for c in hyper if c.lower() not in seeds]
     configuration = _numbers(runs[settings])
     first = runs.iloc[np.unique(configuration, return_index=True)[1]]
     labels = ["+".join(t for t in map(_text, row) if t) or "all" for row in first[columns].to_numpy()]
@@ -201,6 +209,26 @@ def units(
     )
 
 
+def _check_once(table: pd.DataFrame, hyper: list[str]) -> None:
+    """Refuse a run with two settings of one hyper-parameter, or with two values of one variant."""
+    each = table[["run_id", *hyper]].drop_duplicates()
+    if (twice := each["run_id"].duplicated()).any():
+        run = each.loc[twice, "run_id"].iloc[0]
+        said = each[each["run_id"] == run]
+        name = next(c for c in hyper if said[c].nunique(dropna=False) > 1)
+        raise ValueError(f"`table` gives the run {run!r} several settings {said[name].tolist()} of {name!r}: keep one.")
+    last = with_variant(last_step(table)[list(NEEDED)].drop_duplicates())
+    again = last.duplicated(["run_id", "variant"], keep=False)
+    if again.any():
+        rows = last[again]
+        rows = rows[(rows["run_id"] == rows["run_id"].iloc[0]) & (rows["variant"] == rows["variant"].iloc[0])]
+        raise ValueError(
+            f"`table` has {len(rows)} different rows of {rows['variant'].iloc[0]!r} for the run "
+            f"{rows['run_id'].iloc[0]!r}, with the options {rows['options'].tolist()} and values "
+            f"{rows['value'].tolist()}: keep one of them."
+        )
+
+
 def _numbers(rows: pd.DataFrame) -> Int[np.ndarray, " c"]:
     """The number of each row, equal ones alike."""
     text = [json.dumps([_text(v) for v in row]) for row in rows.to_numpy()]
@@ -217,8 +245,8 @@ def without_rounding(x: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
     """
     order = np.argsort(x, axis=1)
     sorted_x = np.take_along_axis(x, order, axis=1)  # NaN last
-    step = np.diff(sorted_x, axis=1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # what overflows is no rounding
+        step = np.diff(sorted_x, axis=1)
         near = (
             (step > 0)
             & (step <= ROUNDING * np.abs(sorted_x[:, 1:]))
@@ -255,7 +283,7 @@ def variants(argument: str, names: Sequence[str], data: Units, *, strict: bool) 
         meant = [name] if exact else [v for v in known if data.measure[v] == name]
         if strict and not meant:
             choices = [*known, *data.measure.values()]
-            raise ValueError(f"`{argument}` names {name!r}, which is not in the table{nearest(name, choices)}")
+            raise ValueError(f"`{argument}` names {name!r}, which is not in the table.{otherwise(name, choices)}")
         found.update(dict.fromkeys(meant))
     return list(found)
 
@@ -270,9 +298,3 @@ def single(argument: str, name: str, data: Units) -> str:
     if len(meant) > 1:
         raise ValueError(f"`{argument}` names {name!r}, which stands for {meant}: name one of them.")
     return meant[0]
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """The end of a message about an unknown name: what it may have been."""
-    near = difflib.get_close_matches(name, list(dict.fromkeys(choices)), n=3, cutoff=0.4)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {sorted(set(choices))[:20]}."

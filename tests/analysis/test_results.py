@@ -229,6 +229,16 @@ def test_what_a_rule_decided_is_not_otherwise():
     assert chosen.other_statistics() == "permutations 9999, interval bca"
 
 
+def test_weights_other_than_the_last_are_said():
+    given = make(methods=(("sgd", None),))
+    assert given.other_weights() == ""
+    measures = given.measures.assign(options='{"weights": "ema"}')
+    averaged = StudyResults(**{**given.__dict__, "measures": measures})
+    assert averaged.other_weights() == "the average of weights (ema)"
+    best = StudyResults(**{**given.__dict__, "study": {**given.study, "study": {"weights": "best"}}})
+    assert best.other_weights() == "those with the best validation error, by which they were chosen"
+
+
 def test_results_print_as_one_line():
     given = make()
     assert repr(given) == (

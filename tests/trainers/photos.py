@@ -33,6 +33,15 @@ def photos():
     return Photos(*made(TRAIN, 0)), Photos(*made(TEST, 1))
 
 
+def grey():
+    """The first channel alone."""
+    found = []
+    for x, y in (made(TRAIN, 0), made(TEST, 1)):
+        found.append(TensorDataset(x[:, :1], y))
+        found[-1].classes = CLASSES
+    return found
+
+
 def numbers():
     """The same as floating point, without names."""
     return tuple(TensorDataset(x.float(), y) for x, y in (made(TRAIN, 0), made(TEST, 1)))

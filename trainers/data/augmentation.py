@@ -277,8 +277,8 @@ def augmentation(
     """
     if not augment:
         return None, None
-    reader, transforms = train.reader().stored, list[Transform]()
-    example = reader.one(0, 0)
+    stored, transforms = train.reader().stored, list[Transform]()
+    (example,) = stored.first(1)
     mixers: dict[str, MixUp | CutMix] = {}
     for given in map(Given.read, augment):
         _require(given, example, name)
@@ -291,7 +291,7 @@ def augmentation(
     if not transforms:
         return None, mixing
     if fill is None:
-        fill = float(min(reader.one(i, 0).min() for i in range(min(len(train), LOOKED_AT))))
+        fill = float(min(x.min() for x in stored.first(LOOKED_AT)))
     alone = 1 + max((i for i, t in enumerate(transforms) if isinstance(t, ImageTransform)), default=-1)
     batch = tuple(t for t in transforms[alone:] if not isinstance(t, ImageTransform))
     found = Augmentation(Chain(tuple(transforms[:alone]), fill) if alone else None, seed, batch=batch, fill=fill)

@@ -1,11 +1,11 @@
 """Data sets, split: train, validation, test and shifted copies of the test set, decided by a seed."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Generator, Tensor
 
 from landscape.randomness import source_of
@@ -48,6 +48,7 @@ def load_dataset(
     train_size: int | None = None,
     validation_size: int | None = USUAL,
     test_size: int | None = None,
+    classes: Sequence[int] | None = None,
     label_noise: float = 0.0,
     spurious: float | None = None,
     seed: int = 0,
@@ -77,6 +78,7 @@ def load_dataset(
             beside the test.
         test_size: Examples for the test; None means 697 for digits, else the whole official test set, and a fifth of
             data without one.
+        classes: Only examples of these classes, which are numbered anew in this order; None takes all.
         label_noise: Probability with which a train label is replaced by a uniform draw over all classes; of these, one
             in `classes` is the true label again.
         spurious: Probability q that a patch in the corner names the label (in train, the label given to training), see
@@ -110,6 +112,11 @@ def load_dataset(
             name, train_size, USUAL if validation_size is None else validation_size, seed, labels=labels, trust=trust
         )
         if isinstance(made, DataBundle):
+            if classes is not None:
+                raise ValueError(
+                    f"`classes` {list(classes)} cannot be asked of a `DataBundle` of one's own ({name!r}), which is "
+                    f"taken as it is: leave it out, or let the function do it."
+                )
             return _as_made(replace(made, name=name), train_size, test_size, label_noise, spurious)
         source = made
     if spurious is not None and not source.images:
@@ -119,7 +126,10 @@ def load_dataset(
             f"`spurious` needs the data in memory, and those of {name!r} are read one by one: let the data set say "
             "`in_memory = True`, if they fit."
         )
-    cut = _cut(source, train_size, validation_size, test_size, seed)
+    chosen = torch.ones(len(source.y), dtype=torch.bool)
+    if classes is not None:
+        source, chosen = _among(source, classes, name, labels=labels)
+    cut = _cut(source, chosen, train_size, validation_size, test_size, seed)
     train_index = cut[2]
     inputs = _parts(source, cut)
 
@@ -160,14 +170,18 @@ def load_dataset(
     )
 
 
-def read_source(name: str) -> Source:
+def read_source(name: str, *, input_size: int | None = None) -> Source:
     """All examples of a data set by name, before they are split.
+
+    Args:
+        name: As for `load_dataset`.
+        input_size: Side to which images of files are brought; other data do not read it.
 
     Raises:
         ValueError: If it is unknown, or a function that splits its data by itself.
     """
-    if named(name) is not None:
-        return from_files(name, Reading(), labels=True, digest=None)
+    if (scheme := named(name)) is not None:
+        return from_files(name, Reading(input_size if scheme.images else None))
     source = _source(name, None, 0, 0, labels=True, trust=True)
     if isinstance(source, DataBundle):
         raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")
@@ -205,18 +219,41 @@ def _source(
     return DATASETS[name].read()
 
 
+def _among(source: Source, classes: Sequence[int], name: str, *, labels: bool) -> tuple[Source, Bool[Tensor, " n"]]:
+    """A source whose labels number these classes alone, and which of its examples are of them."""
+    known = labels and all(0 <= c < source.classes for c in classes)
+    if not known or len(set(classes)) < max(2, len(classes)):
+        there = f"whose labels go from 0 to {source.classes - 1}" if labels else "whose targets are no labels"
+        raise ValueError(
+            f"`classes` must be two or more different labels of the data, got {list(classes)} for {name!r}, {there}."
+        )
+    others = len(classes)  # a class of their own, so that the split is stratified as ever
+    number = torch.full((source.classes,), others)
+    number[list(classes)] = torch.arange(others)
+    y = number[source.y]
+    names = tuple(source.names[c] for c in classes) if source.names else ()
+    return replace(source, y=y, classes=others, names=names), y < others
+
+
 def _cut(
-    source: Source, train_size: int | None, validation_size: int | None, test_size: int | None, seed: int
+    source: Source,
+    chosen: Bool[Tensor, " n"],
+    train_size: int | None,
+    validation_size: int | None,
+    test_size: int | None,
+    seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of test, validation and train."""
-    n, start, own = len(source.y), source.test_start, source.validation_start
+    """Indices of test, validation and train among the chosen examples."""
+    n, start, own = int(chosen.sum()), source.test_start, source.validation_start
     generator = stream(seed, "split")
     if start is None:
         order = pool = stratified_order(source.y, generator)
     else:
         pool = stratified_order(source.y[: start if own is None else own], generator)
         order = start + stratified_order(source.y[start:], generator)
-    wanted = test_size or source.test_size or len(order)
+    pool, order = pool[chosen[pool]], order[chosen[order]]
+    usual = source.test_size and round(source.test_size * n / len(source.y))
+    wanted = test_size or usual or len(order)
     if wanted > len(order):
         raise ValueError(f"`test_size` must be between 1 and {len(order)}, the examples there are, got {wanted}.")
     test = order[:wanted]
@@ -227,7 +264,7 @@ def _cut(
             raise ValueError(
                 f"`train_size` must be between 1 and {len(rest)}, the training examples, got {train_size}."
             )
-        return test, torch.arange(own, start), rest[:train_size]
+        return test, own + chosen[own:start].nonzero()[:, 0], rest[:train_size]
     if validation_size is None:
         validation_size = USUAL if len(rest) > USUAL else 0
     if validation_size >= len(rest):

@@ -47,6 +47,11 @@ class Reader:
         self.options: dict[str, Any] = {"num_workers": workers, "persistent_workers": lasting, "pin_memory": pinned}
         self._loader: DataLoader[Tensor] | None = None
 
+    @property
+    def apart(self) -> bool:
+        """Whether other processes read."""
+        return bool(self.options["num_workers"])
+
     def read(self, parts: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """Batches of the examples at these positions, in the epoch of this number.
 
@@ -55,7 +60,7 @@ class Reader:
             RuntimeError: If a worker process died, naming what was being read.
         """
         turns = [(epoch, part.tolist()) for part in parts]
-        batches = self._ahead(turns) if self.options["num_workers"] else map(self.stored.__getitems__, turns)
+        batches = self._ahead(turns) if self.apart else map(self.stored.__getitems__, turns)
         for turn in turns:
             try:
                 stored = next(batches)
@@ -88,7 +93,7 @@ class Reader:
         """What to raise for an error that the end of a worker has caused; None for those of the data set itself."""
         said = (str(error).strip().splitlines() or [""])[0].rstrip(". ")
         gone = isinstance(error, ConnectionError | EOFError) or said.startswith("DataLoader worker")
-        if not self.options["num_workers"] or said.startswith("Caught ") or not gone:
+        if not self.apart or said.startswith("Caught ") or not gone:
             return None
         index = self.stored.index[positions].tolist()
         examples = ", ".join(map(str, index[:SHOWN])) + f" and {len(index) - SHOWN} more" * (len(index) > SHOWN)
@@ -121,11 +126,16 @@ class _Stored(Dataset[Tensor]):
 
     def __getitems__(self, turn: Turn) -> Tensor:
         epoch, positions = turn
-        return torch.stack([self.one(position, epoch) for position in positions])
+        return torch.stack(
+            [self.one(*place, epoch) for place in zip(positions, self.index[positions].tolist(), strict=True)]
+        )
 
-    def one(self, position: int, epoch: int) -> Tensor:
-        """The example at a position of the split."""
-        example = int(self.index[position])
+    def first(self, count: int) -> list[Tensor]:
+        """The first inputs of the split as they are stored."""
+        return [self.one(i, int(self.index[i]), 0) for i in range(min(count, len(self.index)))]
+
+    def one(self, position: int, example: int, epoch: int) -> Tensor:
+        """The example at a position of the split, and at one of the source."""
         stored: Tensor = self.inputs[position if isinstance(self.inputs, Tensor) else example]
         return stored if self.augment is None else self.augment.one(stored, example, epoch)
 

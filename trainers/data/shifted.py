@@ -12,17 +12,21 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from trainers.data.corruptions import CORRUPTIONS
-from trainers.data.loading import read_source
-from trainers.data.sources import Source
+from trainers.data.items import ItemInputs
+from trainers.data.loading import DATASETS, read_source
+from trainers.data.sources.files import Files
+from trainers.data.sources.folders import ENDINGS, ImageFiles, Reading, images_of
+from trainers.data.sources.named import absolute, fingerprint, named
+from trainers.data.sources.source import Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
 from trainers.reference import is_reference, load_reference
 
 LABELS = "labels.npy"
 SEVERITIES = 5  # in every array, one after the other, as in CIFAR-10-C and CIFAR-100-C
 FOLDER = "imagefolder"
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 PARTS = ("test", "val", "validation")  # of a folder that holds several
 NAMED = 3  # classes that a message names
 BUILT_IN = (*CORRUPTIONS, "spurious")
@@ -37,7 +41,8 @@ class Shifted:
     Attributes:
         name: What their rows are called by.
         source: A folder, or a data set by name, with an absolute path.
-        identity: A hash of the source and of the names and sizes of its files, by which measured rows are known.
+        identity: A hash of names, sizes and contents of its files (`Files.fingerprint`; of many corruptions in folders,
+            those of the first class of each), by which measured rows are known. Of `module:function` it is the name.
     """
 
     name: str
@@ -89,8 +94,8 @@ def shifted_sets(given: Mapping[str, str], *, trust: bool = False) -> tuple[Shif
             if not folder.is_dir():
                 raise FileNotFoundError(f"`shifted` {name!r}: {folder} is no folder: give one, or a data set by name.")
             _layout(name, folder)
-        place = source if folder is None else str(folder.absolute())
-        found.append(Shifted(name, place, _identity(place, folder)))
+        place = absolute(source) if folder is None else str(folder.absolute())
+        found.append(Shifted(name, place, _identity(name, place)))
     return tuple(found)
 
 
@@ -148,17 +153,26 @@ def _folder(source: str) -> Path | None:
     """The folder that a source is; None for a data set by name."""
     scheme, colon, rest = source.partition(":")
     if scheme == FOLDER and colon:
-        return Path(rest)
-    return None if colon and not Path(source).is_dir() else Path(source)
+        return Path(rest).expanduser()
+    known = source in DATASETS or named(source) is not None
+    return None if known or (colon and not Path(source).is_dir()) else Path(source).expanduser()
 
 
-def _identity(source: str, folder: Path | None) -> str:
-    seen: list[tuple[str, int]] = []
-    if folder is not None:
-        for path in sorted(folder.iterdir()):
-            seen.append((path.name, path.stat().st_size if path.is_file() else 0))
-            seen += [(f"{path.name}/{p.name}", 0) for p in _folders(path)] if path.is_dir() else []
-    return hashlib.sha256(json.dumps([source, seen]).encode()).hexdigest()[:12]
+def _identity(name: str, source: str) -> str:
+    folder = _folder(source)
+    if folder is None:
+        return fingerprint(source) or source
+    sets = _layout(name, folder)
+    if not sets:
+        return Files(folder, tuple(sorted(path.name for path in folder.glob("*.npy")))).fingerprint
+    seen = []
+    for place, path in sets:
+        classes = [label.name for label in _folders(path)]
+        files = [
+            f"{label}/{file}" for label in classes[: None if len(sets) == 1 else 1] for file in images_of(path / label)
+        ]
+        seen.append([place, classes, Files(path, tuple(files)).fingerprint])
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 def _layout(name: str, folder: Path) -> list[tuple[str, Path]]:
@@ -169,10 +183,10 @@ def _layout(name: str, folder: Path) -> list[tuple[str, Path]]:
         raise ValueError(f"`shifted` {name!r}: {folder} has arrays and no {LABELS}: put it beside them.")
     folder = next((folder / part for part in PARTS if (folder / part).is_dir() and _folders(folder / part)), folder)
     below = _folders(folder)
-    if any(_images(path) for path in below):
+    if any(_has_images(path) for path in below):
         return [("", folder)]
     sets = [(f"/{c.name}:{int(s.name)}", s) for c in below for s in _folders(c) if s.name.isdecimal()]
-    if not sets or not any(_images(path) for _, place in sets for path in _folders(place)):
+    if not any(_has_images(path) for _, place in sets for path in _folders(place)):
         raise ValueError(
             f"`shifted` {name!r}: {folder} has no shifted sets. Looked for {LABELS} with an array a corruption, for "
             f"images in corruption/severity/class/, and for images in class/ ({', '.join(ENDINGS)})."
@@ -184,8 +198,8 @@ def _folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
 
 
-def _images(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+def _has_images(path: Path) -> bool:
+    return any(p.suffix.lower() in ENDINGS for p in path.iterdir())
 
 
 # -- arrays ----------------------------------------------------------------------------------------------------------
@@ -264,26 +278,39 @@ def _of_folder(name: str, folder: Path, data: DataBundle) -> Maker:
 
 
 def _read(name: str, folder: Path, known: Mapping[str, int], note: str, data: DataBundle) -> Split:
-    files = [(path, known[label.name]) for label in _folders(folder) if label.name in known for path in _images(label)]
-    if not files:
+    """The images, which are read one by one."""
+    names, labels = [], []
+    for label, number in known.items():
+        files = [f"{label}/{file}" for file in images_of(folder / label)]
+        names += files
+        labels += [number] * len(files)
+    if not names:
         raise ValueError(f"`shifted` {name!r}: the class folders of {folder} hold no image ({', '.join(ENDINGS)}).")
-    x = torch.stack([_image(name, path, data.shape) for path, _ in files])
-    y = torch.tensor([label for _, label in files])
-    return Split(x, y, y, torch.arange(len(y)), data.test.pixels, among=_among(known, data), note=note)
+    images = ImageFiles(name, folder, names, labels, Reading(_side(data)))
+    y = torch.tensor(labels)
+    stored: Dataset[tuple[Tensor, int]] = images if data.shape[0] == 3 else Grey(images)
+    inputs = ItemInputs([stored], [f"{name!r}"], y, shape=data.shape)
+    return Split(inputs, y, y, torch.arange(len(y)), data.test.pixels, among=_among(known, data), note=note)
 
 
-def _image(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:
-    from PIL import Image
+def _side(data: DataBundle) -> int | None:
+    """The side of a run's images; None where they are no squares."""
+    return data.shape[1] if data.shape[1] == data.shape[2] else None
 
-    channels, height, width = shape
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB" if channels == 3 else "L")
-    except Exception as error:  # Pillow's readers fail in any way
-        raise ValueError(f"`shifted` {name!r}: {path} cannot be read ({error}): mend it or take it out.") from None
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image).reshape(height, width, channels)).permute(2, 0, 1).contiguous()
+
+class Grey(Dataset[tuple[Tensor, int]]):
+    """Images in shades of grey, with Pillow's weights of colours (ITU-R 601-2)."""
+
+    def __init__(self, images: ImageFiles) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        image, label = self.images[i]
+        red, green, blue = image.to(torch.int32)
+        return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)[None], label
 
 
 # -- data sets by name -----------------------------------------------------------------------------------------------
@@ -291,7 +318,7 @@ def _image(name: str, path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def _of_source(name: str, source: str, data: DataBundle) -> Split:
     """The test set of a data set, or all of one that has none."""
-    found = _source(source)
+    found = _source(source, _side(data) if len(data.shape) == 3 else None)
     index = torch.arange(found.test_start or 0, len(found.y))
     stored = data.test.inputs
     if found.shape != data.shape or found.inputs.dtype != stored.dtype:
@@ -302,7 +329,7 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
     y, among, note = found.y[index], None, ""
     names = found.names
     if names and data.names and names != data.names:
-        known, note = _known(name, names, data)
+        known, note = _known(name, names, data, numbered=False)
         among = _among(known, data)
         number = torch.tensor([known.get(label, -1) for label in names])
         index = index[number[y] >= 0]
@@ -314,17 +341,17 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
 
 
 @cache
-def _source(source: str) -> Source:
-    return read_source(source)
+def _source(source: str, input_size: int | None) -> Source:
+    return read_source(source, input_size=input_size)
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------
 
 
-def _known(name: str, classes: Sequence[str], data: DataBundle) -> tuple[dict[str, int], str]:
-    """The run's number of each class that it knows, by name or else by number; and a note on the others."""
+def _known(name: str, classes: Sequence[str], data: DataBundle, *, numbered: bool = True) -> tuple[dict[str, int], str]:
+    """The run's number of each class that it knows, by name, or else by its number; and a note on the others."""
     number = {label: i for i, label in enumerate(data.names)}
-    if not number.keys() & set(classes):
+    if numbered and not number.keys() & set(classes):
         number = {label: int(label) for label in classes if label.isdecimal() and int(label) < data.classes}
     known = {label: number[label] for label in classes if label in number}
     others = [label for label in classes if label not in number]

@@ -119,8 +119,10 @@ class Split:
         sizes = [min(size, count - i) for i in starts]
         if not isinstance(self.inputs, Tensor) or (augment is not None and augment.transform is not None):
             turn = torch.arange(count) if order is None else order
-            read = partial(self._read, turn.split(size) if count else (), reader or self.reader(augment), augment)
-            return LoadedBatches(read, sizes=sizes, bytes=self._bytes(count))
+            reader = reader or self.reader(augment)
+            read = partial(self._read, turn.split(size) if count else (), reader, augment)
+            draws = None if reader.apart else ()  # from states of other processes, which start anew
+            return LoadedBatches(read, sizes=sizes, bytes=self._bytes(count), generators=draws)
         parts = [slice(i, i + n) if order is None else order[i : i + n] for i, n in zip(starts, sizes, strict=True)]
         if order is None and self.pixels is None and self.dtype is None and augment is None:
             return [self.take(part) for part in parts]
@@ -267,6 +269,7 @@ def stratified_order(labels: Shaped[Tensor, "n ..."], generator: Generator) -> I
     n = len(labels)
     if labels.is_floating_point() or labels.ndim != 1:
         labels = torch.zeros(n, dtype=torch.int64)
+    labels = labels.unique(return_inverse=True)[1]  # whole numbers of one's own may be negative, or far apart
     shuffled = torch.randperm(n, generator=generator)
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)

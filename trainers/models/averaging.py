@@ -27,6 +27,9 @@ class WeightAverage:
     Attributes:
         model: The average, in evaluation mode.
 
+    Raises:
+        ValueError: If the model cannot be copied.
+
     Source:
         EMA: Polyak and Juditsky (1992), SIAM J. Control Optim. 30(4), with exponential weights; conventions of timm's
         `ModelEmaV3` without warm-up. SWA: Izmailov et al. (2018), "Averaging weights leads to wider optima", UAI.
@@ -34,11 +37,15 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, kind: Kind, decay: float) -> None:
         self.kind: Kind = kind
-        self._averaged = (
-            AveragedModel(model, multi_avg_fn=_moving(decay), use_buffers=True)
-            if kind == "ema"
-            else AveragedModel(model)
-        )
+        moving: dict[str, Any] = {"multi_avg_fn": _moving(decay), "use_buffers": True} if kind == "ema" else {}
+        try:
+            self._averaged = AveragedModel(model, **moving)
+        except Exception as error:  # a user's model raises what it likes
+            said = (str(error).splitlines() or [""])[0][:120]
+            raise ValueError(
+                f"`average` {kind!r} keeps a copy of the model, and `copy.deepcopy` fails on it "
+                f"({type(error).__name__}: {said}): leave `average` out, or let the model be copied."
+            ) from error
         self.model: nn.Module = self._averaged.module.eval()
         self._estimated = -1  # averaged weights that the running statistics are of
 

@@ -160,11 +160,6 @@ def build_model(
         return _entry(name).build(shape, classes, **resolved)
 
 
-def is_own(name: str) -> bool:
-    """Whether a model's name is a reference to a user's own function, and none of a library."""
-    return is_reference(name) and not in_library(name)
-
-
 def check_inputs(x: Tensor, *, name: str) -> None:
     """Check that inputs are numbers, as every built-in model takes them.
 

@@ -101,7 +101,8 @@ def hugging_face_model(name: str, shape: tuple[int, ...], classes: int, options:
             f"{nearest(kind, known)}"
         )
     config: Any = _made(lambda: type(transformers.AutoConfig.for_model(kind)).from_dict(values), f"hf:{name}", options)
-    settings = {"num_labels": classes, "num_channels": shape[0], "image_size": shape[1]}
+    side = shape[1] if shape[1] == shape[2] else list(shape[1:])
+    settings = {"num_labels": classes, "num_channels": shape[0], "image_size": side}
     for key in options:
         if not hasattr(config, key):
             own = [setting for setting in config.to_dict() if not setting.startswith("_")]

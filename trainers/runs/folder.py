@@ -37,6 +37,7 @@ HISTORY = (
 FILES = ("config.json", "data.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
+THEIRS = {"model_type", "architectures", "transformers_version", "architecture"}  # of config.json; the last is timm's
 AGAIN = "delete it and run the same command again that trained the run"
 
 
@@ -299,7 +300,7 @@ def list_runs(folder: str | Path) -> list[Run]:
 
 
 def hugging_face(folder: Path) -> bool:
-    """Whether a folder holds a model of Hugging Face, whose config.json is of another kind."""
+    """Whether a folder holds a model of Hugging Face, or of timm, whose config.json is of another kind."""
     path = folder / "config.json"
     if not path.is_file() or (folder / "checkpoints").is_dir():
         return False
@@ -307,7 +308,28 @@ def hugging_face(folder: Path) -> bool:
         found = read_json(path)
     except ValueError:
         return False
-    return "run_id" not in found and bool({"model_type", "architectures", "transformers_version"} & set(found))
+    return "run_id" not in found and bool(THEIRS & set(found))
+
+
+def data_options(config: TrainConfig) -> dict[str, Any]:
+    """What a configuration asks of `load_dataset`: runs that ask for the same have the same data.
+
+    Their precision is not part of it.
+    """
+    return {
+        "name": config.dataset,
+        "train_size": config.train_size,
+        "validation_size": config.validation_size,
+        "test_size": config.test_size,
+        "classes": config.classes,
+        "label_noise": config.label_noise,
+        "spurious": config.spurious,
+        "seed": config.data_seed,
+        "labels": config.task == CLASSIFICATION,
+        "input_size": config.input_size,
+        "on_corrupt": config.on_corrupt,
+        "digest": config.dataset_digest,
+    }
 
 
 def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shifted] = ()) -> DataBundle:
@@ -316,20 +338,12 @@ def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shi
     Raises:
         ValueError: If its files are not those that the configuration was resolved with.
     """
-    data = load_dataset(
-        config.dataset,
-        train_size=config.train_size,
-        validation_size=config.validation_size,
-        test_size=config.test_size,
-        label_noise=config.label_noise,
-        spurious=config.spurious,
-        seed=config.data_seed,
-        labels=config.task == CLASSIFICATION,
-        trust=trust,
-        input_size=config.input_size,
-        on_corrupt=config.on_corrupt,
-        digest=config.dataset_digest,
-    )
+    data = load_dataset(**data_options(config), trust=trust)
+    if shifted and config.classes is not None:
+        raise ValueError(
+            f"`shifted` sets have labels of all classes, and a run has `classes` {list(config.classes)} alone: leave "
+            f"them out."
+        )
     data = with_shifted(data, shifted)
     if config.precision != "float64":
         return data

@@ -9,6 +9,7 @@ from trainers.config import TrainConfig
 from trainers.models.starting import freeze, start_from
 from trainers.runs.checkpoint import apply_weights, read_meta, read_weights
 from trainers.runs.folder import Run
+from trainers.tasks.task import CLASSIFICATION
 from trainers.weights.places import PARAMS, weights_digest
 
 
@@ -55,8 +56,9 @@ def _read(model: nn.Module, config: TrainConfig, *, classes: int) -> dict[str, A
             f"`init` {config.init} holds other weights (SHA-256 {digest[:12]}...) than `init_digest` says "
             f"({str(config.init_digest)[:12]}...): leave `init_digest` out to start from what is there now."
         )
+    outputs = classes if config.task == CLASSIFICATION else None
     weights = start_from(
-        model, config.init, ema=config.init_ema, reset_head=config.reset_head, head=config.head, classes=classes
+        model, config.init, ema=config.init_ema, reset_head=config.reset_head, head=config.head, classes=outputs
     )
     notes = list(weights.notes)
     return {"file": config.init, "sha256": digest, "taken": weights.taken, "average": weights.average, "notes": notes}

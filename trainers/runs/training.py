@@ -17,9 +17,10 @@ from trainers.data.imbalance import balanced_draw
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
 from trainers.models.averaging import WeightAverage
-from trainers.models.building import build_model, check_inputs, check_outputs, is_own
+from trainers.models.building import build_model, check_inputs, check_outputs
 from trainers.models.checkpointing import checkpoint_activations as recompute
 from trainers.randomness import stream
+from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, remove_checkpoint, save_checkpoint
 from trainers.runs.feeding import Feeder, shares
 from trainers.runs.folder import Run, load_data
@@ -90,7 +91,7 @@ class Training:
         self.initial = start(model, config, run, classes=self.data.classes)
         self.model = model.to(self.device).train()
         inputs = self.train.take(slice(2))[0]
-        if not is_own(config.model):
+        if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
         elif config.task == CLASSIFICATION:
             check_outputs(self.model, inputs, classes=self.data.classes, name=config.model)

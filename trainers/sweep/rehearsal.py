@@ -5,25 +5,29 @@ from pathlib import Path
 
 from trainers.config import TrainConfig
 from trainers.data.augmentation import Given
-from trainers.models.building import is_own
+from trainers.data.shifted import Shifted, check_fit
 from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
-from trainers.runs.folder import Run, load_data
+from trainers.runs.folder import Run, data_options, load_data
 from trainers.runs.training import Training
 
-DATA = (
-    "dataset", "train_size", "validation_size", "test_size", "label_noise", "spurious", "precision", "input_size",
-    "on_corrupt",
-)  # fmt: skip
 
-
-def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_activations: bool = False) -> None:
+def rehearse(
+    configs: Sequence[TrainConfig],
+    *,
+    out: Path | None = None,
+    trust: bool = False,
+    checkpoint_activations: bool = False,
+    shifted: Sequence[Shifted] = (),
+) -> None:
     """Load the data, and build model and optimizer, of every configuration of a sweep, for one seed.
 
     Args:
         configs: All runs of the sweep.
+        out: Folder of the runs: one that has begun has its initial weights there. None looks for none.
         trust: As for `fit`.
         checkpoint_activations: As for `fit`.
+        shifted: Shifted test sets on which all are to be measured.
 
     Raises:
         ValueError: If something does not fit, naming the configuration.
@@ -34,17 +38,20 @@ def rehearse(configs: Sequence[TrainConfig], *, trust: bool = False, checkpoint_
     groups: dict[str, dict[str, TrainConfig]] = {}
     for config in configs:
         values = {key: value for key, value in config.as_dict().items() if key not in ("seed", "data_seed")}
-        group = groups.setdefault(repr([values[key] for key in DATA]), {})
+        data_of = {key: value for key, value in data_options(config).items() if key != "seed"}
+        group = groups.setdefault(repr([data_of, config.precision]), {})
         group.setdefault(repr(values), config)
     varied = [key for key in TrainConfig.model_fields if len({repr(getattr(c, key)) for c in configs}) > 1]
     for group in groups.values():
         data = None
         for config in group.values():
             try:
-                data = load_data(config, trust=trust) if data is None else data
+                if data is None:
+                    data = load_data(config, trust=trust, shifted=shifted)
+                    check_fit(data, shifted)
                 with seeded(0):
                     Training(
-                        config.resolved(), Run(Path()), trust=trust, data=data,
+                        config.resolved(), Run(Path() if out is None else out / config.run_id), trust=trust, data=data,
                         checkpoint_activations=checkpoint_activations,
                     )  # fmt: skip
             except ValueError as error:
@@ -60,7 +67,7 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         ValueError: If there is no such module or function.
     """
     own = [config.dataset for config in configs if is_reference(config.dataset)]
-    own += [config.model for config in configs if is_own(config.model)]
+    own += [config.model for config in configs if is_reference(config.model)]
     own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
     for name in dict.fromkeys(own):
         load_reference(name, trust=trust)

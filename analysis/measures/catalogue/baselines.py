@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analysis.forgetting.output_bias import output_bias
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, no_probabilities, pair
+from analysis.measures.subject import Subject, no_probabilities
 from analysis.table import Row
 from landscape import norm
 from trainers.tasks.task import lead
@@ -33,7 +33,7 @@ def baselines(subject: Subject) -> Rows:
     """
     rows = _confidence(subject, "train", lambda: subject.train_outputs)
     if len(subject.data.validation):
-        rows += _confidence(subject, "held_out", lambda: subject.outputs(pair(subject.data.validation)[0]))
+        rows += _confidence(subject, "held_out", lambda: subject.outputs_on(subject.data.validation))
     return [*rows, *_fitted(subject), Row("parameter_norm", float(norm(subject.risk.theta))), *_settings(subject)]
 
 

@@ -112,7 +112,8 @@ def gauss_newton(subject: Subject, *, tol: float = 1e-3, max_products: int = 200
 def gradient_moment(subject: Subject) -> Rows:
     """Trace of the empirical Fisher matrix, (1/n) Σ_i ‖∇ℓ_i‖², exact."""
     squares = subject.gradient_moments.squares
-    return [Row("empirical_fisher_trace", math.fsum(squares) / subject.risk.n, options=context(subject))]
+    error = subject.error_of_mean(squares)
+    return [Row("empirical_fisher_trace", math.fsum(squares) / subject.risk.n, error, options=context(subject))]
 
 
 def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, steps: int = 40) -> Rows:

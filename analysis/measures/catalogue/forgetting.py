@@ -253,7 +253,7 @@ def _measure(
 def output_bias(subject: Subject) -> Rows:
     """Bias of the outputs on held-out examples; how sure and how spread they are is a baseline."""
     held_out = subject.held_out
-    probs = subject.probabilities(subject.outputs(held_out.x)).numpy()
+    probs = subject.probabilities(subject.outputs_on(held_out)).numpy()
     rows = bias_of(probs, held_out.y.cpu().numpy(), split="held_out")
     return [row for row in rows if row.measure not in CONFIDENCE]
 

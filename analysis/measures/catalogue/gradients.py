@@ -61,7 +61,8 @@ def fisher_rao(subject: Subject) -> Rows:
     """√(wᵀ E w), with the empirical Fisher matrix: √ of the mean over examples of ⟨∇ℓ_i, w⟩²; exact for these data."""
     values = subject.gradient_moments.radial**2
     root = math.sqrt(float(values.mean())) if len(values) else math.nan
-    return [Row("fisher_rao_norm", root, options=_fisher(subject, "empirical"))]
+    error = subject.error_of_mean(values) / (2 * root) if root > 0 else 0.0
+    return [Row("fisher_rao_norm", root, error, options=_fisher(subject, "empirical"))]
 
 
 def true_fisher_rao(subject: Subject) -> Rows:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from analysis.measures.catalogue.values import Answers, Value, further, loss, scored
+from analysis.measures.catalogue.values import Answers, Value, further, loss, scored, uneven
 from analysis.table import Row
 from trainers.data.shifted import family_of
 from trainers.tasks.task import Task
@@ -62,11 +62,13 @@ def rows_of_families(sets: Sets, task: Task, test: Value | None, bins: int) -> l
         paired = all(a.paired for a in found.answers.values())
         overall = {q: Value.mean([found.mean(q, names) for names in members], paired) for q in found.quantities}
         if family not in found.corruptions:
-            rows += [found.told(v.row(f"ood_{q}", "ood", corruption=family), [*sets]) for q, v in overall.items()]
+            rows += [
+                found.told(v.row(f"ood_{q}", "ood", corruption=family), [*found.answers]) for q, v in overall.items()
+            ]
         if test is not None:
             score = overall[found.kind]
             gap = score.minus_paired(test) if paired else score - test
-            rows.append(found.told(gap.row("ood_gap", "ood", corruption=family), [*sets]))
+            rows.append(found.told(gap.row("ood_gap", "ood", corruption=family), [*found.answers]))
     return rows
 
 
@@ -90,7 +92,7 @@ class _Found:
             self.values[name] = {
                 self.kind: first,
                 "loss": loss(task, one.outputs, one.targets),
-                **further(task, one.outputs, one.targets, bins),
+                **further(task, one.outputs, one.targets, bins, balance=uneven(task, one.targets)),
             }
             self.answers[name] = replace(answers, outputs=answers.outputs[:0], targets=answers.targets[:0])
             self.corruptions.setdefault(corruption, []).append(name)
@@ -127,7 +129,7 @@ class _Found:
 
     def told(self, row: Row, names: list[str]) -> Row:
         """The row with what is to be said of these sets."""
-        those = [self.answers[name] for name in names if name in self.answers]
+        those = [self.answers[name] for name in names]
         remarks = dict.fromkeys(filter(None, [row.warnings, *(a.remark for a in those)]))
         among = {len(a.among) for a in those if a.among is not None}
         options = {**row.options, **({"classes": min(among)} if among else {})}

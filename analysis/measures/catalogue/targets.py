@@ -26,7 +26,7 @@ from analysis.measures.catalogue.calibration import (
 )
 from analysis.measures.catalogue.checks import check_count
 from analysis.measures.catalogue.shifts import Sets, rows_of_copies, rows_of_families
-from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, scored
+from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, scored, uneven
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.subject import Subject, no_probabilities
 from analysis.table import Row
@@ -97,9 +97,9 @@ def target_rows(
     `brier_scaled`, with the test's logits divided by it; their standard errors take it as given. With "ood":
     `ood_error_severity` for each set, `ood_error`, `ood_loss` and `ood_ece` of a corruption (mean over its severities),
     `ood_error_mean` (mean over corruptions), `ood_error_worst` (the largest of all sets, biased upwards by the choice),
-    and `ood_gap`, the mean minus the test error. Of more than ten classes every split has a `_top5_error` as well, and
-    where its classes differ in number (see `values.uneven`) a `_balanced_error`; "train" and "validation" have an
-    `_ece`.
+    and `ood_gap`, the mean minus the test error. "train" and "validation" have an `_ece`. Of more than ten classes
+    every split has a `_top5_error` as well, and where the classes of "test" (or of a shifted set) differ in number, see
+    `values.uneven`, a `_balanced_error`.
 
     Standard errors of means over shifted sets and of `ood_gap` are over examples where the sets are `paired`. Where
     not, that of a mean is the mean of the standard errors, an upper bound, and that of `ood_gap` takes its two sets as
@@ -166,19 +166,19 @@ def rows_of(
     rows: list[Row] = []
     values: dict[str, Value] = {}
     logits: dict[str, tuple[Tensor, Tensor]] = {}
-    why, name = no_probabilities(task), "error"
-    for split in ("train", "validation", "test"):
-        if split not in own:
-            continue
+    for split in own:
         answers = own[split]()
-        z, y = logits[split] = answers.outputs, answers.targets
+        logits[split] = answers.outputs, answers.targets
+    why, name = no_probabilities(task), "error"
+    balance = "test" in logits and uneven(task, logits["test"][1])
+    for split, (z, y) in logits.items():
         name, values[f"{split}_score"] = scored(task, z, y)
         values[f"{split}_loss"] = loss(task, z, y)
         rows += [
             values[f"{split}_score"].row(f"{split}_{name}", split),
             values[f"{split}_loss"].row(f"{split}_loss", split),
         ]
-        for kind, value in further(task, z, y, bins).items():
+        for kind, value in further(task, z, y, bins, balance=balance).items():
             if kind != "ece":
                 rows.append(value.row(f"{split}_{kind}", split))
             elif split != "test":  # whose calibration has more rows, below

@@ -47,6 +47,8 @@ class Value:
     @staticmethod
     def mean(parts: "Sequence[Value]", paired: bool) -> "Value":
         """The mean of values on several sets; if they are not known to be paired, errors are not averaged away."""
+        if len(parts) == 1:
+            return parts[0]
         note = next((p.note for p in parts if p.note), "")
         each = [p.each for p in parts if p.each is not None]
         if paired and len(each) == len(parts):
@@ -117,8 +119,8 @@ def loss(task: Task, outputs: Tensor, targets: Tensor) -> Value:
     return Value(mean_of(each, weights), not_finite(outputs), each if weights is None else None)
 
 
-def further(task: Any, outputs: Tensor, targets: Tensor, bins: int) -> dict[str, Value]:
-    """Top-5 error, balanced error and calibration error, where the task has classes and these make a difference."""
+def further(task: Any, outputs: Tensor, targets: Tensor, bins: int, *, balance: bool) -> dict[str, Value]:
+    """Top-5 error of many classes, balanced error where asked for, and calibration error; none without classes."""
     if no_probabilities(task) or not len(targets):
         return {}
     note, found = not_finite(outputs), dict[str, Value]()
@@ -126,7 +128,7 @@ def further(task: Any, outputs: Tensor, targets: Tensor, bins: int) -> dict[str,
     if ranked.shape[1] > MANY:
         missed = outside_top(ranked, targets, TOP)
         found[f"top{TOP}_error"] = Value(proportion(missed), note, missed)
-    if uneven(targets):
+    if balance:
         _, first = scored(task, outputs, targets)
         assert first.each is not None
         found["balanced_error"] = Value(balanced_error(first.each, targets), note, balanced(first.each, targets))
@@ -142,8 +144,10 @@ def _ece(task: Any, outputs: Tensor, targets: Tensor, bins: int) -> Value:
     return Value(calibration_error(top.values.clamp(max=1.0).numpy(), right, bins=bins), "")
 
 
-def uneven(labels: Tensor) -> bool:
-    """Whether classes differ in number by more than a stratified cut leaves, among those that have examples."""
+def uneven(task: Task, labels: Tensor) -> bool:
+    """Whether there are classes that differ in number by more than a stratified cut leaves, of those with examples."""
+    if no_probabilities(task) or not len(labels):
+        return False
     counts = torch.bincount(labels.long())
     counts = counts[counts > 0]
     return bool(counts.max() >= UNEVEN[0] * counts.min() + UNEVEN[1])

@@ -68,6 +68,29 @@ def test_a_measure_of_a_draw_is_that_of_these_examples_alone(data):
     assert "examples" not in alone["hessian_trace"].options
 
 
+def test_a_mean_over_a_draw_is_off_by_its_error(data):
+    chosen = plan(["empirical_fisher", "fisher_rao"], examples=50)
+    whole = rows_of(subject_of(data), plan(list(chosen)))
+    found = [rows_of(replace(subject_of(data), seed=seed), chosen) for seed in range(30)]
+    for name in ("empirical_fisher_trace", "fisher_rao_norm"):
+        values, errors = (np.array([getattr(rows[name], part) for rows in found]) for part in ("value", "stderr"))
+        assert whole[name].stderr == 0
+        assert 0.6 < values.std(ddof=1) / math.sqrt((errors**2).mean()) < 1.3, name
+
+
+def test_what_is_exact_of_all_examples_is_not_of_a_draw(data):
+    drawn, every = (rows_of(subject_of(data), plan(["norms", "ascent_sharpness"], examples=e)) for e in (50, None))
+    for name in ("gradient_norm", "ascent_sharpness"):
+        assert every[name].stderr == 0
+        assert math.isnan(drawn[name].stderr)
+
+
+@pytest.mark.parametrize("shift", [-100, 10**12])
+def test_targets_may_be_any_whole_numbers(data, shift):
+    moved = replace(data, train=replace(data.train, y=data.train.y + shift))
+    assert torch.equal(subject_of(moved, examples=50).sample.index, subject_of(data, examples=50).sample.index)
+
+
 def test_every_example_that_is_read_one_by_one_is_read_once(data):
     train = data.train
     reads = []

@@ -1,6 +1,7 @@
 """Weights from elsewhere under measurement: the right ones, said in each row, and kept apart from others."""
 
 import argparse
+import json
 
 import pandas as pd
 import pytest
@@ -11,8 +12,11 @@ from analysis import table
 from analysis.measures.checkpoints import WeightsFile, foreign_place, measure_checkpoint, weight_files
 from analysis.measures.plan import plan
 from analysis.measures.subject import Subject
+from analysis.progress import quiet
+from analysis.study import Study, read_study
 from analysis.surfaces.places import checkpoint_of
-from trainers import build_model, fit, load_dataset
+from trainers import Runtime, build_model, fit, load_dataset
+from trainers.weights import known, places
 
 DATA = {"name": "digits", "train_size": 60, "validation_size": 20, "test_size": 40}
 OPTIONS = {"width": 4, "depth": 1}
@@ -97,6 +101,17 @@ def test_folders_of_hugging_face_say_their_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no folder of Hugging Face \(no config.json\)"):
         foreign_place(f"hf:{tmp_path}")
     assert foreign_place(tmp_path) is None
+    (folder / "config.json").write_text('{"architecture": "test_vit", "num_classes": 10}')  # as timm writes it
+    assert foreign_place(folder) == (folder, "timm:test_vit")
+
+
+def test_a_broken_folder_is_rows_that_say_so_and_does_not_stop_the_others(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-1.safetensors"}}')
+    rows = measure_checkpoint(WeightsFile(folder, "mlp", OPTIONS, DATA), plan(["ascent_sharpness"]))
+    assert rows["warnings"].str.contains("model-1.safetensors is missing, which model.safetensors.index.json").all()
 
 
 def test_names_are_compared_without_what_all_of_a_file_begin_with(file):
@@ -122,3 +137,30 @@ def test_rows_of_a_run_with_frozen_parameters_are_about_the_trained_ones(tmp_pat
     rows = measure_checkpoint(place, plan(["hessian_eigenvalues", "parameter_norm"]))
     said = "frozen: 2 of 4 parameter tensors are held fixed, as in training"
     assert rows["warnings"].str.contains(said, regex=False).all()
+
+
+def test_a_study_goes_on_and_is_measured_when_its_initial_weights_are_gone(tmp_path):
+    start = tmp_path / "start.pt"
+    torch.save(small(1).state_dict(), start)
+    base = {"model": "mlp", "model_options": OPTIONS, "epochs": 2, "train_size": 60, "validation_size": 20}
+    values = {"name": "s", "base": {**base, "test_size": 40, "init": str(start)}, "grid": {"lr": [0.1, 0.2]}}
+    values["measures"] = {"targets": {}, "ascent_sharpness": {}}
+    file, folder = tmp_path / "study.yaml", tmp_path / "s"
+    file.write_text(json.dumps(values))
+    work = Study(read_study(file, folder=folder), folder, runtime=Runtime(jobs=1))
+    one, other = work.prepare()
+    fit(one, out=folder / "runs", stop=lambda epoch: epoch == 1)
+    fit(other, out=folder / "runs")
+    start.rename(tmp_path / "moved.pt")
+    places._digest.cache_clear()
+    known._noted.clear()  # as in a process that has not seen the file
+    with pytest.raises(FileNotFoundError, match=r"`init` .*start.pt does not exist"):
+        read_study(file, folder=tmp_path / "another")
+    again = Study(read_study(file, folder=folder), folder, runtime=Runtime(jobs=1))
+    assert [run.status()["status"] for run in again.train(quiet)] == ["finished", "finished"]
+    again.look_ahead()
+    known._noted.clear()
+    assert {c.run_id for c, *_ in Study.open(folder).to_measure()[0]} == {one.run_id, other.run_id}
+    values["base"]["init"] = str(tmp_path / "moved.pt")  # the same weights elsewhere: the same runs
+    file.write_text(json.dumps(values))
+    assert {c.run_id for c in read_study(file, folder=folder).configs()} == {one.run_id, other.run_id}

@@ -23,7 +23,7 @@ from analysis.measures.plan import plan
 from analysis.measures.registry import failed_rows, is_candidate
 from analysis.measures.subject import Subject
 from analysis.study import Study, StudyConfig, read_study
-from trainers import Runtime, fit
+from trainers import Classification, Runtime, fit
 from trainers.data.shifted import shifted_sets
 from trainers.runs.folder import load_data
 
@@ -149,8 +149,10 @@ def test_errors_that_say_nothing_new_have_no_rows():
     z, y = torch.randn(40, 10, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 10
     even = {r.measure for r in target_rows(lambda x: x, {"test": (z, y), "ood": {"a:1": (z, y)}})}
     assert not [name for name in even if "top5" in name or "balanced" in name]
-    assert not uneven(torch.tensor([0] * 4 + [1] * 2))  # as a stratified cut may leave them
-    assert uneven(torch.tensor([0] * 5 + [1] * 2))
+    assert not uneven(Classification(), torch.tensor([0] * 4 + [1] * 2))  # as a stratified cut may leave them
+    assert uneven(Classification(), torch.tensor([0] * 5 + [1] * 2))
+    # training data have it where the test set has, and not by the chance of noisy labels
+    assert not [r for r in target_rows(lambda x: x, {"test": (z, y), "train": logits()}) if "balanced" in r.measure]
 
 
 def test_balanced_errors_of_paired_sets_are_means_over_examples():
@@ -214,6 +216,7 @@ def test_measure_takes_shifted_sets_and_forgets_none(run, sets, capsys):
         (["photos-c"], "`--shifted` takes name=source, such as cifar10-c=PATH, got 'photos-c'"),
         (["a=x", "a=y"], "names 'a' twice"),
         (["a=nowhere"], "`shifted` 'a': nowhere is no folder"),
+        (["a=photos:numbers"], "`shifted` 'a': inputs of 'photos:numbers' are torch.float32"),
     ):
         assert command("measure", run.folder, "--trust", "--shifted", *wrong) == 2
         assert message in capsys.readouterr().err

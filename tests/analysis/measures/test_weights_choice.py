@@ -77,6 +77,16 @@ def test_a_run_without_them_is_marked(weights, why, tmp_path):
     assert marked["warnings"].str.contains(why, regex=False).all()
 
 
+def test_a_run_that_ended_before_its_average_began_is_marked(tmp_path):
+    config = {**TINY, "average": "swa", "early_stopping": 1, "lr": 1e-6}  # nothing improves
+    early = fit(config, out=tmp_path)
+    calls, (marked,) = to_measure([early], CHOSEN, weights="average")
+    assert not calls
+    assert (
+        marked["warnings"].str.contains("ended before weights were averaged (`average_from` 0.75)", regex=False).all()
+    )
+
+
 def test_the_command_takes_either(run, tmp_path, capsys):
     out = tmp_path / "table.parquet"
     assert command("measure", run.folder, "--measures", "norms", "--ema", "--out", out) == 0

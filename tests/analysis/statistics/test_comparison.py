@@ -92,7 +92,7 @@ def test_no_draws_no_interval():
     ("n", "options", "message"),
     [
         (3, {}, "`first`, `second` and `target` must hold one value"),
-        (4, {"draws": -3}, "`draws` must be a number of resamples >= 0"),
+        (4, {"draws": -3}, "`draws` must be a whole number of resamples"),
         (4, {"level": 0.0}, "`level` must lie inside"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_pair_that_was_not_measured_has_its_rows():
     assert found.iloc[2:][["difference", "low", "tau_forgetting"]].isna().all(axis=None)
     assert set(found.iloc[2:4]["warnings"]) == {"hessian_trace was not measured"}
     said = found.iloc[4]["warnings"]
-    assert "ascent_sharpness[rho=0.3] was not measured; did you mean 'ascent_sharpness[rho=0.2]'" in said
+    assert "ascent_sharpness[rho=0.3] was not measured (Did you mean 'ascent_sharpness[rho=0.2]'?)" in said
     assert "ascent_sharpness stands for 2 variants, such as ascent_sharpness[rho=0.1]: name one of them" in said
 
 
@@ -283,3 +283,27 @@ def test_what_differs_by_rounding_alone_is_tied_as_in_the_table_of_correlations(
     assert pooled["tau_forgetting"] == pytest.approx(row["value"], abs=1e-12)
     assert np.isnan(row["stratified"])
     assert np.isnan(inside["tau_forgetting"])
+
+
+def test_huge_values_are_averaged_without_overflow():
+    rng = np.random.default_rng(3)
+    first, second, target = rng.normal(size=(3, 12, 4))
+    plain = paired_difference(first, second, target, draw_of=np.arange(4), draws=100)
+    first *= 1.7e308 / np.abs(first).max()
+    huge = paired_difference(first, second, target, draw_of=np.arange(4), draws=100)
+    assert np.isfinite(huge.low_draws)
+    assert huge == plain
+
+
+def test_draws_of_the_data_that_no_two_configurations_share_are_not_resampled():
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(3, 8, 4))
+    alone = np.full((3, 8, 32), np.nan)  # a draw of its own for each run
+    for c in range(8):
+        alone[:, c, 4 * c : 4 * c + 4] = values[:, c]
+    found = paired_difference(*alone, draw_of=np.arange(32), draws=100)
+    shared = paired_difference(*values, draw_of=np.arange(4), draws=100)
+    assert np.isfinite([shared.low_draws, shared.high_draws]).all()
+    assert np.isnan([found.low_draws, found.high_draws]).all()
+    assert "0 of 32 draws of the data are shared by configurations: too few to resample" in found.warnings
+    assert (found.low, found.high) == (shared.low, shared.high)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from analysis.statistics.exchangeability import differ_by_method, differ_by_variant, intraclass_correlation
+from analysis.statistics.exchangeability import (
+    differ,
+    differ_in_cells,
+    intraclass_correlation,
+    moved_pooled,
+    moved_stratified,
+)
 from analysis.statistics.strata import Strata
 
 
@@ -47,14 +53,14 @@ def test_mean_over_many_samples_is_the_truth():
 def test_undefined_is_nan_and_counts_as_exchangeable(x, groups):
     x, groups = np.array([x]), np.array(groups)
     assert np.isnan(intraclass_correlation(x, groups)).all()
-    assert not differ_by_method(x, x, groups).any()
+    assert not differ(x, x, groups).any()
 
 
 def test_both_must_differ():
     groups = np.repeat([0, 1, 2], 4)
     rng = np.random.default_rng(2)
     apart, alike = groups + 0.1 * rng.normal(size=12), np.tile([0, 1, 2, 3.0], 3)
-    assert differ_by_method(np.stack([apart, alike]), np.stack([apart, alike]), groups).tolist() == [
+    assert differ(np.stack([apart, alike]), np.stack([apart, alike]), groups).tolist() == [
         [True, False],
         [False, False],
     ]
@@ -80,6 +86,20 @@ def test_variants_that_keep_their_place_in_every_cell():
     turned = np.concatenate([np.roll(np.arange(7), 2 * c) for c in range(4)]) + level
     strata = Strata.of(cells, variants)
     both = np.stack([alike, turned])
-    assert differ_by_variant(both, both, strata).tolist() == [[True, False], [False, False]]
-    assert not differ_by_variant(both, both, Strata.of(cells, np.arange(28))).any()  # none is in two cells
-    assert not differ_by_variant(both, both, Strata.of(np.arange(28), variants)).any()
+    assert differ_in_cells(both, both, strata, variants).tolist() == [[True, False], [False, False]]
+    assert not differ_in_cells(both, both, strata, np.arange(28)).any()  # none is in two cells
+    assert not differ_in_cells(both, both, Strata.of(np.arange(28)), variants).any()
+
+
+def test_cells_come_before_methods_and_methods_with_several_settings_before_variants():
+    rng = np.random.default_rng(5)
+    cells, methods = np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4)
+    noise = 0.1 * rng.normal(size=(4, 24))
+    by = {"cell": cells + noise[0], "method": methods + noise[1], "both": 3 * cells + methods + noise[2]}
+    x = np.stack([*by.values(), noise[3]])
+    pooled = moved_pooled(x, x, methods, cells)
+    assert np.diag(pooled).tolist() == [2, 1, 2, 0]
+    assert pooled[0, 1] == pooled[1, 0] == 0  # the one differs by cells, the other by methods
+    strata = Strata.of(cells, methods)
+    assert np.diag(moved_stratified(x, x, strata, methods)).tolist()[:3] == [0, 1, 1]
+    assert np.diag(moved_stratified(x, x, strata, methods // 2)).tolist()[:3] == [0, 2, 2]

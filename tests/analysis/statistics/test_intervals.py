@@ -5,7 +5,6 @@ from scipy import stats
 
 from analysis.statistics.intervals import (
     bca_interval,
-    check_interval,
     freedom_of,
     jackknife_error,
     leave_one_out,
@@ -100,8 +99,3 @@ def test_the_truth_that_is_to_be_covered(coefficient):
     x = rng.normal(size=4000)
     y = 0.6 * x + 0.8 * rng.normal(size=4000)
     assert PLAIN[coefficient](x, y)[0] == pytest.approx(truth(coefficient, 0.6), abs=0.04)
-
-
-def test_unknown_intervals_are_named():
-    with pytest.raises(ValueError, match="`interval` must be one of"):
-        check_interval("normal")

@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from analysis.statistics.crossed import Crossed
 from analysis.statistics.kendall import EXACT_LIMIT
 from analysis.statistics.max_t import Seen, step_down
 from analysis.statistics.orders import Orders, free_orders, orders_inside
@@ -15,6 +16,8 @@ from analysis.statistics.resampling import holm
 # All 120 orders were enumerated apart from this code.
 Y5 = np.array([0.1, 0.2, 0.25, 0.3, 0.5])
 X5 = np.array([[1, 2, 3, 4, 5], [2, 1, 3, 5, 4], [3, 5, 1, 4, 2.0]])
+
+CELLS, VARIANTS = np.repeat(np.arange(8), 9), np.tile(np.arange(9), 8)
 
 PLAIN = {
     "kendall": lambda x, y: stats.kendalltau(x, y).statistic,
@@ -28,9 +31,9 @@ def every(x, y, **options):
     return [Seen(np.arange(len(x)), x, y, np.ones(len(y), dtype=bool), **options)]
 
 
-def found(coefficient, x, y, orders, *, groups=None, cells=None, candidates=None):
+def found(coefficient, x, y, orders, *, cells=None, candidates=None, **moved):
     candidates = np.ones(len(x), dtype=bool) if candidates is None else candidates
-    return step_down(coefficient, every(x, y, groups=groups), orders, candidates=candidates, cells=cells)
+    return step_down(coefficient, every(x, y, **moved), orders, candidates=candidates, cells=cells)
 
 
 def random_orders(n, count, seed=0):
@@ -48,9 +51,9 @@ def test_the_worked_family():
     assert_allclose(holm(values.p), [0.05, 0.4666666667, 0.8166666667], atol=1e-9)
 
 
-def test_the_same_orders_taken_as_a_sample_count_one_more():
-    values = found("kendall", X5, Y5, Orders(all_orders(5).base, exact=False))
-    assert_allclose(values.p, [3 / 121, 29 / 121, 99 / 121], atol=1e-12)
+def test_orders_taken_as_a_sample_count_one_more():
+    values = found("kendall", X5, Y5, Orders(all_orders(5).base[:-1], exact=False))  # the last reaches all three
+    assert_allclose(values.p, [2 / 120, 28 / 120, 98 / 120], atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -270,13 +273,9 @@ def test_whole_variants_change_places_in_all_cells_alike():
     mixed = rng.permutation(12)
     variants, cells = variants[mixed], cells[mixed]
     y, x = rng.normal(size=12), rng.normal(size=(5, 12))
-    seen = [Seen(np.arange(5), x, y, np.ones(12, dtype=bool), variants=variants)]
-    every_order = Orders(np.array(list(itertools.permutations(range(4)))), exact=True)
-    spread = Orders(np.zeros((24, 12), dtype=np.int64), exact=True)
-    leads = np.sort(np.unique(variants, return_index=True)[1])
-    spread.base[:, :4] = leads[every_order.base]  # the order in which the first of each variant come is what counts
-    spread.base[:, 4:] = np.setdiff1d(np.arange(12), leads)
-    p = step_down("kendall", seen, spread, candidates=np.ones(5, dtype=bool), cells=cells).p
+    whole = Crossed.of(cells, variants)
+    assert whole.number == 24
+    p = found("kendall", x, y, random_orders(12, 500), whole=whole, cells=cells).p
     place = {(c, v): k for k, (c, v) in enumerate(zip(cells, variants, strict=True))}
     for row, value in zip(x, p, strict=True):
         null = []
@@ -287,19 +286,39 @@ def test_whole_variants_change_places_in_all_cells_alike():
         assert value == pytest.approx(np.mean(np.array(null) >= abs(in_cells(row, y, cells))), abs=1e-12)
 
 
-def test_whole_variants_hold_the_level_where_cells_do_not():
-    """Effects of variants in both, of which the one tells nothing of the other."""
+WAYS = {
+    "cells": {"groups": CELLS}, "variants": {"whole": Crossed.of(CELLS, VARIANTS)},
+    "methods": {"whole": Crossed.of(CELLS, VARIANTS, methods=VARIANTS // 3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("of", "way", "fails"), [(1, "variants", "cells"), (3, "methods", "variants")])
+def test_whole_variants_and_methods_hold_the_level_where_their_parts_do_not(of, way, fails):
+    """Effects of variants, or of methods of three settings, in both, of which the one tells nothing of the other."""
     rng = np.random.default_rng(14)
-    variants, cells = np.tile(np.arange(7), 8), np.repeat(np.arange(8), 7)
-    orders, used, one = random_orders(56, 199), np.ones(56, dtype=bool), np.ones(1, dtype=bool)
-    alarms = {"cells": 0, "variants": 0}
-    for _ in range(250):
-        x, y = rng.normal(size=(2, 7))[:, variants] + rng.normal(size=(2, 56))
-        for kind, moved in (("cells", {"groups": cells}), ("variants", {"variants": variants})):
-            seen = [Seen(np.arange(1), x[None], y, used, **moved)]
-            alarms[kind] += step_down("kendall", seen, orders, candidates=one, cells=cells).p[0] <= 0.05
-    assert stats.binomtest(alarms["variants"], 250, 0.05).pvalue > 0.01
-    assert alarms["cells"] > 0.1 * 250
+    orders = random_orders(72, 99)
+    positives = dict.fromkeys((way, fails), 0)
+    for _ in range(150):
+        x, y = 1.5 * rng.normal(size=(2, 9))[:, VARIANTS // of] + rng.normal(size=(2, 72))
+        for kind in positives:
+            p = found("kendall", x[None], y, orders, cells=CELLS, **WAYS[kind]).p[0]
+            positives[kind] += p <= 0.05
+    assert stats.binomtest(positives[way], 150, 0.05).pvalue > 0.01
+    assert positives[fails] > 0.15 * 150
+
+
+def test_whole_cells_hold_the_level_where_free_orders_do_not():
+    rng = np.random.default_rng(16)
+    orders = random_orders(72, 99)
+    ways = {"freely": None, "cells": Crossed.of(CELLS, VARIANTS, move_cells=True)}
+    for coefficient in PLAIN:
+        positives = dict.fromkeys(ways, 0)
+        for _ in range(100):
+            x, y = 1.5 * rng.normal(size=(2, 8))[:, CELLS] + rng.normal(size=(2, 72))
+            for kind, whole in ways.items():
+                positives[kind] += found(coefficient, x[None], y, orders, whole=whole).p[0] <= 0.05
+        assert stats.binomtest(positives["cells"], 100, 0.05).pvalue > 0.01
+        assert positives["freely"] > 20
 
 
 def test_small_cells_by_their_linear_part(monkeypatch):
@@ -313,24 +332,6 @@ def test_small_cells_by_their_linear_part(monkeypatch):
     close = found("kendall", x, y, orders, groups=cells, cells=cells).p
     assert_allclose(close, exact, atol=0.06)
     assert abs((close - exact).mean()) < 0.01
-
-
-def test_a_cell_takes_the_order_of_the_variants_that_it_has():
-    cells, variants = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 1, 2, 3, 2, 1, 0])
-    used = np.array([True] * 6 + [False])
-    found = random_orders(7, 6000).together(used, cells, variants)
-    first, second = found[:, :3], found[:, 3:]
-    assert (np.sort(first) == [0, 1, 2]).all()
-    assert (np.sort(second) == [3, 4, 5]).all()
-    # In their cells the variants come as 0, 1, 2 and 1, 2, 3; 1 and 2 are in both, and are in the same order there.
-    come = [variants[found[:, places]] for places in ([0, 1, 2], [5, 4, 3])]
-    before = [np.argmax(row == 1, axis=1) < np.argmax(row == 2, axis=1) for row in come]
-    assert (before[0] == before[1]).all()
-    assert before[0].mean() == pytest.approx(0.5, abs=0.03)
-    for rows in (first, second - 3):
-        _, times = np.unique(rows, axis=0, return_counts=True)
-        assert len(times) == 6
-        assert stats.chisquare(times).pvalue > 0.001
 
 
 def test_uniform_where_nothing_is_there():

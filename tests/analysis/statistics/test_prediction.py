@@ -101,7 +101,7 @@ def test_any_data_gives_a_number_or_a_reason(n, features, seed):
         ({"model": "forest"}, "`model` must be one of"),
         ({"penalties": [0]}, "`penalties` must be numbers > 0"),
         ({"groups": [0]}, "`features`, `y` and `groups` must have a row a unit"),
-        ({"draws": -1}, "`draws` must be a number of resamples >= 0"),
+        ({"draws": -1}, "`draws` must be a whole number of resamples"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

@@ -76,6 +76,25 @@ def test_sizes_are_as_asked():
     assert len(load_dataset("digits", validation_size=100).train) == 1000
 
 
+def test_classes_are_numbered_anew_and_are_those_of_the_data():
+    chosen = load_dataset("digits", classes=(7, 2, 5), validation_size=60, seed=1)
+    raw, old = digits(), torch.tensor([7, 2, 5])
+    assert (chosen.classes, sum(len(getattr(chosen, s)) for s in SPLITS)) == (3, int(torch.isin(raw.y, old).sum()))
+    for name in SPLITS:
+        split = getattr(chosen, name)
+        assert torch.equal(raw.y[split.index], old[split.clean])
+        assert torch.equal(split.x, raw.inputs[split.index])
+    assert all(abs(n - 20) < 2 for n in torch.bincount(chosen.validation.y).tolist())
+    noisy = load_dataset("digits", classes=(7, 2, 5), validation_size=60, label_noise=1.0, seed=1).train
+    assert set(noisy.y.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("classes", [(), (3,), (3, 3), (0, 10)])
+def test_classes_that_the_data_lack_are_refused(classes):
+    with pytest.raises(ValueError, match=r"`classes` must be two or more different labels .* from 0 to 9"):
+        load_dataset("digits", classes=classes)
+
+
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=80),
     st.integers(0, 2**31),

@@ -503,3 +503,22 @@ def test_wrong_data_of_the_hub_are_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ImportError, match=r"needs `datasets`: pip install 'landscape\[data\]'"):
         load_dataset(f"hf:{tmp_path}/secret")
+
+
+def test_shifted_images_come_to_the_runs_size_as_its_own_do(tmp_path):
+    from trainers.data.shifted import shifted_sets, with_shifted
+
+    write_folder(tmp_path, size=(50, 40))
+    data = load_dataset(f"imagefolder:{tmp_path}", input_size=16)
+    sets = shifted_sets({"same": f"imagefolder:{tmp_path}/test"})
+    shifted = with_shifted(data, sets).ood["same"]
+    assert torch.equal(shifted.x, data.test.x[data.test.index.argsort()])
+
+
+def test_shifted_data_by_name_are_known_by_their_files(tmp_path):
+    from trainers.data.shifted import shifted_sets
+
+    write_cifar10(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (one,), (other,) = (shifted_sets({"more": f"cifar10:{tmp_path}/{part}"}) for part in "ab")
+    assert one.identity == other.identity == fingerprint(f"cifar10:{tmp_path}/a")

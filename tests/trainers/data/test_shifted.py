@@ -139,6 +139,17 @@ def test_images_of_another_size_come_to_the_runs(tmp_path):
     assert split.x.shape == (8, 3, SIDE, SIDE)
 
 
+def test_runs_on_shades_of_grey_see_images_in_shades_of_grey(tmp_path):
+    from PIL import Image
+
+    x, y = made(8, 7)
+    folder = write_images(tmp_path / "mine", x, labels_of(y))
+    split = data({"mine": str(folder)}, name="photos:grey").ood["mine"]
+    files = sorted(folder.glob("*/*.png"))
+    expected = torch.stack([torch.from_numpy(np.array(Image.open(file).convert("L"))) for file in files])
+    assert_close(split.x, expected[:, None].float() / 255)
+
+
 def test_numbered_folders_count_as_numbers(tmp_path):
     x, y = made(8, 7)
     split = data({"n": str(write_images(tmp_path / "n", x, [str(i) for i in y.tolist()]))}).ood["n"]
@@ -173,7 +184,13 @@ def test_the_identity_tells_other_files_apart(tmp_path):
     write_arrays(folder, ("brightness",))
     (second,) = shifted_sets({"c": str(folder)})
     moved = write_arrays(tmp_path / "d", ("fog",))
-    assert len({first.identity, second.identity, shifted_sets({"c": str(moved)})[0].identity}) == 3
+    assert first.identity != second.identity
+    assert shifted_sets({"c": str(moved)})[0].identity == first.identity  # wherever the files lie
+    x, y = made(8, 7)
+    images = write_images(tmp_path / "mine", x, labels_of(y))
+    before = shifted_sets({"mine": str(images)})[0].identity
+    write_images(images, 255 - x, labels_of(y))
+    assert shifted_sets({"mine": str(images)})[0].identity != before
 
 
 def test_a_reference_in_a_file_is_imported_only_where_it_is_trusted():
@@ -242,7 +259,7 @@ def test_what_is_no_shifted_set_is_named(given, error, message, tmp_path):
     (tmp_path / "broken" / "bear" / "0000.png").write_bytes(b"no image")
     given = {k: v.format(**{p.name: p for p in tmp_path.iterdir()}) for k, v in given.items()}
     with pytest.raises(error, match=message):
-        data(given).ood["a"]
+        data(given).ood["a"].take(slice(1))
 
 
 def test_images_need_a_run_on_images(tmp_path):

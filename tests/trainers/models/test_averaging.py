@@ -122,3 +122,10 @@ def test_the_model_is_left_as_it_is(generator):
         average.model.layer.weight.zero_()
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert model.training
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = nn.Linear(2, 2)
+    model.scaled = model.weight * 2  # no leaf
+    with pytest.raises(ValueError, match=r"`average` 'swa' keeps a copy of the model, and `copy.deepcopy` fails on it"):
+        WeightAverage(model, "swa", 0.5)

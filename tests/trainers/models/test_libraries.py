@@ -8,8 +8,9 @@ import torch
 from drop_in import need
 
 from trainers import fit, load_checkpoint
-from trainers.models.building import build_model, is_own
+from trainers.models.building import build_model
 from trainers.randomness import seeded
+from trainers.reference import is_reference
 
 VIT = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
 HF_VIT = {"patch_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -25,7 +26,7 @@ def same(a, b):
 
 
 def test_a_known_library_wins_over_a_module_of_that_name():
-    assert [is_own(n) for n in ("timm:x", "hf:./folder", "torchvision:x", "mine:x", "resnet18")] == [
+    assert [is_reference(n) for n in ("timm:x", "hf:./folder", "torchvision:x", "mine:x", "resnet18")] == [
         False, False, False, True, False,
     ]  # fmt: skip
 
@@ -65,6 +66,7 @@ def test_a_hugging_face_classifier_of_a_type_or_a_folder(tmp_path, generator):
     ours = make("hf:vit", **HF_VIT).eval()
     assert same(ours, theirs)  # under the names of Hugging Face's files
     assert torch.equal(ours(x), theirs(x).logits)
+    assert make("hf:vit", (3, 8, 12), **HF_VIT)(torch.zeros(1, 3, 8, 12)).shape == (1, 5)
     other = ViTConfig(num_labels=1000, id2label={str(i): f"{i}" for i in range(1000)}, dtype="float16", **HF_VIT)
     other.save_pretrained(tmp_path)
     assert same(make(f"hf:{tmp_path}").eval(), theirs)

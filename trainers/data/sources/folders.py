@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from landscape.memory import free_bytes
 from trainers.data.items import MEMORY_SHARE, ItemInputs, Pixels
 from trainers.data.sources.files import Files, stamps
 from trainers.data.sources.source import Source, bounds, held_out
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 PARTS = {"train": ("train", "training"), "validation": ("val", "validation", "valid"), "test": ("test", "testing")}
@@ -50,7 +53,9 @@ def find(name: str, rest: str) -> Files:
     names = []
     for part in _parts(root).values():
         for label in _classes(root / part, name):
-            names += [f"{part}/{label}/{file}" if part else f"{label}/{file}" for file in _images(root / part / label)]
+            names += [
+                f"{part}/{label}/{file}" if part else f"{label}/{file}" for file in images_of(root / part / label)
+            ]
     return Files(root, tuple(names))
 
 
@@ -123,9 +128,9 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def size(self, i: int) -> tuple[int, ...]:
         """Width and height of an image, from the head of its file."""
-        from PIL import Image
+        import PIL.Image
 
-        with Image.open(self.root / self.names[i]) as image:
+        with PIL.Image.open(self.root / self.names[i]) as image:
             return image.size
 
     def without(self, bad: set[int]) -> "ImageFiles":
@@ -180,27 +185,35 @@ def image_of(name: str, file: Any, reading: Reading, *, called: str) -> Tensor:
     Raises:
         ValueError: If it cannot be read, naming it.
     """
-    from PIL import Image
+    import PIL.Image
 
     try:
-        with Image.open(file) as opened:
+        with PIL.Image.open(file) as opened:
             if opened.mode in DEEP:
                 raise ValueError(f"more than 8 bits a channel, Pillow's mode {opened.mode}: save it as 8 bits")
-            image = opened.convert("RGB")
+            image: Image = opened.convert("RGB")
     except Exception as error:  # Pillow's readers fail in any way
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
             f"`dataset` {name!r}: {called} cannot be read ({said}): mend it or take it out, or leave out all such "
             f"images by `on_corrupt` skip (--on-corrupt skip)."
         ) from None
-    size = reading.size
-    if size and image.size != (size, size):
-        short, (width, height) = round(size / CROP), image.size
-        least = min(width, height)
-        width, height = (short if side == least else int(short * side / least) for side in (width, height))
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    if reading.size is not None:
+        image = square(image, reading.size)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def square(image: "Image", side: int) -> "Image":
+    """The middle of an image, after its shorter side came to side / 0.875; itself where it is of that size already."""
+    from PIL.Image import Resampling
+
+    if image.size == (side, side):
+        return image
+    short, (width, height) = round(side / CROP), image.size
+    least = min(width, height)
+    width, height = (short if length == least else int(short * length / least) for length in (width, height))
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.resize((width, height), Resampling.BILINEAR).crop((left, top, left + side, top + side))
 
 
 def _in_memory(name: str, sets: dict[str, Any], n: int, shape: tuple[int, ...]) -> Tensor:
@@ -303,7 +316,7 @@ def _classes(folder: Path, name: str) -> list[str]:
     return sorted(found)
 
 
-def _images(folder: Path) -> Iterator[str]:
+def images_of(folder: Path) -> Iterator[str]:
     """Names of images below a folder, in torchvision's order."""
     for place, _, names in sorted(os.walk(folder, followlinks=True)):
         below = os.path.relpath(place, folder).replace(os.sep, "/")  # a million of them

@@ -83,7 +83,6 @@ def from_function(
     inputs = torch.cat([x for x, _ in read_in]) if held else ItemInputs(sets, where, every)
     images = inputs.dtype in (torch.float32, torch.uint8) and len(inputs[0].shape) == 3
     pixels = pixels_of(sets[0], inputs[0].shape[0], where[0]) if inputs.dtype == torch.uint8 else None
-    names = tuple(named) if isinstance(named, list | tuple) and all(isinstance(c, str) for c in named) else ()
     return Source(
         inputs=inputs,
         y=every,
@@ -94,7 +93,7 @@ def from_function(
         images=images,
         shades=Shades.of(first) if held and images and pixels is None else None,
         pixels=pixels,
-        names=names,
+        names=tuple(map(str, named)) if isinstance(named, list | tuple) else (),
     )
 
 

@@ -157,7 +157,10 @@ def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str 
             f"`--dataset {scheme_of(name)}:PATH`, or train a new run."
         )
     source = scheme.load(name, files, reading, labels=labels)
-    return replace(source, origin={"files": len(files.names), "fingerprint": files.fingerprint, **source.origin})
+    noted: dict[str, Any] = {"files": len(files.names), "fingerprint": files.fingerprint}
+    if reading.size is not None:
+        noted["input_size"] = reading.size  # to which shifted test sets come as well
+    return replace(source, origin={**noted, **source.origin})
 
 
 def download(name: str) -> None:
