@@ -1,4 +1,4 @@
-"""The granulated Kendall coefficient: does the measure order models that differ in one hyper-parameter alone?"""
+"""The granulated Kendall coefficient: does the measure rank models that differ in one hyper-parameter alone?"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -223,7 +223,7 @@ STATISTIC = Statistic(
     table=table,
     title="Models that differ in one hyper-parameter",
     note=(
-        "Does a measure order models that differ in one hyper-parameter alone? Mean of τ over such groups for "
+        "Does a measure rank models that differ in one hyper-parameter alone? Mean of τ over such groups for "
         "`{target}`: along each hyper-parameter, and Ψ, the mean over hyper-parameters (Jiang et al. 2020). A high "
         "τ_b with a Ψ near 0 comes from the hyper-parameters, not from the models. p: permutations."
     ),
