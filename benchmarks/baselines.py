@@ -1,4 +1,4 @@
-"""Rank correlations given controls, and what a measure adds to them: coverage and false alarms in made studies.
+"""Rank correlations given controls, and what a measure adds to them: coverage and false positives in made studies.
 
 `python -m benchmarks.baselines --samples 400` prints the tables of docs/statistics.md.
 """

@@ -13,7 +13,7 @@ from analysis.measures.checkpoints import Checkpoint, keys_of
 from analysis.measures.collect import Call
 from analysis.measures.costs import Kind, Sizes, work_of
 from analysis.measures.registry import MEASURES
-from analysis.measures.subject import Subject, kept_bytes
+from analysis.measures.subject import Subject, kept_bytes, operator_of
 from analysis.measures.taking import examples_of
 from landscape import AscentStep, EmpiricalRisk, GaussNewton, Hessian, ascent_sharpness
 from landscape.sharpness import gradient_moments
@@ -23,6 +23,7 @@ from trainers.sweep.parallel import single_threaded
 REPEATS, ENOUGH = 3, 1.0  # a pass is timed so often, or until so many seconds are spent
 KINDS = 8  # of models and data that are timed; more are taken to be like the last of these
 BLOCK = 16  # examples in a block
+READING = 4e-6  # seconds that metrics of an example's outputs take, with ten classes
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class Pace:
         return self.known[kind]
 
     def _timed(self, kind: Kind) -> float:
+        if kind == "reading":
+            return READING
         risk = next_batch(self.subject)
         if kind in ("single", "blocks"):  # they cost more, and as much for each
             risk = risk.in_parts(8 * BLOCK).on(next(iter(risk.in_parts(8 * BLOCK).batches)))
@@ -127,7 +130,12 @@ class Pace:
             return lambda: ascent_sharpness(risk, AscentStep(0.05), size)
         # the path that the whole sample takes: kept where its graph fits
         room = kept_bytes(risk.device) * risk.n // max(risk.n, self.subject.drawn or self.subject.n)
-        operator = (Hessian if kind == "product" else GaussNewton)(risk, budget=room)
+        whole = self.subject.batch_size is not None
+        operator: Hessian | GaussNewton = (
+            operator_of(Hessian, risk, room, whole=whole)
+            if kind == "product"
+            else operator_of(GaussNewton, risk, room, whole=whole)
+        )
         vector = torch.ones(operator.shape[0], dtype=operator.dtype, device=operator.device)
         return lambda: operator @ vector
 

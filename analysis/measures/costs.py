@@ -13,7 +13,7 @@ from analysis.measures.catalogue.forgetting import OTHERS
 from analysis.measures.measure import Measure
 from analysis.measures.subject import Subject
 
-Kind = Literal["forward", "gradient", "product", "gauss-newton", "single", "blocks"]
+Kind = Literal["reading", "forward", "gradient", "product", "gauss-newton", "single", "blocks"]
 Options = Mapping[str, Any]
 
 EIGENPAIR, BOTH_ENDS, ADAPTIVE = 20, 32, 60  # products until an end of the spectrum, both ends, are known
@@ -61,8 +61,8 @@ class Work:
     """Passes of one kind.
 
     Attributes:
-        kind: "forward" is one without gradient, "single" takes the gradients of single examples, "blocks" each block's
-            gradient and its loss after a step of its own.
+        kind: "reading" is what is made of outputs that are there, "forward" a pass without gradient, "single" takes the
+            gradients of single examples, "blocks" each block's gradient and its loss after a step of its own.
         examples: How many go through.
         once: Names what several measures share, of which the first pays; empty for what is a measure's own.
     """
@@ -93,6 +93,7 @@ def _outputs(sizes: Sizes, _: Options) -> Iterator[Work]:
 def _targets(sizes: Sizes, options: Options) -> Iterator[Work]:
     yield from _baselines(sizes, options)
     yield Work("forward", sizes.test + sizes.shifted)
+    yield Work("reading", sizes.train + sizes.test + sizes.shifted)
 
 
 def _baselines(sizes: Sizes, options: Options) -> Iterator[Work]:
@@ -202,7 +203,8 @@ def _perturbed(seen: Callable[[Sizes], float]) -> Cost:
             batches = options["batches"] or (20 if m > 16 else 50)
             moving = [p for p in options["providers"] if p != "zero"]
             cells = len(moving) * sum(radius != "own" or sizes.own for radius in options["radii"])
-            yield Work("forward", batches * cells * (seen(sizes) + (m if sizes.drawn else 0)))
+            for kind in ("forward", "reading"):
+                yield Work(kind, batches * cells * (seen(sizes) + (m if sizes.drawn else 0)))
             if "iso-loss" in options["radii"]:
                 yield Work("forward", batches * len(moving) * TRIED * m)
             yield Work("gradient", batches * SLOPES * m)

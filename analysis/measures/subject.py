@@ -44,6 +44,7 @@ DRAWN = 2048  # training examples that measures go through, unless they are told
 HELD_SHARE = 8  # an eighth of the free memory may hold examples that are else read one by one
 KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes, and
 KEPT_BYTES = 2**30  # on a CPU no more than so much in each of them
+AT_ONCE = 32  # examples of which a CPU makes a graph anew: a fifth of the memory of 167, and no slower
 
 
 @dataclass(frozen=True)
@@ -274,10 +275,9 @@ class Subject:
 
     def _operator(self, kind: type[T]) -> T:
         """An operator that keeps its graph if it fits beside those of as many processes as there are cores."""
-        budget = kept_bytes(self.risk.device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what it says is in the operator's note
-            return kind(self.risk, budget=budget)
+            return operator_of(kind, self.risk, kept_bytes(self.risk.device), whole=self.batch_size is not None)
 
     @cached_property
     def gradient(self) -> Params:
@@ -378,6 +378,21 @@ class Subject:
         if self.run is None:
             raise ValueError("example forgetting needs the record of a training run; foreign weights have none.")
         return self.run.correctness(protocol, until=self.epoch)
+
+
+def operator_of(kind: type[T], risk: EmpiricalRisk, budget: int, *, whole: bool = False) -> T:
+    """An operator that keeps its graph if it fits; if not, one that makes it anew, a few examples at a time on a CPU.
+
+    Args:
+        kind: Of operator.
+        risk: The risk.
+        budget: Bytes that may be kept.
+        whole: Take the risk's batches as they are.
+    """
+    operator = kind(risk, budget=budget)
+    if operator.path != "afresh" or whole or operator.device.type != "cpu" or max(risk.sizes) <= AT_ONCE:
+        return operator
+    return kind(risk, path="afresh", micro_batch=AT_ONCE, probe=False)
 
 
 def kept_bytes(device: torch.device) -> int:

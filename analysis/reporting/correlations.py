@@ -13,12 +13,12 @@ from analysis.reporting.table import NOTHING, SHOWN_ROWS, Table, remarks, writte
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE
 from analysis.statistics.exchangeability import (
+    COMPLETE_CELLS,
+    COMPLETE_METHODS,
+    COMPLETE_VARIANTS,
     FREELY,
     INSIDE_METHODS,
     POOLED,
-    WHOLE_CELLS,
-    WHOLE_METHODS,
-    WHOLE_VARIANTS,
 )
 from analysis.statistics.statistic import SIGNS, WITHIN, Cell, whole, words
 from analysis.style import count, counted, from_to, interval
@@ -26,7 +26,7 @@ from analysis.style import count, counted, from_to, interval
 MOVED = {  # over what the target is permuted, in words
     FREELY: "freely over configurations",
     INSIDE_METHODS: "inside methods (where both measure and target differ between methods)",
-    WHOLE_CELLS: "by whole cells and whole methods (where both differ between cells of equal hyper-parameters)",
+    COMPLETE_CELLS: "by complete cells and methods (where both differ between cells of equal hyper-parameters)",
 }
 LEAST_OTHERS = 12  # rows beside the named ones and the baselines, however many these are
 CORRECTIONS = {"holm": "Holm", "max-T": "max-T"}
@@ -143,7 +143,10 @@ def _by_method(rows: pd.DataFrame) -> str:
     """For which rows the unit of an interval is a method."""
     told = [
         f"{number} of {len(rows)} rows leave out {what} at a time"
-        for way, what in ((INSIDE_METHODS, "a method"), (WHOLE_CELLS, "a cell of equal hyper-parameters, or a method,"))
+        for way, what in (
+            (INSIDE_METHODS, "a method"),
+            (COMPLETE_CELLS, "a cell of equal hyper-parameters, or a method,"),
+        )
         if (number := int((rows["permuted"] == way).sum()))
     ]
     return f"; {listed(told)}" if told else ""
@@ -165,7 +168,7 @@ def _whole(rows: pd.DataFrame) -> str:
     """For which rows methods, or variants of methods, change places in all cells alike."""
     told = [
         f"{number} of {len(rows)} rows {way}"
-        for way in (WHOLE_VARIANTS, WHOLE_METHODS)
+        for way in (COMPLETE_VARIANTS, COMPLETE_METHODS)
         if (number := int((rows["stratified_permuted"] == way).sum()))
     ]
     if not told:

@@ -109,9 +109,9 @@ def _strongest(best: Mapping[Any, Any], end: str, of: str, standing: Standing, l
     if not variant or variant == "nan" or not np.isfinite(p):
         return ""
     if variant == standing.row["measure"]:
-        return f", and the strongest is the one named (p, corrected for choosing it, {p_value(p)})"
+        return f", and the strongest is the one named (p, corrected within the family, {p_value(p)})"
     found = float(best[f"strongest{end}_value"])
     rows = lead.rows[lead.rows["measure"] == variant].to_dict("records")
     told = value(rows[0], of) if rows else fixed(found)
     against = ", against the expected sign" * (expected_sign(variant.partition("[")[0]) * found < 0)
-    return f", and the strongest is `{variant}` ({told}{against}; p, corrected for choosing it, {p_value(p)})"
+    return f", and the strongest is `{variant}` ({told}{against}; p, corrected within the family, {p_value(p)})"

@@ -298,6 +298,6 @@ def _doubts(results: StudyResults) -> list[Finding]:
     if warned or loose:
         kinds = warning_kinds(rows)
         each = listed([f"{row['kind']} ({row['values']:,})" for row in kinds.head(SHOWN_KINDS).to_dict("records")])
-        more = f"; {len(kinds) - SHOWN_KINDS} more kinds in the table" if len(kinds) > SHOWN_KINDS else ""
+        more = f"; {counted(len(kinds) - SHOWN_KINDS, 'more kind')} in the table" if len(kinds) > SHOWN_KINDS else ""
         text += f" By kind: {each}{more}."
     return [Finding("Measurements", text)]

@@ -10,14 +10,14 @@ from analysis.statistics.ceiling import COEFFICIENTS
 from analysis.statistics.crossed import Crossed
 from analysis.statistics.evidence import Block, Evidence, Settings
 from analysis.statistics.exchangeability import (
+    COMPLETE_CELLS,
+    COMPLETE_METHODS,
+    COMPLETE_VARIANTS,
     FREELY,
     INSIDE_CELLS,
     INSIDE_METHODS,
     POOLED,
     STRATIFIED,
-    WHOLE_CELLS,
-    WHOLE_METHODS,
-    WHOLE_VARIANTS,
     recurring,
 )
 from analysis.statistics.max_t import PValues, Seen, step_down
@@ -116,10 +116,10 @@ class Family:
             used, moved = part.block.used, part.moved[k]
             found += self._tested(part, moved == POOLED.index(FREELY), None)
             found += self._tested(part, moved == POOLED.index(INSIDE_METHODS), self.methods[used])
-            if (moved == POOLED.index(WHOLE_CELLS)).any():
+            if (moved == POOLED.index(COMPLETE_CELLS)).any():
                 blocks = self.methods[used] if recurring(self._strata(part), self.methods[used]) else None
                 whole = Crossed.of(self.cells[used], self.variants[used], methods=blocks, move_cells=True)
-                found += self._tested(part, moved == POOLED.index(WHOLE_CELLS), None, whole)
+                found += self._tested(part, moved == POOLED.index(COMPLETE_CELLS), None, whole)
         return found
 
     def _stratified(self) -> list[Seen]:
@@ -131,7 +131,7 @@ class Family:
             counted = np.isin(np.arange(part.block.n), np.concatenate(strata.groups))
             alone = np.where(counted, self.cells[used], self.cells.max() + 1 + np.arange(part.block.n))
             found += self._tested(part, part.stratified == STRATIFIED.index(INSIDE_CELLS), alone)
-            for way, methods in ((WHOLE_VARIANTS, None), (WHOLE_METHODS, self.methods[used])):
+            for way, methods in ((COMPLETE_VARIANTS, None), (COMPLETE_METHODS, self.methods[used])):
                 if (rows := part.stratified == STRATIFIED.index(way)).any():
                     whole = Crossed.of(self.cells[used], self.variants[used], methods=methods, counted=counted)
                     found += self._tested(part, rows, None, whole)

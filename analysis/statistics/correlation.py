@@ -46,15 +46,16 @@ class Correlations:
             (Benjamini-Hochberg, over all candidates and targets of the coefficient) for screening; `p_floor`, the
             smallest p that the permutations could give; `role`, "candidate" or "baseline" (what any measure is judged
             against: always there, and not corrected for); `n_configurations`, `n_runs`, `dropped` (configurations
-            without a run in which both are finite); `permuted`, "freely" or, where both differ by method, "inside
-            methods" (the interval then leaves out methods); `within`, the mean over methods of the coefficient inside
-            each, with its interval; `groups`, the methods in that mean; `reversal`, True where pooled and within have
-            opposite signs. For tau_b `stratified`, over pairs with equal hyper-parameters of training alone, with its
-            interval, `stratified_p`, `stratified_p_adjusted`, `stratified_p_floor`, and `stratified_mean`, the mean
-            over cells; where variants of methods are alike in all cells in both, also `variants_low`, `variants_high`,
-            `variants_p`, `variants_p_adjusted`, `variants_p_floor`: the interval and the p-values of stratified tau_b
-            over variants of methods; `cells`, `cells_dropped` (fewer than 3 configurations); `cell_reversal`, True
-            where holding the hyper-parameters fixed turns the sign or changes tau_b by more than twice the error of the
+            without a run in which both are finite); `permuted`, what changes places: configurations "freely" or, where
+            both differ by method, "inside methods" (the interval then leaves out methods), or, where both differ by
+            cell of equal hyper-parameters of training, "complete cells" (it leaves out cells and methods); `within`,
+            the mean over methods of the coefficient inside each, with its interval; `groups`, the methods in that mean;
+            `reversal`, True where pooled and within have opposite signs. For tau_b `stratified`, over pairs inside
+            cells alone, with its interval, `stratified_p`, `stratified_p_adjusted`, `stratified_p_floor`, and
+            `stratified_mean`, the mean over cells; `stratified_permuted`, "inside cells" or, where variants of methods
+            are alike in all cells in both, "complete variants", or, where methods with several settings in a cell are,
+            "complete methods"; `cells`, `cells_dropped` (fewer than 3 configurations); `cell_reversal`, True where
+            holding the hyper-parameters fixed turns the sign or changes tau_b by more than twice the error of the
             change. `warned`, the share of the values that carry a warning, and `warned_as`, its kinds; `interval`, its
             kind; `warnings`.
         comparisons: One row a (forgetting, sharpness, target, pairs): `difference` of |tau_b| with its intervals over
@@ -106,11 +107,12 @@ def correlate(
     on Fisher's z scale, which covers where percentiles of a bootstrap do not; stratified ones are percentiles of a
     bootstrap inside cells, which covers better there (docs/statistics.md). p-values permute the target over
     configurations, or enumerate all orders where there are no more than `permutations`. Where both the measure and the
-    target differ by method (intraclass correlations above 0.1), configurations are not exchangeable: they are permuted
-    inside methods, and the interval is over methods. Stratified coefficients are permuted inside cells, and beside that
-    by whole variants of methods. Resamples depend on `seed` and the number of configurations alone, so all measures on
-    the same configurations see the same ones, and adding a measure changes no other row, but for the corrections. Signs
-    are as measured: nothing is flipped.
+    target differ by method, or by cell of equal hyper-parameters (intraclass correlations above 0.1), configurations
+    are not exchangeable: they are permuted inside methods, or cells and variants of methods change places as they are,
+    and intervals are over these. Stratified coefficients are permuted inside cells or, where variants or methods are
+    alike in all cells in both, by these. Resamples depend on `seed` and the number of configurations alone, so all
+    measures on the same configurations see the same ones, and adding a measure changes no other row, but for the
+    corrections. Signs are as measured: nothing is flipped.
 
     Args:
         table: The long measures table joined with `hp.*` columns; each run's last checkpoint is used.
@@ -143,8 +145,8 @@ def correlate(
         The tables. Below 5 configurations a row has its value and a warning, and no interval or p-value.
 
     Raises:
-        ValueError: If the table has no `hp.*` columns, no measure or no target; if a name is unknown; if `draws`,
-            `permutations` or `level` is out of range.
+        ValueError: If the table lacks columns, or contradicts itself; if it has no measure or no target; if a name is
+            unknown, or compared with itself or with a target; if a number is out of range.
 
     Source:
         Unit, comparison and flags are our definition; within against pooled: Simpson (1951), JRSS B 13(2).

@@ -1,4 +1,4 @@
-"""Orders in which whole cells, whole methods and whole variants of methods change places, in all cells alike.
+"""Orders in which complete cells, complete methods and complete variants of methods change places, in all cells alike.
 
 Configurations make a table, cells of equal hyper-parameters by variants of methods. Where cells, methods or variants
 have effects of their own, single configurations are not exchangeable, but rows and columns of that table are: a

@@ -1,4 +1,4 @@
-"""What may change places: single configurations, those of one method, or whole cells, methods and variants.
+"""What may change places: single configurations, those of one method, or complete cells, methods and variants.
 
 Permuting configurations freely, and leaving out one at a time, takes them as exchangeable. Where both the measure and
 the target differ from method to method, configurations of one method are no independent evidence, and free permutation
@@ -17,8 +17,12 @@ from analysis.statistics.resampling import mid_ranks
 from analysis.statistics.strata import Strata
 
 ALIKE = 0.1  # intraclass correlation above which what is in one group is not taken as exchangeable with the rest
-FREELY, INSIDE_METHODS, WHOLE_CELLS = POOLED = ("freely", "inside methods", "whole cells")
-INSIDE_CELLS, WHOLE_VARIANTS, WHOLE_METHODS = STRATIFIED = ("inside cells", "whole variants", "whole methods")
+FREELY, INSIDE_METHODS, COMPLETE_CELLS = POOLED = ("freely", "inside methods", "complete cells")
+INSIDE_CELLS, COMPLETE_VARIANTS, COMPLETE_METHODS = STRATIFIED = (
+    "inside cells",
+    "complete variants",
+    "complete methods",
+)
 
 
 def intraclass_correlation(
@@ -68,7 +72,7 @@ def moved_pooled(
 ) -> Int[np.ndarray, "m t"]:
     """What changes places for a coefficient over all pairs, as a place in `POOLED`.
 
-    Whole cells where both differ between cells, what is inside methods where both differ between methods, else all.
+    Complete cells where both differ between cells, what is inside methods where both differ between methods, else all.
     """
     by_cell, by_method = differ(x, y, cells), differ(x, y, methods)
     found: Int[np.ndarray, "m t"] = np.where(by_cell, 2, np.where(by_method, 1, 0))
@@ -80,8 +84,8 @@ def moved_stratified(
 ) -> Int[np.ndarray, "m t"]:
     """What changes places for stratified tau_b, as a place in `STRATIFIED`.
 
-    Whole methods, with their settings, where both differ between methods inside cells, and a method has several
-    settings in a cell; whole variants where both differ between these; else what is inside a cell.
+    Complete methods, with their settings, where both differ between methods inside cells, and a method has several
+    settings in a cell; complete variants where both differ between these; else what is inside a cell.
     """
     found = np.zeros((len(x), len(y)), dtype=np.int64)
     if not strata.groups:

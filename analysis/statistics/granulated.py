@@ -1,4 +1,4 @@
-"""The granulated Kendall coefficient: does the measure order models that differ in one hyper-parameter alone?"""
+"""The granulated Kendall coefficient: does the measure rank models that differ in one hyper-parameter alone?"""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,9 @@ block of permutations of a whole family of measures is one matrix product.
 
 Where there are more pairs than 100 configurations have, C - D of the data is compared with its linear part over
 permutations, the sum of what each configuration's place alone tells of it (Hájek's projection), at the deviation that
-C - D has without ties: with 100 it has a correlation of 0.998 with C - D, and with more a higher one. Where whole cells
-or variants change places, the linear part of the data is compared with itself, so that the p-value keeps its level.
+C - D has without ties: with 100 it has a correlation of 0.998 with C - D, and with more a higher one. Where complete
+cells or variants change places, the linear part of the data is compared with itself, so that the p-value keeps its
+level.
 """
 
 import math
@@ -26,6 +27,7 @@ from analysis.statistics.strata import Strata
 
 BLOCK = 1 << 21  # numbers in one array of a block of permutations
 EXACT = 1 << 24  # whole numbers below it are exact in single precision
+ENUMERATED = 5_000  # orders up to which all are taken for the p-value by itself, whatever the permutations
 PAIRS = EXACT_LIMIT * (EXACT_LIMIT - 1) // 2  # above so many the linear part of tau_b is permuted
 SLACK = {"kendall": 2e-6, "spearman": 2e-6, "pearson": 1e-9}  # coefficients nearer than that differ by rounding alone
 
@@ -40,7 +42,7 @@ class Seen:
         y: The target, of the same ones.
         used: Which of all configurations those are.
         groups: Inside which configurations change places; None for freely.
-        whole: The table of these configurations in which whole cells or variants change places instead.
+        whole: The table of these configurations in which complete cells or variants change places instead.
     """
 
     places: Int[np.ndarray, " m"]
@@ -148,7 +150,8 @@ def step_down(
     p = np.where(np.isfinite(observed), orders.share(reached), np.nan)
     best = np.where(strongest >= 0, orders.share(best), np.nan)
     for part, each in zip(parts, tested, strict=True):
-        if each.number <= orders.number and (each.whole is not None or not orders.exact):
+        p[each.places] = np.maximum(p[each.places], 1 / each.number)  # a sample of few orders may fall below
+        if each.number <= min(orders.number, ENUMERATED) and (each.whole is not None or not orders.exact):
             p[each.places] = _exact(part, each.every(orders), observed[each.places], np.array(limits)[each.places])
     best = np.where(strongest >= 0, np.fmax(best, p[strongest]), np.nan)
     return PValues(p, np.where(np.isnan(adjusted), np.nan, np.fmax(adjusted, p)), strongest, best)
@@ -157,7 +160,7 @@ def step_down(
 def _exact(
     part: "_Part", order: Int[np.ndarray, "b n"], observed: Float[np.ndarray, " m"], limits: Float[np.ndarray, " m"]
 ) -> Float[np.ndarray, " m"]:
-    """p-values by all orders, where there are no more than permutations: none falls below what they can show."""
+    """p-values by all orders."""
     step = max(64, BLOCK // max(part.factor.shape))
     reached = np.zeros(len(limits))
     for start in range(0, len(order), step):

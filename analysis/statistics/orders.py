@@ -2,7 +2,7 @@
 
 A test of many measures at once needs the same permutations for all of them. Measures that are missing for some
 configurations take the order in which the others come (`Orders.of`), what is permuted inside groups takes the order of
-each group's own, and whole cells, methods or variants (`crossed`) are shuffled by the same ones. So one set of
+each group's own, and complete cells, methods or variants (`crossed`) are shuffled by the same ones. So one set of
 permutations serves all, and what a row sees depends on the seed and the number of configurations alone.
 """
 

@@ -241,11 +241,12 @@ def _unfit(
     return " ".join(parts)
 
 
-def nothing_fits(where: str, sources: Sequence[StateDict], outline: Outline) -> str:
-    """The message where no name is in the model."""
+def nothing_fits(where: str, sources: Sequence[StateDict], outline: Outline, names: int = 0) -> str:
+    """The message where no name, or only a few, are in the model."""
+    what, verb = (f"only {names} of the names", "fit") if names else ("nothing", "fits")
     theirs: list[str] = [name for source in sources for name in source.tensors]
     return (
-        f"nothing in {where} fits the model: it holds {_some(theirs)}, and the model {_some(list(outline.tensors))}. "
+        f"{what} in {where} {verb} the model: it holds {_some(theirs)}, and the model {_some(list(outline.tensors))}. "
         f"Is it another architecture? Name the one that was trained with `--model`."
     )
 

@@ -70,6 +70,8 @@ def read_foreign(
     if not fits:
         raise ValueError(nothing_fits(str(path), found, outline))
     fit = _best(fits, ema=ema, path=path)
+    if 2 * fit.names < len(outline.needed):  # which names those are is chance
+        raise ValueError(nothing_fits(str(path), found, outline, fit.names))
     tensors, notes = laid(fit, outline, str(path))
     return ForeignWeights(tensors, fit.said, fit.average, (*_others(fit, fits), *notes))
 

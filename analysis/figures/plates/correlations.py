@@ -19,7 +19,7 @@ from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, 
 from analysis.figures.scatter import line_handles, scatter, turns
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
-from analysis.statistics.exchangeability import INSIDE_METHODS, WHOLE_CELLS
+from analysis.statistics.exchangeability import COMPLETE_CELLS, INSIDE_METHODS
 from analysis.style import FAMILIES, counted, family, from_to, looks
 
 TOP = 20  # rows of a figure that a reader can still take in
@@ -60,7 +60,7 @@ def _by_method(records: list[dict[Any, Any]]) -> str:
     """For how many lines the unit that is left out is a method, or a cell."""
     counts = {
         "a method with all its configurations": sum(row["permuted"] == INSIDE_METHODS for row in records),
-        "a cell of equal hyper-parameters, and a method": sum(row["permuted"] == WHOLE_CELLS for row in records),
+        "a cell of equal hyper-parameters, and a method": sum(row["permuted"] == COMPLETE_CELLS for row in records),
     }
     return "".join(f"; for {number} of them {what}" for what, number in counts.items() if number)
 

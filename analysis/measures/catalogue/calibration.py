@@ -58,7 +58,8 @@ def balanced_error(wrong: Bool[Tensor, " n"], labels: Int[Tensor, " n"]) -> Esti
     """The mean of the errors e_c of single classes, over the K classes that have examples.
 
     The standard error, for the numbers n_c of examples as they are, is √(Σ_c e_c (1 - e_c) / n_c) / K. As 1 minus
-    scikit-learn's `balanced_accuracy_score`; Brodersen et al. (2010), ICPR.
+    scikit-learn's `balanced_accuracy_score`; Brodersen et al. (2010), ICPR. `draws` is K² / Σ_c 1 / n_c, rounded: the
+    examples of a plain mean of which Hoeffding's inequality says as much.
 
     Raises:
         ValueError: If shapes do not match.
@@ -69,7 +70,8 @@ def balanced_error(wrong: Bool[Tensor, " n"], labels: Int[Tensor, " n"]) -> Esti
     there = counts > 0
     errors = torch.bincount(labels.long(), weights=wrong.double())[there] / counts[there]
     stderr = math.sqrt(float((errors * (1 - errors) / counts[there]).sum())) / len(errors)
-    return Estimate(float(errors.mean()), stderr, draws=len(labels))
+    draws = round(len(errors) ** 2 / float((1 / counts[there]).sum()))
+    return Estimate(float(errors.mean()), stderr, draws=draws)
 
 
 def balanced(values: Shaped[Tensor, " n"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -59,6 +59,7 @@ def test_options_count():
         )
         for sizes in (SIZES, few)
     )
+    assert whole[1].kind == "reading"
     assert whole[0].examples == 2 * half[0].examples == 20 * 8 * (512 + 500 + 64)
 
 

@@ -138,6 +138,9 @@ def test_balanced_error_is_that_of_scikit_learn():
     counts = [int((y == c).sum()) for c in y.unique()]
     variance = sum(e * (1 - e) / n for e, n in zip(rates, counts, strict=True))
     assert found.stderr == pytest.approx(math.sqrt(variance) / len(rates))
+    weights = torch.tensor([1 / (len(rates) * int((y == c).sum())) for c in y.tolist()])  # of a sum of weighted errors
+    assert found.draws == round(1 / float(weights.square().sum()))
+    assert balanced_error(wrong[:40], torch.arange(40) % 10).draws == 40
     with pytest.raises(ValueError, match="`wrong` and `labels` must be one an example"):
         balanced_error(wrong, y[:3])
 

@@ -512,7 +512,7 @@ def test_a_configuration_that_is_alone_in_its_method_is_said():
 
 def test_what_differs_by_variant_inside_cells_is_permuted_by_whole_variants():
     both, one = (row(correlate(by_methods(0, share_x=0.8, share_y=share), **FEW)) for share in (0.8, 0.0))
-    assert both["stratified_permuted"] == "whole variants"
+    assert both["stratified_permuted"] == "complete variants"
     assert one["stratified_permuted"] == "inside cells"
     assert both["stratified_low"] < both["stratified"] < both["stratified_high"]
     assert both["stratified_high"] - both["stratified_low"] > one["stratified_high"] - one["stratified_low"]
@@ -610,8 +610,8 @@ def settings(share, *, methods=6, each=4, cells=1, seed=0):
 
 def test_methods_with_several_settings_in_a_cell_change_places_with_all_of_them():
     both, none = (row(correlate(settings(s, cells=2, seed=2), **FEW)) for s in (0.9, 0.0))
-    assert both["stratified_permuted"] == "whole methods"
-    assert none["stratified_permuted"] != "whole methods"
+    assert both["stratified_permuted"] == "complete methods"
+    assert none["stratified_permuted"] != "complete methods"
     assert both["stratified_high"] - both["stratified_low"] > none["stratified_high"] - none["stratified_low"]
     two = row(correlate(settings(0.9, methods=2, seed=2), **FEW))
     assert "two methods that differ in both: inside cells the interval is over configurations" in two["warnings"]
@@ -633,7 +633,7 @@ def test_a_measure_that_tells_cells_apart_has_as_many_values_as_there_are_cells(
     """Cells in the same order as in the target, and no more: free permutation of 28 would find p < 1e-4."""
     long = by_cells(0.95, alike=True)
     found = correlate(long, **FEW).table
-    assert (found["permuted"] == "whole cells").all()
+    assert (found["permuted"] == "complete cells").all()
     kendall = found[found["coefficient"] == "kendall"].iloc[0]
     assert kendall["value"] > 0.6
     assert stats.kendalltau(*(per_configuration(long, name) for name in ("flat", "test_error"))).pvalue < 1e-4
@@ -661,7 +661,7 @@ def test_no_p_value_where_nothing_may_change_places():
             values[f"r{c}-{m}"] = {"flat": 10 * c + rng.normal(), "test_error": -10 * c + rng.normal()}
             configs[f"r{c}-{m}"] = {"method": m, "lr": c, "seed": 0}
     found = row(correlate(table(values, configs), **FEW))
-    assert found["permuted"] == "whole cells"
+    assert found["permuted"] == "complete cells"
     assert np.isnan([found["p"], found["p_adjusted"], found["p_floor"]]).all()
     assert "nothing may change places: no p-value" in found["warnings"]
     assert found["low"] < found["value"] < found["high"]

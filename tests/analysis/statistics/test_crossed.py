@@ -1,4 +1,4 @@
-"""Orders of whole cells, methods and variants, against all permutations of a small table."""
+"""Orders of complete cells, methods and variants, against all permutations of a small table."""
 
 import itertools
 

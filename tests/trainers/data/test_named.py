@@ -121,6 +121,7 @@ def test_images_are_in_memory_once(tmp_path):
         held = {s.inputs.untyped_storage().data_ptr(): s.inputs.untyped_storage().nbytes()
                 for s in (bundle.train, bundle.validation, bundle.test)}  # fmt: skip
         assert sum(held.values()) <= 1.1 * 2400 * 3072
+        assert len(held) == 1  # the splits are parts of what was read: there was no second copy at any time
     few = load_dataset(f"cifar10:{tmp_path}", train_size=50, validation_size=50, test_size=50)
     assert few.train.inputs.untyped_storage().nbytes() == 50 * 3072  # what is not used is let go
 

@@ -381,6 +381,9 @@ def test_weights_of_another_model_are_told_with_counts_and_the_nearest_names(tmp
         read_foreign(tmp_path / "w.pt", model=nn.Sequential(nn.Linear(4, 3)))
     with pytest.raises(ValueError, match=r"9 of its 9 names are among the model's 9, 2 of them with its shape"):
         read_foreign(tmp_path / "w.pt", model=net(width=5))
+    other = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+    with pytest.raises(ValueError, match=r"only \d of the names in .* fit the model: it holds `body.0.weight`"):
+        read_foreign(tmp_path / "w.pt", model=other)
     state = dict(net(5).state_dict())
     state["body.0.wieght"] = state.pop("body.0.weight")
     torch.save(state, tmp_path / "v.pt")

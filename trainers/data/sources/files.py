@@ -37,13 +37,13 @@ class Files:
         the first, middle and last 16 MiB. So it is cheap for a million images, which take a look at each file's size.
         The name of a single file does not count.
         """
-        found = hashlib.sha256()
-        places = [self.path(name) for name in self.names]
-        stats = [os.stat(place) for place in places]  # noqa: PTH116 - a million of them
-        for name, stat in zip(self.names, stats, strict=True):
-            found.update(f"{name if len(places) > 1 else ''}\0{stat.st_size}\0".encode())
-        for i in _spread(len(places)):
-            found.update(_content(str(places[i]), stats[i].st_size, stats[i].st_mtime_ns))
+        found, alone, root = hashlib.sha256(), len(self.names) == 1, str(self.root)
+        for name in self.names:
+            size = os.stat(f"{root}/{name}").st_size  # noqa: PTH116 - a million of them
+            found.update(f"{'' if alone else name}\0{size}\0".encode())
+        for i in _spread(len(self.names)):
+            stat = self.path(self.names[i]).stat()
+            found.update(_content(f"{root}/{self.names[i]}", stat.st_size, stat.st_mtime_ns))
         return found.hexdigest()[:DIGITS]
 
 
