@@ -94,8 +94,8 @@ class TrainConfig(Strict):
     classes: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Learn these classes of the data alone, numbered anew in this order; None takes all."""
     input_size: Count | None = None
-    """Side to which images of a folder are brought: the shorter side is resized to input_size / 0.875, and the middle
-    kept."""
+    """Side to which images are brought: of a folder the shorter side is resized to input_size / 0.875 and the middle
+    kept; small images of other data are resized as a whole, when they are used."""
     on_corrupt: Literal["refuse", "skip"] = "refuse"
     """Stop at images that cannot be read, or leave them out."""
     dataset_digest: str | None = None

@@ -1,4 +1,4 @@
-"""Recipes that need a GPU and data from elsewhere: that they build, and take a step, on a few images of the true formats."""
+"""Recipes that need a GPU and data from elsewhere: they build, and take a step, on a few images in the true formats."""
 
 from pathlib import Path
 
@@ -53,5 +53,5 @@ def test_a_recipe_takes_a_step(name, write, tmp_path, monkeypatch):
     before = [p.detach().clone() for p in training.model.parameters()]
     training.train_step()
     assert torch.isfinite(training.losses[0])
-    assert training.optimizer.last.perturbation_norm == pytest.approx(chosen.rho, rel=1e-3)
+    assert training.optimizer.last.length == pytest.approx(chosen.rho, rel=1e-3)
     assert any(not torch.equal(a, b) for a, b in zip(before, training.model.parameters(), strict=True))

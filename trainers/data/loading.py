@@ -121,6 +121,8 @@ def load_dataset(
         source = made
     if spurious is not None and not source.images:
         raise ValueError(f"`spurious` needs images or signals, and those of {name!r} have shape {source.shape}.")
+    if spurious is not None and source.side is not None:
+        raise ValueError(f"`spurious` and `input_size` do not go together for {name!r}: leave one of them out.")
     if spurious is not None and not isinstance(source.inputs, Tensor):
         raise ValueError(
             f"`spurious` needs the data in memory, and those of {name!r} are read one by one: let the data set say "
@@ -144,7 +146,7 @@ def load_dataset(
 
     def split(part: int) -> Split:
         index = cut[part]
-        plain = Split(inputs[part], given[index], source.y[index], index, source.pixels)
+        plain = Split(inputs[part], given[index], source.y[index], index, source.pixels, side=source.side)
         return plain if codes is None else stamped(plain, codes[index], source.classes, source.shades)
 
     test = split(0)
@@ -361,7 +363,7 @@ def stamped(split: Split, codes: Tensor, classes: int, shades: Shades | None) ->
 
 
 def _corrupted(test: Split, shades: Shades | None, kind: str, severity: int, seed: int) -> Split:
-    x = test.x
+    x = replace(test, side=None).x
     shades = shades or Shades.of(x)
     generator = stream(seed, f"corruption {kind}")
     x = corrupt(x, kind, severity, generator=generator, fill=shades.fill, scale=shades.scale)

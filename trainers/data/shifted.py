@@ -215,7 +215,7 @@ def _of_arrays(name: str, folder: Path, data: DataBundle) -> dict[str, Maker]:
             f"got {labels.dtype} of shape {labels.shape}."
         )
     _require_labels(name, y := torch.from_numpy(labels.astype(np.int64)), data)
-    c, h, w = data.shape
+    c, h, w = data.test.stored_shape
     files = sorted(path for path in folder.glob("*.npy") if path.name != LABELS)
     if not files:
         raise ValueError(f"`shifted` {name!r}: {folder} has {LABELS} and no array beside it, such as fog.npy.")
@@ -252,7 +252,7 @@ def _block(name: str, path: Path, severity: int, y: Tensor, positions: Tensor | 
     images = _array(name, path)[(severity - 1) * n + chosen.numpy()]
     x = torch.from_numpy(images if images.ndim == 4 else images[..., None]).permute(0, 3, 1, 2).contiguous()
     index = chosen if positions is None else data.test.index.cpu()
-    return Split(x, y[chosen], y[chosen], index, data.test.pixels)
+    return Split(x, y[chosen], y[chosen], index, data.test.pixels, side=data.test.side)
 
 
 def _array(name: str, path: Path) -> np.ndarray:
@@ -288,14 +288,17 @@ def _read(name: str, folder: Path, known: Mapping[str, int], note: str, data: Da
         raise ValueError(f"`shifted` {name!r}: the class folders of {folder} hold no image ({', '.join(ENDINGS)}).")
     images = ImageFiles(name, folder, names, labels, Reading(_side(data)))
     y = torch.tensor(labels)
-    stored: Dataset[tuple[Tensor, int]] = images if data.shape[0] == 3 else Grey(images)
-    inputs = ItemInputs([stored], [f"{name!r}"], y, shape=data.shape)
-    return Split(inputs, y, y, torch.arange(len(y)), data.test.pixels, among=_among(known, data), note=note)
+    stored: Dataset[tuple[Tensor, int]] = images if data.test.stored_shape[0] == 3 else Grey(images)
+    inputs = ItemInputs([stored], [f"{name!r}"], y, shape=data.test.stored_shape)
+    return Split(
+        inputs, y, y, torch.arange(len(y)), data.test.pixels, side=data.test.side, among=_among(known, data), note=note
+    )
 
 
 def _side(data: DataBundle) -> int | None:
     """The side of a run's images; None where they are no squares."""
-    return data.shape[1] if data.shape[1] == data.shape[2] else None
+    _, height, width = data.test.stored_shape
+    return height if height == width else None
 
 
 class Grey(Dataset[tuple[Tensor, int]]):
@@ -321,10 +324,10 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
     found = _source(source, _side(data) if len(data.shape) == 3 else None)
     index = torch.arange(found.test_start or 0, len(found.y))
     stored = data.test.inputs
-    if found.shape != data.shape or found.inputs.dtype != stored.dtype:
+    if found.shape != data.test.stored_shape or found.inputs.dtype != stored.dtype:
         raise ValueError(
             f"`shifted` {name!r}: inputs of {source!r} are {found.inputs.dtype} of shape {found.shape}, and those of "
-            f"the run {stored.dtype} of shape {data.shape}: they must be stored alike."
+            f"the run {stored.dtype} of shape {data.test.stored_shape}: they must be stored alike."
         )
     y, among, note = found.y[index], None, ""
     names = found.names
@@ -337,7 +340,7 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
     else:
         _require_labels(name, y, data)
     inputs = found.inputs[index] if isinstance(found.inputs, Tensor) else found.inputs
-    return Split(inputs, y, y, index, data.test.pixels, among=among, note=note)
+    return Split(inputs, y, y, index, data.test.pixels, side=data.test.side, among=among, note=note)
 
 
 @cache

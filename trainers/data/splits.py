@@ -1,11 +1,13 @@
 """What a data set is once it is split: splits, shifted copies of the test set, and the bundle of them."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int, Shaped
 from torch import Generator, Tensor
 
@@ -31,6 +33,7 @@ class Split:
         index: Position of each example in the source (n,), int64.
         pixels: How uint8 becomes floating point, at use; None for other inputs.
         dtype: Of floating-point inputs at use; None means as they are stored, float32 for pixels.
+        side: Side to which images are resized at use (bilinear, antialiased); None means as they are stored.
         workers: Processes that read ahead where inputs are read or augmented one by one; they change no bit.
         among: The classes that a prediction is one of, in order, for a shifted set of fewer classes than the run's;
             None is all.
@@ -43,6 +46,7 @@ class Split:
     index: Int[Tensor, " n"]
     pixels: Pixels | None = None
     dtype: torch.dtype | None = None
+    side: int | None = None
     workers: int = 0
     among: tuple[int, ...] | None = None
     note: str = ""
@@ -79,6 +83,11 @@ class Split:
         )
         x: Tensor = self.take(slice(None))[0]
         return x
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of one input, before it is resized."""
+        return tuple(self.inputs.shape[1:]) if isinstance(self.inputs, Tensor) else self.inputs.shape
 
     def take(self, positions: Int[Tensor, " k"] | slice) -> Batch:
         """The examples at these positions, as a pair (inputs, labels)."""
@@ -160,10 +169,14 @@ class Split:
         return replace(self, dtype=torch.float64)
 
     def _used(self, stored: Tensor) -> Tensor:
-        stored = stored.to(self.device)
+        x = stored.to(self.device)
         if self.pixels is not None:
-            return self.pixels(stored, self.dtype or torch.float32)
-        return stored if self.dtype is None or not stored.is_floating_point() else stored.to(self.dtype)
+            x = self.pixels(x, self.dtype or torch.float32)
+        elif self.dtype is not None and x.is_floating_point():
+            x = x.to(self.dtype)
+        if self.side is None or not len(x):
+            return x.new_empty(0, x.shape[1], self.side, self.side) if self.side else x
+        return F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
 
     def _held(self, positions: Int[Tensor, " k"] | slice) -> Tensor:
         assert isinstance(self.inputs, Tensor)
@@ -182,6 +195,8 @@ class Split:
 
     def _bytes(self, count: int) -> int:
         each = self.inputs[:1].nbytes if isinstance(self.inputs, Tensor) else self.inputs.bytes_each
+        if self.side is not None:
+            each = each * self.side**2 // math.prod(self.stored_shape[1:])
         return count * each * (4 if self.pixels is not None else 1)
 
 

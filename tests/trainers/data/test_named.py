@@ -164,11 +164,29 @@ def test_damaged_standard_data_are_refused(name, change, error, message, tmp_pat
         load_dataset(f"{name}:{folder}")
 
 
+def test_small_images_are_resized_when_they_are_used(tmp_path):
+    """Against Pillow, which rounds to bytes."""
+    from PIL import Image
+
+    x, _ = write_idx(tmp_path, side=8)
+    bundle = load_dataset(f"mnist:{tmp_path}", input_size=20, validation_size=5)
+    assert bundle.shape == (1, 20, 20)
+    assert bundle.train.inputs.shape[1:] == (1, 8, 8)
+    mean, std = bundle.train.pixels.mean[0], bundle.train.pixels.std[0]
+    for (shown, _), index in zip(bundle.train.batches(size=10), bundle.train.index.split(10), strict=True):
+        for image, i in zip(shown, index, strict=True):
+            wanted = np.array(Image.fromarray(x[i, 0]).resize((20, 20), Image.Resampling.BILINEAR))
+            assert np.abs((image[0].numpy() * std + mean) * 255 - wanted).max() < 1.01
+    shifted = bundle.ood["contrast:1"]
+    assert shifted.x.shape == (len(bundle.test), 1, 20, 20)
+    assert load_dataset(f"mnist:{tmp_path}", input_size=8, validation_size=5).train.side is None
+
+
 def test_standard_names_need_a_path():
     with pytest.raises(ValueError, match="`dataset` 'cifar10' needs the folder of its files: write cifar10:PATH"):
         load_dataset("cifar10")
-    with pytest.raises(ValueError, match=r"`input_size` and `on_corrupt` are for files of images .*'cifar10:x'"):
-        load_dataset("cifar10:x", input_size=32)
+    with pytest.raises(ValueError, match=r"`on_corrupt` is for files of images .*'cifar10:x'"):
+        load_dataset("cifar10:x", on_corrupt="skip")
     with pytest.raises(
         ValueError, match="`input_size` and `on_corrupt` are for files of images, got `dataset` 'digits'"
     ):

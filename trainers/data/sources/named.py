@@ -122,6 +122,19 @@ def identity(name: str) -> str:
     return name if noted is None else f"{scheme_of(name)}:{noted}"
 
 
+def resized(source: Source, side: int, name: str) -> Source:
+    """The same images, which are brought to this side when they are used, each as a whole.
+
+    Raises:
+        ValueError: If the inputs are no images in bytes.
+    """
+    if source.pixels is None or len(source.shape) != 3:
+        raise ValueError(
+            f"`input_size` is for images, and inputs of `dataset` {name!r} have shape {source.shape}: leave it out."
+        )
+    return replace(source, side=None if tuple(source.shape[1:]) == (side, side) else side)
+
+
 def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str | None = None) -> Source:
     """Read named data.
 
@@ -138,11 +151,9 @@ def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str 
     """
     scheme = named(name)
     assert scheme is not None
-    if not scheme.images and reading != Reading():
+    if not scheme.images and reading.on_corrupt != Reading().on_corrupt:
         those = ", ".join(key for key, other in SCHEMES.items() if other.images)
-        raise ValueError(
-            f"`input_size` and `on_corrupt` are for files of images ({those}), got `dataset` {name!r}: leave them out."
-        )
+        raise ValueError(f"`on_corrupt` is for files of images ({those}), got `dataset` {name!r}: leave it out.")
     try:
         files = scheme.find(name, absolute(name).partition(":")[2])
     except FileNotFoundError as error:
@@ -157,6 +168,8 @@ def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str 
             f"`--dataset {scheme_of(name)}:PATH`, or train a new run."
         )
     source = scheme.load(name, files, reading, labels=labels)
+    if reading.size is not None and not scheme.images:
+        source = resized(source, reading.size, name)
     noted: dict[str, Any] = {"files": len(files.names), "fingerprint": files.fingerprint}
     if reading.size is not None:
         noted["input_size"] = reading.size  # to which shifted test sets come as well

@@ -47,6 +47,7 @@ class Source:
         images: Whether inputs are images or signals, which corruptions and patches can be applied to.
         shades: Their values at use; None for those of the test set, where the others are not in memory.
         pixels: How uint8 becomes floating point.
+        side: Side to which images are resized at use; None means as they are stored.
         names: Of the classes, in order; empty where they are not known.
         origin: What is noted about the data in a run's folder, such as their fingerprint.
         shared: Whether the inputs belong to others too; those of a single owner are put in the order of the splits in
@@ -62,14 +63,16 @@ class Source:
     images: bool = True
     shades: Shades | None = None
     pixels: Pixels | None = None
+    side: int | None = None
     names: tuple[str, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one input."""
-        return tuple(self.inputs.shape[1:]) if isinstance(self.inputs, Tensor) else self.inputs.shape
+        """Of one input, as it is used."""
+        stored = tuple(self.inputs.shape[1:]) if isinstance(self.inputs, Tensor) else self.inputs.shape
+        return stored if self.side is None else (stored[0], self.side, self.side)
 
 
 TEST_SHARE = 5  # a fifth of data without a test set of their own is the test set, unless a size is given
