@@ -10,6 +10,7 @@ from analysis.candidates import Standing, corrected_p, noisy_labels
 from analysis.measures.registry import expected_sign, marks
 from analysis.reporting.lead import Finding, Lead, by_chance, excludes_zero, value
 from analysis.results import StudyResults
+from analysis.statistics.exchangeability import WHOLE_CELLS, WHOLE_METHODS, WHOLE_VARIANTS
 from analysis.style import counted, fixed, interval, p_value
 
 SAID_OF_MARKS = {
@@ -17,6 +18,11 @@ SAID_OF_MARKS = {
     "noisy labels": "‡ It sorts examples by the noisy labels that were given, so part of it is how many were fitted.",
 }
 STRATIFIED = "stratified_"
+MOVED = {  # by what is permuted, where that is not single configurations or those of a method
+    WHOLE_CELLS: "whole cells and whole methods",
+    WHOLE_VARIANTS: "whole variants of methods",
+    WHOLE_METHODS: "whole methods",
+}
 
 
 def families(results: StudyResults, lead: Lead) -> list[Finding]:
@@ -79,6 +85,8 @@ def _survival(row: Mapping[Any, Any], of: str = "") -> str:
     if p == "–":
         return "with no p-value to correct for the number of measures"
     told = f"corrected p {p if p[0] in '<≤' else f'= {p}'}"
+    if units := MOVED.get(str(row.get(f"{of}permuted"))):
+        told += f" ({units} change places)"
     return told + ", so that among as many measures as were tried it may be chance" * by_chance(row, of)
 
 

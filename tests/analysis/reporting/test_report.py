@@ -246,6 +246,16 @@ def test_a_task_of_one_s_own_leads_with_the_gap_of_its_score(results):
     assert results.targets[0] == "gap_error"
 
 
+def test_what_changes_places_is_told_where_it_is_more_than_single_configurations(results):
+    sure = {"value": 0.45, "low": 0.3, "high": 0.6, "p": 0.01, "p_adjusted": 0.02, "p_floor": 1e-4}
+    inside = {f"stratified{'_' * (k != 'value')}{k.removeprefix('value')}": v for k, v in sure.items()}
+    told = said(sole(results, **sure, permuted="freely", **inside, stratified_permuted="whole variants"), "Sharpness")
+    assert "corrected p = 0.020;" in told
+    assert "corrected p = 0.020 (whole variants of methods change places)" in told
+    cells = said(sole(results, **sure, permuted="whole cells"), "Sharpness")
+    assert "(whole cells and whole methods change places)" in cells
+
+
 def test_one_method_is_not_told_as_many(results):
     one = make(methods=(("sgd", None),), seeds=1)
     every = " ".join(f.text for f in findings(one))
