@@ -57,7 +57,7 @@ def of_target(correlations: pd.DataFrame, target: str, coefficient: str = "kenda
     here = (correlations["target"] == target) & (correlations["coefficient"] == coefficient)
     rows = completed(correlations[here])
     if one_cell(correlations, target):
-        twice = rows.filter(regex="^(stratified|variants_)").select_dtypes("number").columns
+        twice = rows.filter(regex="^stratified").select_dtypes("number").columns
         rows = rows.assign(**dict.fromkeys(twice, math.nan), cell_reversal=False)
     return rows
 

@@ -15,7 +15,6 @@ from analysis.reporting.lead import (
     difference,
     excludes_zero,
     listed,
-    of_these_alone,
     pair,
     stronger,
     sufficient,
@@ -55,7 +54,7 @@ def _in_words(results: StudyResults, lead: Lead) -> str:
     """Which families rank the models, after the correction, and whether they say more than the baselines."""
     texts = [f"Over all models, {_who_ranks(lead.usable, '', lead.target)}."]
     if inside := [s for s in lead.usable if sufficient(s.row, "stratified_")]:
-        texts.append(f"{HELD}, {_who_ranks(inside, 'stratified_', '')}.{_of_these_methods(inside)}{_of_cells(inside)}")
+        texts.append(f"{HELD}, {_who_ranks(inside, 'stratified_', '')}.{_of_cells(inside)}")
     elif lead.one_cell:
         texts.append("All models share the hyper-parameters of training, so there are none to hold fixed.")
     texts += [_within(lead), _of_variants(lead), _against_all_baselines(results, lead), left_in_words(results, lead)]
@@ -78,16 +77,6 @@ def _who_ranks(standings: Sequence[Standing], of: str, target: str) -> str:
 
 def _signed(standing: Standing, column: str) -> str:
     return f"{standing.named} ({'+' if standing.row[column] > 0 else '−'})"
-
-
-def _of_these_methods(standings: Sequence[Standing]) -> str:
-    """Which families rank the models inside cells, but are not shown to for other methods like these."""
-    alone = [s.named for s in standings if of_these_alone(s.row)]
-    return (
-        f" For {listed(alone)} this is about these methods; over variants of methods 0 is not excluded."
-        if alone
-        else ""
-    )
 
 
 def _of_cells(standings: Sequence[Standing]) -> str:

@@ -10,7 +10,7 @@ from analysis.candidates import Standing, corrected_p, noisy_labels
 from analysis.measures.registry import expected_sign, marks
 from analysis.reporting.lead import Finding, Lead, by_chance, excludes_zero, value
 from analysis.results import StudyResults
-from analysis.statistics.exchangeability import WHOLE_CELLS, WHOLE_METHODS, WHOLE_VARIANTS
+from analysis.statistics.exchangeability import COMPLETE_CELLS, COMPLETE_METHODS, COMPLETE_VARIANTS
 from analysis.style import counted, fixed, interval, p_value
 
 SAID_OF_MARKS = {
@@ -19,9 +19,9 @@ SAID_OF_MARKS = {
 }
 STRATIFIED = "stratified_"
 MOVED = {  # by what is permuted, where that is not single configurations or those of a method
-    WHOLE_CELLS: "whole cells and whole methods",
-    WHOLE_VARIANTS: "whole variants of methods",
-    WHOLE_METHODS: "whole methods",
+    COMPLETE_CELLS: "complete cells, and complete variants of methods",
+    COMPLETE_VARIANTS: "complete variants of methods",
+    COMPLETE_METHODS: "complete methods",
 }
 
 
@@ -36,7 +36,7 @@ def families(results: StudyResults, lead: Lead) -> list[Finding]:
 
 
 def _named(results: StudyResults, standing: Standing, lead: Lead) -> str:
-    """The representative over all models, within methods, inside cells and over variants of methods."""
+    """The representative over all models, within methods and inside cells."""
     row = standing.row
     said = [SAID_OF_MARKS[mark] for mark in marks(row["measure"], noisy=noisy_labels(results))]
     text = f"`{row['measure']}`{''.join(f' {mark[0]}' for mark in said)}: τ_b = {value(row)} "
@@ -53,7 +53,6 @@ def _named(results: StudyResults, standing: Standing, lead: Lead) -> str:
     if np.isfinite(row["stratified"]):
         text += f" With the hyper-parameters of training held fixed {value(row, STRATIFIED)}"
         text += f", {_survival(row, STRATIFIED)}." if excludes_zero(row, STRATIFIED) else ": not shown."
-        text += _over_variants(row)
     if row["warned"] > 0:
         kinds = f" ({row['warned_as']})" if row["warned_as"] else ""
         text += f" ⚠ {100 * row['warned']:.0f} % of its values carry a warning{kinds}."
@@ -66,18 +65,6 @@ def _expected(row: Mapping[Any, Any], target: str) -> str:
         return ""
     same = np.sign(row["value"]) == row["expected_sign"]
     return f"; the sign is {'the one its theory predicts' if same else 'opposite to what its theory predicts'}"
-
-
-def _over_variants(row: Mapping[Any, Any]) -> str:
-    """What is left of the stratified coefficient where each method counts once, however many cells it is in."""
-    low, high = (float(row.get(f"variants_{end}", np.nan)) for end in ("low", "high"))
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return ""
-    alone = low <= 0 <= high and excludes_zero(row, STRATIFIED)
-    less = ": this is about these methods, and is not shown for others like them" * alone
-    p = corrected_p(row, "variants_")
-    told = "" if p == "–" else f", corrected p {p if p[0] in '<≤' else f'= {p}'}"
-    return f" Over variants of methods its interval is [{fixed(low)}, {fixed(high)}]{told}{less}."
 
 
 def _survival(row: Mapping[Any, Any], of: str = "") -> str:

@@ -153,12 +153,6 @@ def survives(row: Mapping[Any, Any], of: str = "") -> bool:
     return excludes_zero(row, of) and not by_chance(row, of)
 
 
-def of_these_alone(row: Mapping[Any, Any]) -> bool:
-    """Whether what a row shows inside cells is not shown for other methods like these."""
-    low, high = (float(row.get(f"variants_{end}", np.nan)) for end in ("low", "high"))
-    return survives(row, "stratified_") and low <= 0 <= high
-
-
 def value(row: Mapping[Any, Any], of: str = "") -> str:
     """A coefficient with its interval; ⚠ where values behind it carry a warning."""
     text = interval(row[of.rstrip("_") or "value"], row[f"{of}low"], row[f"{of}high"])

@@ -37,12 +37,10 @@ COLUMNS = (
     *("warned", "warned_as", "warnings", "p_bh", "interval", "correction"),
 )
 
-# Columns that some tables lack, and what stands for "unknown" there. Those over variants of methods are of earlier
-# tables; now they are the stratified ones where they must be.
+# Columns that some tables lack, and what stands for "unknown" there.
 UNKNOWN: dict[str, Any] = {
     **dict.fromkeys(("p_adjusted", "p_floor", "p_bh", "stratified_mean", "warned"), math.nan),
     **{f"stratified{end}": math.nan for end in ("", "_low", "_high", "_p", "_p_adjusted", "_p_floor")},
-    **{f"variants_{end}": math.nan for end in ("low", "high", "p", "p_adjusted", "p_floor")},
     **dict.fromkeys(("permuted", "stratified_permuted", "warned_as", "interval"), ""),
     "cells": 0,
     "cells_dropped": 0,

@@ -188,14 +188,14 @@ def test_few_configurations_claim_nothing(results):
     assert len(key_numbers(poor)) == 2
 
 
-def test_what_holds_inside_cells_and_not_over_variants_is_about_these_methods(results):
-    inside = {"stratified": 0.6, "stratified_low": 0.4, "stratified_high": 0.8}
-    told = said(sole(results, **inside, variants_low=-0.1, variants_high=0.9), "Sharpness")
-    assert "Over variants of methods its interval is [−0.10, 0.90]: this is about these methods, and is not" in told
-    answered = said(sole(results, **inside, variants_low=-0.1, variants_high=0.9, stratified_p_adjusted=0.01), "Answer")
-    assert "this is about these methods; over variants of methods 0 is not excluded" in answered
-    assert "[0.20, 0.90]." in said(sole(results, **inside, variants_low=0.2, variants_high=0.9), "Sharpness")
-    assert "Over variants" not in said(sole(results, **inside, variants_low=np.nan, variants_high=np.nan), "Sharpness")
+def test_what_changes_places_inside_cells_is_said(results):
+    inside = {
+        "stratified": 0.5, "stratified_low": 0.2, "stratified_high": 0.9, "stratified_p_adjusted": 0.01, "cells": 4,
+        "stratified_permuted": "complete variants",
+    }  # fmt: skip
+    told = said(sole(results, **inside), "Sharpness")
+    assert "corrected p = 0.010 (complete variants of methods change places)" in told
+    assert "change places" not in said(sole(results, **inside | {"stratified_permuted": "inside cells"}), "Sharpness")
 
 
 def test_within_methods_families_are_told_by_their_intervals_and_a_sign_that_is_another_inside_cells(results):
