@@ -188,16 +188,6 @@ def test_few_configurations_claim_nothing(results):
     assert len(key_numbers(poor)) == 2
 
 
-def test_what_changes_places_inside_cells_is_said(results):
-    inside = {
-        "stratified": 0.5, "stratified_low": 0.2, "stratified_high": 0.9, "stratified_p_adjusted": 0.01, "cells": 4,
-        "stratified_permuted": "complete variants",
-    }  # fmt: skip
-    told = said(sole(results, **inside), "Sharpness")
-    assert "corrected p = 0.010 (complete variants of methods change places)" in told
-    assert "change places" not in said(sole(results, **inside | {"stratified_permuted": "inside cells"}), "Sharpness")
-
-
 def test_within_methods_families_are_told_by_their_intervals_and_a_sign_that_is_another_inside_cells(results):
     within = {"within": -0.6, "within_low": -0.9, "within_high": -0.2}
     inside = {"stratified": 0.6, "stratified_low": 0.4, "stratified_high": 0.8}
@@ -249,11 +239,13 @@ def test_a_task_of_one_s_own_leads_with_the_gap_of_its_score(results):
 def test_what_changes_places_is_told_where_it_is_more_than_single_configurations(results):
     sure = {"value": 0.45, "low": 0.3, "high": 0.6, "p": 0.01, "p_adjusted": 0.02, "p_floor": 1e-4}
     inside = {f"stratified{'_' * (k != 'value')}{k.removeprefix('value')}": v for k, v in sure.items()}
-    told = said(sole(results, **sure, permuted="freely", **inside, stratified_permuted="whole variants"), "Sharpness")
+    told = said(
+        sole(results, **sure, permuted="freely", **inside, stratified_permuted="complete variants"), "Sharpness"
+    )
     assert "corrected p = 0.020;" in told
-    assert "corrected p = 0.020 (whole variants of methods change places)" in told
-    cells = said(sole(results, **sure, permuted="whole cells"), "Sharpness")
-    assert "(whole cells and whole methods change places)" in cells
+    assert "corrected p = 0.020 (complete variants of methods change places)" in told
+    cells = said(sole(results, **sure, permuted="complete cells"), "Sharpness")
+    assert "(complete cells and complete methods change places)" in cells
 
 
 def test_one_method_is_not_told_as_many(results):
