@@ -19,7 +19,7 @@ SAID_OF_MARKS = {
 }
 STRATIFIED = "stratified_"
 MOVED = {  # by what is permuted, where that is not single configurations or those of a method
-    COMPLETE_CELLS: "complete cells, and complete variants of methods",
+    COMPLETE_CELLS: "complete cells, and complete variants of methods,",
     COMPLETE_VARIANTS: "complete variants of methods",
     COMPLETE_METHODS: "complete methods",
 }

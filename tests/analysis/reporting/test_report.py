@@ -245,7 +245,7 @@ def test_what_changes_places_is_told_where_it_is_more_than_single_configurations
     assert "corrected p = 0.020;" in told
     assert "corrected p = 0.020 (complete variants of methods change places)" in told
     cells = said(sole(results, **sure, permuted="complete cells"), "Sharpness")
-    assert "(complete cells and complete methods change places)" in cells
+    assert "(complete cells, and complete variants of methods, change places)" in cells
 
 
 def test_one_method_is_not_told_as_many(results):
