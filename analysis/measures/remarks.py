@@ -28,7 +28,7 @@ KINDS: dict[str, str] = {
     "which weights of the file": r"^weights: ",
     "frozen parameters are held fixed": r"^frozen: ",
     "does not fit the model, the task or the data": r"^needs |not known|left out|not among|cannot be folded|no planted"
-    r"|no validation|lies outside|not the plain",
+    r"|no validation|lies outside|not the plain|^examples were mixed",
 }
 OTHER = "other"
 

@@ -75,10 +75,9 @@ def test_the_cost_is_about_what_is_taken(subject, monkeypatch):
         return expected, taken
 
     expected, taken = single_threaded(both)
-    assert 1 / 3 < sum(expected.values()) / sum(taken.values()) < 3
-    slow = [key for key in chosen if taken[key] > 0.2]
-    assert slow
-    assert all(1 / 6 < expected[key] / taken[key] < 6 for key in slow), (expected, taken)
+    assert 1 / 4 < sum(expected.values()) / sum(taken.values()) < 4, (expected, taken)
+    slowest = max(taken, key=taken.__getitem__)
+    assert 1 / 8 < expected[slowest] / taken[slowest] < 8, (expected, taken)
 
 
 def test_a_pass_that_the_model_refuses_costs_nothing(subject):

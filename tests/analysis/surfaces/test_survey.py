@@ -113,7 +113,7 @@ def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept
     add, evaluate = Writer.add, computing.evaluate
     counts = itertools.count()
     evaluated = []
-    monkeypatch.setattr(computing, "evaluate", lambda t, b, d: evaluated.extend(b) or evaluate(t, b, d))
+    monkeypatch.setattr(computing, "evaluate", lambda t, b, d, **o: evaluated.extend(b) or evaluate(t, b, d, **o))
     whole = bytes_of(plane(copies["sgd"], points=21, jobs=1))
     blocks = len(evaluated)
     assert blocks > 7  # the centre, and 441 points a few at a time
@@ -142,9 +142,9 @@ SLOW = """
 import sys, time
 from analysis.surfaces import computing
 evaluate = computing.evaluate
-def slow(task, blocks, device):
+def slow(task, blocks, device, **options):
     time.sleep(0.2)
-    return evaluate(task, blocks, device)
+    return evaluate(task, blocks, device, **options)
 computing.evaluate, computing.BUNDLE_SECONDS = slow, 0.0
 from analysis.cli import main
 main(sys.argv[1:])
@@ -375,7 +375,7 @@ def test_foolish_input(copies, options, message):
 
 
 def test_foolish_places(copies, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no run and no file of weights"):
+    with pytest.raises(FileNotFoundError, match="does not exist: give a run's folder"):
         surface(tmp_path / "nothing")
     with pytest.raises(ValueError, match="holds several runs"):
         surface(copies["sgd"].folder.parent.parent)

@@ -316,7 +316,7 @@ def test_a_study_file_can_search():
 def test_folders_of_studies_without_search_still_belong_to_them():
     study = read_study(STUDIES / "smoke.yaml")
     values = study.model_dump(mode="json")
-    for later in ("random", "surfaces"):
+    for later in ("random", "surfaces", "weights", "examples", "shifted"):
         del values[later]  # as a version without these keys wrote it
     for later in ("correction", "representatives"):
         del values["statistics"][later]
