@@ -113,7 +113,7 @@ def obf_loss(
         )
     if soft and not (bool((targets >= 0).all()) and torch.allclose(targets.sum(-1), targets.new_ones(()), atol=1e-3)):
         raise ValueError(
-            "`targets` of the OBF objective must be labels, or shares of the classes: not negative, and summing to 1."
+            "`targets` of the OBF objective must be labels, or shares of the classes: not negative, with the sum 1."
         )
     if soft and weight is not None:
         raise ValueError("`weight` of the OBF objective needs hard labels, got soft targets: leave one of them out.")
