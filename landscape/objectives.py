@@ -111,9 +111,9 @@ def obf_loss(
             f"{tuple(targets.shape)} and {targets.dtype} for logits {tuple(logits.shape)}: put the classes on the "
             f"second axis, and give labels, or soft targets of the logits' shape (n, k)."
         )
-    if soft and not (bool((targets >= 0).all()) and torch.allclose(targets.sum(-1), targets.new_ones(()), atol=1e-3)):
+    if soft and not (bool((targets >= 0).all()) and bool(((targets.sum(-1) - 1).abs() < 1e-3).all())):
         raise ValueError(
-            "`targets` of the OBF objective must be labels, or shares of the classes: not negative, with the sum 1."
+            "`targets` of the OBF objective must be labels, or shares of classes: not negative, with the sum 1."
         )
     if soft and weight is not None:
         raise ValueError("`weight` of the OBF objective needs hard labels, got soft targets: leave one of them out.")

@@ -54,8 +54,10 @@ def measure(
     Args:
         path: A study's folder, a folder of runs, one run, weights from elsewhere (.safetensors, .pt, .ckpt, .pth.tar,
             a folder of Hugging Face as hf:FOLDER), or a folder of them.
-        measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones.
-        out_file: Where to write the table (Parquet); by default measures.parquet in the folder.
+        measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones. What the
+            table holds of other measures stays.
+        out_file: Where to write the table (Parquet); by default measures.parquet in the folder, or with ema or best
+            measures.ema.parquet or measures.best.parquet.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
         ema: Measure the average of weights (EMA, SWA) instead of the weights: of runs with average, or that in files.
         best: Measure the checkpoint with the best validation error (of runs with keep_best) instead of the last one.
@@ -141,10 +143,15 @@ def measure(
             print(announcement(left, runtime.processes), file=sys.stderr)
         return track(take(calls, runtime), "measuring", len(calls))
 
-    for call in sized()[0][:1]:
+    first, unfit = sized()
+    if chosen_weights and not first and unfit:
+        raise ValueError(f"`--{'ema' if ema else 'best'}`: {unfit[0]['warnings'].iloc[0]}; nothing was measured.")
+    for call in first[:1]:
         check_shifted(*call)
-    target = target or path / "measures.parquet"
-    frame = tabulate(target, sized, measured)
+    target = target or path / f"measures{'.ema' * ema}{'.best' * best}.parquet"
+    part = measures is not None or examples is not None or bool(set_options)
+    of_runs = alone is None and has_runs(path)  # whose weights never change
+    frame = tabulate(target, sized, measured, beside=part and of_runs and out_file is None)
     show_measures(frame)
     print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves

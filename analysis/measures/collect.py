@@ -202,6 +202,8 @@ def tabulate(
     path: Path,
     wanted: Callable[[], tuple[list[Call], list[pd.DataFrame]]],
     measure: Callable[[list[Call]], Iterable[pd.DataFrame]],
+    *,
+    beside: bool = False,
 ) -> pd.DataFrame:
     """Measure what is wanted and write the table, of the runs as they are when it is written.
 
@@ -212,9 +214,10 @@ def tabulate(
         path: Of the table.
         wanted: Lists checkpoints to measure, and rows for runs that have none, as `to_measure`.
         measure: Gives the rows of checkpoints, as `take`.
+        beside: Keep what the table holds of these runs beside the new rows, which replace their like.
 
     Returns:
-        The table.
+        The new rows.
     """
     calls, _ = wanted()
     while True:
@@ -223,9 +226,26 @@ def tabulate(
             again, marked = wanted()
             if again == calls:
                 rows = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
-                table.write(rows, path)
+                table.write(_joined(path, rows) if beside and path.exists() else rows, path)
                 return rows
         calls = again
+
+
+def _joined(path: Path, new: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table and new ones of the same runs; those that are measured again are left out.
+
+    An old row without a value goes where its measure has been taken again, whatever its options.
+    """
+    old = table.read(path)
+    old = old[old["run_id"].isin(new["run_id"])]
+    place = ["run_id", "step", "measure"]
+    again = _in(old, new, [*place, "split", "options"]) | (old["value"].isna() & _in(old, new, place))
+    return sort_rows(pd.concat([old[~again], new], ignore_index=True))
+
+
+def _in(old: pd.DataFrame, new: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Which rows of a table have their like in another one."""
+    return pd.Series(pd.MultiIndex.from_frame(old[keys]).isin(pd.MultiIndex.from_frame(new[keys])), index=old.index)
 
 
 def _lost(call: Call, reason: str) -> pd.DataFrame:

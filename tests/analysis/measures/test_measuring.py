@@ -161,6 +161,25 @@ def test_every_checkpoint_of_a_run_can_be_measured(run, capsys):
     assert set(table["step"]) == set(run.checkpoints()) - {0}
 
 
+def test_what_a_table_holds_of_other_measures_of_runs_stays(run, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    shutil.copytree(run.folder, folder / run.run_id, ignore=shutil.ignore_patterns("measures*"))
+    assert command("measure", folder, "--measures", "norms", "--jobs", 1) == 0
+    first = pd.read_parquet(folder / "measures.parquet")
+    some = ["--measures", "ascent_sharpness", "--set", "ascent_sharpness.rho=[0.03]", "--jobs", 1]
+    assert command("measure", folder, *some) == 0
+    both = pd.read_parquet(folder / "measures.parquet")
+    norms = both[both["measure"].isin(first["measure"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(norms, first)
+    assert len(both) > len(first)
+    assert command("measure", folder, *some) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "measures.parquet"), both)
+    capsys.readouterr()
+    assert command("measure", folder, "--ema", "--jobs", 1) == 2
+    assert "the run has no average of weights: train with `average`" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "measures.parquet"), both)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"jobs": 0}, "`jobs` must be at least 1, got 0"),
     ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
