@@ -74,8 +74,7 @@ def test_nothing_moves_where_nothing_is_alike():
 def test_all_orders_of_any_table_are_a_group(seed):
     """Blocks of equal patterns need not have them in one order: permutations all, closed, none twice."""
     rng = np.random.default_rng(seed)
-    shape = cells, blocks, settings = rng.integers(1, (4, 4, 3))
-    cell, block, setting = (v.ravel() for v in np.indices(shape))
+    cell, block, setting = (v.ravel() for v in np.indices(rng.integers(1, (4, 4, 3))))
     there = rng.random(len(cell)) < 0.6
     if seed == 0:  # the second method has its settings in cells (0, 1, 2) and (0, 1), the first the other way round
         cell, block = np.array([0, 1, 0, 1, 2, 0, 1, 2, 0, 1]), np.array([0] * 5 + [1] * 5)

@@ -320,6 +320,20 @@ def test_models_of_several_shapes_are_said():
     assert not any("shapes" in w for w in FOUND.warnings)
 
 
+@pytest.mark.parametrize("also", [False, True])
+def test_sizes_that_go_with_the_model_are_no_axis(also):
+    long = grid()
+    long["hp.model"] = np.where(long["hp.lr"] > 0.15, "mlp", "cnn")
+    long["hp.model_options"] = np.where(long["hp.lr"] > 0.15, '{"width": 8}', '{"channels": 4}')
+    if also:  # sizes of one model that differ, at one decay
+        at = (long["hp.lr"] > 0.15) & (long["hp.weight_decay"] > 5e-4)
+        long.loc[at, "hp.model_options"] = '{"width": 16}'
+    found = correlate(long.drop(columns="hp.lr"), tables=["granulated"], measures=["flat"], **FEW).granulated
+    assert ("model_options" in set(found["axis"])) == also
+    assert (found.query("axis == 'model'")["pairs"] == 9 * (not also)).all()
+    assert found.query("axis == 'all'")["warnings"].str.contains("no pair").all() == also
+
+
 def test_a_radius_drawn_at_random_is_no_axis():
     long = grid()
     run = long["run_id"].astype("category").cat.codes
