@@ -329,6 +329,20 @@ def test_ranked_controls_are_said_to_take_configurations_as_exchangeable():
     assert one(found, measure="flat", control="train_loss")["warnings"] == ""
 
 
+def test_methods_of_equal_holes_in_another_order_change_places():
+    rng = np.random.default_rng(1)
+    values, configs = {}, {}
+    missing = {("a", 0, 3), ("b", 1, 3)}  # the first setting of one method and the second of the other
+    for method, rho, lr in product("abc", (0, 1), (1, 2, 3)):
+        if (method, rho, lr) not in missing:
+            run, level = f"{method}-{rho}-{lr}", 3 * "abc".index(method)
+            values[run] = {"flat": level + 0.3 * rng.normal(), "test_error": level + 0.3 * rng.normal()}
+            configs[run] = {"method": method, "rho": "abc".index(method) + rho / 10, "lr": lr, "seed": 0}
+    row = one(correlate(table(values, configs), tables=(), **FEW).table, measure="flat", coefficient="kendall")
+    assert row["stratified_permuted"] == "complete methods"
+    assert row["stratified_p_floor"] == 1 / 4  # two methods change places, and so do the settings of the third
+
+
 def test_power_of_what_was_found():
     for row in FOUND.power.itertuples():
         if np.isfinite(row.required_configurations):
