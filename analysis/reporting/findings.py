@@ -12,6 +12,7 @@ from analysis.reporting.tables import methods
 from analysis.results import StudyResults
 from analysis.statistics.comparison import POOLED, STRATIFIED
 from analysis.statistics.resampling import MINIMUM
+from analysis.statistics.units import goes_with_model
 from analysis.style import counted, fixed, from_to, looks
 
 LEADING = ("sharpness", "forgetting")  # families with a number at the head of the page
@@ -124,7 +125,8 @@ def _models(results: StudyResults, lead: Lead) -> str:
     """The models that a correlation is over, in words."""
     configurations = results.configurations().query("status == 'finished'")
     n = max(int(standing.row["n_configurations"]) for standing in lead.usable)
-    varied = [c.removeprefix("hp.") for c in results.configuration_columns if c not in ("hp.method", "hp.ascent")]
+    told = ("hp.method", "hp.ascent", *goes_with_model(results.runs))
+    varied = [c.removeprefix("hp.") for c in results.configuration_columns if c not in told]
     settings = [*["method"] * (len(results.methods) > 1), *(f"`{name}`" for name in varied)]
     differ = f", which differ in {listed(settings)}" if settings else ""
     seeds = configurations.groupby("configuration").size()

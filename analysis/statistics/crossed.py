@@ -70,7 +70,7 @@ class Crossed:
         pattern = _classes(tuple(taken) for taken in (at >= 0).T)
         rows = _classes(tuple(taken) for taken in at >= 0) if move_cells else np.arange(len(at))
         blocks = _classes(tuple(sorted(pattern[block == b])) for b in range(block.max(initial=-1) + 1))
-        columns = _classes(zip(block.tolist(), pattern.tolist(), strict=True))
+        columns = _numbered(block * len(pattern) + pattern)  # in one order of patterns in every block
         return cls(at, row, column, rows, columns, block, blocks)
 
     @property
@@ -118,7 +118,9 @@ class Crossed:
     @property
     def key(self) -> bytes:
         """What tells one table from another."""
-        return b"".join(part.tobytes() for part in (self.at, self.row, self.rows, self.columns, self.blocks))
+        return b"".join(
+            part.tobytes() for part in (self.at, self.row, self.rows, self.columns, self.block, self.blocks)
+        )
 
 
 def _numbered(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

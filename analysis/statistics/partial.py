@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from analysis.statistics.arguments import check_resampling
 from analysis.statistics.controls import BESIDE, asked, unfair, usual
-from analysis.statistics.evidence import SLOW_PERMUTATIONS, Evidence, Rows, joined
+from analysis.statistics.correlation_rows import STILL
+from analysis.statistics.evidence import SLOW_PERMUTATIONS, Block, Evidence, Rows, joined
+from analysis.statistics.exchangeability import INSIDE_CELLS, differ, differ_in_cells
 from analysis.statistics.intervals import PERFECT, stabilised_interval
 from analysis.statistics.kendall import EXACT_LIMIT
 from analysis.statistics.max_t import Seen, step_down
@@ -24,6 +26,7 @@ from analysis.statistics.randomness import source_of
 from analysis.statistics.resampling import MINIMUM, NO_CLAIM, mid_ranks
 from analysis.statistics.statistic import INTERVAL, SHOWN, Cell, Statistic, chance, number, of_leading, whole, words
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall, stratified_leave_one_out
+from analysis.statistics.units import Units
 
 MOST_LEVELS = 3  # of a control that makes strata
 PERMUTATIONS = (
@@ -33,6 +36,7 @@ STRATA, RESIDUALS = "kendall in strata", "spearman of residuals"
 SAID = {STRATA: "τ in strata", RESIDUALS: "ranks' residuals", "kendall": "linear partial τ"}  # the last: earlier tables
 DETERMINED = "the controls determine the measure or the target"
 CONSTANT = "constant control"
+ALIKE = "configurations of one method, variant or cell are alike in both: interval and p take them as exchangeable"
 
 _BLOCK = 1 << 21  # (measures, permutations) numbers held at once
 _NOTHING = 1e-10  # of a sum of squares: what is left of it is rounding
@@ -309,20 +313,73 @@ def table(evidence: Evidence) -> Rows:
         finite = control.finite(data)
         for block in evidence.blocks(measures, [t for t in evidence.targets if t not in control.measures]):
             runs = block.runs & finite
-            held = given(*control.values(data, runs), evidence.block(block.measures, block.targets, runs).used)
+            used = evidence.block(block.measures, block.targets, runs).used
+            held = given(*control.values(data, runs), used)
+            of_cells = bool((runs == block.runs).all()) and _are_cells(held, data.cells, used)
             block = evidence.block(block.measures, block.targets, runs, held.used)
             orders = min(settings.permutations, PERMUTATIONS if block.n <= EXACT_LIMIT else SLOW_PERMUTATIONS)
             value, low, high, p, why = partials(
-                block.x, block.y, held, settings.level, orders, settings.generator(10, block.n),
-                interval=settings.draws > 0,
+                block.x, block.y, held, settings.level, orders * (not of_cells), settings.generator(10, block.n),
+                interval=settings.draws > 0 and not of_cells,
             )  # fmt: skip
+            alike = np.where(_alike(block, held, data) & (np.isfinite(low) | np.isfinite(p)), ALIKE, "")
+            if of_cells:
+                low, high, p, alike = _of_cells(evidence, block)
             why[block.still & (why != CONSTANT)] = ""  # said already
             seen = np.array([[unfair(m, control.measures)] * len(block.targets) for m in block.measures], dtype=object)
             perfect = np.where((np.abs(value) > 1 - 1e-12) & np.isfinite(low), PERFECT, "")
             rows += block.rows(
-                control.name, held.coefficient, value, low, high, p, block.n, remarks=(held.note, why, perfect, seen)
+                control.name,
+                held.coefficient,
+                value,
+                low,
+                high,
+                p,
+                block.n,
+                remarks=(held.note, why, perfect, alike, seen),
             )
     return rows
+
+
+def _are_cells(held: Given, cells: Int[np.ndarray, " c"], used: Bool[np.ndarray, " c"]) -> bool:
+    """Whether what is held fixed makes the cells of equal hyper-parameters, and nothing but cells."""
+    if held.reason or held.coefficient != STRATA:
+        return False
+    own, theirs = (
+        {tuple(np.flatnonzero(where)[rows].tolist()) for rows in Strata.of(labels).groups}
+        for labels, where in ((held.cells, held.used), (cells[used], used))
+    )
+    return own == theirs
+
+
+def _of_cells(evidence: Evidence, block: Block) -> tuple[np.ndarray, ...]:
+    """Interval's ends and p of stratified tau_b as the table of correlations has them, and what changes places."""
+    rows = evidence.correlations
+    rows = rows[rows["coefficient"] == "kendall"].set_index(["measure", "target"])
+    rows = rows.reindex(pd.MultiIndex.from_product([block.measures, block.targets]))
+    low, high, p = (
+        rows[f"stratified_{name}"].to_numpy(dtype=np.float64).reshape(block.shape) for name in ("low", "high", "p")
+    )
+    moved = rows["stratified_permuted"].fillna("").to_numpy(dtype=object).reshape(block.shape)
+    said = np.where((moved == "") | (moved == INSIDE_CELLS), "", moved + " change places")
+    if evidence.settings.permutations:
+        said[np.isfinite(low) & np.isnan(p)] = f"{STILL} inside cells"
+    return low, high, p, said
+
+
+def _alike(block: Block, held: Given, data: Units) -> Bool[np.ndarray, "m t"]:
+    """Where what the controls leave of measure and target differs by method, by variant, or by cell in both."""
+    found = np.zeros(block.shape, dtype=bool)
+    if held.reason or not block.n:
+        return found
+    for labels in (np.unique(data.methods, return_inverse=True)[1], data.variants, data.cells):
+        groups = labels[block.used]
+        if len(held.ranked):
+            left = _residuals((mid_ranks(block.x), mid_ranks(block.y)), mid_ranks(held.ranked), held.cells)
+            found |= differ(left[0], left[1], groups)
+        else:
+            found |= differ_in_cells(block.x, block.y, Strata.of(held.cells), groups)
+    return found
 
 
 def _shown(rows: pd.DataFrame, leading: Sequence[str]) -> pd.DataFrame:
@@ -342,7 +399,9 @@ STATISTIC = Statistic(
     note=(
         "Rank correlation with `{target}` given what is known without the measure. Controls with at most three levels "
         "make strata: τ over pairs of models in which they are equal. Others are ordered: correlation of the residuals "
-        "of ranks, fitted inside the strata if there are any. Intervals: jackknife; p: permutations inside the strata."
+        "of ranks, fitted inside the strata if there are any. Intervals: jackknife; p: permutations inside the strata; "
+        "both take configurations as exchangeable, also where those of one method are alike (remarks in the CSV file). "
+        "Where the strata are the cells of equal hyper-parameters, both are those of τ inside cells."
     ),
     shown={
         "Held fixed": words("control"),

@@ -117,8 +117,8 @@ class Units:
     def coordinates(self) -> tuple[dict[str, list[str]], list[str]]:
         """The grid: the method, and every hyper-parameter that varies inside a method; a level a configuration.
 
-        What only goes with the method, such as its own options, is part of the method. Columns with more than 12
-        levels are no axis.
+        What only goes with the method, such as its own options, is part of the method, and sizes that only go with
+        the model (`goes_with_model`) of the model. Columns with more than 12 levels are no axis.
 
         Returns:
             Levels of each axis, named without "hp."; and the columns left out for their many levels.
@@ -127,7 +127,8 @@ class Units:
         many: list[str] = []
         if len(set(self.methods)) > 1:
             found["method"] = list(self.methods)
-        for name in self.hyper.columns:
+        told = goes_with_model(self.hyper)
+        for name in (c for c in self.hyper.columns if c not in told):
             text = self.hyper[name].map(_text)
             if int(text.groupby(np.array(self.methods, dtype=object)).nunique().max()) < 2:
                 continue
@@ -265,6 +266,15 @@ def without_rounding(x: Float[np.ndarray, "v c"]) -> Float[np.ndarray, "v c"]:
 def of_method(column: str) -> bool:
     """Whether a column, such as hp.rho or hp.gate_options.k, is a setting of the method."""
     return column.removeprefix("hp.").partition(".")[0] in (*OF_METHOD, "method")
+
+
+def goes_with_model(settings: pd.DataFrame) -> list[str]:
+    """The columns of a model's sizes, where each model has one choice of them: then the model says it all."""
+    if "hp.model" not in settings.columns:
+        return []
+    model = settings["hp.model"].map(_text)
+    found = [c for c in settings.columns if c.partition(".")[2].partition(".")[0] == "model_options"]
+    return [c for c in found if settings[c].map(_text).groupby(model).nunique().max() < 2]
 
 
 def _text(value: object) -> str:

@@ -257,6 +257,16 @@ def test_one_method_is_not_told_as_many(results):
     assert "None of" in said(sole(results, low=-0.9, high=0.9), "Tried")
 
 
+@pytest.mark.parametrize("also", [False, True])
+def test_sizes_that_go_with_the_model_are_not_told_as_settings(results, also):
+    first = results.runs["hp.lr"] == results.runs["hp.lr"].min()
+    sizes = np.where(first, '{"channels": 4}', np.where(also & (results.runs.index % 2 == 0), '{"w": 4}', '{"w": 8}'))
+    runs = results.runs.assign(**{"hp.model": np.where(first, "cnn", "mlp"), "hp.model_options": sizes})
+    told = said(sole(changed(results, runs=runs), low=0.1, high=0.9), "Scope")
+    assert "`model`" in told
+    assert ("`model_options`" in told) == also
+
+
 def test_no_sentence_is_said_twice(results):
     noisy = changed(results, runs=results.runs.assign(**{"hp.label_noise": 0.2}))
     one = sole(results, cells=1, cells_dropped=0)

@@ -68,3 +68,22 @@ def test_nothing_moves_where_nothing_is_alike():
     assert Crossed.of(np.arange(4), np.zeros(4, dtype=int), move_cells=True).number == 24
     none = np.zeros(3, dtype=bool)
     assert Crossed.of(np.arange(3), np.arange(3), counted=none).every().tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_all_orders_of_any_table_are_a_group(seed):
+    """Blocks of equal patterns need not have them in one order: permutations all, closed, none twice."""
+    rng = np.random.default_rng(seed)
+    cell, block, setting = (v.ravel() for v in np.indices(rng.integers(1, (4, 4, 3))))
+    there = rng.random(len(cell)) < 0.6
+    if seed == 0:  # the second method has its settings in cells (0, 1, 2) and (0, 1), the first the other way round
+        cell, block = np.array([0, 1, 0, 1, 2, 0, 1, 2, 0, 1]), np.array([0] * 5 + [1] * 5)
+        setting, there = np.array([0, 0, 1, 1, 1, 0, 0, 0, 1, 1]), np.ones(10, dtype=bool)
+    cell, block, setting = cell[there], block[there], setting[there]
+    whole = Crossed.of(cell, 10 * block + setting, methods=block, move_cells=bool(rng.integers(2)))
+    orders = whole.every()
+    assert (np.sort(orders, axis=1) == np.arange(len(cell))).all()
+    known = set(map(tuple, orders.tolist()))
+    assert len(known) == len(orders) == whole.number
+    one = orders[rng.integers(len(orders))]
+    assert set(map(tuple, orders[:, one].tolist())) == known

@@ -289,6 +289,60 @@ def test_measures_that_saw_held_out_labels_are_judged_by_the_validation_error():
     assert set(told["added"]) == {"dCE[sam, held_out]"}
 
 
+def methods_in_cells(decays=(0.0, 1e-3)):
+    """Four methods of two radii that are alike in measure and target, in cells of learning rate and decay."""
+    rng = np.random.default_rng(2)
+    values, configs = {}, {}
+    level = dict(zip("abcd", (0.0, 1.0, 2.0, 3.0), strict=True))
+    for method, rho, lr, decay in product("abcd", (0.1, 0.2), (0.1, 0.2), decays):
+        run = f"{method}-{rho}-{lr}-{decay}"
+        values[run] = {"flat": level[method] + 0.6 * rng.normal(), "test_error": -level[method] + 0.6 * rng.normal()}
+        configs[run] = {"method": method, "rho": rho, "lr": lr, "weight_decay": decay, "seed": 0}
+    return table(values, configs)
+
+
+@pytest.mark.parametrize("draws", [0, 200])
+def test_strata_that_are_the_cells_have_one_interval_and_p(draws):
+    found = correlate(methods_in_cells(), tables=["partial"], draws=draws, permutations=999)
+    whole = one(found.table, measure="flat", coefficient="kendall")
+    assert whole["stratified_permuted"] == "complete methods"
+    row = one(found.partial, measure="flat", control="lr + weight_decay")
+    numbers = [row[name] for name in ("value", "low", "high", "p")]
+    assert_allclose(numbers, [whole[f"stratified{name}"] for name in ("", "_low", "_high", "_p")], atol=1e-12)
+    assert np.isfinite(row["low"]) == bool(draws)
+    assert "complete methods change places" in row["warnings"]
+    coarse = one(found.partial, measure="flat", control="lr")  # strata of several cells
+    assert coarse["coefficient"] == row["coefficient"]
+    assert coarse["p"] < row["p"]
+    assert "take them as exchangeable" in coarse["warnings"]
+
+
+def test_ranked_controls_are_said_to_take_configurations_as_exchangeable():
+    found = correlate(methods_in_cells((0.0, 1e-4, 1e-3, 1e-2)), tables=["partial"], **FEW).partial
+    assert "take them as exchangeable" in one(found, measure="flat", control="weight_decay")["warnings"]
+    rng = np.random.default_rng(0)
+    values = {
+        f"r{k}": {"flat": rng.normal(), "test_error": rng.normal(), "train_loss": rng.normal()} for k in range(24)
+    }
+    configs = {f"r{k}": {"method": "ab"[k % 2], "lr": k // 2 % 3, "rho": k // 6, "seed": 0} for k in range(24)}
+    found = correlate(table(values, configs), tables=["partial"], **FEW).partial
+    assert one(found, measure="flat", control="train_loss")["warnings"] == ""
+
+
+def test_methods_of_equal_holes_in_another_order_change_places():
+    rng = np.random.default_rng(1)
+    values, configs = {}, {}
+    missing = {("a", 0, 3), ("b", 1, 3)}  # the first setting of one method and the second of the other
+    for method, rho, lr in product("abc", (0, 1), (1, 2, 3)):
+        if (method, rho, lr) not in missing:
+            run, level = f"{method}-{rho}-{lr}", 3 * "abc".index(method)
+            values[run] = {"flat": level + 0.3 * rng.normal(), "test_error": level + 0.3 * rng.normal()}
+            configs[run] = {"method": method, "rho": "abc".index(method) + rho / 10, "lr": lr, "seed": 0}
+    row = one(correlate(table(values, configs), tables=(), **FEW).table, measure="flat", coefficient="kendall")
+    assert row["stratified_permuted"] == "complete methods"
+    assert row["stratified_p_floor"] == 1 / 4  # two methods change places, and so do the settings of the third
+
+
 def test_power_of_what_was_found():
     for row in FOUND.power.itertuples():
         if np.isfinite(row.required_configurations):
@@ -318,6 +372,20 @@ def test_models_of_several_shapes_are_said():
     long["hp.model_options"] = np.where(long["hp.lr"] > 0.15, '{"width": 8}', '{"width": 16}')
     assert any("models of 2 shapes are mixed" in w for w in correlate(long, tables=(), **FEW).warnings)
     assert not any("shapes" in w for w in FOUND.warnings)
+
+
+@pytest.mark.parametrize("also", [False, True])
+def test_sizes_that_go_with_the_model_are_no_axis(also):
+    long = grid()
+    long["hp.model"] = np.where(long["hp.lr"] > 0.15, "mlp", "cnn")
+    long["hp.model_options"] = np.where(long["hp.lr"] > 0.15, '{"width": 8}', '{"channels": 4}')
+    if also:  # sizes of one model that differ, at one decay
+        at = (long["hp.lr"] > 0.15) & (long["hp.weight_decay"] > 5e-4)
+        long.loc[at, "hp.model_options"] = '{"width": 16}'
+    found = correlate(long.drop(columns="hp.lr"), tables=["granulated"], measures=["flat"], **FEW).granulated
+    assert ("model_options" in set(found["axis"])) == also
+    assert (found.query("axis == 'model'")["pairs"] == 9 * (not also)).all()
+    assert found.query("axis == 'all'")["warnings"].str.contains("no pair").all() == also
 
 
 def test_a_radius_drawn_at_random_is_no_axis():
