@@ -4,6 +4,7 @@ Loading one imports, and so runs, the module: a reference that comes out of a fi
 """
 
 import importlib
+import importlib.util
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,12 @@ def is_reference(name: str) -> bool:
     return ":" in name and scheme_of(name) is None
 
 
+def well_formed(text: str) -> bool:
+    """Whether a text has the form `package.module:function`."""
+    module, colon, path = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *path.split(".")))
+
+
 def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
     """Import `package.module:function` and return the function.
 
@@ -42,11 +49,13 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
             message says which.
         PermissionError: If `trust` is False.
     """
-    module_name, colon, path = text.partition(":")
-    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *path.split("."))):
+    module_name, _, path = text.partition(":")
+    if not well_formed(text):
         raise ValueError(f"a reference must have the form `package.module:function`, got {text!r}.")
     if not trust:
-        raise PermissionError(f"{text!r} was not imported: that would run its code; allow it with `--trust`.")
+        raise PermissionError(
+            f"{text!r} was not imported: that would run its code; allow it with `--trust`.{_misspelt(module_name)}"
+        )
     try:
         module = importlib.import_module(module_name)
     except SystemExit as error:
@@ -73,6 +82,17 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
         raise ValueError(f"{text!r} is of type {type(target).__name__}, which cannot be called; name a function.")
     found: Callable[..., Any] = target
     return found
+
+
+def _misspelt(module: str) -> str:
+    """A hint for what is no module here, and nearly a scheme; nothing is imported."""
+    if "." in module or Path(module).is_dir() or Path(f"{module}.py").is_file():
+        return ""
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = True
+    return "" if there else nearest(module, (*DATA_SCHEMES, *MODEL_SCHEMES))
 
 
 def call(what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
