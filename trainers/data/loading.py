@@ -209,10 +209,10 @@ def _source(
     name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool
 ) -> Source | DataBundle:
     if is_reference(name) and well_formed(name):
+        function = load_reference(name, trust=trust, key="dataset")
         return from_function(
-            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed,
-            labels=labels,
-        )  # fmt: skip
+            function, name, train_size=train_size, validation_size=validation_size, seed=seed, labels=labels
+        )
     if name not in DATASETS:
         raise ValueError(
             f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, "

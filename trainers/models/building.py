@@ -144,7 +144,7 @@ def build_model(
         with seeded(generator_seed):
             return library_model(name, shape, classes, options or {})
     if is_reference(name) and well_formed(name):
-        function = load_reference(name, trust=trust)
+        function = load_reference(name, trust=trust, key="model")
         arguments = _accepted(function, {"shape": shape, "classes": classes}) | dict(options or {})
         try:
             inspect.signature(function).bind(**arguments)

@@ -261,6 +261,7 @@ def test_bundles_move_to_another_device():
     ("name", "options", "message"),
     [
         ("cifar01:x/y", {}, r"`dataset` 'cifar01:x/y' is unknown; there are .* Did you mean 'cifar10'\?"),
+        ("cifar01:data", {}, r"`dataset` 'cifar01:data': there is no module 'cifar01'; .* Did you mean 'cifar10'\?"),
         ("digit", {}, r"`dataset` 'digit' is unknown; there are digits, mnist1d, .* Did you mean 'digits'\?"),
         ("digits", {"train_size": 601}, r"`train_size` must be between 1 and 600 \(of 1797 .*697 .*500 .*, got 601"),
         ("digits", {"train_size": 0}, "`train_size` must be a whole number >= 1, got 0"),
