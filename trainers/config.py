@@ -22,7 +22,7 @@ from trainers.models.libraries import in_library
 from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
-from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of
+from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.tasks.task import CLASSIFICATION
@@ -269,11 +269,13 @@ class TrainConfig(Strict):
         for key, registry in known:
             name = getattr(self, key)
             by_scheme = named(name) is not None if key == "dataset" else key == "model" and in_library(name)
-            if name not in registry and not is_reference(name) and not by_scheme:
+            if name not in registry and not (is_reference(name) and well_formed(name)) and not by_scheme:
                 libraries = [f"{scheme}:NAME" for scheme in MODEL_SCHEMES] if key == "model" else []
+                head, colon, _ = name.partition(":")
+                near = MODEL_SCHEMES if key == "model" and colon else registry
                 raise ValueError(
                     f"`{key}` {name!r} is unknown; there are {[*sorted(registry), *libraries]}, or name your own as "
-                    f"module:function.{nearest(name, registry)}"
+                    f"module:function.{nearest(head, near)}"
                 )
         spelled(self.augment)
         if self.mixes and self.task != CLASSIFICATION:

@@ -4,6 +4,7 @@ Loading one imports, and so runs, the module: a reference that comes out of a fi
 """
 
 import importlib
+import importlib.util
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,13 @@ def is_reference(name: str) -> bool:
     return ":" in name and scheme_of(name) is None
 
 
-def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
+def well_formed(text: str) -> bool:
+    """Whether a text has the form `package.module:function`."""
+    module, colon, path = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *path.split(".")))
+
+
+def load_reference(text: str, *, trust: bool = True, key: str = "") -> Callable[..., Any]:
     """Import `package.module:function` and return the function.
 
     The part after the colon may have dots (`module:Class.method`). An exception that the module itself raises while
@@ -36,22 +43,26 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
     Args:
         text: The reference.
         trust: False refuses, without importing anything.
+        key: The setting that holds it, for messages.
 
     Raises:
         ValueError: If the text is not of that form, there is no such module or attribute, or it cannot be called; the
             message says which.
         PermissionError: If `trust` is False.
     """
-    module_name, colon, path = text.partition(":")
-    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *path.split("."))):
-        raise ValueError(f"a reference must have the form `package.module:function`, got {text!r}.")
+    said = f"`{key}` {text!r}" if key else repr(text)
+    module_name, _, path = text.partition(":")
+    if not well_formed(text):
+        raise ValueError(f"a reference must have the form `package.module:function`, got {said}.")
     if not trust:
-        raise PermissionError(f"{text!r} was not imported: that would run its code; allow it with `--trust`.")
+        raise PermissionError(
+            f"{said} was not imported: that would run its code; allow it with `--trust`.{_misspelt(module_name)}"
+        )
     try:
         module = importlib.import_module(module_name)
     except SystemExit as error:
         raise ValueError(
-            f"{text!r}: importing {module_name!r} ended the program: what it runs belongs under "
+            f"{said}: importing {module_name!r} ended the program: what it runs belongs under "
             f"`if __name__ == '__main__':`."
         ) from error
     except ModuleNotFoundError as error:
@@ -59,7 +70,7 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise
         raise ValueError(
-            f"{text!r}: there is no module {error.name!r}; install it, or put its folder on PYTHONPATH."
+            f"{said}: there is no module {error.name!r}; install it, or put its folder on PYTHONPATH."
             f"{nearest(module_name, (*DATA_SCHEMES, *MODEL_SCHEMES))}"
         ) from error
     target: Any = module
@@ -67,12 +78,23 @@ def load_reference(text: str, *, trust: bool = True) -> Callable[..., Any]:
         if not hasattr(target, part):
             names = [name for name in dir(target) if not name.startswith("_")]
             place = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
-            raise ValueError(f"{text!r}: {module_name!r}{place} has no attribute {part!r}.{nearest(part, names)}")
+            raise ValueError(f"{said}: {module_name!r}{place} has no attribute {part!r}.{nearest(part, names)}")
         target = getattr(target, part)
     if not callable(target):
-        raise ValueError(f"{text!r} is of type {type(target).__name__}, which cannot be called; name a function.")
+        raise ValueError(f"{said} is of type {type(target).__name__}, which cannot be called; name a function.")
     found: Callable[..., Any] = target
     return found
+
+
+def _misspelt(module: str) -> str:
+    """A hint for what is no module here, and nearly a scheme; nothing is imported."""
+    if "." in module or Path(module).is_dir() or Path(f"{module}.py").is_file():
+        return ""
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = True
+    return "" if there else nearest(module, (*DATA_SCHEMES, *MODEL_SCHEMES))
 
 
 def call(what: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

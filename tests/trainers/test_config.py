@@ -43,6 +43,8 @@ def test_resolving_twice_changes_nothing():
     ({"method": "smm"}, r"`method` 'smm' is unknown.*Did you mean 'sam'"),
     ({"model": "resnet2"}, r"`model` 'resnet2' is unknown.*Did you mean 'resnet20'"),
     ({"dataset": "digit"}, r"`dataset` 'digit' is unknown.*Did you mean 'digits'"),
+    ({"dataset": "cifar01:/data"}, r"`dataset` 'cifar01:/data' is unknown.*Did you mean 'cifar10'"),
+    ({"model": "tim:vit-tiny"}, r"`model` 'tim:vit-tiny' is unknown.*Did you mean 'timm'"),
     ({"rho": -0.1, "method": "sam"}, r"`rho` got -0.1: input should be greater than or equal to 0"),
     ({"rho": math.nan, "method": "sam"}, r"`rho` got nan: input should be a finite number"),
     ({"rho": 0.1}, r"`rho` has no meaning for method 'sgd'"),

@@ -72,6 +72,8 @@ def test_errors_of_the_module_itself_are_passed_on(modules):
 def test_without_trust_nothing_is_imported(modules):
     with pytest.raises(PermissionError, match=r"'reference_package.failing:f' was not imported.*--trust"):
         load_reference("reference_package.failing:f", trust=False)
+    with pytest.raises(PermissionError, match=r"'cifar01:data' was not imported.*--trust`\. Did you mean 'cifar10'\?"):
+        load_reference("cifar01:data", trust=False)
 
 
 @pytest.mark.parametrize(

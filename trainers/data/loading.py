@@ -20,7 +20,7 @@ from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_or
 from trainers.data.spurious import patch_codes, stamp
 from trainers.naming import nearest
 from trainers.randomness import check_seed, stream
-from trainers.reference import is_reference, load_reference
+from trainers.reference import is_reference, load_reference, well_formed
 
 __all__ = ["DATASETS", "DataBundle", "DatasetEntry", "ShiftedSplits", "Split", "load_dataset", "noisy_labels"]
 
@@ -169,6 +169,7 @@ def load_dataset(
         official_test=None if source.test_start is None else range(source.test_start, len(source.y)),
         fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
         origin=source.origin,
+        selected=() if classes is None else tuple(classes),
     )
 
 
@@ -207,16 +208,16 @@ def noisy_labels(
 def _source(
     name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool
 ) -> Source | DataBundle:
-    if is_reference(name):
+    if is_reference(name) and well_formed(name):
+        function = load_reference(name, trust=trust, key="dataset")
         return from_function(
-            load_reference(name, trust=trust), name, train_size=train_size, validation_size=validation_size, seed=seed,
-            labels=labels,
-        )  # fmt: skip
+            function, name, train_size=train_size, validation_size=validation_size, seed=seed, labels=labels
+        )
     if name not in DATASETS:
         raise ValueError(
             f"`dataset` {name!r} is unknown; there are {', '.join(DATASETS)}, "
             f"{', '.join(f'{scheme}:PATH' for scheme in SCHEMES)}, or your own as `module:function`."
-            + nearest(name, [*DATASETS, *SCHEMES])
+            + nearest(name.partition(":")[0], [*DATASETS, *SCHEMES])
         )
     return DATASETS[name].read()
 
@@ -254,7 +255,7 @@ def _cut(
         pool = stratified_order(source.y[: start if own is None else own], generator)
         order = start + stratified_order(source.y[start:], generator)
     pool, order = pool[chosen[pool]], order[chosen[order]]
-    usual = source.test_size and round(source.test_size * n / len(source.y))
+    usual = source.test_size and max(1, round(source.test_size * n / len(source.y)))
     wanted = test_size or usual or len(order)
     if wanted > len(order):
         raise ValueError(f"`test_size` must be between 1 and {len(order)}, the examples there are, got {wanted}.")
@@ -272,7 +273,8 @@ def _cut(
     if validation_size >= len(rest):
         raise ValueError(
             f"`validation_size` must leave some of the {len(rest)} examples that are not test to train on, "
-            f"got {validation_size}; make it smaller."
+            f"got {validation_size}{', the default' if validation_size == USUAL else ''}: make it smaller, such as "
+            f"`--validation-size {len(rest) // 5}`."
         )
     left = len(rest) - validation_size
     if train_size is not None and train_size > left:

@@ -19,10 +19,11 @@ from trainers.data.items import ItemInputs
 from trainers.data.loading import DATASETS, read_source
 from trainers.data.sources.files import Files
 from trainers.data.sources.folders import ENDINGS, ImageFiles, Reading, images_of
-from trainers.data.sources.named import absolute, fingerprint, named
+from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.data.sources.source import Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
-from trainers.reference import is_reference, load_reference
+from trainers.naming import nearest
+from trainers.reference import is_reference, load_reference, well_formed
 
 LABELS = "labels.npy"
 SEVERITIES = 5  # in every array, one after the other, as in CIFAR-10-C and CIFAR-100-C
@@ -41,8 +42,8 @@ class Shifted:
     Attributes:
         name: What their rows are called by.
         source: A folder, or a data set by name, with an absolute path.
-        identity: A hash of names, sizes and contents of its files (`Files.fingerprint`; of many corruptions in folders,
-            those of the first class of each), by which measured rows are known. Of `module:function` it is the name.
+        identity: A hash of names, sizes and contents of its files (`Files.fingerprint`), by which measured rows are
+            known. Of `module:function` it is the name.
     """
 
     name: str
@@ -70,6 +71,11 @@ def check_shifted(given: Mapping[str, str], *, trust: bool = False) -> None:
         if not source:
             raise ValueError(f"`shifted` {name!r} must be a folder or the name of a data set, got {source!r}.")
         if _folder(source) is None and is_reference(source):
+            if not well_formed(source):
+                raise ValueError(
+                    f"`shifted` {name!r} {source!r} is no folder, no data set by name, and no function as "
+                    f"`module:function`.{nearest(source.partition(':')[0], SCHEMES)}"
+                )
             load_reference(source, trust=trust)
 
 
@@ -114,6 +120,11 @@ def with_shifted(data: DataBundle, shifted: Sequence[Shifted]) -> DataBundle:
     """
     if not shifted:
         return data
+    if data.selected:
+        raise ValueError(
+            f"`shifted` sets have labels of all classes, and a run has `classes` {list(data.selected)} alone: leave "
+            f"them out."
+        )
     makers: dict[str, Maker] = {name: partial(data.ood.__getitem__, name) for name in data.ood}
     for one in shifted:
         folder = _folder(one.source)
@@ -165,14 +176,14 @@ def _identity(name: str, source: str) -> str:
     sets = _layout(name, folder)
     if not sets:
         return Files(folder, tuple(sorted(path.name for path in folder.glob("*.npy")))).fingerprint
-    seen = []
+    seen, files = [], list[str]()
     for place, path in sets:
         classes = [label.name for label in _folders(path)]
-        files = [
-            f"{label}/{file}" for label in classes[: None if len(sets) == 1 else 1] for file in images_of(path / label)
-        ]
-        seen.append([place, classes, Files(path, tuple(files)).fingerprint])
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+        seen.append([place, classes])
+        below = path.relative_to(folder)
+        files += [f"{below / label}/{file}" for label in classes for file in images_of(path / label)]
+    known = Files(folder, tuple(files)).fingerprint
+    return hashlib.sha256(json.dumps([seen, known]).encode()).hexdigest()[:16]
 
 
 def _layout(name: str, folder: Path) -> list[tuple[str, Path]]:

@@ -240,6 +240,7 @@ class DataBundle:
         official_test: Positions of the official test set in the source, of which `test` may be a part; None for none.
         fill: What a stored input has where nothing is, for augmentation; None where that is not known.
         origin: What is noted about the data in a run's folder.
+        selected: The source's labels of these classes, where they are not all of its classes; empty for all.
     """
 
     name: str
@@ -254,6 +255,7 @@ class DataBundle:
     official_test: range | None = None
     fill: float | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    selected: tuple[int, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """What is known about the data, in types that JSON knows."""

@@ -17,7 +17,7 @@ from trainers.models.vit import vit
 from trainers.naming import nearest
 from trainers.options import checked
 from trainers.randomness import check_seed, seeded
-from trainers.reference import call, is_reference, load_reference
+from trainers.reference import call, is_reference, load_reference, well_formed
 
 
 def mlp(
@@ -143,8 +143,8 @@ def build_model(
     if in_library(name):
         with seeded(generator_seed):
             return library_model(name, shape, classes, options or {})
-    if is_reference(name):
-        function = load_reference(name, trust=trust)
+    if is_reference(name) and well_formed(name):
+        function = load_reference(name, trust=trust, key="model")
         arguments = _accepted(function, {"shape": shape, "classes": classes}) | dict(options or {})
         try:
             inspect.signature(function).bind(**arguments)
@@ -214,7 +214,7 @@ def _entry(name: str) -> ModelEntry:
         raise ValueError(
             f"`model` {name!r} is unknown; there are {', '.join(MODELS)}, those of libraries "
             f"({', '.join(f'{library}:NAME' for library in LIBRARIES)}), or your own as `module:function`."
-            + nearest(name, MODELS)
+            + (nearest(name.partition(":")[0], LIBRARIES) if ":" in name else nearest(name, MODELS))
         )
     return MODELS[name]
 

@@ -336,14 +336,9 @@ def load_data(config: TrainConfig, *, trust: bool = False, shifted: Sequence[Shi
     """The data of a configuration, with further shifted sets; inputs are float64 where its precision is.
 
     Raises:
-        ValueError: If its files are not those that the configuration was resolved with.
+        ValueError: If its files are not those that the configuration was resolved with, or shifted sets do not fit.
     """
     data = load_dataset(**data_options(config), trust=trust)
-    if shifted and config.classes is not None:
-        raise ValueError(
-            f"`shifted` sets have labels of all classes, and a run has `classes` {list(config.classes)} alone: leave "
-            f"them out."
-        )
     data = with_shifted(data, shifted)
     if config.precision != "float64":
         return data

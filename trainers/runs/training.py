@@ -79,6 +79,13 @@ class Training:
     ) -> None:
         self.config, self.run, self.device = config, run, device_of(device)
         self.data = load_data(config, trust=trust) if data is None else data
+        for key in ("early_stopping", "keep_best"):
+            if getattr(config, key) and not len(self.data.validation):
+                raise ValueError(
+                    f"`{key}` goes by the validation error, and {self.data.name!r} has no validation examples"
+                    f"{' of its own of these `classes`' if self.data.selected else ''}: leave it out, or give the data "
+                    f"some."
+                )
         self.augment, self.mixing = augmentation(
             config.augment, self.data.train, classes=self.data.classes, seed=config.seed, fill=self.data.fill,
             name=self.data.name, trust=trust,

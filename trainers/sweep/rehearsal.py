@@ -66,8 +66,10 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         PermissionError: If there is one, and `trust` is False.
         ValueError: If there is no such module or function.
     """
-    own = [config.dataset for config in configs if is_reference(config.dataset)]
-    own += [config.model for config in configs if is_reference(config.model)]
-    own += [given.name for config in configs for given in map(Given.read, config.augment) if given.needs_trust]
-    for name in dict.fromkeys(own):
-        load_reference(name, trust=trust)
+    own = [("dataset", config.dataset) for config in configs if is_reference(config.dataset)]
+    own += [("model", config.model) for config in configs if is_reference(config.model)]
+    own += [
+        ("augment", given.name) for config in configs for given in map(Given.read, config.augment) if given.needs_trust
+    ]
+    for key, name in dict.fromkeys(own):
+        load_reference(name, trust=trust, key=key)

@@ -89,6 +89,12 @@ def test_classes_are_numbered_anew_and_are_those_of_the_data():
     assert set(noisy.y.tolist()) == {0, 1, 2}
 
 
+def test_classes_of_few_examples_leave_some_to_train_on(tmp_path):
+    np.savez(tmp_path / "few.npz", x=np.zeros((40, 2)), y=np.r_[0, 1, np.full(38, 2)])
+    found = load_dataset(f"npz:{tmp_path}/few.npz", classes=(0, 1), validation_size=0)
+    assert [len(getattr(found, s)) for s in SPLITS] == [1, 0, 1]
+
+
 @pytest.mark.parametrize("classes", [(), (3,), (3, 3), (0, 10)])
 def test_classes_that_the_data_lack_are_refused(classes):
     with pytest.raises(ValueError, match=r"`classes` must be two or more different labels .* from 0 to 9"):
@@ -254,12 +260,15 @@ def test_bundles_move_to_another_device():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("cifar01:x/y", {}, r"`dataset` 'cifar01:x/y' is unknown; there are .* Did you mean 'cifar10'\?"),
+        ("cifar01:data", {}, r"`dataset` 'cifar01:data': there is no module 'cifar01'; .* Did you mean 'cifar10'\?"),
         ("digit", {}, r"`dataset` 'digit' is unknown; there are digits, mnist1d, .* Did you mean 'digits'\?"),
         ("digits", {"train_size": 601}, r"`train_size` must be between 1 and 600 \(of 1797 .*697 .*500 .*, got 601"),
         ("digits", {"train_size": 0}, "`train_size` must be a whole number >= 1, got 0"),
         ("digits", {"train_size": 10.0}, "`train_size` must be a whole number >= 1, got 10.0"),
         ("digits", {"validation_size": -1}, "`validation_size` must be a whole number >= 0, got -1"),
         ("digits", {"validation_size": 1100}, "`validation_size` must leave some of the 1100 .* got 1100"),
+        ("digits", {"test_size": 1697}, r"some of the 100 .* got 500, the default: .* such as `--validation-size 20`"),
         ("digits", {"test_size": 0}, "`test_size` must be a whole number >= 1, got 0"),
         ("digits", {"test_size": 1798}, "`test_size` must be between 1 and 1797, .* got 1798"),
         ("digits", {"test_size": 1797}, "`validation_size` must leave some of the 0"),

@@ -14,6 +14,8 @@ from drop_in import need
 from trainers.config import TrainConfig
 from trainers.data.items import ItemInputs
 from trainers.data.loading import load_dataset
+from trainers.data.sources import files
+from trainers.data.sources.files import Files
 from trainers.data.sources.named import SCHEMES, download, fingerprint, identity
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -247,6 +249,34 @@ def test_a_folder_is_known_by_names_sizes_and_some_contents(tmp_path):
         load_dataset(name, digest=before)
 
 
+def test_all_contents_of_small_data_count_and_some_of_large(tmp_path, monkeypatch):
+    for i in range(120):
+        (tmp_path / f"{i:03}").write_bytes(bytes([i] * 9))
+    names = tuple(sorted(path.name for path in tmp_path.iterdir()))
+    read = []
+    content = files._content
+    monkeypatch.setattr(files, "_content", lambda path: read.append(path) or content(path))
+    before, known = Files(tmp_path, names).fingerprint, Files(tmp_path, names).sampled_fingerprint
+    read.clear()
+    assert Files(tmp_path, names).fingerprint == before
+    assert not read  # remembered
+    (tmp_path / "002").write_bytes(b"123456789")  # none of the 64
+    assert Files(tmp_path, names).sampled_fingerprint == known
+    assert Files(tmp_path, names).fingerprint != before
+    assert len(read) == 64 + 120
+    monkeypatch.setattr(files, "LARGE", 9 * 120 - 1)
+    monkeypatch.setattr(files, "_known", {})
+    assert Files(tmp_path, names).fingerprint == known
+
+
+def test_runs_known_by_some_files_of_a_folder_keep_their_data(tmp_path):
+    write_folder(tmp_path / "a", each=30)
+    name = f"imagefolder:{tmp_path}/a"
+    known = SCHEMES["imagefolder"].find(name, f"{tmp_path}/a").sampled_fingerprint
+    assert known != fingerprint(name)
+    load_dataset(name, digest=known, validation_size=4)
+
+
 def test_paths_are_kept_whole_and_only_asked_downloads_fetch(tmp_path, monkeypatch):
     need("torchvision")
     monkeypatch.chdir(tmp_path)
@@ -440,6 +470,8 @@ def test_arrays_of_numbers_are_taken_as_they_are(tmp_path):
         ({"x": np.full((3, 2), np.nan), "y": np.zeros(3, int)}, "3 of 3 inputs hold NaN or infinite .* such as 0"),
         ({"x": np.zeros((3, 2)), "y": np.zeros(3)}, "labels must be whole numbers from 0"),
         ({"x": np.zeros((3, 2)), "y": -np.ones(3, int)}, "labels must be whole numbers from 0"),
+        ({"x": np.zeros((3, 2)), "y": np.array(["cat", "dog", "cat"])},
+         r"`dataset` 'npz:.*wrong.npz': `y` is <U3 of shape \(3,\); labels must be whole numbers from 0: number names"),
         ({"x": np.array(["a", "b"]), "y": np.zeros(2, int)}, "inputs are numbers, of two axes at least"),
         ({"x_train": np.zeros((3, 2)), "y_train": np.zeros(3, int), "x_test": np.zeros((3, 3)),
           "y_test": np.zeros(3, int)}, r"inputs of all parts must be alike, got float64 \(3,\) in `x_test`"),

@@ -1,5 +1,6 @@
 """Shifted test sets in the formats of CIFAR-10-C, ImageNet-C and ImageNet-R, read back to the byte."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -193,6 +194,29 @@ def test_the_identity_tells_other_files_apart(tmp_path):
     assert shifted_sets({"mine": str(images)})[0].identity != before
 
 
+def test_the_identity_sees_every_class_of_every_corruption(tmp_path):
+    x, y = made(8, 7)
+    for severity in ("1", "2"):
+        write_images(tmp_path / "c" / "fog" / severity, x, labels_of(y))
+    seen = [shifted_sets({"c": str(tmp_path / "c")})[0].identity]
+    write_images(tmp_path / "c" / "fog" / "2", 255 - x[3:4], labels_of(y[3:4]))  # into the last class
+    seen.append(shifted_sets({"c": str(tmp_path / "c")})[0].identity)
+    (tmp_path / "c/fog/1/fox").joinpath("0003.png").unlink()
+    seen.append(shifted_sets({"c": str(tmp_path / "c")})[0].identity)
+    assert len(set(seen)) == 3
+    shutil.copytree(tmp_path / "c", tmp_path / "d")
+    assert shifted_sets({"c": str(tmp_path / "d")})[0].identity == seen[-1]
+
+
+def test_data_of_some_classes_have_no_shifted_sets(tmp_path):
+    folder = str(write_arrays(tmp_path / "c"))
+    with pytest.raises(ValueError, match=r"labels of all classes, and a run has `classes` \[2, 1\] alone: leave them"):
+        data({"c": folder}, classes=(2, 1))
+    config = train_config({"dataset": "photos:photos", "classes": [2, 1], **DATA})
+    with pytest.raises(ValueError, match=r"a run has `classes` \[2, 1\] alone"):
+        load_data(config, trust=True, shifted=shifted_sets({"c": folder}))
+
+
 def test_a_reference_in_a_file_is_imported_only_where_it_is_trusted():
     with pytest.raises(PermissionError, match="'photos:photos' was not imported"):
         check_shifted({"own": "photos:photos"})
@@ -244,13 +268,14 @@ def test_damaged_arrays_are_named(kind, tmp_path):
         ({"a b": "x"}, ValueError, "`shifted` 'a b' is no name"),
         ({"noise": "x"}, ValueError, "none of noise, blur, shift, contrast, spurious, which are built in"),
         ({"a": ""}, ValueError, "`shifted` 'a' must be a folder or the name of a data set, got ''"),
+        ({"a": "cifar01:/data"}, ValueError, r"`shifted` 'a' 'cifar01:/data' is no .* Did you mean 'cifar10'\?"),
         ({"a": "nowhere/at/all"}, FileNotFoundError, "`shifted` 'a': nowhere/at/all is no folder"),
         ({"a": "imagefolder:nowhere"}, FileNotFoundError, "`shifted` 'a': nowhere is no folder"),
         ({"a": "{empty}"}, ValueError, "has no shifted sets. Looked for labels.npy .* corruption/severity/class/"),
         ({"a": "{strange}"}, ValueError, "its classes whale are none of the run's .bear, cat, dog, ...."),
         ({"a": "{broken}"}, ValueError, "0000.png cannot be read"),
     ],
-    ids=["spaces", "built in", "nothing", "no folder", "no image folder", "empty", "strange", "broken"],
+    ids=["spaces", "built in", "nothing", "misspelt", "no folder", "no image folder", "empty", "strange", "broken"],
 )
 def test_what_is_no_shifted_set_is_named(given, error, message, tmp_path):
     (tmp_path / "empty").mkdir()

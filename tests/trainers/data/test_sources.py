@@ -208,7 +208,9 @@ def test_a_bundle_of_ones_own_is_taken_as_it_is():
 def test_unlike_inputs_and_too_few_examples_are_refused():
     with pytest.raises(ValueError, match=r"train and test inputs must be alike, got .* \(2,\) and .* \(3,\)"):
         load("unlike", validation_size=0)
-    with pytest.raises(ValueError, match=r"`validation_size` must leave some of the 30 .* got 500; make it smaller"):
+    with pytest.raises(
+        ValueError, match=r"`validation_size` must leave some of the 30 .* got 500, the default: make it smaller"
+    ):
         load("tensors", validation_size=500)
 
 

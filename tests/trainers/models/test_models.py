@@ -180,6 +180,8 @@ def test_options_are_resolved_with_defaults():
     ("name", "shape", "options", "message"),
     [
         ("reznet20", (1, 8, 8), {}, r"`model` 'reznet20' is unknown; there are mlp, .* Did you mean 'resnet20'\?"),
+        ("tim:resnet18", (3, 8, 8), {}, r"`model` 'tim:resnet18': there is no module 'tim'; .* Did you mean 'timm'\?"),
+        ("timn:vit-tiny", (3, 8, 8), {}, r"`model` 'timn:vit-tiny' is unknown; .* Did you mean 'timm'\?"),
         ("mlp", (1, 8, 8), {"widht": 3}, r"model 'mlp' has no option `widht`; .*Did you mean 'width'\?"),
         ("mlp", (1, 8, 8), {"width": 0}, "option `width` of model 'mlp' got 0: .*greater than or equal to 1"),
         ("mlp", (1, 8, 8), {"depth": -1}, "option `depth` of model 'mlp' got -1"),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from stopping import SMALL
 
@@ -74,3 +75,14 @@ def test_without_the_settings_nothing_is_said_of_a_best(tmp_path):
 def test_both_need_validation_examples(key):
     with pytest.raises(ValueError, match=rf"`{key}` goes by the validation error, and `validation_size` is 0"):
         train_config({"validation_size": 0, key: 1 if key == "early_stopping" else True})
+
+
+@pytest.mark.parametrize("key", ["early_stopping", "keep_best"])
+def test_both_need_examples_in_the_datas_own_validation_set(key, tmp_path):
+    y = np.arange(12) % 3
+    parts = {f"{kind}_{part}": v for part in ("train", "test") for kind, v in (("x", np.eye(12)), ("y", y))}
+    np.savez(tmp_path / "own.npz", **parts, x_val=np.eye(12)[:2], y_val=np.zeros(2, int))
+    config = {**SMALL, "dataset": f"npz:{tmp_path}/own.npz", "classes": [1, 2], "model": "mlp", "train_size": None}
+    config |= {"test_size": None, key: 1 if key == "early_stopping" else True}
+    with pytest.raises(ValueError, match=rf"`{key}` goes by .*own.npz' has no validation examples of its own of these"):
+        fit(config, out=tmp_path / "runs")

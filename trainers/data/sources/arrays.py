@@ -62,7 +62,7 @@ def load(name: str, files: Files, *, labels: bool = True) -> Source:
     path = files.path(files.names[0])
     with np.load(path, allow_pickle=False) as stored:
         pairs = _pairs(name, path, stored.files)
-        targets = {part: _read(name, path, stored, y) for part, (_, y) in pairs.items()}
+        targets = {part: _as_targets(name, _read(name, path, stored, y), y) for part, (_, y) in pairs.items()}
         whole: Tensor | None = None
         start, total = 0, sum(len(y) for y in targets.values())
         for part, (key, other) in pairs.items():
@@ -148,6 +148,15 @@ def _as_inputs(name: str, x: np.ndarray, key: str) -> np.ndarray:
             )
     channels_last = x.ndim == 4 and x.shape[3] in CHANNELS and x.shape[1] not in CHANNELS
     return x.transpose(0, 3, 1, 2) if channels_last and x.dtype.kind in "fu" else x
+
+
+def _as_targets(name: str, y: np.ndarray, key: str) -> np.ndarray:
+    if y.dtype.kind not in "fiub":
+        raise ValueError(
+            f"`dataset` {name!r}: `{key}` is {y.dtype} of shape {y.shape}; labels must be whole numbers from 0: number "
+            f"names of classes, as names, y = numpy.unique(y, return_inverse=True) does."
+        )
+    return y
 
 
 def _dtype(x: np.ndarray) -> torch.dtype:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLED = 64  # files, spread over all, of which the content counts
-LARGE = 2**28  # bytes of a file from which on only its beginning, middle and end count
+LARGE = 2**28  # bytes up to which all content counts: of all files together, and of a single one
+SAMPLED = 64  # files, spread over all, of which the content counts beyond
 BLOCK = 2**24
 DIGITS = 16
+
+_known: dict[tuple[bytes, bool], str] = {}  # fingerprints by a hash of names, sizes and times of change
 
 
 @dataclass(frozen=True)
@@ -33,29 +35,44 @@ class Files:
     def fingerprint(self) -> str:
         """16 hexadecimal digits of a hash of names, sizes and contents; the same wherever the folder lies.
 
-        The name and the size of every file count, and the contents of 64 files spread over all: of files above 256 MiB
-        the first, middle and last 16 MiB. So it is cheap for a million images, which take a look at each file's size.
-        The name of a single file does not count.
+        The name and the size of every file count, and all contents up to 256 MiB in total. Of more, the contents of 64
+        files spread over all do: of files above 256 MiB the first, middle and last 16 MiB. So it is cheap for a million
+        images, which take a look at each file's size. The name of a single file does not count.
+
+        It is remembered while names, sizes and times of change stay.
         """
+        return self._fingerprint(whole=True)
+
+    @functools.cached_property
+    def sampled_fingerprint(self) -> str:
+        """The same with the contents of 64 files alone, by which data were known before."""
+        return self._fingerprint(whole=False)
+
+    def _fingerprint(self, *, whole: bool) -> str:
         found, alone, root = hashlib.sha256(), len(self.names) == 1, str(self.root)
+        stamp, total = hashlib.sha256(f"{root}\0".encode()), 0
         for name in self.names:
-            size = os.stat(f"{root}/{name}").st_size  # noqa: PTH116 - a million of them
-            found.update(f"{'' if alone else name}\0{size}\0".encode())
-        for i in _spread(len(self.names)):
-            stat = self.path(self.names[i]).stat()
-            found.update(_content(f"{root}/{self.names[i]}", stat.st_size, stat.st_mtime_ns))
-        return found.hexdigest()[:DIGITS]
+            stat = os.stat(f"{root}/{name}")  # noqa: PTH116 - a million of them
+            total += stat.st_size
+            found.update(f"{'' if alone else name}\0{stat.st_size}\0".encode())
+            stamp.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        key = (stamp.digest(), whole)
+        if key not in _known:
+            n = len(self.names)
+            for i in range(n) if whole and total <= LARGE else _spread(n):
+                found.update(_content(f"{root}/{self.names[i]}"))
+            _known[key] = found.hexdigest()[:DIGITS]
+        return _known[key]
 
 
 def _spread(n: int) -> Sequence[int]:
     return sorted({i * (n - 1) // max(1, min(n, SAMPLED) - 1) for i in range(min(n, SAMPLED))})
 
 
-@functools.lru_cache(maxsize=4 * SAMPLED)
-def _content(path: str, size: int, _changed: int) -> bytes:
-    """The hash of a file's content; remembered while its size and time of change stay."""
+def _content(path: str) -> bytes:
     found = hashlib.sha256()
     with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         for start in (0,) if size <= LARGE else (0, size // 2, size - BLOCK):
             file.seek(start)
             left = size if size <= LARGE else BLOCK

@@ -161,7 +161,7 @@ def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str 
             raise
         way = f"If the data of this run have moved, say where they are: --dataset {scheme_of(name)}:PATH."
         raise FileNotFoundError(f"{error} {way}") from None
-    if digest is not None and files.fingerprint != digest:
+    if digest is not None and digest not in (files.fingerprint, files.sampled_fingerprint):
         raise ValueError(
             f"`dataset` {name!r} has changed: its files have the fingerprint {files.fingerprint}, and had {digest} "
             f"when the run began (its `dataset_digest`): put back what was there, give the place of the old files by "
