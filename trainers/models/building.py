@@ -130,7 +130,7 @@ def build_model(
 
     Raises:
         ValueError: If the model or an option is unknown, a value has the wrong type or range, sizes do not fit, or a
-            user's function returns something other than a module.
+            user's function returns something other than a module with parameters.
         PermissionError: If the name is a reference and `trust` is False.
         ImportError: If a library is not installed, naming the extra.
     """
@@ -154,6 +154,11 @@ def build_model(
             model = call(f"`model` {name!r}", function, **arguments)
         if not isinstance(model, nn.Module):
             raise ValueError(f"`model` {name!r} must return a torch.nn.Module, got {type(model).__name__}.")
+        if next(model.parameters(), None) is None:
+            raise ValueError(
+                f"`model` {name!r} has no parameters to train: give it layers as attributes, in a ModuleList where "
+                f"they are several (a plain list hides them)."
+            )
         return model
     resolved = model_options(name, options or {})
     with seeded(generator_seed):

@@ -1,6 +1,9 @@
 """Models of timm, torchvision and Hugging Face by name, with random weights; nothing is downloaded."""
 
 import importlib
+import inspect
+import re
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +18,8 @@ from trainers.naming import nearest
 Options = Mapping[str, bool | int | float | str]
 
 T = TypeVar("T")
+
+UNEXPECTED = re.compile(r"(?P<owner>\w+)(\.__init__)?\(\) got an unexpected keyword argument '(?P<option>\w+)'")
 
 # of a configuration of Hugging Face: what names code, and what sets the type of numbers
 LEFT_OUT = (
@@ -111,6 +116,7 @@ def hugging_face_model(name: str, shape: tuple[int, ...], classes: int, options:
     def make() -> nn.Module:
         for key, value in {**{k: v for k, v in settings.items() if hasattr(config, k)}, **options}.items():
             setattr(config, key, value)
+        config.architectures = config.architectures or []  # some read it without asking whether it is set
         made: nn.Module = transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         return made
 
@@ -160,10 +166,24 @@ def _made(make: Callable[[], T], name: str, options: Options) -> T:
     try:
         return make()
     except Exception as error:  # libraries raise many kinds here
+        unexpected = UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+        if unexpected is not None and (option := unexpected["option"]) in options:
+            hint = nearest(option, _keywords(error, unexpected["owner"]))
+            raise ValueError(f"`model` {name!r} has no option `{option}`.{hint}") from error
         raise ValueError(
             f"`model` {name!r} could not be built with options {dict(options)}: {_said(error)}; choose sizes that fit "
             f"the data by `model_options`."
         ) from error
+
+
+def _keywords(error: Exception, owner: str) -> list[str]:
+    """The keywords of a class or function that refused one, as far as it can be found."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        for value in (*frame.f_locals.values(), frame.f_globals.get(owner)):
+            if callable(value) and getattr(value, "__name__", None) == owner:
+                return list(inspect.signature(value).parameters)
+    return []
 
 
 def _checked(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -36,12 +36,20 @@ def start_from(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: As `read_foreign` and `head_of`, or if the classifier shares weights with another layer.
+        ValueError: As `read_foreign` and `head_of`, if the classifier shares weights with another layer, or
+            if weights are not finite.
     """
     without = head_of(model, classes=classes, name=head) if reset_head else ()
     for name in without:
         _check_alone(model, name)
     weights = read_foreign(path, ema=ema, model=model, without=without)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name, t in weights.tensors.items():  # buffers may hold infinities, such as those of masks
+        if not t.isfinite().all() if name in parameters else t.isnan().any():
+            raise ValueError(
+                f"`init` {path} has numbers that are not finite in `{name}`, so that no step can train it: take "
+                f"weights from before the training diverged."
+            )
     place(model, weights.tensors)
     return weights
 

@@ -28,12 +28,18 @@ def start(model: nn.Module, config: TrainConfig, run: Run, *, classes: int) -> d
 
     Raises:
         FileNotFoundError: If the file of weights is gone before the run has begun.
-        ValueError: As `start_from` and `freeze`, or if the file holds other weights than those that name the run.
+        ValueError: As `start_from` and `freeze`, if the file holds other weights than those that name the run, or if
+            no parameter is left to train.
     """
     told = None
     if config.init is not None:
         told = _continued(model, config, run) or _read(model, config, classes=classes)
     freeze(model, config.freeze)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            f"`model` {config.model!r} has no parameters to train: its own code sets `requires_grad` of "
+            f"{'those that `freeze` leaves' if config.freeze else 'all of them'} to False."
+        )
     return told
 
 

@@ -1,5 +1,7 @@
 """How the names in a file fit those of a model: prefixes, tied tensors, what may be missing, what does not fit."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ COUNTER = "num_batches_tracked"  # of BatchNorm, which files of old versions of 
 # Left in files by counters of operations, or by versions that kept what others compute.
 LEFTOVERS = (COUNTER, "total_ops", "total_params", "inv_freq", "attn_mask", "relative_coords_table", "position_ids")
 HEADS = ("classifier", "fc", "head", "heads", "head_dist", "lm_head")  # what libraries call a classifier
+STATISTICS = ("running_mean", "running_var")  # of BatchNorm
+POSITIONS = re.compile(r"pos(ition)?_embed")  # one vector for each patch of an image
 SHOWN = 3  # names in a message
 FIRST = ("", "module.", "model.", "net.", "network.")  # beginnings of names, the usual ones first
 
@@ -225,7 +229,13 @@ def _unfit(
         parts.append(f"the weights hold {_some(extra)}, which the model lacks.{hint}")
     if missing:
         hint = nearest(missing[0], fit.source.tensors) if not extra else ""
-        parts.append(f"the weights lack {_some(missing)}, which the model has: is it another model or size?{hint}")
+        why = f"is it another model or size?{hint}"
+        if all(name.endswith(STATISTICS) for name in missing):
+            why = (
+                "these are running statistics of BatchNorm, which are no parameters, and without them it computes "
+                "something else. Save the whole `model.state_dict()`."
+            )
+        parts.append(f"the weights lack {_some(missing)}, which the model has: {why}")
     parts += [
         f"`{name}` has shape {tuple(t.shape)} in the file and {tuple(own[name].shape)} in the model."
         for name, t in list(wrong.items())[:SHOWN]
@@ -233,12 +243,26 @@ def _unfit(
     if len(wrong) > SHOWN:
         parts.append(f"{len(wrong) - SHOWN} more have another shape.")
     heads = {name.rpartition(".")[0] for name in wrong}
-    if len(heads) == 1 and not (missing or extra) and all(t.shape[1:] == own[n].shape[1:] for n, t in wrong.items()):
+    if wrong and not (missing or extra) and all(POSITIONS.search(name) for name in wrong):
+        parts.append(_other_size(wrong, own))
+    elif len(heads) == 1 and not (missing or extra) and all(t.shape[1:] == own[n].shape[1:] for n, t in wrong.items()):
         parts.append(
             f"All else fits: `{heads.pop()}` has another number of classes. To train from these weights with a new "
             f"classifier, add `--reset-head`; to measure them, name data with as many classes."
         )
     return " ".join(parts)
+
+
+def _other_size(wrong: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What is to be said where position embeddings alone have another shape; the side of the images if it is known."""
+    theirs = next(iter(wrong.values()))
+    patches = [t.shape for name, t in own.items() if t.ndim == 4 and ("patch" in name or "conv_proj" in name)]
+    count = theirs.shape[-2] if theirs.ndim in (2, 3) else 0
+    # beside the patches there is mostly one token more, of the class; two where a model is distilled
+    sides = [math.isqrt(n) for n in (count - 1, count, count - 2) if n > 0 and math.isqrt(n) ** 2 == n]
+    known = len(patches) == 1 and patches[0][0] == theirs.shape[-1] and patches[0][2] == patches[0][3]
+    size = f"`--input-size {sides[0] * patches[0][2]}`" if sides and known else "their size by `--input-size`"
+    return f"All else fits: the weights are for another image size: {size}."
 
 
 def nothing_fits(where: str, sources: Sequence[StateDict], outline: Outline, names: int = 0) -> str:

@@ -1,8 +1,10 @@
 """Weights from elsewhere: read from a file of whatever kind, chosen, and laid over a model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +41,9 @@ def read_foreign(
 
     `.safetensors`, and what torch saved (`.pt`, `.pth`, `.bin`, `.ckpt`, `.pth.tar`): a `state_dict`, at the top or
     under keys such as `state_dict`, `model` or `model_ema`, of timm, torchvision's references, Lightning or a script of
-    one's own; a Hugging Face folder, in one file or in shards; a run or checkpoint of ours. Names may begin with
-    `module.`, `model.` or another attribute, and pass through torch.compile or FSDP; tied tensors may be there once.
+    one's own; a Hugging Face folder, in one file or in shards, also with the names of older versions; a run or
+    checkpoint of ours. Names may begin with `module.`, `model.` or another attribute, and pass through torch.compile or
+    FSDP; tied tensors may be there once.
 
     Args:
         path: The file or folder.
@@ -54,7 +57,7 @@ def read_foreign(
         ValueError: If it is damaged, cannot be read without running code, holds no weights or no average, several sets
             that fit equally well, or weights of another model.
     """
-    found = [source for source in state_dicts(read_content(path, ema=ema)) if source.tensors]
+    found = [source for source in state_dicts(read_content(path, ema=ema), str(path)) if source.tensors]
     if ema and is_own(path):
         found = [replace(source, average=True) for source in found]
     if not found:
@@ -66,7 +69,8 @@ def read_foreign(
         fit = Fit(chosen, cut)
         return ForeignWeights(fit.tensors(), fit.said, fit.average, tuple(_others(fit, [Fit(s) for s in found])))
     outline = Outline.of(model, without)
-    fits = [fit for source in found for fit in ways(source, outline)]
+    rename = _of_its_library(model)
+    fits = [fit for source in found for fit in _ways(source, rename(source), outline)]
     if not fits:
         raise ValueError(nothing_fits(str(path), found, outline))
     fit = _best(fits, ema=ema, path=path)
@@ -74,6 +78,33 @@ def read_foreign(
         raise ValueError(nothing_fits(str(path), found, outline, fit.names))
     tensors, notes = laid(fit, outline, str(path))
     return ForeignWeights(tensors, fit.said, fit.average, (*_others(fit, fits), *notes))
+
+
+def _ways(source: StateDict, other: StateDict, outline: Outline) -> list[Fit]:
+    """The ways of laying a source over a model, under other names where more of those fit."""
+    offered = [ways(one, outline) for one in ((source,) if other is source else (source, other))]
+    return max(offered, key=lambda fits: (fits[0].shapes, fits[0].names) if fits else (-1, -1))
+
+
+def _of_its_library(model: nn.Module) -> Callable[[StateDict], StateDict]:
+    """Gives tensors the names that they have in a model of Hugging Face, whose files keep those of older versions."""
+    library: Any = sys.modules.get("transformers")
+    asked = getattr(sys.modules.get("transformers.conversion_mapping"), "get_model_conversion_mapping", None)
+    if library is None or asked is None or not isinstance(model, library.PreTrainedModel):
+        return lambda source: source
+
+    def renamed(source: StateDict) -> StateDict:
+        tensors: dict[str, Tensor] = {}
+        steps = [step for step in asked(model) if hasattr(step, "rename_source_key")]  # some remember what they saw
+        for name, tensor in source.tensors.items():
+            new = name
+            for step in steps:
+                new, _ = step.rename_source_key(new)
+            tensors[new] = tensor
+        several = len(tensors) < len(source.tensors)  # some are joined to one, which is more than a name
+        return source if several else replace(source, tensors=tensors)
+
+    return renamed
 
 
 def place(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -133,7 +164,8 @@ def _others(fit: Fit, fits: Sequence[Fit]) -> list[str]:
     kind = "an average of weights, " if fit.average else ""
     plain = not kind and not fit.source.place and not fit.said.startswith("the file itself,")
     said = [] if plain else [f"{kind}{fit.said}"]
-    rest = [other for other in fits if (other.source.place, other.cut) != (fit.source.place, fit.cut)]
+    taken = {id(t) for t in fit.tensors().values()}
+    rest = [other for other in fits if not taken.issuperset(id(t) for t in other.tensors().values())]
     rest = [other for other in rest if 2 * len(other.tensors()) > len(fit.tensors())]
     averages = [other for other in rest if other.average and not fit.average]
     own = [other for other in rest if not other.average]

@@ -9,6 +9,7 @@ from drop_in import need
 
 from trainers import fit, load_checkpoint
 from trainers.models.building import build_model
+from trainers.models.starting import start_from
 from trainers.randomness import seeded
 from trainers.reference import is_reference
 
@@ -47,12 +48,13 @@ def test_torchvision_is_asked_for_the_models_classes():
     need("torchvision")
     import torchvision
 
-    options = {"norm_layer": torch.nn.BatchNorm2d}
     with seeded(3):
         theirs = torchvision.models.get_model("squeezenet1_1", num_classes=5)
     assert same(make("torchvision:squeezenet1_1", (3, 32, 32)), theirs)
-    with pytest.raises(ValueError, match=r"'torchvision:squeezenet1_1' could not be built .*unexpected keyword"):
-        make("torchvision:squeezenet1_1", (3, 32, 32), **options)
+    with pytest.raises(
+        ValueError, match=r"'torchvision:squeezenet1_1' has no option `dropuot`. Did you mean 'dropout'"
+    ):
+        make("torchvision:squeezenet1_1", (3, 32, 32), dropuot=0.1)
 
 
 def test_a_hugging_face_classifier_of_a_type_or_a_folder(tmp_path, generator):
@@ -72,6 +74,24 @@ def test_a_hugging_face_classifier_of_a_type_or_a_folder(tmp_path, generator):
     assert same(make(f"hf:{tmp_path}").eval(), theirs)
 
 
+@pytest.mark.parametrize("kind", ["deit", "levit"])
+def test_types_of_hugging_face_that_read_which_architectures_there_are(kind):
+    need("transformers")
+    assert make(f"hf:{kind}", (3, 64, 64)).training
+
+
+def test_weights_of_a_folder_of_hugging_face_fit_the_model_of_that_folder(tmp_path):
+    need("transformers")
+    from transformers import ViTConfig, ViTForImageClassification
+
+    with seeded(0):
+        theirs = ViTForImageClassification(ViTConfig(num_labels=5, image_size=8, **HF_VIT))
+    theirs.save_pretrained(tmp_path)
+    ours = make(f"hf:{tmp_path}")
+    start_from(ours, tmp_path)
+    assert same(ours, theirs)
+
+
 def test_code_in_a_folder_of_hugging_face_is_not_run(tmp_path):
     need("transformers")
     (tmp_path / "mine.py").write_text("raise SystemExit('run')")
@@ -85,7 +105,7 @@ def test_code_in_a_folder_of_hugging_face_is_not_run(tmp_path):
     [
         ("timm:vit_tiny_patch61_224", (3, 8, 8), {}, "unknown to timm.* Did you mean 'vit_tiny_patch16_224'"),
         ("timm:hf-hub:some/model", (3, 8, 8), {}, "'timm:hf-hub:some/model' is unknown to timm"),
-        ("timm:test_resnet", (3, 8, 8), {"widht": 3}, r"could not be built with options .*widht.*model_options"),
+        ("timm:test_resnet", (3, 8, 8), {"bas_width": 3}, r"no option `bas_width`. Did you mean 'base_width'\?$"),
         ("timm:test_resnet", (3, 8), {}, r"images, \(c, h, w\), for model 'timm:test_resnet'"),
         ("timm:test_vit", (1, 28, 30), {}, "patches of 16 x 16, which do not divide .*`model_options` .*`input_size`"),
         ("timm:test_resnet", (3, 8, 8), {"num_classes": 0}, r"must give logits of shape \(1, 5\) for one image, got"),

@@ -219,6 +219,11 @@ def sized(shape, classes, *, hidden=3):
 def fixed():
     return nn.Linear(5, 2)
 
+def bare():
+    model = nn.Flatten()
+    model.layers = [nn.Linear(5, 2)]
+    return model
+
 def number(**everything):
     return len(everything)
 """
@@ -241,6 +246,8 @@ def test_models_of_the_user(modules):
 def test_wrong_models_of_the_user_are_refused(modules):
     with pytest.raises(ValueError, match=r"`options` of model 'models_of_mine:sized' do not fit .*'widht'"):
         make("models_of_mine:sized", (5,), 2, widht=7)
+    with pytest.raises(ValueError, match=r"`model` 'models_of_mine:bare' has no parameters to train: .*ModuleList"):
+        make("models_of_mine:bare", (5,), 2)
     with pytest.raises(ValueError, match=r"`model` 'models_of_mine:number' must return a torch.nn.Module, got int"):
         make("models_of_mine:number", (5,), 2)
     with pytest.raises(PermissionError, match="'models_of_mine:fixed' was not imported"):

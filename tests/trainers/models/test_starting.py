@@ -72,6 +72,16 @@ def test_a_classifier_that_is_not_found_is_named_by_the_user(tmp_path):
         start_from(model, tmp_path / "w.pt", reset_head=True, head="logits")
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    for bad in (float("nan"), float("inf")):
+        model = Odd()
+        with torch.no_grad():
+            model.embed.weight[1, 1] = bad
+        torch.save(model.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"`init` .*w.pt has numbers that are not finite in `embed.weight`"):
+            start_from(Odd(), tmp_path / "w.pt")
+
+
 def test_the_head_of_another_library_is_left_out_and_said(tmp_path):
     model = build_model("mlp", shape=(4,), classes=3, generator_seed=0, options={"width": 4, "depth": 1})
     state = {k: t + 1 for k, t in model.state_dict().items() if k.startswith("1.")} | {"fc.weight": torch.zeros(9, 4)}

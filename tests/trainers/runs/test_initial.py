@@ -106,6 +106,16 @@ def test_a_new_head_comes_from_the_seed_and_frozen_parameters_stay(tmp_path):
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["1.weight", "1.bias"]
 
 
+def test_a_model_that_its_own_code_freezes_is_refused(tmp_path, monkeypatch):
+    made = "nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(False)"
+    code = f"from torch import nn\n\ndef frozen():\n    return {made}\n"
+    (tmp_path / "frozen_of_mine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {**SMALL, "model": "frozen_of_mine:frozen", "model_options": {}}
+    with pytest.raises(ValueError, match=r"`model` 'frozen_of_mine:frozen' has no parameters to train: .* all of them"):
+        fit(config, out=tmp_path / "runs", trust=True)
+
+
 def test_running_statistics_of_frozen_layers_follow_the_data(tmp_path):
     config = {**SMALL, "model": "resnet20", "model_options": {"width": 4, "blocks": 1}, "epochs": 1}
     names = [n for n, _ in fit(config, out=tmp_path / "a").checkpoints().items()]

@@ -416,7 +416,7 @@ def test_the_effect_of_mup2_on_each_layer_does_not_depend_on_the_width():
 
 
 def test_mup2_refuses_what_it_cannot_compare():
-    with pytest.raises(ValueError, match="pass `base_shapes="):
+    with pytest.raises(ValueError, match=r"pass `base_shapes=.*configuration.*`base_model_options: "):
         make_optimizer("mup2", Quadratic(), lr=0.1)
     with pytest.raises(ValueError, match=r"`base_shapes` must have a shape of 1 dimensions for 'parts\.0'"):
         make_optimizer("mup2", Quadratic(), lr=0.1, base_shapes={})

@@ -89,6 +89,17 @@ def test_torch_compile_and_data_parallel_write_names_that_are_read(tmp_path):
     assert equal(dict(compiled.state_dict()), renamed(model.state_dict(), "module._orig_mod."))
 
 
+def test_a_name_and_its_compiled_one_must_have_the_same_weights(tmp_path):
+    state = net(5).state_dict()
+    torch.save(state | {"_orig_mod.fc.weight": state["fc.weight"].clone()}, tmp_path / "w.pt")
+    assert fits(tmp_path / "w.pt", state).notes == ()
+    for names in (("fc.weight", "_orig_mod.fc.weight"), ("_orig_mod.fc.weight", "fc.weight")):
+        both = dict(zip(names, (state["fc.weight"], state["fc.weight"] + 1), strict=True))
+        torch.save({"state_dict": {k: t for k, t in state.items() if k != "fc.weight"} | both}, tmp_path / "v.pt")
+        with pytest.raises(ValueError, match=rf"v.pt has different weights for `{names[0]}` and `{names[1]}`"):
+            read_foreign(tmp_path / "v.pt", model=net())
+
+
 def test_timm_keeps_model_and_average(tmp_path):
     from timm.utils import CheckpointSaver, ModelEmaV3
 
@@ -211,6 +222,25 @@ def test_folders_of_hugging_face_whole_and_in_shards(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
     with pytest.raises(ValueError, match="which is not in its folder"):
         files_of(tmp_path / "shards")
+
+
+def test_a_folder_of_hugging_face_may_hold_the_names_of_an_older_version(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    config = ViTConfig(num_channels=1, image_size=8, patch_size=4, num_labels=3, **sizes)
+    with seeded(0):
+        model, other = ViTForImageClassification(config), ViTForImageClassification(config)
+    model.save_pretrained(tmp_path / "vit")
+    written = read_foreign(tmp_path / "vit").tensors
+    assert set(written) != set(model.state_dict())  # or there is nothing to be renamed
+    assert fits(tmp_path / "vit", model.state_dict(), model=other).notes == ()
+    for prefix in ("", "module."):
+        for names in (model.state_dict(), written):
+            with seeded(1):
+                other = ViTForImageClassification(config)
+            torch.save({"model": renamed(names, prefix)}, tmp_path / "w.pt")
+            assert fits(tmp_path / "w.pt", model.state_dict(), model=other).notes == ("`model`",)
 
 
 def test_a_folder_that_has_to_be_joined_first_says_how(tmp_path):
@@ -340,6 +370,11 @@ def test_counters_may_be_missing_and_leftovers_are_listed_but_no_number_that_mat
         torch.save({k: t for k, t in net(5).state_dict().items() if k != name}, tmp_path / "v.pt")
         with pytest.raises(ValueError, match=rf"the weights lack `{name}`, which the model has"):
             read_foreign(tmp_path / "v.pt", model=model)
+    torch.save(dict(net(5).named_parameters()), tmp_path / "v.pt")
+    with pytest.raises(
+        ValueError, match=r"running_mean`, `body.1.running_var`, .* are running statistics .*state_dict"
+    ):
+        read_foreign(tmp_path / "v.pt", model=model)
 
 
 def test_tied_weights_may_be_there_once_under_either_name(tmp_path):
@@ -393,6 +428,24 @@ def test_weights_of_another_model_are_told_with_counts_and_the_nearest_names(tmp
         read_foreign(tmp_path / "v.pt", model=net())
 
 
+@pytest.mark.parametrize(
+    ("tokens", "patch", "said"),
+    [(197, 16, "`--input-size 224`"), (4, 4, "`--input-size 8`"), (198, 16, "`--input-size 224`"),
+     (8, 16, "their size by `--input-size`"), (5, None, "their size by `--input-size`")],
+)  # fmt: skip
+def test_weights_for_another_image_size_name_it(tokens, patch, said, tmp_path):
+    class Patches(nn.Module):
+        def __init__(self, tokens):
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.zeros(1, tokens, 8))
+            self.patch_embed = nn.Conv2d(3, 8, patch) if patch else nn.Linear(48, 8)
+            self.head = nn.Linear(8, 3)
+
+    torch.save(Patches(tokens).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=rf"`pos_embed` has shape .*weights are for another image size: {said}\.$"):
+        read_foreign(tmp_path / "w.pt", model=Patches(10))
+
+
 def test_another_number_of_classes_names_the_way_out_and_a_new_head_needs_no_weights(tmp_path):
     torch.save(net(5, classes=7).state_dict(), tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"All else fits: `fc` has another number of classes.*`--reset-head`"):
@@ -402,5 +455,6 @@ def test_another_number_of_classes_names_the_way_out_and_a_new_head_needs_no_wei
     weights = read_foreign(tmp_path / "w.pt", model=model, without=["fc"])
     place(model, weights.tensors)
     assert torch.equal(model.fc.weight, before)
+    assert weights.notes == ()  # all that the file holds lies in one place
     assert torch.equal(model.body[0].weight, net(5).body[0].weight)
     assert equal(model_state(model)["body.1.running_mean"], net(5, classes=7).body[1].running_mean)

@@ -124,7 +124,8 @@ def mup2(
     if setting.base_shapes is None:
         raise ValueError(
             "method 'mup2' compares shapes with a narrow model's: pass `base_shapes={name: shape}`, such as "
-            "`{n: p.shape for n, p in base_model.named_parameters()}`."
+            "`{n: p.shape for n, p in base_model.named_parameters()}`; a configuration names that model's options "
+            "instead, such as `base_model_options: {width: 64}`."
         )
     ratios = width_ratios(setting.model, setting.base_shapes)
     foreign = [n for n in (setting.trained.parameters if setting.trained is not None else ()) if n not in ratios]
