@@ -214,7 +214,7 @@ def tabulate(
         path: Of the table.
         wanted: Lists checkpoints to measure, and rows for runs that have none, as `to_measure`.
         measure: Gives the rows of checkpoints, as `take`.
-        beside: Keep what the table holds of these runs beside the new rows, which replace their like.
+        beside: Keep what the table holds of other measures of these runs.
 
     Returns:
         The new rows.
@@ -232,20 +232,10 @@ def tabulate(
 
 
 def _joined(path: Path, new: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table and new ones of the same runs; those that are measured again are left out.
-
-    An old row without a value goes where its measure has been taken again, whatever its options.
-    """
-    old = table.read(path)
-    old = old[old["run_id"].isin(new["run_id"])]
-    place = ["run_id", "step", "measure"]
-    again = _in(old, new, [*place, "split", "options"]) | (old["value"].isna() & _in(old, new, place))
-    return sort_rows(pd.concat([old[~again], new], ignore_index=True))
-
-
-def _in(old: pd.DataFrame, new: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Which rows of a table have their like in another one."""
-    return pd.Series(pd.MultiIndex.from_frame(old[keys]).isin(pd.MultiIndex.from_frame(new[keys])), index=old.index)
+    """The rows of a table and new ones of the same runs, in place of what it held of the same measures there."""
+    old, place = table.read(path), ["run_id", "step", "measure"]
+    again = pd.MultiIndex.from_frame(old[place]).isin(pd.MultiIndex.from_frame(new[place]))
+    return sort_rows(pd.concat([old[~again & old["run_id"].isin(new["run_id"])], new], ignore_index=True))
 
 
 def _lost(call: Call, reason: str) -> pd.DataFrame:
