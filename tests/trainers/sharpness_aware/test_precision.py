@@ -353,9 +353,10 @@ def test_float16_overflows_until_the_scale_fits():
     model = network()
     optimizer = optimizer_of("sam", model, scaler, rho=0.05)
     said = []
-    for _ in range(12):
-        step(optimizer, model, scaler, autocast=torch.float16)
-        said.append(optimizer.last.overflow)
+    with seeded(4):  # dropout decides which step is the last to overflow
+        for _ in range(12):
+            step(optimizer, model, scaler, autocast=torch.float16)
+            said.append(optimizer.last.overflow)
     skipped = sum(bool(s) for s in said)
     assert 1 < skipped < 10
     assert said[0] == "first pass"
