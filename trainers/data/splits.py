@@ -174,8 +174,10 @@ class Split:
             x = self.pixels(x, self.dtype or torch.float32)
         elif self.dtype is not None and x.is_floating_point():
             x = x.to(self.dtype)
-        if self.side is None or not len(x):
-            return x.new_empty(0, x.shape[1], self.side, self.side) if self.side else x
+        if self.side is None:
+            return x
+        if not len(x):  # which torch does not resize
+            return x.new_empty(0, x.shape[1], self.side, self.side)
         return F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
 
     def _held(self, positions: Int[Tensor, " k"] | slice) -> Tensor:

@@ -1,5 +1,7 @@
 """Residual networks for images, with BatchNorm."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from jaxtyping import Float
@@ -31,6 +33,27 @@ class ResidualBlock(nn.Module):
         return nn.functional.relu(out + x)
 
 
+def three_stages(block: Callable[[int, int, int], nn.Module], inputs: int, width: int, blocks: int) -> list[nn.Module]:
+    """The blocks of stages of widths w, 2w and 4w, of which the second and the third halve h and w.
+
+    Args:
+        block: Made from its channels and its stride.
+        inputs: Channels before the first block.
+        width: w.
+        blocks: Of a stage.
+    """
+    widths = [width * 2**stage for stage in range(3) for _ in range(blocks)]
+    strides = [2 if stage > 0 and first == 0 else 1 for stage in range(3) for first in range(blocks)]
+    return [block(*sizes) for sizes in zip([inputs, *widths[:-1]], widths, strides, strict=True)]
+
+
+def initialise(model: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_in") -> None:
+    """Draw the weights of convolutions by He's rule."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+
+
 class ResNet(nn.Module):
     """The CIFAR form of the residual network: three stages of widths w, 2w and 4w, then the mean over pixels.
 
@@ -43,18 +66,9 @@ class ResNet(nn.Module):
     def __init__(self, channels: int, classes: int, width: int, blocks: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        stages: list[nn.Module] = []
-        inputs = width
-        for stage in range(3):
-            outputs = width * 2**stage
-            for block in range(blocks):
-                stages.append(ResidualBlock(inputs, outputs, 2 if stage > 0 and block == 0 else 1))
-                inputs = outputs
-        self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(inputs, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.stages = nn.Sequential(*three_stages(ResidualBlock, width, width, blocks))
+        self.head = nn.Linear(4 * width, classes)
+        initialise(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits, one row an image."""
@@ -131,9 +145,7 @@ class FourStageResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(first, *rest))
             inputs = outputs
         self.fc = nn.Linear(inputs, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        initialise(self, "fan_out")
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits, one row an image."""
@@ -212,19 +224,11 @@ class WideResNet(nn.Module):
     def __init__(self, channels: int, classes: int, blocks: int, widen_factor: int, dropout: float) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        stages: list[nn.Module] = []
-        inputs = 16
-        for stage in range(3):
-            outputs = 16 * widen_factor * 2**stage
-            for block in range(blocks):
-                stages.append(WideBlock(inputs, outputs, 2 if stage > 0 and block == 0 else 1, dropout))
-                inputs = outputs
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(inputs)
-        self.head = nn.Linear(inputs, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        wide = 16 * widen_factor
+        self.stages = nn.Sequential(*three_stages(partial(WideBlock, dropout=dropout), 16, wide, blocks))
+        self.norm = nn.BatchNorm2d(4 * wide)
+        self.head = nn.Linear(4 * wide, classes)
+        initialise(self)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits, one row an image."""
