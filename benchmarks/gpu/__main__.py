@@ -15,7 +15,10 @@ from benchmarks.table import line, markdown
 
 PARTS = (
     Part("machine", "benchmarks.gpu.machine:run", 60),
-    Part("methods", "benchmarks.gpu.checks:run", 90, about="test_methods"),
+    Part("methods", "benchmarks.gpu.checks:run", 60, about="test_methods"),
+    Part("functions", "benchmarks.gpu.checks:run", 90, about="test_functions"),
+    Part("precision", "benchmarks.gpu.checks:run", 45, about="test_precision"),
+    Part("ranks", "benchmarks.gpu.checks:run", 45, about="test_ranks"),
 )
 RESULTS = Path(__file__).parents[1] / "results"
 SECONDS = 480

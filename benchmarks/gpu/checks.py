@@ -66,12 +66,17 @@ def cases(module: ModuleType) -> list[Case]:
     for name, function in vars(module).items():
         if not name.startswith("test_") or not callable(function):
             continue
-        marks = [m.args for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
-        axes = [[(names, value) for value in values] for names, values, *_ in marks]
+        marks = [m.args[:2] for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
+        axes = [[_named(names, value) for value in values] for names, values in marks]
         for chosen in product(*axes):
-            label = f"[{'-'.join(str(value) for _, value in chosen)}]" if chosen else ""
-            found.append(Case(name + label, function, dict(chosen)))
+            given = {key: value for each in chosen for key, value in each.items()}
+            label = f"[{'-'.join(map(str, given.values()))}]" if given else ""
+            found.append(Case(name + label, function, given))
     return found
+
+
+def _named(names: str | tuple[str, ...], value: Any) -> dict[str, Any]:
+    return {names: value} if isinstance(names, str) else dict(zip(names, value, strict=True))
 
 
 def run(place: Place, file: str) -> Iterator[Row]:

@@ -131,9 +131,9 @@ ESTIMATES = {
     "frobenius": lambda H: landscape.frobenius_squared(H, draws=12, generator=drawn()).value,
     "log determinant": lambda H: landscape.log_determinant(H, 30.0, runs=3, steps=12, generator=drawn()).value,
     "effective dimension": lambda H: landscape.effective_dimension(H, 0.1, runs=3, generator=drawn()).value,
-    "trace, xnystrace": lambda H: landscape.trace(
-        landscape.GaussNewton(H.point.risk), method="xnystrace", draws=12, generator=drawn()
-    ).value,
+    "trace, xnystrace": lambda H: (
+        landscape.trace(landscape.GaussNewton(H.point.risk), method="xnystrace", draws=12, generator=drawn()).value
+    ),
     "dense": landscape.dense,
     "shifted": lambda H: (2.0 * H + 0.5 * H).shifted(1.0) @ H.guess(),
     **{
