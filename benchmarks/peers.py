@@ -28,7 +28,8 @@ class PyHessian(Library):
     module = "pyhessian"
     workaround = (
         "seeded through torch's global state, which it draws from; `cuda` as the model is; the warning about the "
-        "reference cycle that it leaves in the model is silenced; math kernel for attention; no density (it calls torch.eig, removed)"
+        "reference cycle that it leaves in the model is silenced; math kernel for attention; no density (it calls "
+        "torch.eig, removed)"
     )
 
     def __init__(

@@ -7,11 +7,12 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.script import Outcome, Part, outcomes
+from benchmarks.gpu.script import PRELOADED, Outcome, Part, outcomes
 from benchmarks.table import line, markdown
 
 PARTS = (
@@ -44,30 +45,35 @@ def environment(device: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], parts: Sequence[Part] = PARTS, preloaded: Sequence[str] = PRELOADED) -> int:
     """Run parts, print their rows, and write them as JSON and as a table.
+
+    Args:
+        arguments: Of the command line.
+        parts: All there are.
+        preloaded: See `outcomes`.
 
     Returns:
         0; 1 if a part failed; 2 for a bad argument.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"some of {[part.name for part in PARTS]}; all by default")
+    parser.add_argument("parts", nargs="*", help=f"some of {[part.name for part in parts]}; all by default")
     parser.add_argument("--device", default="auto", help="cuda, cuda:1, cpu (small sizes), or auto")
     parser.add_argument("--quick", action="store_true", help="small sizes on a GPU too, which show only that it runs")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all parts together, on a GPU")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file and the table")
     asked = parser.parse_args(arguments)
-    known = {part.name: part for part in PARTS}
+    known = {part.name: part for part in parts}
     unknown = [name for name in asked.parts if name not in known]
     if unknown:
         print(f"unknown part {unknown[0]!r}; there are {list(known)}.", file=sys.stderr)
         return 2
-    parts = [known[name] for name in asked.parts] or list(PARTS)
+    longer = PATIENCE if asked.device == "cpu" else 1
+    chosen = [replace(known[name], seconds=longer * known[name].seconds) for name in asked.parts or known]
     where, done = environment(asked.device), list[Outcome]()
     print(f"{where['machine']}, {where['platform']}, commit {where['commit']}", flush=True)
-    longer = PATIENCE if asked.device == "cpu" else 1
-    parts = [replace(part, seconds=longer * part.seconds) for part in parts]
-    for one in outcomes(parts, asked.device, quick=asked.quick, seconds=longer * asked.seconds):
+    place = {"device": asked.device, "quick": asked.quick}
+    for one in outcomes(chosen, **place, seconds=longer * asked.seconds, preloaded=preloaded):
         if isinstance(one, Outcome):
             done.append(one)
             print(f"-- {one.part}: {one.failure or 'done'} ({one.seconds:.0f} s)\n{one.details}", flush=True)

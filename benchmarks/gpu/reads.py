@@ -29,7 +29,8 @@ class Reads(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         given = args[0] if args and isinstance(args[0], Tensor) else None
         copied = isinstance(result, Tensor) and given is not None and result.device.type == "cpu" != given.device.type
-        self.count += function in READING or copied
+        masked = function is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.count += function in READING or copied or masked
         return result
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
-PRELOADED = ["benchmarks.gpu.bare"]
+PRELOADED = ["benchmarks.gpu.place"]
+START = 120.0  # seconds that a process may take to begin
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def outcomes(
         if allowed <= 0:
             outcome.failure = f"not begun: the {seconds:.0f} s of the whole script were over"
         else:
-            yield from _carried_out(context, part, outcome, (device, quick), began + allowed)
+            yield from _carried_out(context, part, outcome, (device, quick), allowed)
         wrong = sum(bool(row.get("failed")) for row in outcome.rows)
         if wrong and not outcome.failure:
             outcome.failure = f"{wrong} of its rows failed"
@@ -111,24 +112,24 @@ def outcomes(
         yield outcome
 
 
-def _carried_out(context: Any, part: Part, outcome: Outcome, place: tuple[str, bool], end: float) -> Iterator[Row]:
+def _carried_out(context: Any, part: Part, outcome: Outcome, place: tuple[str, bool], seconds: float) -> Iterator[Row]:
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_compute, args=(theirs, part, place))
-    began = time.monotonic()
     process.start()
     theirs.close()
+    end, late = time.monotonic() + START, f"its process did not begin within {START:.0f} s"
     try:
-        while True:
-            if not mine.poll(max(0.0, end - time.monotonic())):
-                outcome.failure = f"ended after {time.monotonic() - began:.0f} s, which was all its time"
-                return
+        while mine.poll(max(0.0, end - time.monotonic())):
             kind, content = mine.recv()
-            if kind == "row":
+            if kind == "begun":
+                end, late = time.monotonic() + seconds, f"ended after {seconds:.0f} s, which was all its time"
+            elif kind == "row":
                 outcome.rows.append(content)
                 yield content
-                continue
-            outcome.failure, outcome.details = content
-            return
+            else:
+                outcome.failure, outcome.details = content
+                return
+        outcome.failure = late
     except EOFError:
         process.join(5)
         outcome.failure = f"its process died with exit code {process.exitcode}"
@@ -149,6 +150,7 @@ def _end(process: Any) -> None:
 
 def _compute(pipe: Connection, part: Part, place: tuple[str, bool]) -> None:
     os.setsid()  # so that it can be ended with what it starts
+    pipe.send(("begun", None))
     try:
         for row in _rows(part, *place):
             pipe.send(("row", row))
