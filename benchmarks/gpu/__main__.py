@@ -16,18 +16,18 @@ from benchmarks.gpu.script import PRELOADED, Outcome, Part, outcomes
 from benchmarks.table import line, markdown
 
 PARTS = (
-    Part("machine", "benchmarks.gpu.machine:run", 60),
-    Part("methods", "benchmarks.gpu.checks:run", 60, about="test_methods"),
-    Part("functions", "benchmarks.gpu.checks:run", 90, about="test_functions"),
-    Part("precision", "benchmarks.gpu.checks:run", 45, about="test_precision"),
-    Part("ranks", "benchmarks.gpu.checks:run", 45, about="test_ranks"),
-    Part("reads", "benchmarks.gpu.small:reads", 30),
-    Part("images", "benchmarks.gpu.large:images", 75),
-    Part("curvature", "benchmarks.gpu.large:curvature", 75),
-    Part("surface", "benchmarks.gpu.large:surface", 60),
-    Part("populations", "benchmarks.gpu.populations:run", 45),
-    Part("graphs", "benchmarks.gpu.small:graphs", 30, cuda=True),
-    Part("compile", "benchmarks.gpu.small:compiled", 75),
+    Part("machine", "benchmarks.gpu.machine:run", 15),
+    Part("methods", "benchmarks.gpu.checks:run", 30, about="test_methods"),
+    Part("functions", "benchmarks.gpu.checks:run", 60, about="test_functions"),
+    Part("precision", "benchmarks.gpu.checks:run", 20, about="test_precision"),
+    Part("ranks", "benchmarks.gpu.checks:run", 20, about="test_ranks"),
+    Part("reads", "benchmarks.gpu.small:reads", 20),
+    Part("images", "benchmarks.gpu.large:images", 70),
+    Part("curvature", "benchmarks.gpu.large:curvature", 70),
+    Part("surface", "benchmarks.gpu.large:surface", 45),
+    Part("populations", "benchmarks.gpu.populations:run", 30),
+    Part("graphs", "benchmarks.gpu.small:graphs", 20, cuda=True),
+    Part("compile", "benchmarks.gpu.small:compiled", 60),
 )
 RESULTS = Path(__file__).parents[1] / "results"
 SECONDS = 480

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import landscape
-from benchmarks.gpu.place import Place, rate
+from benchmarks.gpu.place import Place, allow_tf32, rate
 from benchmarks.gpu.reads import read_in
 from benchmarks.gpu.script import Row, failed, not_run
 from benchmarks.gpu.training import Step, examples, library_sam, network, ours, plain
@@ -32,11 +32,11 @@ def images(place: Place) -> Iterator[Row]:
             yield not_run(f"images a second, {kind}", "no CUDA")
             continue
         steps = _steps(place, batch, autocast, layout)
-        _allow_tf32(tf32)
+        allow_tf32(tf32)
         try:
             seconds = place.times(steps, rounds=place.size(4, 1), inner=place.size(3, 1), warm_up=place.size(3, 1))
         finally:
-            _allow_tf32(False)
+            allow_tf32(False)
         for name in steps:
             yield {"what": f"{name}, batch {batch}, {kind}", **rate(batch, seconds[name]), "unit": "images/s"}
         for name in (f"ours, {method}" for method in METHODS):
@@ -163,7 +163,3 @@ def _timed(place: Place, work: Callable[[], Any]) -> tuple[Any, float]:
     kept: list[Any] = []
     took = place.seconds(lambda: kept.append(work()))
     return kept[0], took
-
-
-def _allow_tf32(allowed: bool) -> None:
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed

@@ -37,6 +37,7 @@ class Place:
             raise ValueError(f"`device` {device!r} is not there: this machine has no CUDA; use --device cpu.")
         if made.type == "cuda":
             torch.cuda.set_device(made)
+            allow_tf32(False)
         else:
             torch.set_num_threads(1)
         return cls(made, full=made.type == "cuda" and not quick)
@@ -84,6 +85,11 @@ class Place:
         work()
         self.wait()
         return (torch.cuda.max_memory_allocated(self.device) - before) / 2**20
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether products and convolutions of float32 may be computed in TF32; no, unless a part says so."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def rate(count: int, seconds: list[float]) -> dict[str, float]:
