@@ -68,6 +68,14 @@ def main(arguments: list[str], parts: Sequence[Part] = PARTS, preloaded: Sequenc
     if unknown:
         print(f"unknown part {unknown[0]!r}; there are {list(known)}.", file=sys.stderr)
         return 2
+    if asked.device.startswith("cuda"):
+        from benchmarks.gpu.place import Place  # which imports torch
+
+        try:
+            Place.of(asked.device)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
     longer = PATIENCE if asked.device == "cpu" else 1
     chosen = [replace(known[name], seconds=longer * known[name].seconds) for name in asked.parts or known]
     where, done = environment(asked.device), list[Outcome]()

@@ -30,12 +30,16 @@ class Place:
         Raises:
             ValueError: If there is no such device.
         """
+        there = torch.cuda.device_count()
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = "cuda" if there else "cpu"
         made = torch.device(device)
-        if made.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"`device` {device!r} is not there: this machine has no CUDA; use --device cpu.")
         if made.type == "cuda":
+            made = torch.device("cuda", made.index or 0)
+            if made.index >= there:
+                raise ValueError(
+                    f"`device` {device!r} is not there: this machine has {there} with CUDA; use --device cpu."
+                )
             torch.cuda.set_device(made)
             allow_tf32(False)
         else:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from on_device import DrawnOnTheCpu, close
 
+from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.reads import Reads
 
 ROOT = Path(__file__).parents[2]
@@ -86,13 +87,11 @@ def test_torch_numpy_scipy_and_pandas_are_enough(run):
     assert parts["methods"]["rows"][-1]["value"] >= 50
 
 
-def test_an_unknown_part_and_an_unknown_device_are_refused():
-    from benchmarks.gpu.__main__ import main
-    from benchmarks.gpu.place import Place
-
+def test_an_unknown_part_and_a_device_that_is_not_there_are_refused(capsys):
     assert main(["nothing"]) == 2
-    with pytest.raises(ValueError, match="no CUDA; use --device cpu"):
-        Place.of("cuda" if not torch.cuda.is_available() else "cuda:99")
+    assert "unknown part 'nothing'; there are ['machine', 'methods'" in capsys.readouterr().err
+    assert main(["machine", "--device", "cuda:99"]) == 2
+    assert "`device` 'cuda:99' is not there" in capsys.readouterr().err
 
 
 def test_reads_are_counted():
@@ -110,7 +109,7 @@ def test_reads_are_counted():
 def test_draws_of_a_device_are_those_of_the_cpu():
     first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     with DrawnOnTheCpu(lambda generator: generator is first):
-        mine = [torch.randn(3, generator=first), torch.empty(2).normal_(generator=first)]
+        mine = [torch.randn(torch.Size([3]), generator=first), torch.empty(2).normal_(generator=first)]
         first.manual_seed(5)
         mine.append(torch.randint(9, (4,), generator=first, device="cpu"))
         mine.append(torch.bernoulli(torch.full((8,), 0.5), generator=first))
