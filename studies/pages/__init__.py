@@ -9,6 +9,7 @@ from studies.pages import (
     perturbation_batch,
     predictors,
     spurious,
+    transfer,
 )
 from studies.pages.page import Answer, Page
 
@@ -16,5 +17,15 @@ __all__ = ["PAGES", "Answer", "Page"]
 
 PAGES: dict[str, Page] = {
     module.PAGE.name: module.PAGE
-    for module in (obf, late_phase, efficiency, spurious, label_noise, perturbation_batch, predictors, fashion_mnist)
+    for module in (
+        obf,
+        late_phase,
+        efficiency,
+        spurious,
+        label_noise,
+        perturbation_batch,
+        predictors,
+        fashion_mnist,
+        transfer,
+    )
 }
