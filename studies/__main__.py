@@ -47,7 +47,7 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
         *([page.decides, ""] if page.decides else []),
         f"**What changed.** {answer.changed}",
         "",
-        *answer.body,
+        "\n".join(answer.body).strip("\n"),
         "",
         "The verdicts above are those of the rule; the tables stand beside them and are exploratory.",
         "",

@@ -133,7 +133,7 @@ def comparison_table(rows: pd.DataFrame) -> list[str]:
         numbers = [fixed(r["tau_forgetting"]), fixed(r["tau_sharpness"]), interval(r["difference"], *ends(r))]
         cells = [f"`{r['sharpness']}`", PAIRS[str(r["pairs"])], *numbers, str(int(r["n_configurations"]))]
         lines.append("| " + " | ".join(cells) + " |")
-    resampled = "configurations and draws of the data" if rows["low_draws"].notna().all() else "configurations"
+    resampled = "configurations and draws of the data" if rows["low_draws"].notna().any() else "configurations"
     return [*lines, "", f"Intervals resample {resampled}."]
 
 
