@@ -107,26 +107,82 @@ class Runtime:
         """The same among the processes that `torchrun` started, each with its share of the devices.
 
         A group that is there already is used. One that is made here is gone at the end, and its threads with it: one
-        that lives on can abort the process while Python shuts down.
+        that lives on can abort the process while Python shuts down. Messages of numbers on GPUs go through NCCL, all
+        others through gloo. A process that ends with an exception leaves word of it for the others.
+
+        Raises:
+            ValueError: If processes would share a GPU, or this torch has no NCCL.
         """
-        started = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-        if self.ranks.count > 1 or not started or dist.is_initialized():
+        if self.ranks.count > 1 or not started() or dist.is_initialized():
             yield self if self.ranks.count > 1 else self._among(Ranks.of())
             return
         import torch.distributed.nn.functional  # noqa: F401 - imported later, its defaults would hold the group
 
-        dist.init_process_group("gloo", timeout=LONGEST)
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        there = self._among(Ranks(rank, count))
+        board = _board(rank, count)
+        dist.init_process_group(there._backends(), store=board, rank=rank, world_size=count, timeout=LONGEST)
         try:
-            yield self._among(Ranks.of())
+            with Ranks.hung_up(board):
+                ranks = Ranks.of()
+                try:
+                    yield replace(there, ranks=ranks)
+                except Exception as error:
+                    ranks.tell(error)
+                    raise
         finally:
             dist.destroy_process_group()
 
     def _among(self, ranks: Ranks) -> "Runtime":
-        """The runtime of one of several processes."""
+        """The runtime of one of several processes: those on one machine share its devices."""
+        place, here = _place(ranks)
         devices = self.devices
-        mine = devices[ranks.rank % len(devices) :: ranks.count]
+        if devices == ("cuda",) and here > 1:  # whichever there are
+            devices = tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        mine = devices[place % len(devices) :: here]
         rest = [name.partition(":")[2] for name in mine[1:]]
         return replace(self, device=",".join([mine[0], *rest]), ranks=ranks)
+
+    def _backends(self) -> str:
+        """What carries the messages of the process that has this device."""
+        device = torch.device(self.devices[0])
+        if device.type != "cuda":
+            return "gloo"
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if here > torch.cuda.device_count():
+            raise ValueError(
+                f"`device` {self.device!r}: {here} processes would share the {torch.cuda.device_count()} GPUs of this "
+                f"machine, and NCCL takes one process a GPU: start as many as there are GPUs, or use `device` cpu."
+            )
+        if not dist.is_nccl_available():
+            raise ValueError(
+                f"`device` {self.device!r} of several processes needs NCCL, which this build of torch lacks: use "
+                f"`device` cpu, or one process."
+            )
+        torch.cuda.set_device(device)
+        return "cpu:gloo,cuda:nccl"
+
+
+def started() -> bool:
+    """Whether `torchrun`, or what sets the same variables, has started this process with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def _place(ranks: Ranks) -> tuple[int, int]:
+    """Which of the processes of this machine this is, and how many they are."""
+    if "LOCAL_RANK" in os.environ and "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    return ranks.rank, ranks.count
+
+
+def _board(rank: int, count: int) -> Any:
+    """The store through which the processes find each other; that of `torchrun` outlives them."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
+        is_master=rank == 0 and not agent,
+    )  # fmt: skip
+    return dist.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def device_of(text: str | torch.device) -> torch.device:
