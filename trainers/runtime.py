@@ -177,12 +177,14 @@ def _place(ranks: Ranks) -> tuple[int, int]:
 
 def _board(rank: int, count: int) -> Any:
     """The store through which the processes find each other; that of `torchrun` outlives them."""
+    from torch.distributed import PrefixStore, TCPStore  # not there where torch has no `distributed`
+
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
         is_master=rank == 0 and not agent,
     )  # fmt: skip
-    return dist.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def device_of(text: str | torch.device) -> torch.device:
