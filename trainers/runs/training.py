@@ -506,7 +506,7 @@ class Training:
         }
         if self.ranks.count > 1:
             kept = self.optimizer.state_dict()["sharpness_aware"]
-            state |= {"kept_buffers": buffer_state(self.model), "previous": kept.get("previous")}
+            state |= {"kept_buffers": buffer_state(self.model), "kept_previous": kept.get("previous")}
         return state
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -517,8 +517,8 @@ class Training:
             for name, tensor in self.passing_buffers().items():
                 tensor.copy_(own["buffers"][name])
         optimizer = dict(state["optimizer"])
-        if own.get("previous") is not None:
-            optimizer["sharpness_aware"] = {**optimizer["sharpness_aware"], "previous": own["previous"]}
+        if own.get("kept_previous") is not None:
+            optimizer["sharpness_aware"] = {**optimizer["sharpness_aware"], "previous": own["kept_previous"]}
         self.optimizer.load_state_dict(optimizer)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
