@@ -1,5 +1,6 @@
 """The processes of `torch.distributed`: who leads, what each does, sums over them, and who has which examples."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 _boards: list[Any] = []  # of the process group that there is
+TOGETHER = 20.0  # seconds within which processes that fail alike do so
 ENDED = "ended"  # where a process says on the board why it ends
 
 
@@ -158,6 +160,25 @@ class Ranks:
                         f"process {rank} of {self.count} sees other {name} than process 0 ({seen[name]!r}, not "
                         f"{known!r}): start all processes with the same command, code and files."
                     )
+
+    def all_fail(self, what: str, reason: str) -> bool:
+        """Whether all processes fail at the same piece of work, and so may go on: none waits for a message of another.
+
+        Args:
+            what: A name for the work that no other has.
+            reason: Why this one fails.
+        """
+        if self.count == 1:
+            return True
+        if self.board is None:
+            return False
+        self.board.set(f"{what}/{self.rank}", reason)
+        end, names = time.monotonic() + TOGETHER, [f"{what}/{rank}" for rank in range(self.count)]
+        while not self.board.check(names):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
 
     @staticmethod
     @contextmanager

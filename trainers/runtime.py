@@ -1,5 +1,6 @@
 """Where computing happens: devices, processes and ranks, which do not decide the result of a run."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from trainers.sweep.parallel import cores
 
 Executor = Literal["processes", "ray"]
 
+AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # "True" where torchrun keeps the store
 LONGEST = timedelta(days=2)  # that processes wait for the slowest; of one that ends they hear at once
 
 
@@ -175,11 +177,22 @@ def _place(ranks: Ranks) -> tuple[int, int]:
     return ranks.rank, ranks.count
 
 
+def first_to_say(message: str) -> bool:
+    """Whether no other of the processes of `torchrun` has said this; True where they cannot ask each other."""
+    if os.environ.get(AGENT) != "True":
+        return True
+    key = f"said/{hashlib.sha256(message.encode()).hexdigest()}"
+    try:
+        return bool(_board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])).add(key, 1) == 1)
+    except (RuntimeError, KeyError, ValueError):
+        return True
+
+
 def _board(rank: int, count: int) -> Any:
     """The store through which the processes find each other; that of `torchrun` outlives them."""
     from torch.distributed import PrefixStore, TCPStore  # not there where torch has no `distributed`
 
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    agent = os.environ.get(AGENT) == "True"
     store = TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
         is_master=rank == 0 and not agent,

@@ -69,11 +69,11 @@ def plain(shape, classes):
     return Watched(math.prod(shape), classes, dropout=0.0)
 
 
-def happens(rank, at, function, **arguments):
+def happens(rank, at, work, **arguments):
     """Call a function while something happens at chosen passes of the model."""
     os.environ["LANDSCAPE_TEST_AT"] = at
     try:
-        return globals()[function](rank, **arguments)
+        return globals()[work](rank, **arguments)
     finally:
         del os.environ["LANDSCAPE_TEST_AT"]
 

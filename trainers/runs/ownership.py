@@ -1,7 +1,6 @@
-"""What of a run's state is whose, where several processes train it; and digests by which they compare what is all's."""
+"""What of a run's state is whose, where several processes train it."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,11 +53,3 @@ def buffer_state(model: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers by name."""
     parameters = {name for name, _ in model.named_parameters()}
     return {name: t for name, t in model_state(model).items() if name not in parameters}
-
-
-def digest_of(tensors: Iterable[Tensor]) -> str:
-    """A hash of the bits of tensors."""
-    found = hashlib.sha256()
-    for t in tensors:
-        found.update(t.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
-    return found.hexdigest()[:16]

@@ -23,10 +23,11 @@ from trainers.models.checkpointing import checkpoint_activations as recompute
 from trainers.randomness import stream
 from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, remove_checkpoint, save_checkpoint
+from trainers.runs.digests import WHOLE, digest_of
 from trainers.runs.feeding import Closures, Feeder, shares
 from trainers.runs.folder import Run, load_data
 from trainers.runs.initial import start
-from trainers.runs.ownership import buffer_state, digest_of, owned, places_of
+from trainers.runs.ownership import buffer_state, owned, places_of
 from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
 from trainers.runs.sharing import IDLE, Deal
@@ -38,8 +39,7 @@ from trainers.tasks.evaluation import LiveEvaluation
 from trainers.tasks.task import CLASSIFICATION, task_of
 
 ALONE = Ranks()
-FIRST = 8  # examples by which processes compare inputs of
-WHOLE = 2**28  # bytes or more
+FIRST = 8  # examples by which processes compare inputs that are not in memory
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
 PLAIN = (

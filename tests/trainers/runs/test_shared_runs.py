@@ -84,7 +84,7 @@ def test_ranks_stopped_anywhere_go_on_bit_for_bit(tmp_path, whole):
     together(2, "trained", **out)
     assert_same(Run(Path(folder)), whole)
     out = {"out": str(tmp_path / "step"), "changes": WATCHED}
-    assert together(2, "happens", at="1:7:SIGTERM", function="stopped_by_a_signal", **out) == 128 + 15
+    assert together(2, "happens", at="1:7:SIGTERM", work="stopped_by_a_signal", **out) == 128 + 15
     run = Run(Path(out["out"]) / whole.run_id)
     assert "stopped by SIGTERM after step" in run.status()["reason"]
     assert "was begun by 2 processes (until step" in (said := refused(4, "trained", **out))
@@ -100,7 +100,7 @@ def test_ranks_stopped_anywhere_go_on_bit_for_bit(tmp_path, whole):
 def test_another_number_of_ranks_goes_on_where_it_is_asked_to(tmp_path, count):
     changes = {"method": "sam", "sharing": "global"}
     out = {"out": str(tmp_path / "a"), "changes": {**changes, "model": "workers_runs:plain", "model_options": {}}}
-    assert together(2, "happens", at="1:14:SIGTERM", function="stopped_by_a_signal", **out) == 128 + 15
+    assert together(2, "happens", at="1:14:SIGTERM", work="stopped_by_a_signal", **out) == 128 + 15
     folder = next(Path(out["out"]).glob("*/config.json")).parent
     assert Run(folder).status()["steps"] % 5, "in the middle of an epoch"
     if count == 1:
@@ -121,7 +121,7 @@ def test_killed_ranks_end_the_others_and_the_run_goes_on_bit_for_bit(tmp_path, w
         pool = workers.Pool(2)
         try:
             with pytest.raises(WorkError, match=said):
-                pool.run("workers_runs", "happens", ranks=2, at=at, function="trained", **out)
+                pool.run("workers_runs", "happens", ranks=2, at=at, work="trained", **out)
         finally:
             pool.close()
     together(2, "trained", **out)
