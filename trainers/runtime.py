@@ -31,7 +31,8 @@ class Runtime:
             one by one; 0 lets each read its own.
         jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
             device elsewhere. With Ray None is one a core of the cluster.
-        executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results.
+        executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results; with device
+            cuda each run or checkpoint has one of its GPUs.
         address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
             runs on this machine.
         checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
@@ -61,13 +62,18 @@ class Runtime:
             raise ValueError(
                 f"`address` is a Ray cluster's, got {self.address!r} with executor {self.executor!r}: use 'ray'."
             )
+        if self.executor == "ray":  # whose machines have the devices, not this one
+            if self.device not in ("cpu", "cuda"):
+                raise ValueError(
+                    f"`device` must be 'cpu' or 'cuda' with executor 'ray', which deals out cores and GPUs itself, got "
+                    f"{self.device!r}."
+                )
+            return
         devices = self.devices
         if len(set(devices)) < len(devices):
             raise ValueError(f"`device` {self.device!r} names a device twice: name each once.")
         for name in devices:
             device_of(name)
-        if self.executor == "ray" and devices != ("cpu",):
-            raise ValueError(f"`device` must be 'cpu' with executor 'ray', which deals out cores, got {self.device!r}.")
 
     @classmethod
     def of(cls, runtime: "Runtime | None" = None, **fields: Any) -> "Runtime":

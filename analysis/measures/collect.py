@@ -195,7 +195,8 @@ def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFram
 
         folder = todo[0][0].cache.index.parent
         folder.mkdir(parents=True, exist_ok=True)
-        yield from on_ray(measured, todo, runtime, lost=_lost, folder=folder)
+        there = [(*call, runtime.device) for call in todo]
+        yield from on_ray(measured, there, runtime, lost=_lost, folder=folder)
     else:
         yield from in_parallel(measured, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
 
@@ -257,9 +258,9 @@ def _joined(path: Path, new: pd.DataFrame) -> pd.DataFrame:
     return sort_rows(pd.concat([old[~again & old["run_id"].isin(new["run_id"])], new], ignore_index=True))
 
 
-def _lost(call: Call, reason: str) -> pd.DataFrame:
+def _lost(call: tuple[Any, ...], reason: str) -> pd.DataFrame:
     """The rows of a checkpoint whose process died."""
-    checkpoint, wanted, _ = call
+    checkpoint, wanted = call[:2]
     why = f"its process died ({reason}); the same command tries again. Out of memory? Use fewer jobs."
     return pd.concat(failure(checkpoint, wanted, why).values(), ignore_index=True)
 
