@@ -82,7 +82,9 @@ class Runtime:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The devices by name, one or several."""
+        """The devices of this machine by name, one or several."""
+        if self.executor == "ray" and self.device == "cuda" and not torch.cuda.is_available():
+            return ("cpu",)  # here is only what the cluster's machines need not do
         kind, _, numbers = self.device.partition(":")
         if "," in numbers:
             return tuple(f"{kind}:{number}" for number in numbers.split(","))
@@ -196,14 +198,13 @@ def first_to_say(message: str) -> bool:
 
 def _board(rank: int, count: int) -> Any:
     """The store through which the processes find each other; that of `torchrun` outlives them."""
-    from torch.distributed import PrefixStore, TCPStore  # not there where torch has no `distributed`
-
     agent = os.environ.get(AGENT) == "True"
-    store = TCPStore(
+    make: Any = dist  # whose stores are not annotated
+    store = make.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
         is_master=rank == 0 and not agent,
     )  # fmt: skip
-    return PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return make.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def device_of(text: str | torch.device) -> torch.device:

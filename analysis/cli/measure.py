@@ -141,7 +141,7 @@ def measure(
             how = partial(measure_checkpoint, device=among.devices[0], workers=among.workers, ranks=among.ranks)
             each = (how(*call) for call in calls)
             return track(each, "measuring", len(calls)) if among.ranks.leads else each
-        if len(calls) == 1:
+        if len(calls) == 1 and among.executor == "processes":
             with steps("measuring", len(calls[0][1])) as (begin, tell):
                 alike = alone is not None
                 told = partial(measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers)

@@ -8,6 +8,7 @@ from typing import Any
 
 from landscape.ranks import Ranks
 from trainers.config import TrainConfig, train_config
+from trainers.data.splits import DataBundle
 from trainers.files.lock import Lock, locked
 from trainers.randomness import derive, seeded
 from trainers.runs.folder import Run, load_data
@@ -91,11 +92,7 @@ def fit(
     remember(out, config.init)
     config = config.resolved()
     check_trackers(track)
-    data = None
-    if ranks.count > 1:
-        ranks.require_same(lambda: {"configuration": config.run_id})
-        data = ranks.alike(lambda: load_data(config, trust=trust))
-        config = ranks.alike(lambda: shared_out(config, ranks.count, normalised=normalises(config, data, trust=trust)))
+    config, data = (config, None) if ranks.count == 1 else _together(config, ranks, trust=trust)
     run = Run(Path(out) / config.run_id)
     log = StepLog(run.folder, log_steps if ranks.leads else None)
     if ranks.led(lambda: run.finished):
@@ -126,6 +123,17 @@ def fit(
                 limits.interrupt(reason)
     asked.leave(run.folder)
     return run
+
+
+def _together(config: TrainConfig, ranks: Ranks, *, trust: bool) -> tuple[TrainConfig, DataBundle]:
+    """The configuration of a run that several processes train, and its data, once all have the same in mind."""
+
+    def read() -> tuple[TrainConfig, DataBundle]:
+        data = load_data(config, trust=trust)
+        return shared_out(config, ranks.count, normalised=normalises(config, data, trust=trust)), data
+
+    ranks.require_same(lambda: {"configuration": config.run_id})
+    return ranks.alike(read)
 
 
 def _train(

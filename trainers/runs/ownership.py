@@ -23,7 +23,7 @@ def owned(state: Mapping[str, Any], ranks: Ranks, seed: int) -> Mapping[str, Any
         ranks: The processes.
         seed: Of the run.
     """
-    owners = [state, *state.get("others", [])]
+    owners: list[Mapping[str, Any]] = [state, *state.get("others", [])]
     own = owners[ranks.rank] if ranks.rank < len(owners) else owners[0]
     if len(owners) == ranks.count:
         return own
