@@ -1,6 +1,7 @@
 """Where computing happens: devices, processes and ranks, which do not decide the result of a run."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,7 +131,7 @@ class Runtime:
 
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         there = self._among(Ranks(rank, count))
-        board = _board(rank, count)
+        board = _board(rank, count, f"group {next(_groups)}")
         dist.init_process_group(there._backends(), store=board, rank=rank, world_size=count, timeout=LONGEST)
         try:
             with Ranks.hung_up(board):
@@ -191,20 +192,23 @@ def first_to_say(message: str) -> bool:
         return True
     key = f"said/{hashlib.sha256(message.encode()).hexdigest()}"
     try:
-        return bool(_board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])).add(key, 1) == 1)
+        return bool(_board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "messages").add(key, 1) == 1)
     except (RuntimeError, KeyError, ValueError):
         return True
 
 
-def _board(rank: int, count: int) -> Any:
-    """The store through which the processes find each other; that of `torchrun` outlives them."""
+_groups = itertools.count()  # each has a part of the store for itself
+
+
+def _board(rank: int, count: int, part: str) -> Any:
+    """A part of the store through which the processes find each other; that of `torchrun` outlives them."""
     agent = os.environ.get(AGENT) == "True"
     make: Any = dist  # whose stores are not annotated
     store = make.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
         is_master=rank == 0 and not agent,
     )  # fmt: skip
-    return make.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return make.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{part}", store)
 
 
 def device_of(text: str | torch.device) -> torch.device:

@@ -37,7 +37,7 @@ def test_two_ranks_train_measure_and_scan_as_one_process(tmp_path, monkeypatch):
     commands = [
         f"{TRAIN} --out two --workers 1",
         f"measure {there} --measures {SHARED} {WHOLE} --examples all",
-        f"measure {there} --measures hessian_trace --set hessian_trace.draws=-1",
+        f"measure {there} --measures hessian_trace --set hessian_trace.draws=-1 --out failed.parquet",
         f"surface {there} {SURFACE}",
         f"report {there}",
     ]
