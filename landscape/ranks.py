@@ -280,9 +280,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            said = re.sub(r"^\[\S+\] ", "", str(error).strip().splitlines()[0])[:120].rstrip(
-                "."
-            )  # without torch's line
+            first = str(error).strip().splitlines()[0]
+            said = re.sub(r"^\[\S+\] ", "", first)[:120]  # without torch's line of code
             reason = f"another process of `torchrun` has ended ({said}): see what it said"
             with suppress(Exception):
                 if self.board is not None and self.board.check([ENDED]):
