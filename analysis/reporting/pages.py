@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 import matplotlib
 from markupsafe import Markup, escape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from analysis.figures import FIGURES, NothingToDraw
@@ -213,10 +215,14 @@ def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
-    # Dates and versions are left out, so that equal results give equal files.
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind]
+    # Dates and versions are left out, so that equal results give equal files. `savefig` gives the same bytes, but draws
+    # everything twice, the first time to no effect.
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    figure.set_dpi(DPI)
+    if kind == "png":
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    else:
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return buffer.getvalue()
 
 
