@@ -230,9 +230,10 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.set_dpi(DPI)
     if kind == "png":
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
     else:
-        FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        without = {"CreationDate": None, "Producer": None, "Creator": None}
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata=without)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
