@@ -37,6 +37,17 @@ def test_the_run_id_in_a_config_is_not_a_hyper_parameter(folder):
     assert read.configurations()["configuration"].nunique() == 17
 
 
+def test_a_table_that_is_worked_out_once_is_not_changed_by_who_got_it():
+    given = make()
+    for table in (given.configurations, given.final, given.forgetting):
+        first = table()
+        kept = first["run_id"].tolist()
+        first["run_id"] = "another"
+        first.loc[first.index[0], "method"] = "another"
+        assert table()["run_id"].tolist() == kept
+        assert "another" not in set(table()["method"])
+
+
 def test_runs_that_are_not_whole_say_so(folder):
     (folder / "runs/sam-r0.02-l0.1-s0/status.json").unlink()
     (folder / "runs/sam-r0.02-l0.1-s1/config.json").unlink()
