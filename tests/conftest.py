@@ -4,14 +4,17 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+import typechecker
 from drop_in import torchvision_without_operators
 from hypothesis import settings
 
 
 def pytest_configure(config):
     """Let torchvision be imported where its compiled operators do not load; let SIGINT and SIGHUP be heard."""
+    jaxtyping.jaxtyped = typechecker.jaxtyped  # which decorates all of `landscape` when it is imported
     stack = ExitStack()
     stack.enter_context(torchvision_without_operators())
     config.add_cleanup(stack.close)
