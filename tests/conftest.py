@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 import torch
 import typechecker
+from _pytest.nodeid import NodeId
 from drop_in import torchvision_without_operators
 from hypothesis import settings
 
@@ -41,6 +42,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None and (file := shared_by(item)):
             item.add_marker(pytest.mark.xdist_group(file.relative_to(HERE.parent).as_posix()))
+        group = item.get_closest_marker("xdist_group")
+        if group and getattr(item.config.option, "loadgroup", False):  # xdist 3.8 writes what pytest 9.2 does not read
+            item._id = NodeId.parse(f"{item.nodeid}@{group.args[0]}")
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
