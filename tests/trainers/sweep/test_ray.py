@@ -80,7 +80,9 @@ def nodes(module):
         for left in (2, 1, 0):
             found = Cluster()
             try:
-                found.add_node(num_cpus=1, include_dashboard=False, include_log_monitor=False, no_monitor=True, **settings)
+                found.add_node(
+                    num_cpus=1, include_dashboard=False, include_log_monitor=False, no_monitor=True, **settings
+                )
                 found.add_node(num_cpus=1, num_gpus=1)  # Ray believes it
                 break
             except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not keep
