@@ -74,7 +74,7 @@ def measure(
     """
     named = None if shifted is None else parse_shifted(shifted)
     find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
-    runtime = place.runtime()
+    runtime = place.runtime(trains=False)
     target = out_file
     alone = foreign_place(path)
     if alone is None and not path.exists():
@@ -136,7 +136,8 @@ def measure(
         if len(calls) == 1:
             with steps("measuring", len(calls[0][1])) as (begin, tell):
                 alike = alone is not None
-                told = partial(measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers)
+                how = {"workers": runtime.workers, "backend": runtime.backend}
+                told = partial(measure_checkpoint, **how, begin=begin, progress=tell, strict=alike)
                 return [told(*calls[0], runtime.devices[0])]
         left = budget(calls, runtime)
         if left.checkpoints:

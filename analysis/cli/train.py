@@ -109,6 +109,7 @@ def train(
             log_steps=log_steps,
             track=track_with,
             checkpoint_activations=checkpoint_activations,
+            backend=runtime.backend,
         )
     except SystemExit as stop:  # a signal; the snapshot is written
         run, code = Run(out_folder / chosen.run_id), int(stop.code or 0)

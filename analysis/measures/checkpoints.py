@@ -19,6 +19,7 @@ from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
+from trainers.backend import USUAL, Backend
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
@@ -340,6 +341,7 @@ def measure_checkpoint(
     device: str = "cpu",
     *,
     workers: int = 0,
+    backend: Backend = USUAL,
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
@@ -354,6 +356,7 @@ def measure_checkpoint(
         seed: Of their random choices.
         device: Where to compute.
         workers: Processes that read data ahead, where they are read one by one.
+        backend: How torch computes; rows say so where it may show in their values.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
@@ -364,15 +367,15 @@ def measure_checkpoint(
     if todo:
         try:
             stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device).read_by(workers), progress=progress)
+            subject = replace(checkpoint.load(seed, device).read_by(workers).by(backend), progress=progress)
         except (OSError, ValueError) as error:
             if strict:
                 raise
             failed = failure(checkpoint, todo, f"{type(error).__name__}: {error}")
             kept |= {keys[key]: frame for key, frame in failed.items()}
         else:
-            for key, frame in _measured(cache, stamp, subject, todo, keys, begin):
-                kept[key] = frame
+            with backend.flags():
+                kept |= dict(_measured(cache, stamp, subject, todo, keys, begin))
     return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 

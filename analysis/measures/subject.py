@@ -19,6 +19,7 @@ from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
 from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
+from trainers.backend import Backend
 from trainers.config import TrainConfig
 from trainers.data.loading import DataBundle, Split
 from trainers.data.splits import stratified_order
@@ -141,6 +142,11 @@ class Subject:
     def read_by(self, workers: int) -> "Subject":
         """The same with data that so many processes read ahead, where they are read one by one."""
         return replace(self, data=self.data.to(self.data.train.device, workers=workers)) if workers else self
+
+    def by(self, backend: Backend) -> "Subject":
+        """The same as torch is to compute it; notes say so where numbers lose digits by it."""
+        notes = ("products in TF32",) if backend.tf32 and self.data.train.device.type == "cuda" else ()
+        return replace(self, model=backend.laid_out(self.model), notes=(*self.notes, *notes))
 
     def generator(self, purpose: str) -> torch.Generator:
         """The source of randomness of one measure: depends on its name and the seed, not on the model."""

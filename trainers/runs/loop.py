@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig, train_config
 from trainers.files.lock import locked
 from trainers.randomness import derive, seeded
@@ -29,6 +30,7 @@ def fit(
     device: str = "cpu",
     workers: int = 0,
     checkpoint_activations: bool = False,
+    backend: Backend = USUAL,
     trust: bool = False,
     progress: Progress | None = None,
     stop: Callable[[int], bool] | None = None,
@@ -51,6 +53,7 @@ def fit(
             bit.
         checkpoint_activations: Compute the activations of the model's blocks again in backward passes instead of
             keeping them: less memory for one more forward pass, and the same numbers.
+        backend: How torch computes; its flags are set for this call.
         trust: Import a model or dataset that the configuration names as module:function.
         progress: Called after each epoch with its row of the history.
         stop: Called after each epoch with its number; True ends the call with a snapshot, and the run can be continued.
@@ -87,10 +90,11 @@ def fit(
         run.tidy()
         return run
     with StopSignals(active=signals) as asked, seeded(derive(config.seed, "training")), ExitStack() as stack:
+        stack.enter_context(backend.flags())
         data = load_data(config, trust=trust)
         training = Training(
             config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
-            checkpoint_activations=checkpoint_activations,
+            checkpoint_activations=checkpoint_activations, backend=backend,
         )  # fmt: skip
         stack.callback(training.reader.close)
         lock = stack.enter_context(locked(run.folder))

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, Batches
+from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig
 from trainers.data.augmentation import augmentation
 from trainers.data.imbalance import balanced_draw
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
+from trainers.machine import machine
 from trainers.models.averaging import WeightAverage
 from trainers.models.building import build_model, check_inputs, check_outputs
 from trainers.models.checkpointing import checkpoint_activations as recompute
@@ -29,7 +31,7 @@ from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
 from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runs.stopping import Best, best_of
-from trainers.runtime import device_of
+from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
 from trainers.tasks.task import CLASSIFICATION, task_of
@@ -48,6 +50,7 @@ PLAIN = (
     "skips_in_a_row",
     "longest",
     "history",
+    "machines",
 )  # of the state, what a snapshot holds as it is
 
 
@@ -63,6 +66,7 @@ class Training:
         data: That of the configuration, where it is loaded already.
         workers: Processes that read data which are not in memory.
         checkpoint_activations: Compute activations again in backward passes instead of keeping them.
+        backend: How torch computes.
     """
 
     def __init__(
@@ -76,8 +80,11 @@ class Training:
         data: DataBundle | None = None,
         workers: int = 0,
         checkpoint_activations: bool = False,
+        backend: Backend = USUAL,
     ) -> None:
         self.config, self.run, self.device = config, run, device_of(device)
+        if config.precision == "float64":
+            require_float64(self.device, "`precision` 'float64'")
         self.data = load_data(config, trust=trust) if data is None else data
         for key in ("early_stopping", "keep_best"):
             if getattr(config, key) and not len(self.data.validation):
@@ -96,7 +103,7 @@ class Training:
         model = self.build(config.model_options, trust=trust)
         model = model.double() if config.precision == "float64" else model
         self.initial = start(model, config, run, classes=self.data.classes)
-        self.model = model.to(self.device).train()
+        self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
@@ -105,6 +112,7 @@ class Training:
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None
         if checkpoint_activations:
             recompute(self.model, name=config.model)
+        backend.compiled(self.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         shapes = None
@@ -144,6 +152,7 @@ class Training:
         self.skipped: list[str] = []
         self.skips = self.skips_in_a_row = 0
         self.history: list[dict[str, Any]] = []
+        self.machines = [machine(self.device, backend)]  # those that have computed, in turn
         self.correct: dict[str, list[np.ndarray]] = {"presentation": [], "sweep": []}
         self.earlier, self.started = 0.0, time.monotonic()
         self.longest: dict[str, float] = {}
@@ -342,6 +351,7 @@ class Training:
             "classes": self.data.classes,
             "m": rank,
             "m_global": everywhere,
+            "machine": self.machines[-1],
         }
         if self.initial is not None:
             meta["init"] = self.initial
@@ -384,6 +394,7 @@ class Training:
         state = read_snapshot(self.run.folder / "resume")
         if state is None:
             return False
+        here = self.machines
         apply_weights(self.model, state["model"])
         with torch.no_grad():
             for name, tensor in self.passing_buffers().items():
@@ -398,6 +409,7 @@ class Training:
         for name in PLAIN:
             value = state.get(name, getattr(self, name))  # the last came later
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+        self.machines = [m for m in self.machines if m not in here] + here
         self.tally.load_state_dict(state["tally"])
         self.losses = [] if state["losses"] is None else list(state["losses"].to(self.device).unbind())
         self.hits = [] if state["hits"] is None else [state["hits"].to(self.device)]
@@ -420,7 +432,7 @@ class Training:
 
     def write_status(self, status: Literal["finished", "diverged", "interrupted"], reason: str = "") -> None:
         """Record how this call ended."""
-        more: dict[str, Any] = {"steps": self.step}
+        more: dict[str, Any] = {"steps": self.step, "machines": self.machines}
         if self.skips:
             more |= {"skipped_steps": self.skips, "first_skipped": self.skipped}
         if self.best is not None:
