@@ -1,6 +1,9 @@
 """Memory: what a request needs, what is free, and what to ask for instead, ahead of it and where it ran out."""
 
 import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -108,7 +111,7 @@ def shortage(error: BaseException, device: torch.device | str, *, examples: int 
         option: The option that sets b.
     """
     if isinstance(error, MemoryError):  # refused before anything was allocated
-        return str(error)
+        return str(error).rstrip(".") or "out of memory"
     asked = re.search(r"allocate ([\d.]+) (\w+)", str(error))
     wanted = float(asked[1]) * 1024 ** UNITS.index(asked[2]) if asked and asked[2] in UNITS else 0.0
     more = f": {readable(wanted)} more was asked for, and {fullness(device)}" if wanted else f": {fullness(device)}"
@@ -120,6 +123,28 @@ def shortage(error: BaseException, device: torch.device | str, *, examples: int 
         fitting = min(fitting, int(examples * room / max(needed, 1.0)))
     way = "not even one would fit" if fitting < 1 else f"at most {2 ** (fitting.bit_length() - 1)} may fit ({option})"
     return f"out of memory on {device} with {examples} examples a pass{more}; {way}"
+
+
+@contextmanager
+def explained(device: torch.device | str, *, examples: int | None, option: str, then: str = "") -> Iterator[None]:
+    """A block of work on a device that says in one line what ran out of memory.
+
+    Args:
+        device: Where.
+        examples: A pass, as for `shortage`.
+        option: Likewise.
+        then: What is to be said further.
+
+    Raises:
+        MemoryError: For every error that `ran_out` knows.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # which hold what the pass held
+        raise MemoryError(f"{shortage(error, device, examples=examples, option=option)}{then}.") from None
 
 
 def readable(count: float) -> str:

@@ -17,7 +17,8 @@ from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
-from analysis.measures.taking import Begin, measures_of, silent
+from analysis.measures.taking import Begin, measures_of, passing, silent
+from landscape.memory import explained
 from landscape.progress import Progress
 from trainers.backend import USUAL, Backend
 from trainers.data.loading import DataBundle, load_dataset
@@ -348,7 +349,8 @@ def measure_checkpoint(
 ) -> pd.DataFrame:
     """Rows of one checkpoint: those that are kept, and the others measured now, and kept as they come.
 
-    A checkpoint that cannot be read gives rows that say why, which are not kept: it may be mended.
+    A checkpoint that cannot be read gives rows that say why, which are not kept: it may be mended. Nor are those of a
+    measure that found no memory.
 
     Args:
         checkpoint: Which.
@@ -367,8 +369,9 @@ def measure_checkpoint(
     if todo:
         try:
             stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device).read_by(workers).by(backend), progress=progress)
-        except (OSError, ValueError) as error:
+            with explained(device, examples=None, option=""):
+                subject = replace(checkpoint.load(seed, device).read_by(workers).by(backend), progress=progress)
+        except (OSError, ValueError, MemoryError) as error:
             if strict:
                 raise
             failed = failure(checkpoint, todo, f"{type(error).__name__}: {error}")
@@ -395,8 +398,10 @@ def _measured(
         for key, rows in measures_of(subject, todo, begin=begin):
             if subject.weights:
                 rows = [replace(row, options={**row.options, "weights": subject.weights}) for row in rows]
-            new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
-            yield keys[key], new[keys[key]]
+            frame = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            if not passing(rows):
+                new[keys[key]] = frame
+            yield keys[key], frame
             if time.monotonic() - stored > STORE_SECONDS:
                 cache.store(new, stamp)
                 stored, new = time.monotonic(), {}

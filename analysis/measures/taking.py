@@ -11,8 +11,10 @@ from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
 from analysis.table import Row
+from landscape.memory import ran_out, shortage
 from trainers.options import knobs
 
+SHORT = MemoryError.__name__  # how the warnings of rows begin whose measure found no room
 INTERRUPTED = "was interrupted after"  # what the estimators of `landscape` warn when Ctrl-C ended them early
 Begin = Callable[[str], None]  # told of each measure before it is taken
 
@@ -50,7 +52,9 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
                 why = here.lacks(entry.needs)
                 rows = failed_rows(key, why) if why else entry.function(here, **_own(entry, options))
             except Exception as error:  # one bad measure is marked rows, the others go on
-                rows = failed_rows(key, f"{type(error).__name__}: {error}")
+                rows = failed_rows(key, _reason(error, here))
+                if ran_out(error):
+                    subjects.clear()  # which hold what earlier measures left to later ones
         notes = list(
             dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning | RuntimeWarning))
         )
@@ -65,6 +69,18 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
             rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
         told = _told(entry, options, here)
         yield key, [r if r.measure in entry.of_no_example else _of_draw(r, told, here) for r in rows]
+
+
+def _reason(error: Exception, subject: Subject) -> str:
+    if ran_out(error):
+        device = subject.data.train.device
+        return f"{SHORT}: {shortage(error, device, examples=subject.batch, option='`--batch-size`')}"
+    return f"{type(error).__name__}: {error}"
+
+
+def passing(rows: list[Row]) -> bool:
+    """Whether rows failed by what is only so now: memory that ran out, which others may have held."""
+    return any(row.warnings.startswith(SHORT) for row in rows)
 
 
 def examples_of(entry: Measure, options: Mapping[str, Any], subject: Subject) -> int | None:

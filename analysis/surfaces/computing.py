@@ -16,6 +16,7 @@ from analysis.measures.checkpoints import Checkpoint
 from analysis.surfaces.journal import Group, Journal
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
+from landscape.memory import explained
 from landscape.surfaces import Axes, Axis
 from landscape.surfaces.scanner import Scanner, Values
 from trainers.backend import USUAL, Backend
@@ -121,7 +122,7 @@ def evaluate(
     scanner = scanner_of(task, device, workers, backend)
     found = []
     for number, points in blocks:
-        with backend.flags():
+        with backend.flags(), explained(device, examples=task.recipe.batch_size, option="`--batch-size`"):
             values = scanner.evaluate([tuple(row) for row in points.tolist()])
         table = np.stack([torch.stack(values[c]).numpy() for c in scanner.columns], axis=-1)  # (2, points, metrics)
         found.append((number, np.ascontiguousarray(table.transpose(1, 0, 2))))

@@ -21,6 +21,7 @@ from analysis.surfaces.places import checkpoint_of, suited, surface_risks
 from analysis.surfaces.reading import ANSWERS, Remark, reading, reading_together, to_markdown, verdict
 from analysis.surfaces.recipe import Recipe, recipe
 from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
+from landscape.memory import explained
 from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
 from trainers.backend import USUAL, Backend
@@ -254,7 +255,8 @@ def survey(
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
     chosen = suited(chosen, places)
-    with runtime.joined() as among, runtime.backend.flags():
+    short = explained(runtime.devices[0], examples=chosen.batch_size, option="`--batch-size`")
+    with runtime.joined() as among, runtime.backend.flags(), short:
         tell = announce if among.ranks.leads else silent
         sheets = _told_apart(_sheets(places, chosen, among, track, tell, wait, fit))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)

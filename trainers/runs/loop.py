@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from landscape.memory import explained
 from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig, train_config
 from trainers.files.lock import locked
@@ -16,9 +17,12 @@ from trainers.runs.records import StepLog
 from trainers.runs.signals import Deadline, StopSignals
 from trainers.runs.tracking import Trackers, check_trackers
 from trainers.runs.training import Training
+from trainers.runtime import device_of
 from trainers.weights.known import remember
 
 __all__ = ["Training", "fit"]
+
+KEPT = "; the same command, also with `--checkpoint-activations`, goes on from the run's last snapshot"
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -75,6 +79,7 @@ def fit(
         PermissionError: For a module:function without `trust`.
         ImportError: If a tracker is not installed.
         trainers.files.lock.BusyError: If another process trains this run.
+        MemoryError: If a device has no room, with what would fit; the run can be continued from its last snapshot.
         OSError: If the disk is full, with the file's name; what was there before is kept.
         KeyboardInterrupt: After SIGINT, once the snapshot is written.
         SystemExit: With 128 + its number, after another signal.
@@ -92,16 +97,18 @@ def fit(
     with StopSignals(active=signals) as asked, seeded(derive(config.seed, "training")), ExitStack() as stack:
         stack.enter_context(backend.flags())
         data = load_data(config, trust=trust)
-        training = Training(
-            config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
-            checkpoint_activations=checkpoint_activations, backend=backend,
-        )  # fmt: skip
+        with explained(device_of(device), examples=None, option=""):
+            training = Training(
+                config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
+                checkpoint_activations=checkpoint_activations, backend=backend,
+            )  # fmt: skip
         stack.callback(training.reader.close)
         lock = stack.enter_context(locked(run.folder))
         if not run.finished:  # else the process that held the lock until now has done it
             training.begin(log)
             trackers = stack.enter_context(Trackers(track, run, config, training.step))
             limits = Limits(training, log, lock, deadline, asked, snapshot_seconds)
+            stack.enter_context(explained(training.device, examples=config.chunk, option="`micro_batch`", then=KEPT))
             try:
                 _train(training, log, trackers, limits, progress or (lambda _: None), stop or (lambda _: False))
             except Interrupted as reason:

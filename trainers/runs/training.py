@@ -321,8 +321,10 @@ class Training:
             return f"{self.skips_in_a_row} steps in a row overflowed {self.config.precision} up to epoch {self.epoch}"
         if not math.isfinite(row["loss"]) and row["skipped"] < self.batches:
             return f"the training loss was {row['loss']} in epoch {self.epoch}"
-        for name, tensor in model_state(self.model).items():
-            if not bool(torch.isfinite(tensor).all()):
+        state = model_state(self.model)
+        whole = torch.stack([torch.isfinite(tensor).all() for tensor in state.values()]).tolist()  # all at once
+        for name, finite in zip(state, whole, strict=True):
+            if not finite:
                 return f"`{name}` was no longer finite after epoch {self.epoch}"
         return ""
 
