@@ -91,9 +91,8 @@ class Backend:
                 f"`compile` needs a C++ compiler, one of {', '.join(COMPILERS)}: install it, or leave it out."
             )
         plain = model.forward
-        fast = torch.compile(
-            plain, dynamic=False, recompile_limit=SHAPES
-        )  # which Module.compile leaves some as they are
+        options: dict[str, Any] = {"dynamic": False, "recompile_limit": SHAPES}
+        fast = torch.compile(plain, **options)  # Module.compile leaves some kinds of modules as they are
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             return (fast if model.training else plain)(*args, **kwargs)
