@@ -136,8 +136,10 @@ def measure(
         if len(calls) == 1:
             with steps("measuring", len(calls[0][1])) as (begin, tell):
                 alike = alone is not None
-                how = {"workers": runtime.workers, "backend": runtime.backend}
-                told = partial(measure_checkpoint, **how, begin=begin, progress=tell, strict=alike)
+                told = partial(
+                    measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers,
+                    backend=runtime.backend,
+                )  # fmt: skip
                 return [told(*calls[0], runtime.devices[0])]
         left = budget(calls, runtime)
         if left.checkpoints:
