@@ -159,10 +159,11 @@ def _train(
             yield run
         else:
             todo[run_id] = config
-    calls = [(config, str(out.absolute()), how, end) for config in todo.values()]
+    calls: list[tuple[Any, ...]] = [(config, str(out.absolute()), how, end) for config in todo.values()]
     if not calls:
         return
     if runtime.executor == "ray":
+        calls = [(*call, runtime.device) for call in calls]
         results = on_ray(train_apart, calls, runtime, lost=worker_died, folder=out, moved=patiently)
     elif runtime.limit == 1:
         results = _here(calls, runtime.devices[0])
@@ -253,7 +254,7 @@ def train_apart(
 
 def patiently(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """The call for a run whose machine went away: its lock counts for a while, as nobody can ask that machine."""
-    return (*call[:4], "cpu", PATIENCE)
+    return (*call[:5], PATIENCE)
 
 
 def worker_died(call: tuple[Any, ...], reason: str) -> str:
