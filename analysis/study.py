@@ -32,6 +32,7 @@ from trainers.data.sources.named import fingerprint
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
+from trainers.machine import processor
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs
 from trainers.runs.tracking import check_trackers
@@ -406,15 +407,6 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "commit": commit(),
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def commit() -> str:

@@ -12,7 +12,9 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from landscape.memory import fullness
 from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.sweep.parallel import cores
 
 Executor = Literal["processes", "ray"]
@@ -27,8 +29,8 @@ class Runtime:
     """Where computing happens; no part of what a run's id is made of.
 
     Attributes:
-        device: cpu, cuda, cuda:1 or mps; several of a kind as cuda:0,1, which processes share; or auto: CUDA where
-            there is one, else mps, else the CPU.
+        device: cpu, cuda, cuda:1 or mps; several of a kind as cuda:0,1 or cuda:all, which processes share; or auto:
+            CUDA where there is one, else mps, else the CPU.
         workers: Processes that read data ahead for each process that computes, where examples are read or transformed
             one by one; 0 lets each read its own.
         jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
@@ -40,6 +42,7 @@ class Runtime:
         checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
             of keeping them; the numbers are the same.
         ranks: The processes of `torchrun`, see `joined`.
+        backend: How torch computes there.
 
     Raises:
         ValueError: For a device that is not there, or other arguments that do not go together.
@@ -52,6 +55,7 @@ class Runtime:
     checkpoint_activations: bool = False
     ranks: Ranks = field(default_factory=Ranks, compare=False)
     workers: int = 0
+    backend: Backend = USUAL
 
     def __post_init__(self) -> None:
         if not isinstance(self.workers, int) or isinstance(self.workers, bool) or self.workers < 0:
@@ -88,6 +92,8 @@ class Runtime:
         if self.executor == "ray" and self.device == "cuda" and not torch.cuda.is_available():
             return ("cpu",)  # here is only what the cluster's machines need not do
         kind, _, numbers = self.device.partition(":")
+        if numbers == "all":
+            return tuple(name for name in devices() if name.startswith(f"{kind}:")) or (kind,)
         if "," in numbers:
             return tuple(f"{kind}:{number}" for number in numbers.split(","))
         return (_best() if self.device == "auto" else self.device,)
@@ -222,6 +228,7 @@ def device_of(text: str | torch.device) -> torch.device:
 
     Raises:
         ValueError: If there is no such kind of device, or this machine has none.
+        MemoryError: If it is there, and nothing fits on it any more.
     """
     try:
         device = torch.device(_best() if text == "auto" else text)
@@ -230,6 +237,8 @@ def device_of(text: str | torch.device) -> torch.device:
         if device.type == "cpu" and device.index:
             raise RuntimeError("there is one CPU, whose cores `jobs` shares out")
         torch.empty(1, device=device)
+    except torch.OutOfMemoryError:
+        raise MemoryError(f"`device` {str(text)!r} is full, {fullness(device)}: free some, or name another.") from None
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         lines = str(error).strip().splitlines()
         why = f" ({lines[0].rstrip('.')[:120]})" if lines else ""
@@ -237,6 +246,20 @@ def device_of(text: str | torch.device) -> torch.device:
             f"`device` {str(text)!r} is not there{why}; this machine has {', '.join(devices())}."
         ) from None
     return device
+
+
+def require_float64(device: torch.device, what: str) -> None:
+    """Refuse what needs float64 on a device that has none.
+
+    Args:
+        device: Where.
+        what: Needs it: the subject of the message.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if device.type == "mps":
+        raise ValueError(f"{what} cannot be had on `device` 'mps', which has no float64: take cpu or cuda, or float32.")
 
 
 def devices() -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from analysis.measures.checkpoints import WeightsFile
+from trainers.backend import USUAL, Backend
 from trainers.config import Option
 from trainers.runtime import Executor, Runtime
 
@@ -16,18 +17,29 @@ class Place:
     """Where to compute; it does not decide the result.
 
     Attributes:
-        device: cpu, cuda, cuda:1 or mps; several as cuda:0,1; or auto, the best there is.
+        device: cpu, cuda, cuda:1 or mps; several as cuda:0,1 or cuda:all; or auto, the best there is.
         jobs: Number of processes; by default one per core, or one per device other than the CPU.
         workers: Further processes that read data ahead, for each of these, where data are not in memory or are
             transformed one by one.
+        backend: How torch computes.
     """
 
     device: str = "cpu"
     jobs: int | None = None
     workers: int = 0
+    backend: tyro.conf.OmitArgPrefixes[Backend] = USUAL
 
-    def runtime(self) -> Runtime:
-        """The same, checked."""
+    def runtime(self, *, trains: bool = True) -> Runtime:
+        """The same, checked.
+
+        Args:
+            trains: Whether the command trains.
+
+        Raises:
+            ValueError: As `Runtime`; or if something is to be compiled for training by a command that does not train.
+        """
+        if self.backend.compile and not trains:
+            raise ValueError("`--compile` is for training, and this command does not train: leave it out.")
         return Runtime(**vars(self))
 
 

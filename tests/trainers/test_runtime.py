@@ -9,7 +9,7 @@ import torch
 from landscape.ranks import Ranks
 from trainers import Runtime, fit
 from trainers import runtime as runtimes
-from trainers.runtime import device_of
+from trainers.runtime import device_of, require_float64
 from trainers.sweep.parallel import cores, in_parallel
 
 
@@ -129,3 +129,28 @@ def test_processes_of_a_machine_have_a_gpu_each_and_nccl_or_are_refused(monkeypa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"2 processes would share the 1 GPUs of this machine, and NCCL takes one"):
         third._backends()
+
+
+def test_all_devices_of_a_kind(monkeypatch, any_device):
+    monkeypatch.setattr("trainers.runtime.devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    assert Runtime("cuda:all").devices == ("cuda:0", "cuda:1")
+    assert Runtime("cuda:all")._among(Ranks(1, 2)).device == "cuda:1"
+
+
+def test_a_device_that_is_full_or_has_no_float64_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"`device` 'cuda' is not there .*; this machine has cpu"):
+        Runtime("cuda:all")
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", full)
+        with pytest.raises(MemoryError, match=r"`device` 'cpu' is full, .* is free: free some, or name another"):
+            Runtime("cpu")
+    message = "cannot be had on `device` 'mps', which has no float64: take cpu or cuda, or float32"
+    with pytest.raises(ValueError, match=f"^this {message}"):
+        require_float64(torch.device("mps"), "this")
+    monkeypatch.setattr("trainers.runs.training.device_of", lambda _: torch.device("mps"))
+    with pytest.raises(ValueError, match=f"`precision` 'float64' {message}"):
+        fit({**TINY, "precision": "float64"}, out=tmp_path)

@@ -122,8 +122,8 @@ def train_all(
         time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
         track: As for `fit`.
         **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`,
-            `checkpoint_activations`. `jobs=1` trains in this process, where a debugger works but a crash ends
-            everything.
+            `checkpoint_activations`, `backend`. `jobs=1` trains in this process, where a debugger works but a crash
+            ends everything.
 
     Raises:
         ValueError: For a bad `shard`, `time_limit`, `track` or field of `Runtime`.
@@ -140,6 +140,7 @@ def train_all(
         "workers": runtime.workers,
         "track": check_trackers(track),
         "checkpoint_activations": runtime.checkpoint_activations,
+        "backend": runtime.backend,
     }
     return _train(named, Path(out), runtime, how, end)
 
@@ -213,7 +214,7 @@ def train_one(
     Args:
         config: The run.
         out: Folder of runs.
-        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`.
+        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`, `backend`.
         end: `time.time()` at which the sweep's time is over.
         device: Where to train.
         patience: Seconds to wait for another process to let go of the run.
