@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from landscape.ranks import Ranks
 from trainers.sweep.parallel import cores
 
-Executor = Literal["processes", "ray"]
+Executor = Literal["processes", "ray", "population"]
 
 LONGEST = timedelta(days=2)  # that processes wait for the slowest; of one that ends they hear at once
 
@@ -29,7 +29,9 @@ class Runtime:
             one by one; 0 lets each read its own.
         jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
             device elsewhere. With Ray None is one a core of the cluster.
-        executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results.
+        executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results. "population" is
+            "processes", each of which trains many small models at once; this alone changes runs, to rounding, and is
+            the setting `executor` of their configurations.
         address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
             runs on this machine.
         checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
@@ -53,8 +55,8 @@ class Runtime:
             raise ValueError(f"`workers` must be a whole number of processes >= 0, got {self.workers!r}.")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"`jobs` must be at least 1, got {self.jobs!r}; leave it out for one a core.")
-        if self.executor not in ("processes", "ray"):
-            raise ValueError(f"`executor` must be 'processes' or 'ray', got {self.executor!r}.")
+        if self.executor not in get_args(Executor):
+            raise ValueError(f"`executor` must be 'processes', 'ray' or 'population', got {self.executor!r}.")
         if self.address is not None and self.executor != "ray":
             raise ValueError(
                 f"`address` is a Ray cluster's, got {self.address!r} with executor {self.executor!r}: use 'ray'."

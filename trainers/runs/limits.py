@@ -80,5 +80,9 @@ class Limits:
     def interrupt(self, reason: Interrupted) -> None:
         """Write a snapshot and the status."""
         self.snapshot()
-        where = f"after step {self.training.step} of {self.training.config.epochs * self.training.batches}"
-        self.training.write_status("interrupted", f"{reason} {where}; the same command continues")
+        self.training.write_status("interrupted", self.told(reason, self.training))
+
+    def told(self, reason: Interrupted, training: Training) -> str:
+        """What the status of an interrupted run says."""
+        total = training.config.epochs * training.batches
+        return f"{reason} after step {training.step} of {total}; the same command continues"
