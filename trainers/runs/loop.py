@@ -114,7 +114,7 @@ def fit(
 
 def _alone_in_a_population(config: TrainConfig, log_steps: int | None, **how: Any) -> Run:
     """A population of one."""
-    from trainers.sweep.population import fit_together  # which trains as this module does
+    from trainers.sweep.together import fit_together  # which trains as this module does
 
     if log_steps is not None:
         raise ValueError(f"`log_steps` {log_steps} is not for `executor` 'population', which reads no single step.")

@@ -80,7 +80,7 @@ def stackable(parts: Composition) -> bool:
         and (step.metric is None or type(step.metric) is AbsWeight)
         and parts.plan == Plan()
         and not parts.functional
-        and parts.mask is parts.weigh is parts.select is None
+        and all(part is None for part in (parts.mask, parts.weigh, parts.select))
     )
 
 

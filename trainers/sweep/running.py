@@ -21,8 +21,8 @@ from trainers.runtime import Runtime
 from trainers.sweep.alike import populations, why_alone
 from trainers.sweep.cluster import on_ray
 from trainers.sweep.parallel import Stopped, in_parallel, log, single_threaded, stopped_by_signals
-from trainers.sweep.population import fit_together
 from trainers.sweep.search import RandomSearch, combinations
+from trainers.sweep.together import fit_together
 from trainers.weights.known import remember
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
@@ -287,13 +287,13 @@ def train_some(
             if limit["time_limit"] <= 0:
                 break
         try:
-            fit_together(waiting, out=out, device=device, failed=lambda *of: errors.append(of), **how, **limit)  # noqa: B023 - called at once
+            fit_together(waiting, out=out, device=device, failed=errors, **how, **limit)
         except Exception as error:
-            errors = [(config, error) for config in waiting]
-        for config, error in errors:
-            if not isinstance(error, BusyError):
-                fail(config, out, f"{type(error).__name__}: {error}")
-        waiting = [config for config, error in errors if isinstance(error, BusyError)]
+            errors += [(config, error) for config in waiting]
+        for config, why in errors:
+            if not isinstance(why, BusyError):
+                fail(config, out, f"{type(why).__name__}: {why}")
+        waiting = [config for config, why in errors if isinstance(why, BusyError)]
         if time.monotonic() - begun >= patience:
             break
         time.sleep(min(5.0, patience) if waiting else 0.0)

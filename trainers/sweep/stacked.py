@@ -295,8 +295,10 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 
 
 def _dot(a: Rows, b: Rows) -> Float[Tensor, "m 1"]:
-    return torch.linalg.vecdot(a, b).unsqueeze(1)
+    product: Tensor = torch.linalg.vecdot(a, b)
+    return product.unsqueeze(1)
 
 
 def _length(a: Rows) -> Float[Tensor, "m 1"]:
-    return torch.linalg.vector_norm(a, dim=1, keepdim=True)
+    size: Tensor = torch.linalg.vector_norm(a, dim=1, keepdim=True)
+    return size
