@@ -1,17 +1,21 @@
 """The program: its commands, and how errors are reported."""
 
 import errno
+import functools
 import io
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,45 @@ def _command(arguments: list[str]) -> int:
         from trainers.naming import nearest
 
         raise ValueError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}")
+    return _parsed(name, arguments[1:])()
+
+
+def _parsed(name: str, arguments: list[str]) -> Callable[[], int]:
+    """A command with its options.
+
+    Raises:
+        ValueError: For options that cannot be read, in a line instead of the parser's box.
+    """
     import tyro  # not needed to show the commands
 
-    code: int = tyro.cli(COMMANDS[name].function(), prog=f"landscape {name}", args=arguments[1:])
-    return code
+    function = COMMANDS[name].function()
+
+    @functools.wraps(function)
+    def command(*positional: Any, **options: Any) -> Callable[[], int]:
+        return functools.partial(function, *positional, **options)
+
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            call: Callable[[], int] = tyro.cli(command, prog=f"landscape {name}", args=arguments)
+    except SystemExit as end:
+        if not end.code:  # the help was shown
+            raise
+        raise ValueError(f"{_in_a_line(box.getvalue())} `landscape {name} --help` shows the options.") from None
+    return call
+
+
+def _in_a_line(box: str) -> str:
+    """What the parser's box of an error says, and the options that it thinks were meant."""
+    _, *lines = (line.strip(" │╭╮╰╯") for line in box.strip().splitlines())  # the first is a title
+    parts = re.split(r"(?:^|\n)[─-]{5,}\n", "\n".join(lines).removeprefix("\n"))
+    said, *rest = [" ".join(part.split()) for part in parts if part.strip()]
+    message = said.rstrip(".!")
+    wrong = re.search(r"options: (--[^\s,]+)", message)
+    known = re.findall(r"(?<!\S)--[a-z][a-z-]+", rest[0]) if wrong and rest else []
+    close = get_close_matches(wrong[1], known, n=1) if wrong else []
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return f"{message[:1].lower()}{message[1:]}.{meant}"
 
 
 def _help() -> str:

@@ -423,6 +423,26 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert "Did you mean 'measure'?" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--labelnoise", "0.1"], "unrecognized options: --labelnoise, 0.1. Did you mean --label-noise?"),
+        (["train", "--precision", "bf16"], "invalid choice 'bf16' for argument '--precision'. Expected one of"),
+        (["train", "--epochs", "x"], "error parsing --epochs: invalid literal for int() with base 10: 'x'."),
+        (["study", "--jobs"], "missing value for argument '--jobs'."),
+        (["measure"], "missing from landscape measure: PATH"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_cannot_be_read_are_one_line(arguments, said, capsys):
+    assert run(*arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"landscape: {said}")
+    assert shown.err.endswith(f"`landscape {arguments[0]} --help` shows the options.\n")
+    assert shown.err.count("\n") == 1
+
+
 def test_help_needs_neither_torch_nor_pandas(tmp_path):
     code = "import sys; from analysis.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'pandas', 'scipy', 'tyro') if m in sys.modules])"
