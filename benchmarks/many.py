@@ -15,7 +15,6 @@ from torch import Tensor
 from benchmarks.pairing import Step, mirrored, ratio
 from trainers import Objective, build_model, expand, make_optimizer, train_all
 from trainers.config import TrainConfig
-from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sweep.stacked import Rule, Stack, StackedStep
 from trainers.tasks.classification import Classification
 
@@ -32,30 +31,23 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def made() -> tuple[list[Any], list[SharpnessAware]]:
-    """Default MLPs, and an optimizer for each."""
-    models = [build_model("mlp", shape=(1, 8, 8), classes=10, generator_seed=i, options={}) for i in range(MODELS)]
-    return models, [
-        make_optimizer("sam", model, lr=0.01, momentum=0.9, weight_decay=5e-4, rho=0.05) for model in models
-    ]
+def batched(models: list[Any], x: Tensor, y: Tensor, *, rho: float, lr: float) -> Step:
+    """A SAM step with plain SGD of all models on the same batch."""
+    optimizers = [make_optimizer("sam", model, lr=lr, rho=rho) for model in models]
+    stack, parts, count = Stack(models, [o.base for o in optimizers]), optimizers[0].parts, len(models)
+    take = StackedStep(stack, [Rule(slice(0, count), parts.scaler, parts.combiner)], Classification().each)
+    inputs, labels = x.expand(count, *x.shape), y.expand(count, *y.shape)
+    rates, radii = (torch.full((count, 1), value, device=x.device, dtype=x.dtype) for value in (lr, rho))
+    return lambda: take(inputs, labels, rates, radii)
 
 
-def batched(x: Tensor, y: Tensor) -> Step:
-    """A SAM step of all models at once, each on its batch."""
-    models, optimizers = made()
-    stack, parts = Stack(models, [o.base for o in optimizers]), optimizers[0].parts
-    take = StackedStep(stack, [Rule(slice(0, MODELS), parts.scaler, parts.combiner)], Classification().each, 0.9)
-    lr, rho = torch.full((MODELS, 1), 0.01), torch.full((MODELS, 1), 0.05)
-    return lambda: take(x, y, lr, rho)
-
-
-def one_by_one(x: Tensor, y: Tensor) -> Step:
+def one_by_one(models: list[Any], x: Tensor, y: Tensor, *, rho: float, lr: float) -> Step:
     """The same with an optimizer each."""
-    every = [(model, list(model.parameters()), optimizer) for model, optimizer in zip(*made(), strict=True)]
+    made = [(model, list(model.parameters()), make_optimizer("sam", model, lr=lr, rho=rho)) for model in models]
 
     def step() -> None:
-        for i, (model, parameters, optimizer) in enumerate(every):
-            optimizer.step(Objective(model, F.cross_entropy, x[i], y[i], parameters=parameters))
+        for model, parameters, optimizer in made:
+            optimizer.step(Objective(model, F.cross_entropy, x, y, parameters=parameters))
 
     return step
 
@@ -71,9 +63,15 @@ def many_models() -> Iterator[dict[str, Any]]:
     """Speed-ups; no limit, for a CPU."""
     for size in (8, 32, 128):
         draw = torch.Generator().manual_seed(0)
-        x = torch.randn(MODELS, size, 1, 8, 8, generator=draw)
-        y = torch.randint(10, (MODELS, size), generator=draw)
-        seconds = mirrored({"one": one_by_one(x, y), "all": batched(x, y)}, rounds=7, inner=4, warm_up=2)
+        x, y = torch.randn(size, 1, 8, 8, generator=draw), torch.randint(10, (size,), generator=draw)
+        made = [
+            [build_model("mlp", shape=(1, 8, 8), classes=10, generator_seed=i, options={}) for i in range(MODELS)]
+            for _ in range(2)
+        ]
+        ways = {
+            "one": one_by_one(made[0], x, y, rho=0.05, lr=0.01), "all": batched(made[1], x, y, rho=0.05, lr=0.01)
+        }  # fmt: skip
+        seconds = mirrored(ways, rounds=7, inner=4, warm_up=2)
         yield {
             "what": f"steps of {MODELS} MLPs under SAM: one by one / all at once, batch {size}",
             **ratio(seconds, "one", "all"), "unit": "speed-up", "limit": None,

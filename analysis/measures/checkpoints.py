@@ -19,17 +19,20 @@ from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
 from analysis.measures.taking import Begin, measures_of, silent
 from landscape.progress import Progress
+from landscape.ranks import Ranks
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
 from trainers.files.reading import read_json
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
+from trainers.runs.digests import WHOLE, digest_of
 from trainers.runs.folder import Run, data_options, hugging_face, load_data
 from trainers.weights.fitting import heads
 from trainers.weights.foreign import read_foreign
 from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
 
+ALONE = Ranks()
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 WEIGHTS = table.WEIGHTS
 HF = "hf:"
@@ -343,6 +346,7 @@ def measure_checkpoint(
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
+    ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
     """Rows of one checkpoint: those that are kept, and the others measured now, and kept as they come.
 
@@ -357,14 +361,17 @@ def measure_checkpoint(
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
+        ranks: The processes that measure it together; the leader keeps the rows, and all get them.
     """
-    cache, keys = checkpoint.cache, keys_of(checkpoint, wanted, seed)
-    kept = cache.load()
+    cache = checkpoint.cache
+    kept, keys = ranks.led(lambda: (cache.load(), keys_of(checkpoint, wanted, seed)))
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
-            stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device).read_by(workers), progress=progress)
+            stamp, subject = ranks.alike(lambda: (cache.stamp(), checkpoint.load(seed, device).read_by(workers)))
+            subject = replace(subject, progress=progress, ranks=ranks)
+            if ranks.count > 1:
+                ranks.require_same(lambda: _facts(subject))
         except (OSError, ValueError) as error:
             if strict:
                 raise
@@ -388,6 +395,7 @@ def _measured(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure, and store what is there every few seconds, at the end and where Ctrl-C ends it."""
     stored, new = time.monotonic(), dict[str, pd.DataFrame]()
+    store = cache.store if subject.ranks.leads else _kept_by_the_leader
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
             if subject.weights:
@@ -395,11 +403,27 @@ def _measured(
             new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
             yield keys[key], new[keys[key]]
             if time.monotonic() - stored > STORE_SECONDS:
-                cache.store(new, stamp)
+                store(new, stamp)
                 stored, new = time.monotonic(), {}
     finally:
         if new:
-            cache.store(new, stamp)
+            store(new, stamp)
+
+
+def _kept_by_the_leader(rows: Mapping[str, pd.DataFrame], stamp: Mapping[str, Any]) -> None:
+    """Where another process keeps the rows."""
+
+
+def _facts(subject: Subject) -> dict[str, str]:
+    """What processes that measure together must see alike."""
+    train = subject.data.train
+    stored = (
+        train.inputs if isinstance(train.inputs, Tensor) and train.inputs.nbytes <= WHOLE else train.take(slice(8))[0]
+    )
+    return {
+        "weights": digest_of(t for _, t in sorted(subject.model.state_dict().items())),
+        "data": digest_of([train.y, train.index, stored]),
+    }
 
 
 _last_data: tuple[str, str, DataBundle] | None = None  # one process measures many checkpoints on the same data

@@ -18,6 +18,7 @@ from landscape import Eigenpairs, EmpiricalRisk, GaussNewton, Hessian, Params, t
 from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
+from landscape.ranks import Ranks
 from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
 from trainers.config import TrainConfig
 from trainers.data.loading import DataBundle, Split
@@ -68,6 +69,7 @@ class Subject:
         notes: What every row says beside its own warnings, such as which weights of a file were taken.
         examples: Training examples that measures go through: of more, a stratified draw of so many; None for all.
         batch_size: Examples a pass; None for as many as suit the inputs. It changes no number beyond rounding.
+        ranks: The processes to which the examples of `risk` are shared out; what is made of it is then a sum over them.
     """
 
     model: nn.Module
@@ -86,6 +88,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     examples: int | None = DRAWN
     batch_size: int | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @classmethod
     def of_checkpoint(
@@ -190,7 +193,8 @@ class Subject:
     @cached_property
     def risk(self) -> EmpiricalRisk:
         """The task's loss over `sample`, evaluation mode, no augmentation: plain cross-entropy for labels."""
-        return self.risk_of(self.model, self.sample.batches(size=self.batch))
+        risk = self.risk_of(self.model, self.sample.batches(size=self.batch))
+        return risk if self.ranks.count == 1 else risk.sharded(self.ranks.group)
 
     @cached_property
     def batch(self) -> int:

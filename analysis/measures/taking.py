@@ -11,6 +11,7 @@ from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
 from analysis.table import Row
+from landscape.ranks import PeerError, Ranks
 from trainers.options import knobs
 
 INTERRUPTED = "was interrupted after"  # what the estimators of `landscape` warn when Ctrl-C ended them early
@@ -35,10 +36,33 @@ def measure_subject(subject: Subject, chosen: Plan, *, begin: Begin = silent) ->
 def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Iterator[tuple[str, list[Row]]]:
     """What `measure_subject` gives, one measure after the other.
 
+    Of several processes, those of the subject's `ranks`, all get all rows: measures that are `shared` they take
+    together, the others one each at a time.
+
     Raises:
         KeyboardInterrupt: Also if an estimator was interrupted and returned what it knew: that is no measurement.
+        PeerError: If another process failed at a measure that all take together, and not all did.
     """
-    subjects = {subject.drawn: subject}  # what measures of one draw share is computed once
+    ranks, alone = subject.ranks, replace(subject, ranks=Ranks())
+    together = {key: options for key, options in chosen.items() if ranks.count > 1 and MEASURES[key].shared}
+    for key, rows in _taken(subject, together, begin):
+        yield key, ranks.led(lambda rows=rows: rows)  # type: ignore[misc]
+    single = [(key, options) for key, options in chosen.items() if key not in together]
+    subjects: Draws = {}
+    for first in range(0, len(single), ranks.count):
+        mine = dict(single[first : first + ranks.count][ranks.rank : ranks.rank + 1])
+        for found in ranks.each(lambda mine=mine: list(_taken(alone, mine, begin, subjects))):  # type: ignore[misc]
+            yield from found
+
+
+Draws = dict[int | None, Subject]  # what measures of one draw share is computed once
+
+
+def _taken(
+    subject: Subject, chosen: Plan, begin: Begin, subjects: Draws | None = None
+) -> Iterator[tuple[str, list[Row]]]:
+    """Take measures, one after the other, by this process, or by all together."""
+    subjects = {subject.drawn: subject} if subjects is None else subjects
     for key, options in chosen.items():
         begin(key)
         entry = MEASURES[key]
@@ -49,8 +73,13 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
             try:
                 why = here.lacks(entry.needs)
                 rows = failed_rows(key, why) if why else entry.function(here, **_own(entry, options))
+            except PeerError:
+                raise
             except Exception as error:  # one bad measure is marked rows, the others go on
-                rows = failed_rows(key, f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                if not subject.ranks.all_fail(f"{key} of {subject.run_id} at {subject.step}", reason):
+                    raise  # the others wait for this process
+                rows = failed_rows(key, reason)
         notes = list(
             dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning | RuntimeWarning))
         )

@@ -75,7 +75,7 @@ def test_a_runtime_or_its_fields():
     ({"workers": True}, "`workers` must be a whole number of processes >= 0, got True"),
     ({"executor": "threads"}, "`executor` must be 'processes', 'ray' or 'population', got 'threads'"),
     ({"address": "x:1"}, "`address` is a Ray cluster's, got 'x:1' with executor 'processes': use 'ray'"),
-    ({"device": "cpu:0", "executor": "ray"}, "`device` must be 'cpu' with executor 'ray', .* got 'cpu:0'"),
+    ({"device": "cpu:0", "executor": "ray"}, "`device` must be 'cpu' or 'cuda' with executor 'ray', .* got 'cpu:0'"),
 ])  # fmt: skip
 def test_what_is_not_there_or_does_not_go_together_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):

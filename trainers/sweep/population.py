@@ -98,7 +98,7 @@ class Population:
             tally.gaps += round(counted) - (count - perturbed)  # a plain step's, which is zero, does not count
             tally.lr, tally.rho = self.rates[i, count - 1].item(), radii[-1]
             training.losses.extend(losses[:, i].unbind())
-            training.hits.append(hits[i])
+            training.hit(hits[i], (self.position - count) * self.size)
             training.step += count
             training.optimizer.steps_taken += count
             training.position = self.position

@@ -170,10 +170,11 @@ def _train(
             todo[run_id] = config
     pieces = len(runtime.devices) if runtime.devices != ("cpu",) else runtime.processes
     shared = [[c for c in some if c.run_id in todo] for some in populations(configs.values(), pieces)]
-    calls = [(tuple(some), str(out.absolute()), how, end) for some in shared if some]
+    calls: list[tuple[Any, ...]] = [(tuple(some), str(out.absolute()), how, end) for some in shared if some]
     if not calls:
         return
     if runtime.executor == "ray":
+        calls = [(*call, runtime.device) for call in calls]
         results = on_ray(train_apart, calls, runtime, lost=worker_died, folder=out, moved=patiently)
     elif runtime.limit == 1:
         results = _here(calls, runtime.devices[0])
@@ -316,7 +317,7 @@ def train_apart(
 
 def patiently(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """The call for runs whose machine went away: their locks count for a while, as nobody can ask that machine."""
-    return (*call[:4], "cpu", PATIENCE)
+    return (*call[:5], PATIENCE)
 
 
 def worker_died(call: tuple[Any, ...], reason: str) -> list[str]:

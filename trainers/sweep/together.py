@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from landscape.ranks import Ranks
 from trainers.config import TrainConfig
 from trainers.data.splits import DataBundle
 from trainers.files.lock import Lock, locked
@@ -48,7 +49,7 @@ class SharedLimits(Limits):
         self, members: Sequence[Member], deadline: Deadline, signals: StopSignals, snapshot_seconds: float
     ) -> None:
         first = members[0]
-        super().__init__(first.training, first.log, first.lock, deadline, signals, snapshot_seconds)
+        super().__init__(first.training, first.log, first.lock, deadline, signals, snapshot_seconds, Ranks())
         self.going = list(members)
         self.population: Population | None = None
 
@@ -149,7 +150,7 @@ def fit_together(
                 raise errors[0][1]
             if failed is not None:
                 failed += errors
-    asked.leave()
+    asked.leave(Path(out))
     return [made.run(config) for config in configs]
 
 

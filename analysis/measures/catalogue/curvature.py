@@ -155,7 +155,7 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
 
 def context(subject: Subject) -> dict[str, Any]:
     """What decides every measure on the training loss."""
-    return {"loss": subject.task.name, "mode": subject.risk.mode, "n": subject.risk.n}
+    return {"loss": subject.task.name, "mode": subject.risk.mode, "n": len(subject.sample)}
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,7 @@ MEASURES = {
         "2 a product, 10 to 60 products",
         gradients=95,
         sampled=True,
+        shared=True,
     ),
     "hessian_trace": Measure(
         hessian_trace,
@@ -253,6 +254,7 @@ MEASURES = {
         "2 a product, 20 products",
         gradients=60,
         sampled=True,
+        shared=True,
     ),
     "adaptive_curvature": Measure(
         adaptive_curvature,
@@ -266,6 +268,7 @@ MEASURES = {
         usual=False,
         gradients=190,
         sampled=True,
+        shared=True,
     ),
     "gauss_newton": Measure(
         gauss_newton,
@@ -279,6 +282,7 @@ MEASURES = {
         usual=False,
         gradients=80,
         sampled=True,
+        shared=True,
     ),
     "empirical_fisher": Measure(
         gradient_moment,
@@ -305,6 +309,7 @@ MEASURES = {
         usual=False,
         gradients=280,
         sampled=True,
+        shared=True,
     ),
     "spectrum": Measure(
         spectrum,
@@ -318,6 +323,7 @@ MEASURES = {
         usual=False,
         gradients=500,
         sampled=True,
+        shared=True,
     ),
 }
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -41,14 +42,14 @@ def test_the_first_signal_waits_and_then_ends_the_program_as_it_asked(name, erro
         assert asked.received == name
     assert handlers() == before
     with pytest.raises(error) as ended:
-        asked.leave()
+        asked.leave(Path("run"))
     assert code is None or ended.value.code == code
 
 
 def test_without_a_signal_nothing_happens():
     with StopSignals() as asked:
         pass
-    asked.leave()
+    asked.leave(Path("run"))
 
 
 def test_a_second_signal_stops_at_once():

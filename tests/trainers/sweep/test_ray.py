@@ -7,6 +7,7 @@ import signal
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,9 @@ MODELS = """
 
     def leaves(shape, classes):
         os._exit(7)
+
+    def seen(name, device):
+        return name, device, os.environ["CUDA_VISIBLE_DEVICES"]
 """
 
 
@@ -71,13 +75,15 @@ def nodes(module):
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         from ray.cluster_utils import Cluster
 
-        checks = {"period_ms": 1000, "initial_delay_ms": 1000, "failure_threshold": 3}  # so that a death is seen soon
+        checks = {"period_ms": 1000, "initial_delay_ms": 1000, "failure_threshold": 5}  # so that a death is seen soon
         settings = {"_system_config": {f"health_check_{key}": value for key, value in checks.items()}}
         for left in (2, 1, 0):
             found = Cluster()
             try:
-                found.add_node(num_cpus=1, include_dashboard=False, **settings)
-                found.add_node(num_cpus=1)
+                found.add_node(
+                    num_cpus=1, include_dashboard=False, include_log_monitor=False, no_monitor=True, **settings
+                )
+                found.add_node(num_cpus=1, num_gpus=1)  # Ray believes it
                 break
             except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not keep
                 if not left or "timed out during startup" not in str(error):
@@ -126,6 +132,25 @@ def test_without_a_way_to_go_on_a_dead_process_is_an_error(tmp_path, nodes):
     place = Runtime(jobs=1, executor="ray", address=nodes.address)
     with pytest.raises(WorkerDiedError, match="a process died while it worked"):
         list(on_ray(os._exit, [(3,)], place, lost=None, folder=tmp_path))
+
+
+@needs_ray
+def test_gpus_are_dealt_out_as_ray_has_them(tmp_path, nodes):
+    from distant import seen
+
+    place = Runtime(device="cuda", executor="ray", address=nodes.address)
+    calls = [(name, place.device) for name in "ab"]
+    assert sorted(on_ray(seen, calls, place, lost=None, folder=tmp_path)) == [("a", "cuda", "0"), ("b", "cuda", "0")]
+    place = Runtime(workers=3, executor="ray", address=nodes.address)
+    with pytest.raises(ValueError, match="`workers` 3: no machine of the Ray cluster has 4 cores"):
+        list(on_ray(seen, calls, place, lost=None, folder=tmp_path))
+
+
+def test_a_cluster_without_gpus_is_refused():
+    cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    on_cluster._require(cluster, {"num_cpus": 4, "num_gpus": 0})
+    with pytest.raises(ValueError, match="`device` 'cuda': no machine of the Ray cluster has a GPU"):
+        on_cluster._require(cluster, {"num_cpus": 1, "num_gpus": 1})
 
 
 @needs_ray
