@@ -17,6 +17,7 @@ from trainers.sweep.parallel import cores
 
 Executor = Literal["processes", "ray", "population"]
 
+PATIENCE, BRIEFLY = timedelta(minutes=5), timedelta(seconds=10)  # that the store may take to answer
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # "True" where torchrun keeps the store
 LONGEST = timedelta(days=2)  # that processes wait for the slowest; of one that ends they hear at once
 
@@ -193,7 +194,9 @@ def first_to_say(message: str) -> bool:
         return True
     key = f"said/{hashlib.sha256(message.encode()).hexdigest()}"
     try:
-        return bool(_board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "messages").add(key, 1) == 1)
+        return bool(
+            _board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "messages", BRIEFLY).add(key, 1) == 1
+        )
     except (RuntimeError, KeyError, ValueError):
         return True
 
@@ -201,13 +204,13 @@ def first_to_say(message: str) -> bool:
 _groups = itertools.count()  # each has a part of the store for itself
 
 
-def _board(rank: int, count: int, part: str) -> Any:
+def _board(rank: int, count: int, part: str, patience: timedelta = PATIENCE) -> Any:
     """A part of the store through which the processes find each other; that of `torchrun` outlives them."""
     agent = os.environ.get(AGENT) == "True"
     make: Any = dist  # whose stores are not annotated
     store = make.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
-        is_master=rank == 0 and not agent,
+        is_master=rank == 0 and not agent, timeout=patience,
     )  # fmt: skip
     return make.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{part}", store)
 

@@ -64,6 +64,12 @@ class Units:
         names = {str(name): k for k, name in enumerate(self.values.columns)}
         return np.ascontiguousarray(self.values.to_numpy(dtype=np.float64).T), names
 
+    @cached_property
+    def _finite(self) -> dict[str, bytes]:
+        """In which runs each variant is finite."""
+        values, places = self._numbers
+        return {name: row.tobytes() for name, row in zip(places, np.isfinite(values), strict=True)}
+
     def columns(self, names: Sequence[str], runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "v n"]:
         """The values of some variants in some runs, one row a variant."""
         values, places = self._numbers
@@ -107,7 +113,7 @@ class Units:
         def by_mask(names: Iterable[str]) -> dict[bytes, list[str]]:
             found: dict[bytes, list[str]] = {}
             for name in names:
-                found.setdefault(np.isfinite(self.values[name].to_numpy()).tobytes(), []).append(name)
+                found.setdefault(self._finite[name], []).append(name)
             return found
 
         for mask_y, ys in by_mask(targets).items():

@@ -8,6 +8,7 @@ import torch
 
 from landscape.ranks import Ranks
 from trainers import Runtime, fit
+from trainers import runtime as runtimes
 from trainers.runtime import device_of
 from trainers.sweep.parallel import cores, in_parallel
 
@@ -109,3 +110,22 @@ def test_the_device_is_no_part_of_what_a_run_is(tmp_path):
         step = max(first.checkpoints())
         one, two = (run.checkpoint(step) / "params.safetensors" for run in (first, second))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_processes_of_a_machine_have_a_gpu_each_and_nccl_or_are_refused(monkeypatch):
+    monkeypatch.setattr(runtimes, "device_of", torch.device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    third = Runtime("cuda")._among(Ranks(3, 4))  # the second of the second machine
+    assert third.device == "cuda:1"
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert third._backends() == "cpu:gloo,cuda:nccl"
+    assert Runtime()._among(Ranks(3, 4))._backends() == "gloo"
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ValueError, match="`device` 'cuda:1' of several processes needs NCCL, which this build of"):
+        third._backends()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"2 processes would share the 1 GPUs of this machine, and NCCL takes one"):
+        third._backends()
