@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from pydantic import Field
 
 from analysis import table
@@ -37,6 +38,7 @@ from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
+from trainers.sweep.alike import SMALL
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
 from trainers.sweep.rehearsal import check_trust, rehearse
@@ -388,6 +390,21 @@ def changes(old: Mapping[str, Any], new: StudyConfig) -> str:
     """Which parts of a study differ."""
     now = new.model_dump(mode="json")
     return "other " + ", ".join(key for key in now if old.get(key) != now[key])
+
+
+def pays(study: StudyConfig, runtime: Runtime, folder: Path) -> bool:
+    """Whether a study's runs are to be trained many at once without being told: most are small models, all on GPUs.
+
+    A folder that was begun goes on as it was. On a CPU it is never so, since runs change in rounding.
+    """
+    if any(torch.device(name).type != "cuda" for name in runtime.devices):
+        return False
+    changed = study.in_populations()
+    path = folder / "study.json"
+    if path.exists():
+        return read_json(path, StudyFile, hint=MADE).get("digest") == changed.digest
+    configs = [config.resolved() for config in changed.configs()]
+    return 2 * sum(c.executor == "population" and c.model in SMALL for c in configs) > len(configs)
 
 
 def environment() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from landscape.ranks import Ranks
 from trainers.backend import USUAL, Backend
 from trainers.sweep.parallel import cores
 
-Executor = Literal["processes", "ray"]
+Executor = Literal["processes", "ray", "population"]
 
 PATIENCE, BRIEFLY = timedelta(minutes=5), timedelta(seconds=10)  # that the store may take to answer
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # "True" where torchrun keeps the store
@@ -36,7 +36,8 @@ class Runtime:
         jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
             device elsewhere. With Ray None is one a core of the cluster.
         executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results; with device
-            cuda each run or checkpoint has one of its GPUs.
+            cuda each run or checkpoint has one of its GPUs. "population" is "processes", each of which trains many
+            small models at once; this alone changes runs, to rounding, and is the setting `executor` of theirs.
         address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
             runs on this machine.
         checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
@@ -62,8 +63,8 @@ class Runtime:
             raise ValueError(f"`workers` must be a whole number of processes >= 0, got {self.workers!r}.")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"`jobs` must be at least 1, got {self.jobs!r}; leave it out for one a core.")
-        if self.executor not in ("processes", "ray"):
-            raise ValueError(f"`executor` must be 'processes' or 'ray', got {self.executor!r}.")
+        if self.executor not in get_args(Executor):
+            raise ValueError(f"`executor` must be 'processes', 'ray' or 'population', got {self.executor!r}.")
         if self.address is not None and self.executor != "ray":
             raise ValueError(
                 f"`address` is a Ray cluster's, got {self.address!r} with executor {self.executor!r}: use 'ray'."

@@ -48,12 +48,18 @@ class SpreadPlace(Place):
     """Where to compute, also on several machines.
 
     Attributes:
-        executor: Compute on this machine, or on the machines of a Ray cluster that share the folder.
+        executor: Compute in processes on this machine, or on the machines of a Ray cluster that share the folder; or
+            train many small models at once in each process (population), the same steps to rounding. By default
+            processes, and population for a new study of small models on GPUs.
         address: Address of the Ray cluster; by default RAY_ADDRESS, or the cluster on this machine.
     """
 
-    executor: Executor = "processes"
+    executor: Executor | None = None
     address: str | None = None
+
+    def runtime(self) -> Runtime:
+        """The same, checked."""
+        return Runtime(**{**vars(self), "executor": self.executor or "processes"})
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ GROUP = ("hp.method", "hp.ascent")
 OF_METHOD = (
     *("rho", "rho_schedule", "rho_min", "rho_warmup_epochs", "gate", "gate_options", "perturb_from", "perturb_until"),
     *("m", "sharing", "group_size", "reference_size", "ascent", "obf_classes", "obf_gamma", "obf_link"),
-    *("method_options", "base_model_options", "same_rng", "shrink_perturb"),
-)  # settings of a perturbation; all others are hyper-parameters of training, whose values make a cell
+    *("method_options", "base_model_options", "same_rng", "shrink_perturb", "executor"),
+)  # settings of a perturbation, or that go with it; all others are hyper-parameters of training, and make a cell
 NEEDED = ("run_id", "step", "measure", "options", "split", "value")
 ROUNDING = 2.0**-20  # values nearer than this part of their size may differ by the rounding of single precision alone
 MAXIMUM_LEVELS = 12  # a hyper-parameter with more is drawn at random, and no axis of a grid

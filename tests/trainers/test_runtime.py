@@ -74,7 +74,7 @@ def test_a_runtime_or_its_fields():
     ({"jobs": 0}, "`jobs` must be at least 1, got 0; leave it out for one a core"),
     ({"workers": -1}, "`workers` must be a whole number of processes >= 0, got -1"),
     ({"workers": True}, "`workers` must be a whole number of processes >= 0, got True"),
-    ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
+    ({"executor": "threads"}, "`executor` must be 'processes', 'ray' or 'population', got 'threads'"),
     ({"address": "x:1"}, "`address` is a Ray cluster's, got 'x:1' with executor 'processes': use 'ray'"),
     ({"device": "cpu:0", "executor": "ray"}, "`device` must be 'cpu' or 'cuda' with executor 'ray', .* got 'cpu:0'"),
 ])  # fmt: skip

@@ -100,6 +100,16 @@ def fit(
     remember(out, config.init)
     config = config.resolved()
     check_trackers(track)
+    if config.executor == "population":
+        if ranks.count > 1:
+            raise ValueError(
+                f"`executor` 'population' trains in one process, and here are {ranks.count} of torchrun: leave it out."
+            )
+        return _alone_in_a_population(
+            config, log_steps, out=out, device=device, workers=workers, checkpoint_activations=checkpoint_activations,
+            trust=trust, progress=progress, stop=stop, snapshot_seconds=snapshot_seconds, time_limit=time_limit,
+            track=track, signals=signals,
+        )  # fmt: skip
     config, data = (config, None) if ranks.count == 1 else _together(config, ranks, trust=trust)
     run = Run(Path(out) / config.run_id)
     log = StepLog(run.folder, log_steps if ranks.leads else None)
@@ -134,6 +144,15 @@ def fit(
                 limits.interrupt(reason)
     asked.leave(run.folder)
     return run
+
+
+def _alone_in_a_population(config: TrainConfig, log_steps: int | None, **how: Any) -> Run:
+    """A population of one."""
+    from trainers.sweep.together import fit_together  # which trains as this module does
+
+    if log_steps is not None:
+        raise ValueError(f"`log_steps` {log_steps} is not for `executor` 'population', which reads no single step.")
+    return fit_together([config], **how)[0]
 
 
 def _together(config: TrainConfig, ranks: Ranks, *, trust: bool) -> tuple[TrainConfig, DataBundle]:

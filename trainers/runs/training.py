@@ -248,7 +248,7 @@ class Training:
         if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
             self.previous, self.previous_place = index, [self.epoch, self.position - 1]
         if self.mixing is None and first < last and (hits := closures.hits(self.task)) is not None:
-            self._hit(hits, size * (self.position - 1) + first)
+            self.hit(hits, size * (self.position - 1) + first)
         counted = sum(closures.sizes)
         share = 1 if self.ranks.count == 1 else (last - first) / len(index)
         self.tally.add(self.optimizer.last, examples=counted, lr=lr, share=share)
@@ -264,7 +264,7 @@ class Training:
             if self.config.average == "ema" and self.averages(self.step / self.batches):
                 self.take_into_average()
 
-    def _hit(self, hits: Tensor, first: int) -> None:
+    def hit(self, hits: Tensor, first: int) -> None:
         """Keep which examples were right, in the epoch's order from this place on."""
         self.hits.append(hits)
         if self.places and self.places[-1][1] == first:
