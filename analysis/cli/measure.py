@@ -79,10 +79,6 @@ def measure(
     named = None if shifted is None else parse_shifted(shifted)
     find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
     runtime = place.runtime(trains=False)
-    if runtime.executor == "population":
-        raise ValueError(
-            "`executor` 'population' is for training, and measures take one model at a time: leave it out."
-        )
     target = out_file
     alone = foreign_place(path)
     if alone is None and not path.exists():

@@ -40,7 +40,12 @@ class Place:
         """
         if self.backend.compile and not trains:
             raise ValueError("`--compile` is for training, and this command does not train: leave it out.")
-        return Runtime(**vars(self))
+        return Runtime(**self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `Runtime`."""
+        return vars(self)
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,18 @@ class SpreadPlace(Place):
     executor: Executor | None = None
     address: str | None = None
 
-    def runtime(self) -> Runtime:
-        """The same, checked."""
-        return Runtime(**{**vars(self), "executor": self.executor or "processes"})
+    def runtime(self, *, trains: bool = True) -> Runtime:
+        """The same, checked; raises also where a population is asked of a command that does not train."""
+        if self.executor == "population" and not trains:
+            raise ValueError(
+                "`executor` 'population' is for training, and measures take one model at a time: leave it out."
+            )
+        return super().runtime(trains=trains)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `Runtime`."""
+        return {**vars(self), "executor": self.executor or "processes"}
 
 
 @dataclass(frozen=True)
