@@ -1,5 +1,6 @@
 """The processes of `torch.distributed`: who leads, what each does, sums over them, and who has which examples."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -279,7 +280,8 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            said = str(error).strip().splitlines()[0][:120]
+            first = str(error).strip().splitlines()[0]
+            said = re.sub(r"^\[\S+\] ", "", first)[:120]  # without torch's line of code
             reason = f"another process of `torchrun` has ended ({said}): see what it said"
             with suppress(Exception):
                 if self.board is not None and self.board.check([ENDED]):

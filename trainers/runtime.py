@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 
+from landscape.memory import fullness
 from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.sweep.parallel import cores
 
-Executor = Literal["processes", "ray"]
+Executor = Literal["processes", "ray", "population"]
 
+PATIENCE, BRIEFLY = timedelta(minutes=5), timedelta(seconds=10)  # that the store may take to answer
 AGENT = "TORCHELASTIC_USE_AGENT_STORE"  # "True" where torchrun keeps the store
 LONGEST = timedelta(days=2)  # that processes wait for the slowest; of one that ends they hear at once
 
@@ -26,19 +29,21 @@ class Runtime:
     """Where computing happens; no part of what a run's id is made of.
 
     Attributes:
-        device: cpu, cuda, cuda:1 or mps; several of a kind as cuda:0,1, which processes share; or auto: CUDA where
-            there is one, else mps, else the CPU.
+        device: cpu, cuda, cuda:1 or mps; several of a kind as cuda:0,1 or cuda:all, which processes share; or auto:
+            CUDA where there is one, else mps, else the CPU.
         workers: Processes that read data ahead for each process that computes, where examples are read or transformed
             one by one; 0 lets each read its own.
         jobs: Processes at a time, at least 1, which computes in this process; None is one a core on the CPU, and one a
             device elsewhere. With Ray None is one a core of the cluster.
         executor: "processes" on this machine, or "ray" on a cluster that shares the folders of results; with device
-            cuda each run or checkpoint has one of its GPUs.
+            cuda each run or checkpoint has one of its GPUs. "population" is "processes", each of which trains many
+            small models at once; this alone changes runs, to rounding, and is the setting `executor` of theirs.
         address: Of the Ray cluster; None is the one that this process is connected to, that RAY_ADDRESS names, or that
             runs on this machine.
         checkpoint_activations: Training computes the activations of a model's blocks again in backward passes instead
             of keeping them; the numbers are the same.
         ranks: The processes of `torchrun`, see `joined`.
+        backend: How torch computes there.
 
     Raises:
         ValueError: For a device that is not there, or other arguments that do not go together.
@@ -51,14 +56,15 @@ class Runtime:
     checkpoint_activations: bool = False
     ranks: Ranks = field(default_factory=Ranks, compare=False)
     workers: int = 0
+    backend: Backend = USUAL
 
     def __post_init__(self) -> None:
         if not isinstance(self.workers, int) or isinstance(self.workers, bool) or self.workers < 0:
             raise ValueError(f"`workers` must be a whole number of processes >= 0, got {self.workers!r}.")
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"`jobs` must be at least 1, got {self.jobs!r}; leave it out for one a core.")
-        if self.executor not in ("processes", "ray"):
-            raise ValueError(f"`executor` must be 'processes' or 'ray', got {self.executor!r}.")
+        if self.executor not in get_args(Executor):
+            raise ValueError(f"`executor` must be 'processes', 'ray' or 'population', got {self.executor!r}.")
         if self.address is not None and self.executor != "ray":
             raise ValueError(
                 f"`address` is a Ray cluster's, got {self.address!r} with executor {self.executor!r}: use 'ray'."
@@ -87,6 +93,8 @@ class Runtime:
         if self.executor == "ray" and self.device == "cuda" and not torch.cuda.is_available():
             return ("cpu",)  # here is only what the cluster's machines need not do
         kind, _, numbers = self.device.partition(":")
+        if numbers == "all":
+            return tuple(name for name in devices() if name.startswith(f"{kind}:")) or (kind,)
         if "," in numbers:
             return tuple(f"{kind}:{number}" for number in numbers.split(","))
         return (_best() if self.device == "auto" else self.device,)
@@ -192,7 +200,9 @@ def first_to_say(message: str) -> bool:
         return True
     key = f"said/{hashlib.sha256(message.encode()).hexdigest()}"
     try:
-        return bool(_board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "messages").add(key, 1) == 1)
+        return bool(
+            _board(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), "messages", BRIEFLY).add(key, 1) == 1
+        )
     except (RuntimeError, KeyError, ValueError):
         return True
 
@@ -200,13 +210,13 @@ def first_to_say(message: str) -> bool:
 _groups = itertools.count()  # each has a part of the store for itself
 
 
-def _board(rank: int, count: int, part: str) -> Any:
+def _board(rank: int, count: int, part: str, patience: timedelta = PATIENCE) -> Any:
     """A part of the store through which the processes find each other; that of `torchrun` outlives them."""
     agent = os.environ.get(AGENT) == "True"
     make: Any = dist  # whose stores are not annotated
     store = make.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None if agent else count,
-        is_master=rank == 0 and not agent,
+        is_master=rank == 0 and not agent, timeout=patience,
     )  # fmt: skip
     return make.PrefixStore(f"landscape/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{part}", store)
 
@@ -219,6 +229,7 @@ def device_of(text: str | torch.device) -> torch.device:
 
     Raises:
         ValueError: If there is no such kind of device, or this machine has none.
+        MemoryError: If it is there, and nothing fits on it any more.
     """
     try:
         device = torch.device(_best() if text == "auto" else text)
@@ -227,6 +238,8 @@ def device_of(text: str | torch.device) -> torch.device:
         if device.type == "cpu" and device.index:
             raise RuntimeError("there is one CPU, whose cores `jobs` shares out")
         torch.empty(1, device=device)
+    except torch.OutOfMemoryError:
+        raise MemoryError(f"`device` {str(text)!r} is full, {fullness(device)}: free some, or name another.") from None
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         lines = str(error).strip().splitlines()
         why = f" ({lines[0].rstrip('.')[:120]})" if lines else ""
@@ -234,6 +247,20 @@ def device_of(text: str | torch.device) -> torch.device:
             f"`device` {str(text)!r} is not there{why}; this machine has {', '.join(devices())}."
         ) from None
     return device
+
+
+def require_float64(device: torch.device, what: str) -> None:
+    """Refuse what needs float64 on a device that has none.
+
+    Args:
+        device: Where.
+        what: Needs it: the subject of the message.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if device.type == "mps":
+        raise ValueError(f"{what} cannot be had on `device` 'mps', which has no float64: take cpu or cuda, or float32.")
 
 
 def devices() -> list[str]:

@@ -78,7 +78,7 @@ def measure(
     """
     named = None if shifted is None else parse_shifted(shifted)
     find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
-    runtime = place.runtime()
+    runtime = place.runtime(trains=False)
     target = out_file
     alone = foreign_place(path)
     if alone is None and not path.exists():
@@ -144,7 +144,10 @@ def measure(
         if len(calls) == 1 and among.executor == "processes":
             with steps("measuring", len(calls[0][1])) as (begin, tell):
                 alike = alone is not None
-                told = partial(measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers)
+                told = partial(
+                    measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers,
+                    backend=runtime.backend,
+                )  # fmt: skip
                 return [told(*calls[0], runtime.devices[0])]
         left = budget(calls, runtime)
         if left.checkpoints:

@@ -173,7 +173,9 @@ def _message(error: Exception) -> tuple[str, int]:
 
     if isinstance(error, RecursionError):
         return "a file or an argument is nested too deeply: is a bracket left open?", 2
-    if not isinstance(error, ValueError | OSError | ImportError | WorkerDiedError):  # nothing that was foreseen
+    if not isinstance(
+        error, ValueError | OSError | ImportError | MemoryError | WorkerDiedError
+    ):  # nothing that was foreseen
         place = traceback.extract_tb(error.__traceback__)[-1]
         said = (str(error).strip().splitlines() or [""])[0]
         return (

@@ -122,6 +122,7 @@ def train(
                 log_steps=log_steps,
                 track=track_with,
                 checkpoint_activations=checkpoint_activations,
+                backend=among.backend,
                 ranks=among.ranks,
                 other_ranks=other_ranks,
             )

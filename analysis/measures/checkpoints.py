@@ -17,9 +17,11 @@ from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
-from analysis.measures.taking import Begin, measures_of, silent
+from analysis.measures.taking import Begin, measures_of, passing, silent
+from landscape.memory import explained
 from landscape.progress import Progress
 from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
@@ -343,6 +345,7 @@ def measure_checkpoint(
     device: str = "cpu",
     *,
     workers: int = 0,
+    backend: Backend = USUAL,
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
@@ -350,7 +353,8 @@ def measure_checkpoint(
 ) -> pd.DataFrame:
     """Rows of one checkpoint: those that are kept, and the others measured now, and kept as they come.
 
-    A checkpoint that cannot be read gives rows that say why, which are not kept: it may be mended.
+    A checkpoint that cannot be read gives rows that say why, which are not kept: it may be mended. Nor are those of a
+    measure that found no memory.
 
     Args:
         checkpoint: Which.
@@ -358,6 +362,7 @@ def measure_checkpoint(
         seed: Of their random choices.
         device: Where to compute.
         workers: Processes that read data ahead, where they are read one by one.
+        backend: How torch computes; rows say so where it may show in their values.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
@@ -368,18 +373,21 @@ def measure_checkpoint(
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
-            stamp, subject = ranks.alike(lambda: (cache.stamp(), checkpoint.load(seed, device).read_by(workers)))
+            with explained(device, examples=None, option=""):
+                stamp, subject = ranks.alike(
+                    lambda: (cache.stamp(), checkpoint.load(seed, device).read_by(workers).by(backend))
+                )
             subject = replace(subject, progress=progress, ranks=ranks)
             if ranks.count > 1:
                 ranks.require_same(lambda: _facts(subject))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             if strict:
                 raise
             failed = failure(checkpoint, todo, f"{type(error).__name__}: {error}")
             kept |= {keys[key]: frame for key, frame in failed.items()}
         else:
-            for key, frame in _measured(cache, stamp, subject, todo, keys, begin):
-                kept[key] = frame
+            with backend.flags():
+                kept |= dict(_measured(cache, stamp, subject, todo, keys, begin))
     return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
@@ -400,8 +408,10 @@ def _measured(
         for key, rows in measures_of(subject, todo, begin=begin):
             if subject.weights:
                 rows = [replace(row, options={**row.options, "weights": subject.weights}) for row in rows]
-            new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
-            yield keys[key], new[keys[key]]
+            frame = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            if not passing(rows):
+                new[keys[key]] = frame
+            yield keys[key], frame
             if time.monotonic() - stored > STORE_SECONDS:
                 store(new, stamp)
                 stored, new = time.monotonic(), {}

@@ -189,7 +189,7 @@ def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFram
             yield rows
         else:
             todo.append(call)
-    measured = partial(measure_checkpoint, workers=runtime.workers) if runtime.workers else measure_checkpoint
+    measured = partial(measure_checkpoint, workers=runtime.workers, backend=runtime.backend)
     if runtime.executor == "ray" and todo:
         from trainers.sweep.cluster import on_ray  # an extra
 

@@ -11,9 +11,11 @@ from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
 from analysis.table import Row
+from landscape.memory import ran_out, shortage
 from landscape.ranks import PeerError, Ranks
 from trainers.options import knobs
 
+SHORT = MemoryError.__name__  # how the warnings of rows begin whose measure found no room
 INTERRUPTED = "was interrupted after"  # what the estimators of `landscape` warn when Ctrl-C ended them early
 Begin = Callable[[str], None]  # told of each measure before it is taken
 
@@ -76,10 +78,12 @@ def _taken(
             except PeerError:
                 raise
             except Exception as error:  # one bad measure is marked rows, the others go on
-                reason = f"{type(error).__name__}: {error}"
+                reason = _reason(error, here)
                 if not subject.ranks.all_fail(f"{key} of {subject.run_id} at {subject.step}", reason):
                     raise  # the others wait for this process
                 rows = failed_rows(key, reason)
+                if ran_out(error) or subject.ranks.count > 1:  # alike in all processes
+                    subjects.clear()  # which hold what earlier measures left to later ones
         notes = list(
             dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning | RuntimeWarning))
         )
@@ -94,6 +98,18 @@ def _taken(
             rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
         told = _told(entry, options, here)
         yield key, [r if r.measure in entry.of_no_example else _of_draw(r, told, here) for r in rows]
+
+
+def _reason(error: Exception, subject: Subject) -> str:
+    if ran_out(error):
+        device = subject.data.train.device
+        return f"{SHORT}: {shortage(error, device, examples=subject.batch, option='`--batch-size`')}"
+    return f"{type(error).__name__}: {error}"
+
+
+def passing(rows: list[Row]) -> bool:
+    """Whether rows failed by what is only so now: memory that ran out, which others may have held."""
+    return any(row.warnings.startswith(SHORT) for row in rows)
 
 
 def examples_of(entry: Measure, options: Mapping[str, Any], subject: Subject) -> int | None:

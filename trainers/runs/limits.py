@@ -117,6 +117,9 @@ class Limits:
     def interrupt(self, reason: Interrupted) -> None:
         """Write a snapshot and the status."""
         self.snapshot()
-        where = f"after step {self.training.step} of {self.training.config.epochs * self.training.batches}"
-        said = f"{reason} {where}; the same command continues"
-        self.ranks.led(lambda: self.training.write_status("interrupted", said))
+        self.ranks.led(lambda: self.training.write_status("interrupted", self.told(reason, self.training)))
+
+    def told(self, reason: Interrupted, training: Training) -> str:
+        """What the status of an interrupted run says."""
+        total = training.config.epochs * training.batches
+        return f"{reason} after step {training.step} of {total}; the same command continues"

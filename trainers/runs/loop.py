@@ -6,7 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from landscape.memory import explained
 from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig, train_config
 from trainers.data.splits import DataBundle
 from trainers.files.lock import Lock, locked
@@ -18,9 +20,12 @@ from trainers.runs.sharing import normalises, shared_out
 from trainers.runs.signals import Deadline, StopSignals
 from trainers.runs.tracking import Trackers, check_trackers
 from trainers.runs.training import Training
+from trainers.runtime import device_of
 from trainers.weights.known import remember
 
 __all__ = ["Training", "fit"]
+
+KEPT = "; the same command, also with `--checkpoint-activations`, goes on from the run's last snapshot"
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -32,6 +37,7 @@ def fit(
     device: str = "cpu",
     workers: int = 0,
     checkpoint_activations: bool = False,
+    backend: Backend = USUAL,
     trust: bool = False,
     progress: Progress | None = None,
     stop: Callable[[int], bool] | None = None,
@@ -56,6 +62,7 @@ def fit(
             bit.
         checkpoint_activations: Compute the activations of the model's blocks again in backward passes instead of
             keeping them: less memory for one more forward pass, and the same numbers.
+        backend: How torch computes; its flags are set for this call.
         trust: Import a model or dataset that the configuration names as module:function.
         progress: Called after each epoch with its row of the history.
         stop: Called after each epoch with its number; True ends the call with a snapshot, and the run can be continued.
@@ -83,6 +90,7 @@ def fit(
         PermissionError: For a module:function without `trust`.
         ImportError: If a tracker is not installed.
         trainers.files.lock.BusyError: If another process trains this run.
+        MemoryError: If a device has no room, with what would fit; the run can be continued from its last snapshot.
         OSError: If the disk is full, with the file's name; what was there before is kept.
         KeyboardInterrupt: After SIGINT, once the snapshot is written.
         SystemExit: With 128 + its number, after another signal.
@@ -92,6 +100,16 @@ def fit(
     remember(out, config.init)
     config = config.resolved()
     check_trackers(track)
+    if config.executor == "population":
+        if ranks.count > 1:
+            raise ValueError(
+                f"`executor` 'population' trains in one process, and here are {ranks.count} of torchrun: leave it out."
+            )
+        return _alone_in_a_population(
+            config, log_steps, out=out, device=device, workers=workers, checkpoint_activations=checkpoint_activations,
+            trust=trust, progress=progress, stop=stop, snapshot_seconds=snapshot_seconds, time_limit=time_limit,
+            track=track, signals=signals,
+        )  # fmt: skip
     config, data = (config, None) if ranks.count == 1 else _together(config, ranks, trust=trust)
     run = Run(Path(out) / config.run_id)
     log = StepLog(run.folder, log_steps if ranks.leads else None)
@@ -101,13 +119,15 @@ def fit(
         return run
     purpose = "training" if ranks.leads else f"training of process {ranks.rank}"
     with StopSignals(active=signals) as asked, seeded(derive(config.seed, purpose)), ExitStack() as stack:
+        stack.enter_context(backend.flags())
         data = load_data(config, trust=trust) if data is None else data
-        training = ranks.alike(
-            lambda: Training(
-                config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
-                checkpoint_activations=checkpoint_activations, ranks=ranks,
-            )
-        )  # fmt: skip
+        with explained(device_of(device), examples=None, option=""):
+            training = ranks.alike(
+                lambda: Training(
+                    config, run, data=data, device=device, trust=trust, diagnose=log_steps is not None, workers=workers,
+                    checkpoint_activations=checkpoint_activations, backend=backend, ranks=ranks,
+                )
+            )  # fmt: skip
         stack.callback(training.reader.close)
         if ranks.count > 1:
             ranks.require_same(training.facts)
@@ -117,12 +137,22 @@ def fit(
             training.begin(log, other_ranks=other_ranks)
             trackers = stack.enter_context(Trackers(track if ranks.leads else (), run, config, training.step))
             limits = Limits(training, log, held[0] if held else None, deadline, asked, snapshot_seconds, ranks)
+            stack.enter_context(explained(training.device, examples=config.chunk, option="`micro_batch`", then=KEPT))
             try:
                 _train(training, log, trackers, limits, progress or (lambda _: None), stop or (lambda _: False))
             except Interrupted as reason:
                 limits.interrupt(reason)
     asked.leave(run.folder)
     return run
+
+
+def _alone_in_a_population(config: TrainConfig, log_steps: int | None, **how: Any) -> Run:
+    """A population of one."""
+    from trainers.sweep.together import fit_together  # which trains as this module does
+
+    if log_steps is not None:
+        raise ValueError(f"`log_steps` {log_steps} is not for `executor` 'population', which reads no single step.")
+    return fit_together([config], **how)[0]
 
 
 def _together(config: TrainConfig, ranks: Ranks, *, trust: bool) -> tuple[TrainConfig, DataBundle]:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from landscape.batches import Batch, Batches
 from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig
 from trainers.data.augmentation import augmentation
 from trainers.data.imbalance import balanced_draw
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
+from trainers.machine import machine
 from trainers.models.averaging import WeightAverage
 from trainers.models.building import build_model, check_inputs, check_outputs
 from trainers.models.checkpointing import checkpoint_activations as recompute
@@ -33,7 +35,7 @@ from trainers.runs.schedules import LearningRate
 from trainers.runs.sharing import IDLE, Deal
 from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runs.stopping import Best, best_of
-from trainers.runtime import device_of
+from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
 from trainers.tasks.task import CLASSIFICATION, task_of
@@ -54,6 +56,7 @@ PLAIN = (
     "skips_in_a_row",
     "longest",
     "history",
+    "machines",
 )  # of the state, what a snapshot holds as it is
 
 
@@ -69,6 +72,7 @@ class Training:
         data: That of the configuration, where it is loaded already.
         workers: Processes that read data which are not in memory.
         checkpoint_activations: Compute activations again in backward passes instead of keeping them.
+        backend: How torch computes.
         ranks: The processes that train it together, each on its part of every batch; the leader writes.
     """
 
@@ -83,9 +87,12 @@ class Training:
         data: DataBundle | None = None,
         workers: int = 0,
         checkpoint_activations: bool = False,
+        backend: Backend = USUAL,
         ranks: Ranks = ALONE,
     ) -> None:
         self.config, self.run, self.device, self.ranks = config, run, device_of(device), ranks
+        if config.precision == "float64":
+            require_float64(self.device, "`precision` 'float64'")
         self.deal = Deal.of(config, ranks)
         self.data = load_data(config, trust=trust) if data is None else data
         for key in ("early_stopping", "keep_best"):
@@ -105,7 +112,7 @@ class Training:
         model = self.build(config.model_options, trust=trust)
         model = model.double() if config.precision == "float64" else model
         self.initial = start(model, config, run, classes=self.data.classes)
-        self.model = model.to(self.device).train()
+        self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
@@ -114,6 +121,7 @@ class Training:
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None
         if checkpoint_activations:
             recompute(self.model, name=config.model)
+        backend.compiled(self.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         shapes = None
@@ -158,6 +166,7 @@ class Training:
         self.skipped: list[str] = []
         self.skips = self.skips_in_a_row = 0
         self.history: list[dict[str, Any]] = []
+        self.machines = [machine(self.device, backend)]  # those that have computed, in turn
         self.correct: dict[str, list[np.ndarray]] = {"presentation": [], "sweep": []}
         self.earlier, self.started = 0.0, time.monotonic()
         self.longest: dict[str, float] = {}
@@ -239,7 +248,7 @@ class Training:
         if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
             self.previous, self.previous_place = index, [self.epoch, self.position - 1]
         if self.mixing is None and first < last and (hits := closures.hits(self.task)) is not None:
-            self._hit(hits, size * (self.position - 1) + first)
+            self.hit(hits, size * (self.position - 1) + first)
         counted = sum(closures.sizes)
         share = 1 if self.ranks.count == 1 else (last - first) / len(index)
         self.tally.add(self.optimizer.last, examples=counted, lr=lr, share=share)
@@ -255,7 +264,7 @@ class Training:
             if self.config.average == "ema" and self.averages(self.step / self.batches):
                 self.take_into_average()
 
-    def _hit(self, hits: Tensor, first: int) -> None:
+    def hit(self, hits: Tensor, first: int) -> None:
         """Keep which examples were right, in the epoch's order from this place on."""
         self.hits.append(hits)
         if self.places and self.places[-1][1] == first:
@@ -389,8 +398,10 @@ class Training:
             return f"{self.skips_in_a_row} steps in a row overflowed {self.config.precision} up to epoch {self.epoch}"
         if not math.isfinite(row["loss"]) and row["skipped"] < self.batches:
             return f"the training loss was {row['loss']} in epoch {self.epoch}"
-        for name, tensor in model_state(self.model).items():
-            if not bool(torch.isfinite(tensor).all()):
+        state = model_state(self.model)
+        whole = torch.stack([torch.isfinite(tensor).all() for tensor in state.values()]).tolist()  # all at once
+        for name, finite in zip(state, whole, strict=True):
+            if not finite:
                 return f"`{name}` was no longer finite after epoch {self.epoch}"
         return ""
 
@@ -454,6 +465,7 @@ class Training:
             "classes": self.data.classes,
             "m": rank,
             "m_global": everywhere,
+            "machine": self.machines[-1],
         }
         if self.ranks.count > 1:
             meta["ranks"] = self.ranks.count
@@ -511,6 +523,7 @@ class Training:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Take over a snapshot."""
+        here = self.machines
         own = owned(state, self.ranks, self.config.seed)
         apply_weights(self.model, {**state["model"], **own.get("kept_buffers", {})})
         with torch.no_grad():
@@ -529,6 +542,7 @@ class Training:
         for name in PLAIN:
             value = state.get(name, getattr(self, name))  # the last came later
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+        self.machines = [m for m in self.machines if m not in here] + here
         self.tally.load_state_dict(own["tally"])
         self.losses = [] if own["losses"] is None else list(own["losses"].to(self.device).unbind())
         self.hits = [] if own["hits"] is None else [own["hits"].to(self.device)]
@@ -551,7 +565,7 @@ class Training:
 
     def write_status(self, status: Literal["finished", "diverged", "interrupted"], reason: str = "") -> None:
         """Record how this call ended."""
-        more: dict[str, Any] = {"steps": self.step}
+        more: dict[str, Any] = {"steps": self.step, "machines": self.machines}
         if self.ranks.count > 1:
             more["ranks"] = self.ranks.count
         if self.skips:

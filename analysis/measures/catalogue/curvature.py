@@ -44,7 +44,7 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float =
     else:
         pairs = top_eigenpairs(
             subject.hessian, k=1, which="both", **asked, vectors=False, progress=subject.progress,
-            generator=subject.generator("eigen"),
+            generator=subject.noise("eigen"),
         )  # fmt: skip
     options = {**context(subject), "tol": tol, "own_tol": own_tol}
     top, bottom = pairs.values.tolist()
@@ -81,7 +81,7 @@ def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
     if known is not None:
         draws = min(draws, max(FEWEST_PROBES, draws - known.products))
     total = trace(
-        H, draws=draws, blocks=H.blocks, known=known, progress=subject.progress, generator=subject.generator("trace")
+        H, draws=draws, blocks=H.blocks, known=known, progress=subject.progress, generator=subject.noise("trace")
     )
     sizes = {name: float(t.double().square().sum()) for name, t in subject.risk.theta.items()}
     layerwise = replace(
@@ -125,7 +125,7 @@ def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, 
         runs=runs,
         steps=steps,
         progress=subject.progress,
-        generator=subject.generator("dimension"),
+        generator=subject.noise("dimension"),
     )
     row = _estimate(subject, "effective_dimension", dimension, G.note)
     return [replace(row, options={**row.options, "z": "1/n" if z is None else z, "steps": steps})]
@@ -141,9 +141,7 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
     """
     check_share("level", level)
     H = subject.hessian
-    density = spectral_density(
-        H, runs=runs, steps=steps, progress=subject.progress, generator=subject.generator("density")
-    )
+    density = spectral_density(H, runs=runs, steps=steps, progress=subject.progress, generator=subject.noise("density"))
     values = {
         "negative_mass": density.negative_mass(level * float(density.nodes.abs().max())),
         "bulk_width": density.bulk_width(),
@@ -210,7 +208,7 @@ def _top_and_trace(
         max_products=max_products,
         vectors=False,
         progress=subject.progress,
-        generator=subject.generator("eigen"),
+        generator=subject.noise("eigen"),
     )
     top = Row(
         f"{name}_eigenvalue",
@@ -220,7 +218,7 @@ def _top_and_trace(
         converged=pairs.converged,
         warnings=note,
     )
-    total = trace(A, draws=draws, progress=subject.progress, generator=subject.generator("trace"))
+    total = trace(A, draws=draws, progress=subject.progress, generator=subject.noise("trace"))
     return [top, _estimate(subject, f"{name}_trace", total, note)]
 
 
