@@ -238,8 +238,8 @@ class Direction:
 
 
 def _inverse(size: Tensor) -> Tensor:
-    """1 over a size; 0 for one that is zero or not finite."""
-    return torch.where(size > 0, 1 / (size + TINY), 0.0)
+    """1 over a size; 0 for one that is not finite, and finite for one of zero, whose parts are zero."""
+    return (size + TINY).reciprocal_().nan_to_num_(0.0, 0.0, 0.0)
 
 
 def without_gaps(parts: Params) -> None:
