@@ -9,7 +9,7 @@ import pandas as pd
 
 from trainers.files.reading import read_table
 from trainers.files.writing import remove_asides, write_atomically
-from trainers.sharpness_aware.record import StepRecord
+from trainers.sharpness_aware.record import StepRecord, read
 
 STEPS = (
     "step", "epoch", "lr", "rho", "mode", "clean_loss", "perturbed_loss", "gap", "length", "cosine", "grad_norm",
@@ -107,7 +107,6 @@ class Tally:
         self.examples += examples
         self.perturbed += last.mode == "perturbed"
         self.reused += last.mode == "reuse"
-        self.squared_length += last.length**2 * share
         if last.mode == "perturbed":
             self._unread.append((last, share))
 
@@ -147,7 +146,9 @@ class Tally:
                 setattr(self, key, getattr(self, key) + other[key])
 
     def _read(self) -> None:
+        read(last for last, _ in self._unread)
         for last, share in self._unread:
+            self.squared_length += last.length**2 * share
             if math.isfinite(last.gap):
                 self.gap += last.gap * share
                 self.gaps += share
