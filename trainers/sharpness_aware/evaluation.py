@@ -325,8 +325,7 @@ class Evaluation:
         step = self._unit(moment, source.direction(moment, ascent))
         if moment.shares and source.steps == 1:
             step = Direction(moment.by_group(step.parts), step.factor)
-        other = source.data == "reference" or any(a is not None for a in unit.ascents)
-        if self.guard is None and other:  # the loss's own gradient spoils the step in any case, as it spoils SGD's
+        if self.guard is None and (ascent is not None or source.data == "reference"):
             step = self._passable(step, unit)
         times = step.factor * (source.sign * moment.rho)
         if mask is not None and mask.scale != 1.0:
