@@ -84,7 +84,8 @@ def paired(sources: pd.DataFrame, tuned: pd.DataFrame) -> pd.DataFrame:
     own.loc[UNTRAINED] = [UNTRAINED, np.nan, own["epochs"].min()]
     runs = tuned.assign(**{name: begun.map(own[name]).to_numpy() for name in own.columns})
     setting = runs[["method", "rho", "epochs", "lr"]].map(str).agg("|".join, axis=1)
-    return runs.assign(configuration=pd.factorize(setting)[0])
+    own_of_each = [name for name in ("init", "init_digest") if name in runs]  # of one seed, and no setting
+    return runs.drop(columns=own_of_each).assign(configuration=pd.factorize(setting)[0])
 
 
 def answer(folders: Folders) -> Answer:
