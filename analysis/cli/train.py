@@ -76,7 +76,9 @@ def train(
         download: Fetch the dataset to its path if it is not there.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
-    find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
+    find_own_modules(
+        chosen.model, chosen.dataset, chosen.task, *(text for text in chosen.augment if Given.read(text).needs_trust)
+    )
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
     remember(out_folder, chosen.init)
     if download:

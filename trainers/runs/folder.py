@@ -26,7 +26,7 @@ from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.runs.records import read_parts
-from trainers.tasks.task import CLASSIFICATION
+from trainers.tasks.registry import CLASSIFICATION, TASKS
 from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
@@ -326,6 +326,8 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "spurious": config.spurious,
         "seed": config.data_seed,
         "labels": config.task == CLASSIFICATION,
+        "numbers": config.task in TASKS and TASKS[config.task].numbers,
+        "columns": config.target_columns,
         "input_size": config.input_size,
         "on_corrupt": config.on_corrupt,
         "digest": config.dataset_digest,

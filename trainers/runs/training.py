@@ -32,7 +32,8 @@ from trainers.runs.stopping import Best, best_of
 from trainers.runtime import device_of
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
-from trainers.tasks.task import CLASSIFICATION, task_of
+from trainers.tasks.registry import TASKS
+from trainers.tasks.task import CLASSIFICATION, check_targets, outputs_of, task_of
 
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
@@ -86,6 +87,9 @@ class Training:
                     f"{' of its own of these `classes`' if self.data.selected else ''}: leave it out, or give the data "
                     f"some."
                 )
+        self.task = task_of(config, trust=trust, data=self.data)
+        check_targets(self.task, self.data)
+        self.outputs = outputs_of(self.task, self.data.classes)
         self.augment, self.mixing = augmentation(
             config.augment, self.data.train, classes=self.data.classes, seed=config.seed, fill=self.data.fill,
             name=self.data.name, trust=trust,
@@ -95,13 +99,14 @@ class Training:
         self.reader = self.train.reader(self.augment, lasting=True)
         model = self.build(config.model_options, trust=trust)
         model = model.double() if config.precision == "float64" else model
-        self.initial = start(model, config, run, classes=self.data.classes)
+        self.initial = start(model, config, run, classes=self.outputs)
         self.model = model.to(self.device).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
-        elif config.task == CLASSIFICATION:
-            check_outputs(self.model, inputs, classes=self.data.classes, name=config.model)
+        elif config.task in TASKS:
+            more = config.task == CLASSIFICATION  # further logits are classes that no label names
+            check_outputs(self.model, inputs, outputs=self.outputs, name=config.model, more=more)
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None
         if checkpoint_activations:
             recompute(self.model, name=config.model)
@@ -114,7 +119,6 @@ class Training:
         examples = len(self.train)
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
-        self.task = task_of(config, trust=trust, data=self.data)
         self.feeder = Feeder(config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
         self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data)
         self.evaluation_of_average = (
@@ -157,7 +161,7 @@ class Training:
         return build_model(
             self.config.model,
             shape=self.data.shape,
-            classes=self.data.classes,
+            classes=self.outputs,
             generator_seed=self.config.seed,
             options=options,
             trust=trust,
@@ -339,7 +343,7 @@ class Training:
             "epoch": self.epoch,
             "config": self.config.as_dict(),
             "shape": list(self.data.shape),
-            "classes": self.data.classes,
+            "classes": self.outputs,
             "m": rank,
             "m_global": everywhere,
         }
