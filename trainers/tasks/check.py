@@ -118,7 +118,7 @@ class _Trial:
         """One number an example, by the same names?"""
         given = self.on(self.task.scores)
         if not isinstance(given, Mapping) or not given:
-            yield f"`scores` must give at least one score by name, got {given!r:.100}."
+            yield f"`scores` must give at least one score by name, got {_kinds(given)}."
             return
         for key in given:
             yield from self._by_example(f"scores, {key!r},", lambda out, y, key=key: self.task.scores(out, y)[key])
@@ -176,7 +176,7 @@ class _Trial:
         """Numbers by name?"""
         given = self.on(self.task.of_set)
         if not isinstance(given, Mapping) or any(getattr(v, "ndim", 0) for v in given.values()):
-            yield f"`of_set` must give one number by name, got {given!r:.100}."
+            yield f"`of_set` must give one number by name, got {_kinds(given)}."
 
     def plain(self) -> Iterator[str]:
         """Is what is measured a task itself?"""
@@ -233,6 +233,12 @@ def _length(tree: Any) -> int:
 
 def _kind(found: Any) -> str:
     return f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+
+
+def _kinds(found: Any) -> str:
+    if not isinstance(found, Mapping):
+        return _kind(found)
+    return "{" + ", ".join(f"{name!r}: {_kind(value)}" for name, value in found.items()) + "}"
 
 
 def _near(a: float, b: float) -> bool:
