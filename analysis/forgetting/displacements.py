@@ -145,7 +145,8 @@ class Displacements:
     def shortfall(self, cell: Cell, missed: int, tried: int) -> str:
         """Why a cell has no value, or fewer than batches were tried; empty where it has all."""
         if missed:
-            return f"no radius raised the loss by {self.iso_loss:g} nats on {missed} of {tried} batches"
+            unit = " nats" if self.loss is None else ""
+            return f"no radius raised the loss by {self.iso_loss:g}{unit} on {missed} of {tried} batches"
         return self.missing(cell)
 
     def outputs_of(self, risk: EmpiricalRisk, theta: Params) -> Float[Tensor, "n c"]:

@@ -4,7 +4,6 @@ Our definition, by the batches, perturbations and sets of `analysis.forgetting.p
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,5 +155,5 @@ def _rows(cell: Cell, did: _Cell, asked: Displacements, task: Any, *, finite: bo
     return rows
 
 
-def _entries(values: list[Mapping[tuple[str, str], np.ndarray]], split: str) -> int:
+def _entries(values: list[Values], split: str) -> int:
     return next((v["KL_entry", split].size for v in values if ("KL_entry", split) in v), 0)

@@ -72,10 +72,11 @@ def table(evidence: Evidence) -> Rows:
     rows: Rows = []
     for target, here in every.groupby("target", sort=False):
         here = here.set_index("measure")
+        taken = set(here.index[here["n_configurations"] > 0])
         best = evidence.strongest[evidence.strongest["target"] == target].set_index("family")
         for kind in FAMILIES:
             variants = [m for m in here.index if family(m) == kind]
-            finite = [m for m in variants if here.at[m, "n_configurations"] > 0]  # not what the task has not
+            finite = [m for m in variants if m in taken]  # not what the task has not
             if not finite and kind not in evidence.settings.representatives:
                 continue
             shown, remark = representative(kind, finite or variants, evidence.settings.representatives)

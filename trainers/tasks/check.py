@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,9 +122,12 @@ class _Trial:
             yield f"`scores` must give at least one score by name, got {_kinds(given)}."
             return
         for key in given:
-            yield from self._by_example(f"scores, {key!r},", lambda out, y, key=key: self.task.scores(out, y)[key])
+            yield from self._by_example(f"scores, {key!r},", partial(self._score, key))
         if getattr(self.task, "decides", True) is False and next(iter(given.values())).dtype == torch.bool:
             yield "`decides` is False, and the first of `scores` says true or false: leave `decides` out."
+
+    def _score(self, key: str, outputs: Any, targets: Any) -> Any:
+        return self.task.scores(outputs, targets)[key]
 
     def derivative(self) -> Iterator[str]:
         """Is the gradient with respect to the outputs that of the values, in float64?"""

@@ -81,7 +81,10 @@ class Regression:
     ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"] | None, Float[Tensor, "n k"]]:
         """Means, logarithms of variances where there are any, and targets."""
         f, y = columns("regression", outputs, targets, each=self._each)
-        return (*f.chunk(2, 1), y) if self._each == 2 else (f, None, y)
+        if self._each == 1:
+            return f, None, y
+        mean, log_variance = f.chunk(2, 1)
+        return mean, log_variance, y
 
     def each(self, outputs: Float[Tensor, "n ..."], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
         """The loss of each example."""

@@ -102,6 +102,8 @@ def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
 
 def _radii(results: StudyResults, rows: pd.DataFrame) -> str:
     nats = results.facts()["nats"]
+    if _drawn(rows, LINES) == LINES[1]:  # of a loss in units of its own
+        nats = nats.replace(" nats", "")
     known = {"iso-loss": f"the distance at which the loss on the batch has risen by {nats} (iso-loss)"}
     return " and ".join(known.get(r, f"the radius `{r}`") for r in sorted(set(rows["radius"])))
 

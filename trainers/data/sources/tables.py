@@ -67,7 +67,7 @@ def load(name: str, files: Files, columns: Sequence[str] = (), *, labels: bool =
     numbers = np.column_stack([_numbers(name, path, table, column) for column in table.columns])
     is_target = np.array([column in wanted for column in table.columns])
     x = torch.from_numpy(numbers[:, ~is_target]).float()
-    y = torch.from_numpy(numbers[:, [table.columns.get_loc(column) for column in wanted]])
+    y = torch.from_numpy(numbers[:, [list(table.columns).index(column) for column in wanted]])
     if labels and bool((y != y.round()).any()):
         raise ValueError(
             f"`dataset` {name!r}: the column {wanted[0]!r} has numbers such as {float(y[y != y.round()][0]):g}, and "
@@ -97,7 +97,8 @@ def _table(name: str, path: Path) -> pd.DataFrame:
         raise ValueError(
             f"`dataset` {name!r}: {path} is no table ({said}): give as many cells in every line, in UTF-8."
         ) from None
-    table.columns = [str(c).strip() if headed else str(c + 1) for c in table.columns]  # pandas tells equal names apart
+    names = [str(c).strip() for c in table.columns]  # pandas tells equal ones apart
+    table.columns = names if headed else [str(i + 1) for i in range(len(names))]
     return table
 
 
