@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STUDY ?= studies/digits.yaml
 STRESS ?= 20
+DEVICE ?=
 # One process a core with one thread each beats many threads in one process for small models.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 # where it is set, every process would compile the packages again, and pytest every test file
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup study test stress notebooks bench lint clean
+.PHONY: setup study test stress notebooks bench gpu lint clean
 
 setup: $(VENV)/.ready
 
@@ -37,6 +38,10 @@ notebooks: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# no setup: any interpreter with torch, numpy, scipy and pandas will do, `make gpu PYTHON=/opt/conda/bin/python`
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(if $(DEVICE),--device $(DEVICE))
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -207,12 +208,12 @@ class StudyResults:
             else {},
         )
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
         """The labels of all methods in the study, in no particular order."""
         return sorted(set(method_labels(self.runs)))
 
-    @property
+    @cached_property
     def targets(self) -> list[str]:
         """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
@@ -223,7 +224,7 @@ class StudyResults:
         order = [t for t in dict.fromkeys((lead, *known)) if t in given]
         return order + [t for t in given if t not in order]
 
-    @property
+    @cached_property
     def configuration_columns(self) -> list[str]:
         """The columns that tell configurations apart: `hp.method`, and those in which runs of one method differ.
 
@@ -243,6 +244,10 @@ class StudyResults:
 
     def configurations(self) -> pd.DataFrame:
         """One row a run: run_id, status, method, and configuration: shared by runs that differ in their seeds."""
+        return self._configurations.copy(deep=False)
+
+    @cached_property
+    def _configurations(self) -> pd.DataFrame:
         columns = [c for c in self.runs.columns if c.startswith("hp.") and c not in SEED_COLUMNS]
         keys = self.runs[columns].map(str).agg("|".join, axis=1) if columns else self.runs["run_id"]
         return pd.DataFrame(
@@ -256,6 +261,10 @@ class StudyResults:
 
     def final(self) -> pd.DataFrame:
         """The last row of history of every finished run, with `configuration` and `method`."""
+        return self._final.copy(deep=False)
+
+    @cached_property
+    def _final(self) -> pd.DataFrame:
         finished = self.configurations().query("status == 'finished'")
         rows = self.history.merge(finished, on="run_id", how="inner")
         return rows[rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max")].reset_index(drop=True)
@@ -288,6 +297,10 @@ class StudyResults:
 
     def forgetting(self) -> pd.DataFrame:
         """The rows of perturbed forgetting of all finished runs, with columns provider, radius, m and method."""
+        return self._forgetting.copy(deep=False)
+
+    @cached_property
+    def _forgetting(self) -> pd.DataFrame:
         rows = self.measures[self.measures["split"].isin(list(EXPOSURES))]
         options = {text: json.loads(text) for text in rows["options"].unique()}
         columns = {k: rows["options"].map(lambda t, k=k: options[t].get(k)) for k in ("provider", "radius", "m")}
@@ -305,7 +318,7 @@ class StudyResults:
         Raises:
             ValueError: If the table has no such variant, with the nearest name.
         """
-        rows = with_variant(last_step(self.measures))
+        rows = self._last
         known = list(rows["variant"].unique())
         for argument, name in (("measure", measure), ("target", target)):
             if name not in known:
@@ -325,6 +338,12 @@ class StudyResults:
             points[f"{name}_sd"] = np.sqrt(squares.to_numpy() / np.maximum(points["seeds"].to_numpy() - 1, 1))
         points.loc[points["seeds"] < 2, ["x_sd", "y_sd"]] = np.nan
         return points[["configuration", "method", "x", "x_sd", "y", "y_sd", "seeds"]]
+
+    @cached_property
+    def _last(self) -> pd.DataFrame:
+        """The values of each run's last checkpoint, by variant."""
+        rows = with_variant(last_step(self.measures[[*COLUMNS]]))
+        return rows[["run_id", "variant", "value"]]
 
     def _without_draws(self, joined: pd.DataFrame) -> pd.DataFrame:
         """How far the x and y of runs are from their configuration's mean, and from that of their draw of the data."""

@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 Step = Callable[[], object]
 
 
-def mirrored(steps: Mapping[str, Step], *, rounds: int, inner: int = 1, warm_up: int = 1) -> dict[str, list[float]]:
+def mirrored(
+    steps: Mapping[str, Step],
+    *,
+    rounds: int,
+    inner: int = 1,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
     """Seconds of each step in each round A B C C B A; two steps give the order A B B A.
 
     A steady drift adds the same to every step of a round, since each has the same mean position.
@@ -21,16 +28,17 @@ def mirrored(steps: Mapping[str, Step], *, rounds: int, inner: int = 1, warm_up:
         rounds: Number of rounds; a round gives one number a step.
         inner: Calls that are timed together.
         warm_up: Calls of each step before the first round.
+        clock: Tells the time in seconds; for a device, one that waits for it.
 
     Returns:
-        Processor seconds a call, one for each round, by name.
+        Seconds a call, one for each round, by name.
     """
 
     def spent(step: Step) -> float:
-        start = time.process_time()
+        start = clock()
         for _ in range(inner):
             step()
-        return (time.process_time() - start) / inner
+        return (clock() - start) / inner
 
     for step in steps.values():
         for _ in range(warm_up):

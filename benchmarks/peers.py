@@ -27,8 +27,9 @@ class PyHessian(Library):
     package = "PyHessian"
     module = "pyhessian"
     workaround = (
-        "seeded through torch's global state, which it draws from; `cuda=False`; the warning about the reference cycle "
-        "that it leaves in the model is silenced; math kernel for attention; no density (it calls torch.eig, removed)"
+        "seeded through torch's global state, which it draws from; `cuda` as the model is; the warning about the "
+        "reference cycle that it leaves in the model is silenced; math kernel for attention; no density (it calls "
+        "torch.eig, removed)"
     )
 
     def __init__(
@@ -40,11 +41,12 @@ class PyHessian(Library):
         self.utils = importlib.import_module("pyhessian.utils")
         made = importlib.import_module("pyhessian").hessian
         self.whole = afresh or len(subject.batches) > 1
+        cuda = next(self.model.parameters()).is_cuda
         with self.kernels(), _quiet():
             if self.whole:
-                self.peer = made(self.model, subject.loss, dataloader=list(subject.batches), cuda=False)
+                self.peer = made(self.model, subject.loss, dataloader=list(subject.batches), cuda=cuda)
             else:
-                self.peer = made(self.model, subject.loss, data=subject.batches[0], cuda=False)
+                self.peer = made(self.model, subject.loss, data=subject.batches[0], cuda=cuda)
 
     def stepper(self, v: Tensor) -> Step:
         parts = cut(v, self.peer.params)

@@ -25,6 +25,7 @@ from trainers.randomness import derive
 from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
+from trainers.sweep.alike import why_alone
 from trainers.tasks.registry import CLASSIFICATION, TASKS
 from trainers.weights.known import known_digest
 
@@ -48,7 +49,7 @@ LATER = (
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
     "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
-    "classes", "task_options", "target_columns",
+    "classes", "executor", "task_options", "target_columns",
 )  # fmt: skip
 
 
@@ -255,6 +256,11 @@ class TrainConfig(Strict):
     """Epochs after which to keep a checkpoint, besides the initial and the final weights."""
     evaluate_every: Count = 1
     """Epochs between evaluations, on the training data as well as on held-out and test data."""
+
+    # rounding
+    executor: Literal["alone", "population"] = "alone"
+    """Train the run by itself, or many small models at once (population): the same steps to rounding, in which whole
+    runs drift apart. Runs that no population can hold are trained by themselves."""
 
     # replication
     seed: Seed = 0
@@ -467,7 +473,9 @@ class TrainConfig(Strict):
         if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
-        return self.model_copy(update=changes)
+        result = self.model_copy(update=changes)
+        alone = self.executor == "population" and why_alone(result)
+        return result.model_copy(update={"executor": "alone"}) if alone else result
 
     def moved(self, dataset: str) -> "TrainConfig":
         """The same run, whose data now lie elsewhere.

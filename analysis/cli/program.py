@@ -25,10 +25,12 @@ class Command:
     Attributes:
         place: The module of `analysis.cli`, and the function in it; imported when the command is used.
         help: One line.
+        shared: Whether processes of `torchrun` share its work.
     """
 
     place: str
     help: str
+    shared: bool = False
 
     def function(self) -> Callable[..., int]:
         """What the command calls."""
@@ -39,12 +41,12 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "study": Command("study.study", "Run a study: train, measure, relate to generalisation, report."),
-    "train": Command("train.train", "Train one run, or continue it."),
-    "measure": Command("measure.measure", "Measure checkpoints of runs, or weights from elsewhere."),
+    "train": Command("train.train", "Train one run, or continue it.", shared=True),
+    "measure": Command("measure.measure", "Measure checkpoints of runs, or weights from elsewhere.", shared=True),
     "correlate": Command("correlate.correlate", "Relate measures to generalisation."),
     "compare": Command("compare.compare", "Compare the methods of a study, paired by seed."),
     "report": Command("report.report", "Write the report of a finished study again."),
-    "surface": Command("surface.surface", "Draw the loss surface around a model, or between models."),
+    "surface": Command("surface.surface", "Draw the loss surface around a model, or between models.", shared=True),
     "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets, tasks."),
     "check-task": Command("check_task.check", "Try whether a task of one's own is as a task must be."),
 }
@@ -107,6 +109,13 @@ def _command(arguments: list[str]) -> int:
         from trainers.naming import nearest
 
         raise ValueError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}")
+    if _several() and not COMMANDS[name].shared:
+        others = ", ".join(f"`{n}`" for n, command in COMMANDS.items() if command.shared)
+        way = "; `--executor ray` or `--shard` spread it over machines" if name == "study" else ""
+        raise ValueError(
+            f"`landscape {name}` works in one process, and torchrun started {os.environ['WORLD_SIZE']}: start it "
+            f"without{way}. Those of torchrun share the work of {others}."
+        )
     return _parsed(name, arguments[1:])()
 
 
@@ -165,7 +174,9 @@ def _message(error: Exception) -> tuple[str, int]:
 
     if isinstance(error, RecursionError):
         return "a file or an argument is nested too deeply: is a bracket left open?", 2
-    if not isinstance(error, ValueError | OSError | ImportError | WorkerDiedError):  # nothing that was foreseen
+    if not isinstance(
+        error, ValueError | OSError | ImportError | MemoryError | WorkerDiedError
+    ):  # nothing that was foreseen
         place = traceback.extract_tb(error.__traceback__)[-1]
         said = (str(error).strip().splitlines() or [""])[0]
         return (
@@ -187,7 +198,18 @@ def _message(error: Exception) -> tuple[str, int]:
     return f"{name or 'a file'} {WAYS_OUT[error.errno]}.", 2
 
 
+def _several() -> bool:
+    """Whether `torchrun` has started this process with others."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _complain(message: str, code: int) -> int:
+    if _several():
+        from trainers.runtime import first_to_say
+
+        if not first_to_say(message):
+            return code
+        message = f"process {os.environ['RANK']}: {message}"
     with suppress(OSError):  # nobody may be there to read it
         print(f"landscape: {message}", file=sys.stderr, flush=True)
     return code

@@ -182,7 +182,7 @@ def given(results: StudyResults, hypothesis: str = HYPOTHESIS, target: str = TAR
 
 def seen(folders: Folders) -> str:
     """How small a difference the design could have seen, and so whether it can decide one that is of interest."""
-    return able_to_decide({name: of_hypothesis(StudyResults.load(folder)) for name, folder in folders.items()})
+    return able_to_decide({f"`{name}`": of_hypothesis(StudyResults.load(folder)) for name, folder in folders.items()})
 
 
 def able_to_decide(comparisons: dict[str, pd.DataFrame]) -> str:
@@ -191,7 +191,7 @@ def able_to_decide(comparisons: dict[str, pd.DataFrame]) -> str:
     for name, every in comparisons.items():
         rows = every[every["other"].isin([*FLATNESS, *BASELINES])]
         halves[name] = float(np.nanmedian([np.diff(ends(row))[0] / 2 for _, row in rows.iterrows()]))
-    texts = ", ".join(f"±{fixed(half)} (`{name}`)" for name, half in halves.items())
+    texts = ", ".join(f"±{fixed(half)} ({name})" for name, half in halves.items())
     able = "can" if max(halves.values()) <= INTEREST else "cannot"
     return (
         f"This design {able} decide a lead of {INTEREST}, the smallest of interest: the intervals of the differences "

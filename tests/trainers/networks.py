@@ -63,9 +63,8 @@ def make(method, model, base="sgd", **options):
     (x, y), *_ = data(1)
     size = 1 if optimizer.needs_reference == "squares" else 4
     if optimizer.needs_reference:
-        pieces = list(zip(x.to(next(model.parameters()).dtype).split(size), y.split(size), strict=True))[
-            : 5 if size == 1 else 3
-        ]
+        like = next(model.parameters())
+        pieces = list(zip(x.to(like).split(size), y.to(like.device).split(size), strict=True))[: 5 if size == 1 else 3]
         frozen = size == 1  # single examples cannot pass BatchNorm in train mode
 
         def one(a, b):

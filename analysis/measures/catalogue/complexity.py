@@ -126,7 +126,7 @@ def pacbayes(
         risk = _folded_risk(subject)
         plain, scaled = (
             noise_radius(
-                risk, magnitude=magnitude, drop=drop, draws=draws, tol=tol, generator=subject.generator("noise radius")
+                risk, magnitude=magnitude, drop=drop, draws=draws, tol=tol, generator=subject.noise("noise radius")
             )
             for magnitude in (False, True)
         )
@@ -145,7 +145,7 @@ def worst_case_bounds(
     risk = _folded_risk(subject)
     plain, scaled = (
         worst_case_radius(
-            risk, magnitude=magnitude, drop=drop, steps=steps, tol=tol, generator=subject.generator("worst case")
+            risk, magnitude=magnitude, drop=drop, steps=steps, tol=tol, generator=subject.noise("worst case")
         )
         for magnitude in (False, True)
     )
