@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trainers.runs.folder import HISTORY
+from trainers.runs.folder import ERROR, leading_score
 
 SHARES = ("error", "accuracy")  # of examples, between 0 and 1, unless it is said what kind of error:
 AMOUNTS = ("squared", "absolute", "relative", "standard")
@@ -23,13 +23,12 @@ class Score:
         name: As in the columns of the history and the rows of measures, after the name of the split.
     """
 
-    name: str = "error"
+    name: str = ERROR
 
     @classmethod
     def of_history(cls, columns: Iterable[str]) -> "Score":
-        """The leading one of a history's columns: the one that is also taken on labels without noise."""
-        clean = [c.removeprefix("train_clean_") for c in columns if c.startswith("train_clean_") and c not in HISTORY]
-        return cls(clean[0]) if clean else cls()
+        """The leading one of a history's columns."""
+        return cls(leading_score(columns))
 
     def on(self, split: str) -> str:
         """Its column for a split, such as test_error."""

@@ -182,7 +182,8 @@ def _search_radius(chosen: TrainConfig, **options: Any) -> int:
         )
         for row in search.table.itertuples()
     ]
-    show_table(("rho", "validation error", "± deviation", "train error", "note"), rows)
+    score = search.score.replace("_", " ")
+    show_table(("rho", f"validation {score}", "± deviation", f"train {score}", "note"), rows)
     for note in search.notes:
         print(f"note: {note}")
     print(f"runs: {search.folder}")

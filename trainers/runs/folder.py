@@ -8,7 +8,7 @@ a process trains it).
 
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,11 +34,18 @@ HISTORY = (
     "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds", "perturbed_share", "reused_share",
     "skipped", "mean_gap", "m", "m_global",
 )  # fmt: skip
+ERROR = "error"  # the leading score of classification
 FILES = ("config.json", "data.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
 THEIRS = {"model_type", "architectures", "transformers_version", "architecture"}  # of config.json; the last is timm's
 AGAIN = "delete it and run the same command again that trained the run"
+
+
+def leading_score(columns: Iterable[str]) -> str:
+    """The score that runs are compared by, of a history with these columns: the one taken on true labels too."""
+    clean = (c.removeprefix("train_clean_") for c in columns if c.startswith("train_clean_") and c not in HISTORY)
+    return next(clean, ERROR)
 
 
 class ConfigFile(Shape):
