@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from analysis.score import Score
 from analysis.statistics import ceiling, comparison
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import defaults
@@ -268,10 +269,16 @@ class StudyResults:
         rows = self.history.merge(finished, on="run_id", how="inner")
         return rows[rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max")].reset_index(drop=True)
 
+    @property
+    def score(self) -> Score:
+        """What the study's runs are compared by: the error, or the leading score of another task."""
+        return Score.of_history(self.history.columns)
+
     def best_configurations(self, *by: str) -> tuple[pd.DataFrame, str]:
         """For each method the configuration with the lowest mean final validation error over its finished seeds.
 
-        The test error never chooses. Without a validation set nothing is chosen.
+        The leading score of another task has the place of the error. The test set never chooses. Without a validation
+        set nothing is chosen.
 
         Args:
             *by: Further columns; one configuration is then chosen for each method and each value of these.
@@ -279,14 +286,14 @@ class StudyResults:
         Returns:
             The rows of `final` of the chosen runs, and the rule, in words.
         """
-        final = self.final()
+        final, column, words = self.final(), self.score.on("validation"), self.score.words
         keys = ["method", *by]
-        if final.empty or not np.isfinite(final["validation_error"].to_numpy(dtype=float)).any():
-            return final, "all finished configurations of the method (there is no validation error to choose one by)"
-        mean = final.groupby([*keys, "configuration"], dropna=False)["validation_error"].mean().dropna().reset_index()
-        best = mean.sort_values(["validation_error", "configuration"]).drop_duplicates(keys)
+        if final.empty or not np.isfinite(final[column].to_numpy(dtype=float)).any():
+            return final, f"all finished configurations of the method (there is no validation {words} to choose one by)"
+        mean = final.groupby([*keys, "configuration"], dropna=False)[column].mean().dropna().reset_index()
+        best = mean.sort_values([column, "configuration"]).drop_duplicates(keys)
         chosen = final[final["configuration"].isin(set(best["configuration"]))]
-        return chosen, "the configuration with the lowest mean validation error at the end"
+        return chosen, f"the configuration with the lowest mean validation {words} at the end"
 
     def forgetting(self) -> pd.DataFrame:
         """The rows of perturbed forgetting of all finished runs, with columns provider, radius, m and method."""

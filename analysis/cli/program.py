@@ -47,7 +47,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("compare.compare", "Compare the methods of a study, paired by seed."),
     "report": Command("report.report", "Write the report of a finished study again."),
     "surface": Command("surface.surface", "Draw the loss surface around a model, or between models.", shared=True),
-    "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets."),
+    "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets, tasks."),
+    "check-task": Command("check_task.check", "Try whether a task of one's own is as a task must be."),
 }
 ABOUT = "Loss landscapes, sharpness and perturbed forgetting."
 SAFE_PATH = "PYTHONSAFEPATH"

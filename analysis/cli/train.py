@@ -82,7 +82,9 @@ def train(
         other_ranks: Under torchrun, go on with a run that another number of processes began.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
-    find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
+    find_own_modules(
+        chosen.model, chosen.dataset, chosen.task, *(text for text in chosen.augment if Given.read(text).needs_trust)
+    )
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
     remember(out_folder, chosen.init)
     if rho_search:
@@ -180,7 +182,8 @@ def _search_radius(chosen: TrainConfig, **options: Any) -> int:
         )
         for row in search.table.itertuples()
     ]
-    show_table(("rho", "validation error", "± deviation", "train error", "note"), rows)
+    score = search.score.replace("_", " ")
+    show_table(("rho", f"validation {score}", "± deviation", f"train {score}", "note"), rows)
     for note in search.notes:
         print(f"note: {note}")
     print(f"runs: {search.folder}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.measures.subject import Need
+from analysis.measures.needs import Need
 from analysis.table import Row
 
 Rows = list[Row]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.forgetting.providers import OwnPerturbation
+from analysis.measures.needs import Need, lacking, no_probabilities
 from landscape import Eigenpairs, EmpiricalRisk, GaussNewton, Hessian, Params, top_eigenpairs
 from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
@@ -40,7 +41,6 @@ Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
 
 ENDS: dict[str, Any] = {"tol": 1e-3, "own_tol": 5e-2, "max_products": 200}  # usual options of eigenvalues
-Need = Literal["probabilities", "images"]
 
 BATCH = 1024  # examples a pass, at most; fewer of large inputs, which would leave a processor's cache
 DRAWN = 2048  # training examples that measures go through, unless they are told another number
@@ -247,7 +247,7 @@ class Subject:
 
     def lacks(self, needs: Iterable[Need]) -> str:
         """Why a measure that needs these cannot be taken; empty where it can."""
-        if "probabilities" in needs and (why := no_probabilities(self.task)):
+        if why := lacking(self.task, needs):
             return why
         if "images" in needs and not set(self.data.ood) - set(self.data.shifted):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
@@ -425,13 +425,6 @@ def _frozen(model: nn.Module) -> tuple[str, ...]:
         return ()
     every = sum(1 for _ in model.parameters())
     return (f"frozen: {frozen} of {every} parameter tensors are held fixed, as in training",)
-
-
-def no_probabilities(task: Task) -> str:
-    """Why a task cannot tell how likely classes are; empty where it can."""
-    if hasattr(task, "probabilities"):
-        return ""
-    return f"needs probabilities of classes, which the task with loss {task.name!r} has not"
 
 
 def pair(split: Split) -> tuple[Tensor, Tensor]:

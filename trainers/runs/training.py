@@ -38,7 +38,8 @@ from trainers.runs.stopping import Best, best_of
 from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
-from trainers.tasks.task import CLASSIFICATION, task_of
+from trainers.tasks.registry import TASKS
+from trainers.tasks.task import CLASSIFICATION, check_targets, outputs_of, task_of
 
 ALONE = Ranks()
 FIRST = 8  # examples by which processes compare inputs that are not in memory
@@ -102,6 +103,9 @@ class Training:
                     f"{' of its own of these `classes`' if self.data.selected else ''}: leave it out, or give the data "
                     f"some."
                 )
+        self.task = task_of(config, trust=trust, data=self.data)
+        check_targets(self.task, self.data)
+        self.outputs = outputs_of(self.task, self.data.classes)
         self.augment, self.mixing = augmentation(
             config.augment, self.data.train, classes=self.data.classes, seed=config.seed, fill=self.data.fill,
             name=self.data.name, trust=trust,
@@ -111,13 +115,14 @@ class Training:
         self.reader = self.train.reader(self.augment, lasting=True)
         model = self.build(config.model_options, trust=trust)
         model = model.double() if config.precision == "float64" else model
-        self.initial = start(model, config, run, classes=self.data.classes)
+        self.initial = start(model, config, run, classes=self.outputs)
         self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
-        elif config.task == CLASSIFICATION:
-            check_outputs(self.model, inputs, classes=self.data.classes, name=config.model)
+        elif config.task in TASKS:
+            more = config.task == CLASSIFICATION  # further logits are classes that no label names
+            check_outputs(self.model, inputs, outputs=self.outputs, name=config.model, more=more)
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None
         if checkpoint_activations:
             recompute(self.model, name=config.model)
@@ -131,7 +136,6 @@ class Training:
         examples = len(self.train)
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
-        self.task = task_of(config, trust=trust, data=self.data)
         self.feeder = Feeder(
             config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent, ranks=ranks
         )
@@ -180,7 +184,7 @@ class Training:
         return build_model(
             self.config.model,
             shape=self.data.shape,
-            classes=self.data.classes,
+            classes=self.outputs,
             generator_seed=self.config.seed,
             options=options,
             trust=trust,
@@ -462,7 +466,7 @@ class Training:
             "epoch": self.epoch,
             "config": self.config.as_dict(),
             "shape": list(self.data.shape),
-            "classes": self.data.classes,
+            "classes": self.outputs,
             "m": rank,
             "m_global": everywhere,
             "machine": self.machines[-1],

@@ -10,7 +10,8 @@ import torch
 from analysis.measures.catalogue.checks import check_block_size, check_count, check_some
 from analysis.measures.catalogue.curvature import context
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Need, Subject
+from analysis.measures.needs import Need
+from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import (
     AbsWeight,
