@@ -187,7 +187,7 @@ def test_one_run_trains_on_one_device(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("flags", "message"), [
     (("--jobs", 0), "`jobs` must be at least 1, got 0"),
     (("--device", "cpu:0,0"), "`device` 'cpu:0,0' names a device twice"),
-    (("--device", "cpu:0", "--executor", "ray"), "`device` must be 'cpu' with executor 'ray'"),
+    (("--device", "cpu:0", "--executor", "ray"), "`device` must be 'cpu' or 'cuda' with executor 'ray'"),
     (("--address", "there:1"), "`address` is a Ray cluster's, got 'there:1' with executor 'processes'"),
 ])  # fmt: skip
 def test_places_that_do_not_go_together_are_refused(flags, message, tmp_path, capsys):

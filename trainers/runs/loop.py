@@ -107,8 +107,8 @@ def fit(
             )
         return _alone_in_a_population(
             config, log_steps, out=out, device=device, workers=workers, checkpoint_activations=checkpoint_activations,
-            trust=trust, progress=progress, stop=stop, snapshot_seconds=snapshot_seconds, time_limit=time_limit,
-            track=track, signals=signals,
+            backend=backend, trust=trust, progress=progress, stop=stop, snapshot_seconds=snapshot_seconds,
+            time_limit=time_limit, track=track, signals=signals,
         )  # fmt: skip
     config, data = (config, None) if ranks.count == 1 else _together(config, ranks, trust=trust)
     run = Run(Path(out) / config.run_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig
 from trainers.data.splits import DataBundle
 from trainers.files.lock import Lock, locked
@@ -83,6 +84,7 @@ def fit_together(
     device: str = "cpu",
     workers: int = 0,
     checkpoint_activations: bool = False,
+    backend: Backend = USUAL,
     trust: bool = False,
     progress: Callable[[dict[str, Any]], None] | None = None,
     stop: Callable[[int], bool] | None = None,
@@ -103,6 +105,7 @@ def fit_together(
         device: Where to train.
         workers: As for `fit`.
         checkpoint_activations: As for `fit`.
+        backend: As for `fit`; steps of a population are not compiled.
         trust: As for `fit`.
         progress: Called after each epoch of each run.
         stop: As for `fit`.
@@ -117,7 +120,7 @@ def fit_together(
         The runs.
 
     Raises:
-        ValueError: If they are not alike, or their data are not in memory.
+        ValueError: If they are not alike, their data are not in memory, or they are to be compiled.
         trainers.files.lock.BusyError: If another process trains one, and there is no `failed`.
         KeyboardInterrupt, SystemExit: As for `fit`.
     """
@@ -129,10 +132,13 @@ def fit_together(
             "`configs` must be of one population (`executor` 'population', and alike but for seeds, method, rates and "
             "radii): sort them with `trainers.sweep.alike.populations`, or train them with `train_all`."
         )
+    if backend.compile:
+        raise ValueError("`compile` is not for populations, whose steps `torch.func.vmap` takes: leave it out.")
     check_trackers(track)
-    made = _Maker(Path(out), device, workers, checkpoint_activations, trust, track)
+    made = _Maker(Path(out), device, workers, checkpoint_activations, backend, trust, track)
     waiting = deque(configs)
-    with StopSignals(active=signals) as asked, seeded(derive(configs[0].seed, "training")):
+    seed = derive(configs[0].seed, "training")
+    with StopSignals(active=signals) as asked, seeded(seed), backend.flags():
         while waiting and not asked.received:
             errors: list[tuple[TrainConfig, Exception]] = []
             with ExitStack() as stack:
@@ -162,6 +168,7 @@ class _Maker:
     device: str
     workers: int
     checkpoint_activations: bool
+    backend: Backend
     trust: bool
     track: str | Sequence[str]
     data: dict[str, DataBundle] = field(default_factory=dict)
@@ -196,7 +203,7 @@ class _Maker:
             self.data[key] = load_data(config, trust=self.trust).to(self.device, workers=self.workers)
         training = Training(
             config, run, data=self.data[key], device=self.device, trust=self.trust, workers=self.workers,
-            checkpoint_activations=self.checkpoint_activations,
+            checkpoint_activations=self.checkpoint_activations, backend=self.backend,
         )  # fmt: skip
         stack.callback(training.reader.close)
         lock = stack.enter_context(locked(run.folder))
