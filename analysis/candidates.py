@@ -87,7 +87,7 @@ class Standing:
 
     row: dict[Any, Any]
     named: str
-    others: pd.DataFrame
+    others: list[dict[Any, Any]]
 
     @property
     def stands_for(self) -> str:
@@ -131,8 +131,9 @@ def lineup(results: StudyResults, rows: pd.DataFrame) -> list[Standing]:
     pairs = ((results.study.get("study") or {}).get("statistics") or {}).get("compare") or ()
     compared = {name for pair in pairs for name in pair}
     chosen = representatives(results, rows.sort_values("measure", kind="stable"))
-    base = rows["measure"].str.split("[").str[0]
-    groups = {str(name): group for name, group in rows.groupby(base, sort=False)}
+    groups: dict[str, list[dict[Any, Any]]] = {}
+    for row in rows.to_dict("records"):
+        groups.setdefault(row["measure"].partition("[")[0], []).append(row)
     out, taken = [], set()
     for kind, measure in chosen.items():
         group = groups[measure.partition("[")[0]]
@@ -142,16 +143,16 @@ def lineup(results: StudyResults, rows: pd.DataFrame) -> list[Standing]:
     for name, group in groups.items():
         if name in taken:
             continue
-        first = min(group["measure"], key=lambda m: (m not in compared, m))
+        first = min((row["measure"] for row in group), key=lambda m: (m not in compared, m))
         rest.append(_standing(group, first, ""))
     few = [s.row["n_configurations"] < MINIMUM for s in rest]
     keys = [(s.row["role"] != BASELINE, f, -abs(s.row["value"])) for s, f in zip(rest, few, strict=True)]
     return out + [rest[i] for i in sorted(range(len(rest)), key=keys.__getitem__)]
 
 
-def _standing(group: pd.DataFrame, measure: str, kind: str) -> Standing:
-    here = group["measure"] == measure
-    return Standing(group[here].iloc[0].to_dict(), kind, group[~here])
+def _standing(group: list[dict[Any, Any]], measure: str, kind: str) -> Standing:
+    at = next(i for i, row in enumerate(group) if row["measure"] == measure)
+    return Standing(group[at], kind, [*group[:at], *group[at + 1 :]])
 
 
 def strength_first(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,12 +16,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from analysis.score import Score
 from analysis.statistics import ceiling, comparison
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import defaults
@@ -206,12 +208,12 @@ class StudyResults:
             else {},
         )
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
         """The labels of all methods in the study, in no particular order."""
         return sorted(set(method_labels(self.runs)))
 
-    @property
+    @cached_property
     def targets(self) -> list[str]:
         """The targets that something was correlated with, the leading one first: the study's choice, or the gap."""
         given = list(dict.fromkeys(self.correlations["target"].astype(str)))
@@ -222,7 +224,7 @@ class StudyResults:
         order = [t for t in dict.fromkeys((lead, *known)) if t in given]
         return order + [t for t in given if t not in order]
 
-    @property
+    @cached_property
     def configuration_columns(self) -> list[str]:
         """The columns that tell configurations apart: `hp.method`, and those in which runs of one method differ.
 
@@ -242,6 +244,10 @@ class StudyResults:
 
     def configurations(self) -> pd.DataFrame:
         """One row a run: run_id, status, method, and configuration: shared by runs that differ in their seeds."""
+        return self._configurations.copy(deep=False)
+
+    @cached_property
+    def _configurations(self) -> pd.DataFrame:
         columns = [c for c in self.runs.columns if c.startswith("hp.") and c not in SEED_COLUMNS]
         keys = self.runs[columns].map(str).agg("|".join, axis=1) if columns else self.runs["run_id"]
         return pd.DataFrame(
@@ -255,14 +261,24 @@ class StudyResults:
 
     def final(self) -> pd.DataFrame:
         """The last row of history of every finished run, with `configuration` and `method`."""
+        return self._final.copy(deep=False)
+
+    @cached_property
+    def _final(self) -> pd.DataFrame:
         finished = self.configurations().query("status == 'finished'")
         rows = self.history.merge(finished, on="run_id", how="inner")
         return rows[rows["epoch"] == rows.groupby("run_id")["epoch"].transform("max")].reset_index(drop=True)
 
+    @property
+    def score(self) -> Score:
+        """What the study's runs are compared by: the error, or the leading score of another task."""
+        return Score.of_history(self.history.columns)
+
     def best_configurations(self, *by: str) -> tuple[pd.DataFrame, str]:
         """For each method the configuration with the lowest mean final validation error over its finished seeds.
 
-        The test error never chooses. Without a validation set nothing is chosen.
+        The leading score of another task has the place of the error. The test set never chooses. Without a validation
+        set nothing is chosen.
 
         Args:
             *by: Further columns; one configuration is then chosen for each method and each value of these.
@@ -270,17 +286,21 @@ class StudyResults:
         Returns:
             The rows of `final` of the chosen runs, and the rule, in words.
         """
-        final = self.final()
+        final, column, words = self.final(), self.score.on("validation"), self.score.words
         keys = ["method", *by]
-        if final.empty or not np.isfinite(final["validation_error"].to_numpy(dtype=float)).any():
-            return final, "all finished configurations of the method (there is no validation error to choose one by)"
-        mean = final.groupby([*keys, "configuration"], dropna=False)["validation_error"].mean().dropna().reset_index()
-        best = mean.sort_values(["validation_error", "configuration"]).drop_duplicates(keys)
+        if final.empty or not np.isfinite(final[column].to_numpy(dtype=float)).any():
+            return final, f"all finished configurations of the method (there is no validation {words} to choose one by)"
+        mean = final.groupby([*keys, "configuration"], dropna=False)[column].mean().dropna().reset_index()
+        best = mean.sort_values([column, "configuration"]).drop_duplicates(keys)
         chosen = final[final["configuration"].isin(set(best["configuration"]))]
-        return chosen, "the configuration with the lowest mean validation error at the end"
+        return chosen, f"the configuration with the lowest mean validation {words} at the end"
 
     def forgetting(self) -> pd.DataFrame:
         """The rows of perturbed forgetting of all finished runs, with columns provider, radius, m and method."""
+        return self._forgetting.copy(deep=False)
+
+    @cached_property
+    def _forgetting(self) -> pd.DataFrame:
         rows = self.measures[self.measures["split"].isin(list(EXPOSURES))]
         options = {text: json.loads(text) for text in rows["options"].unique()}
         columns = {k: rows["options"].map(lambda t, k=k: options[t].get(k)) for k in ("provider", "radius", "m")}
@@ -298,7 +318,7 @@ class StudyResults:
         Raises:
             ValueError: If the table has no such variant, with the nearest name.
         """
-        rows = with_variant(last_step(self.measures))
+        rows = self._last
         known = list(rows["variant"].unique())
         for argument, name in (("measure", measure), ("target", target)):
             if name not in known:
@@ -318,6 +338,12 @@ class StudyResults:
             points[f"{name}_sd"] = np.sqrt(squares.to_numpy() / np.maximum(points["seeds"].to_numpy() - 1, 1))
         points.loc[points["seeds"] < 2, ["x_sd", "y_sd"]] = np.nan
         return points[["configuration", "method", "x", "x_sd", "y", "y_sd", "seeds"]]
+
+    @cached_property
+    def _last(self) -> pd.DataFrame:
+        """The values of each run's last checkpoint, by variant."""
+        rows = with_variant(last_step(self.measures[[*COLUMNS]]))
+        return rows[["run_id", "variant", "value"]]
 
     def _without_draws(self, joined: pd.DataFrame) -> pd.DataFrame:
         """How far the x and y of runs are from their configuration's mean, and from that of their draw of the data."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from pydantic import Field
 
 from analysis import table
@@ -32,10 +33,12 @@ from trainers.data.sources.named import fingerprint
 from trainers.files.lock import Lock, locked
 from trainers.files.reading import Shape, read_json
 from trainers.files.writing import write_json
+from trainers.machine import processor
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
+from trainers.sweep.alike import SMALL
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
 from trainers.sweep.rehearsal import check_trust, rehearse
@@ -389,6 +392,21 @@ def changes(old: Mapping[str, Any], new: StudyConfig) -> str:
     return "other " + ", ".join(key for key in now if old.get(key) != now[key])
 
 
+def pays(study: StudyConfig, runtime: Runtime, folder: Path) -> bool:
+    """Whether a study's runs are to be trained many at once without being told: most are small models, all on GPUs.
+
+    A folder that was begun goes on as it was. On a CPU it is never so, since runs change in rounding.
+    """
+    if any(torch.device(name).type != "cuda" for name in runtime.devices):
+        return False
+    changed = study.in_populations()
+    path = folder / "study.json"
+    if path.exists():
+        return read_json(path, StudyFile, hint=MADE).get("digest") == changed.digest
+    configs = [config.resolved() for config in changed.configs()]
+    return 2 * sum(c.executor == "population" and c.model in SMALL for c in configs) > len(configs)
+
+
 def environment() -> dict[str, Any]:
     """What a result may depend on besides its configuration."""
     packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "landscape")
@@ -406,15 +424,6 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "commit": commit(),
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def commit() -> str:

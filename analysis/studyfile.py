@@ -170,6 +170,10 @@ class StudyConfig(Strict):
         """
         return expand(self.base, self.grid, self.methods, random=self.random)
 
+    def in_populations(self) -> "StudyConfig":
+        """The same study with `executor` "population" for all runs that are not told otherwise."""
+        return self.model_copy(update={"base": {**self.base, "executor": "population"}})
+
     def recall(self, folder: Path) -> None:
         """Look up the hashes of weights that runs in the study's folder began from: their files may be gone."""
         given = [self.base, self.grid, *self.methods, *(one for one in (self.random and self.random.space,) if one)]

@@ -17,7 +17,7 @@ def mirrored(
     rounds: int,
     inner: int = 1,
     warm_up: int = 1,
-    clock: Callable[[], float] = time.process_time,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each step in each round A B C C B A; two steps give the order A B B A.
 
@@ -28,11 +28,13 @@ def mirrored(
         rounds: Number of rounds; a round gives one number a step.
         inner: Calls that are timed together.
         warm_up: Calls of each step before the first round.
-        clock: Tells the time in seconds; for a device, one that waits for it.
+        clock: Tells the time in seconds; for a device, one that waits for it. None is the process's own time.
 
     Returns:
         Seconds a call, one for each round, by name.
     """
+
+    clock = clock or time.process_time
 
     def spent(step: Step) -> float:
         start = clock()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.many import many_models
 from benchmarks.pairing import Step, mirrored, ratio
+from benchmarks.reads import counted
 from trainers import Objective, build_model, make_optimizer
 
 
@@ -206,12 +207,31 @@ def peers(problem: Problem) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
+def reads() -> Iterator[dict[str, Any]]:
+    """Numbers that a step of each method reads back: the most of five steps after the first, all of them perturbed."""
+    always: dict[str, dict[str, Any]] = {"looksam": {"k": 1}, "look_layersam": {"k": 1}}
+    for name in ("sgd", *(n for n in COSTS if n != "sam_on")):
+        settings = COSTS[name].settings if name in COSTS else {}
+        step, _ = stepper(MLP, name, {**settings, **always.get(name, {})})
+        step()
+        found = []
+        for _ in range(5):
+            with counted() as seen:
+                step()
+            found.append(seen.count)
+        yield {
+            "what": f"numbers read back in a {name} step", "value": float(max(found)), "unit": "reads",
+            "limit": 0 if name in ("sgd", "sam", "asam") else 2,
+        }  # fmt: skip
+
+
 GROUPS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "mlp": lambda: methods(MLP, [n for n in COSTS if n != "sam_on"]),  # it has no normalisation layer
     "resnet20": lambda: methods(SMALL, list(COSTS)),
     "resnet20-32": lambda: methods(LARGE, FEW),
     "peers": lambda: (row for problem in (MLP, SMALL) for row in peers(problem)),
     "many": many_models,
+    "reads": reads,
 }
 
 

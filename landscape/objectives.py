@@ -4,7 +4,6 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -60,7 +59,7 @@ def obf_direction(
             alphas = gamma * (1 - chance / p.clamp_min(max(chance, torch.finfo(p.dtype).tiny))) / (1 - chance)
             alpha = (soft * alphas).sum(-1)
             return 1 / k - alpha[:, None] * p - soft * (1 - alphas), alpha
-        onehot = F.one_hot(targets, k).to(p.dtype)
+        onehot = torch.zeros_like(p).scatter_(-1, targets[:, None], 1.0)
         p_true = p.gather(-1, targets[:, None]).squeeze(-1).clamp_min(max(chance, torch.finfo(p.dtype).tiny))
         alpha = gamma * (1 - chance / p_true) / (1 - chance)
         a = alpha[:, None]

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landscape.spread import products, spread
+from landscape.spread import held_here, products, spread
 
 Params = dict[str, Tensor]
 _EXACT = (torch.float32, torch.float64)
+_HALF = (torch.float16, torch.bfloat16)
 LONGEST_DOT = 2**22  # entries; BLAS sums in the tensors' own precision, and longer sums lose digits
 
 
@@ -66,20 +67,101 @@ def norm(a: Params, p: float = 2.0) -> Tensor:
     """The p-norm over all tensors jointly, `inf` included; half-precision entries are summed in float32."""
     if p == 2 and any(spread(t) for t in a.values()):
         return products(list(a.values()), list(a.values())).sqrt()
-    parts = torch._foreach_norm([t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in a.values()], p)
+    parts = torch._foreach_norm([t.float() if t.dtype in _HALF else t for t in a.values()], p)
     total: Tensor = torch.linalg.vector_norm(torch.stack(parts), p)
     return total
 
 
-def dot(a: Params, b: Params) -> float:
-    """⟨a, b⟩ as a number, over the names of `a` that `b` has too; half-precision entries are summed in float32.
+def wide_inner(a: Params, b: Params) -> Tensor:
+    """⟨a, b⟩ over the names of `a` that `b` has too, in float64, on the device of the tensors: nothing is read back.
 
-    On the CPU each tensor's share is one BLAS call without a temporary, which is why it exists besides `inner`.
+    Half-precision entries are summed in float32. Each tensor's share is summed in the tensors' own precision, on the
+    CPU by one BLAS call without a temporary; the shares are added up in float64, or in float32 on a device that has no
+    float64.
     """
-    pairs = [(t, b[name]) for name, t in a.items() if name in b]
-    if pairs and spread(pairs[0][0]):
-        return float(products([x for x, _ in pairs], [y for _, y in pairs]))
-    return math.fsum([_share(x, y) for x, y in pairs])
+    xs = [t for name, t in a.items() if name in b]
+    ys = xs if a is b else [b[name] for name in a if name in b]
+    if not xs:
+        return torch.zeros((), dtype=torch.float64)
+    return products(xs, ys) if spread(xs[0]) else _added(_shares(xs, ys))
+
+
+def wide_norm(a: Params) -> Tensor:
+    """‖a‖₂ over all tensors jointly, as `wide_inner`."""
+    squared = wide_inner(a, a)
+    root = squared.sqrt()
+    if all(t.dtype is not torch.float64 for t in a.values()):
+        return root
+    rest = torch.addcmul(squared, root, root, value=-1) / (2 * root)  # torch's root may be off by its last bit
+    return root + rest.nan_to_num_(0.0, 0.0, 0.0)
+
+
+def times(tensors: list[Tensor], number: Tensor | float) -> list[Tensor]:
+    """A number times each tensor, as new tensors; one without dimensions is not read back."""
+    if not isinstance(number, Tensor) or not tensors:
+        return list(torch._foreach_mul(tensors, number)) if tensors else []
+    if _alike(tensors):
+        return list(torch._foreach_mul(tensors, number.to(tensors[0].device, tensors[0].dtype)))
+    return [t * number.to(t.device) for t in tensors]
+
+
+def times_(tensors: list[Tensor], number: Tensor | float) -> None:
+    """Multiply each tensor by a number in place, see `times`."""
+    if not tensors:
+        return
+    if not isinstance(number, Tensor):
+        torch._foreach_mul_(tensors, number)
+        return
+    tensors = [held_here(t) for t in tensors]
+    if _alike(tensors):
+        torch._foreach_mul_(tensors, number.to(tensors[0].device, tensors[0].dtype))
+    else:
+        torch._foreach_copy_(tensors, times(tensors, number))
+
+
+def add_(to: list[Tensor], tensors: list[Tensor], number: Tensor | float) -> None:
+    """Add `number` times the tensors in place; one without dimensions is not read back.
+
+    On the CPU product and sum are rounded once, with a number and with a tensor; on a GPU the product of a tensor is
+    rounded before it is added.
+    """
+    if not isinstance(number, Tensor):
+        torch._foreach_add_(to, tensors, alpha=number)
+        return
+    to, tensors = [held_here(t) for t in to], [held_here(t) for t in tensors]
+    if not (_alike(to) and _alike(tensors)):
+        for a, b in zip(to, tensors, strict=True):
+            a.addcmul_(b.to(a.dtype), number.to(a.device, a.dtype))
+    elif to[0].is_cpu:
+        torch._foreach_addcmul_(to, tensors, [number.to(to[0].dtype)] * len(to))
+    else:
+        torch._foreach_add_(to, times(tensors, number))
+
+
+def add(to: list[Tensor], tensors: list[Tensor], number: Tensor | float) -> list[Tensor]:
+    """`to` plus `number` times the tensors, as new tensors, see `add_`."""
+    if not isinstance(number, Tensor):
+        return list(torch._foreach_add(to, tensors, alpha=number))
+    if to[0].is_cpu and _alike(to) and _alike(tensors):  # without a pass for the copy
+        return list(torch._foreach_addcmul(to, tensors, [number.to(to[0].dtype)] * len(to)))
+    made = [t.clone() for t in to]
+    add_(made, tensors, number)
+    return made
+
+
+def _alike(tensors: list[Tensor]) -> bool:
+    """Whether all are plain tensors of one device and one type that is not half precision."""
+    device, kind = tensors[0].device, tensors[0].dtype
+    return kind in _EXACT and all(t.dtype is kind and t.device == device and not spread(t) for t in tensors)
+
+
+def dot(a: Params, b: Params) -> float:
+    """⟨a, b⟩ as a number, over the names of `a` that `b` has too; half-precision entries are summed in float32."""
+    xs = [t for name, t in a.items() if name in b]
+    ys = xs if a is b else [b[name] for name in a if name in b]
+    if xs and spread(xs[0]):
+        return float(products(xs, ys))
+    return math.fsum(_shares(xs, ys).tolist()) if xs else 0.0
 
 
 def length(a: Params) -> float:
@@ -87,18 +169,57 @@ def length(a: Params) -> float:
     return math.sqrt(dot(a, a)) if a else 0.0
 
 
-def _share(x: Tensor, y: Tensor) -> float:
-    if x.is_cpu and x.is_contiguous() and x.numel() <= LONGEST_DOT and x.dtype in _EXACT:
+def _shares(xs: list[Tensor], ys: list[Tensor]) -> Float[Tensor, " n"]:
+    """Each tensor's share of an inner product, on the device of the first."""
+    device = xs[0].device
+    if all(x.is_cpu for x in xs):
+        return torch.stack([_share(x, y) for x, y in zip(xs, ys, strict=True)])
+    if xs is ys:
+        norms = torch._foreach_norm([_summable(x) for x in xs])
+        return torch.stack([n.to(device) for n in norms]).to(_widest(device)).square()
+    pairs = [(_summable(x), _summable(y)) for x, y in zip(xs, ys, strict=True)]
+    return torch.stack([torch.sum(x * y, dtype=_widest(x.device)).to(device) for x, y in pairs])
+
+
+def _share(x: Tensor, y: Tensor) -> Tensor:
+    if x.dtype in _EXACT and x.is_contiguous() and x.numel() <= LONGEST_DOT:
         if x is y:
-            row = x.view(-1)
-            return torch.dot(row, row).item()
+            row = x if x.ndim == 1 else x.view(-1)
+            return torch.dot(row, row)
         if y.is_contiguous() and y.dtype is x.dtype:
-            return torch.dot(x.view(-1), y.view(-1)).item()
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x, y = x.float(), y.float()
-    if x.is_complex():
-        x, y = real(x), real(y)
-    return float(torch.linalg.vector_norm(x)) ** 2 if x is y else float(torch.sum(x * y))
+            return torch.dot(x, y) if x.ndim == 1 else torch.dot(x.view(-1), y.view(-1))
+    if x is y and x.dtype not in _HALF:
+        size: Tensor = torch.linalg.vector_norm(_summable(x))
+        return size.double().square()
+    return torch.sum(_summable(x) * _summable(y))
+
+
+def _summable(t: Tensor) -> Tensor:
+    """Entries whose squares can be summed: half precision in float32, complex numbers as pairs."""
+    return t.float() if t.dtype in _HALF else real(t)
+
+
+def wide(number: Tensor) -> Tensor:
+    """A number in float64, where its device has that."""
+    return number.to(_widest(number.device))
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The type in which numbers of whole models are kept."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _added(shares: Float[Tensor, " n"]) -> Tensor:
+    """The sum of a few numbers in float64.
+
+    Those that fill float64 are cut at the last bit of twice the sum of their sizes: the upper parts then add up
+    exactly, and the rest is so small that one rounding is left (Rump, Ogita, Oishi 2008), as with `math.fsum`.
+    """
+    if shares.dtype is not torch.float64:
+        return shares.sum(dtype=_widest(shares.device))
+    far = 2 * shares.abs().sum()
+    upper = (far + shares) - far
+    return upper.sum() + (shares - upper).sum()
 
 
 def select(names: Sequence[str], wanted: str | Iterable[str] | None, *, argument: str = "parameters") -> list[str]:

@@ -13,8 +13,9 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from landscape.params import Params, length, norm
+from landscape.params import Params, norm, times, wide, wide_norm
 from landscape.randomness import source_of
+from landscape.spread import held_here
 
 TINY = 1e-12
 
@@ -167,8 +168,7 @@ class AscentStep:
             raise ValueError(f"`where` must be 'both', 'before' or 'after', got {self.where!r}.")
 
     def __call__(self, theta: Params, grad: Params) -> Params:
-        unit = self.unit(theta, grad)
-        return _times(unit.parts, self.rho * unit.factor)
+        return self.unit(theta, grad).as_params(self.rho)
 
     def direction(self, theta: Params, grad: Params) -> Params:
         """The displacement for ρ = 1; δ is ρ times this."""
@@ -177,10 +177,8 @@ class AscentStep:
     def unit(self, theta: Params, grad: Params) -> "Direction":
         """The displacement for ρ = 1 as tensors times one number, so that no pass over the weights is wasted."""
         if self.metric is None and self.p == 2 and self.over == "all":  # the usual case, without passes over names
-            size = length(grad)
-            if math.isfinite(size) and (size > 0 or not self.normalise):
-                factor = 1 / (size + TINY) if self.normalise else 1.0
-                return Direction(grad, factor, size * factor)
+            size = wide_norm(grad)
+            return Direction(grad, _inverse(size) if self.normalise else torch.isfinite(size).to(size.dtype), size)
         names, parts = list(grad), list(grad.values())
         scale: Params = {}
         if self.metric is not None:
@@ -192,18 +190,16 @@ class AscentStep:
                 scale = {name: found[name] for name in names}
         if self.where != "after":
             parts = _multiplied(names, parts, scale)
-        factor = 1.0
         held = dict(zip(names, parts, strict=True))
-        size = (length(held) if self.p == 2 else float(norm(held, math.inf))) if parts else 0.0
-        if not math.isfinite(size) or (self.normalise and size == 0):
-            return Direction({name: torch.zeros_like(t) for name, t in grad.items()}, 1.0, 0.0)
+        size = wide_norm(held) if self.p == 2 or not parts else wide(norm(held, math.inf))
+        euclidean = self.p == 2 and self.over == "all"
+        known: Tensor | None = size if euclidean else None
+        usable = torch.isfinite(size) & (size > 0) if self.normalise else torch.isfinite(size)
+        factor = _inverse(size) if self.normalise and euclidean else usable.to(size.dtype)
         if self.over == "tensor":
             parts = [t / (torch.linalg.vector_norm(t) + TINY) for t in parts]
-        elif self.normalise and self.p == 2:
-            factor = 1 / (size + TINY)
-        elif self.normalise:
-            parts = _dual(parts, size, self.p)
-        known = size * factor if self.p == 2 and self.over == "all" else None
+        elif self.normalise and self.p != 2:
+            parts = _dual(parts, torch.where(usable, size, 1.0), self.p)
         if scale and self.where != "before":
             if self.where == "both" and self.p == 2:  # these were made above
                 torch._foreach_mul_([t for n, t in zip(names, parts, strict=True) if n in scale], list(scale.values()))
@@ -217,24 +213,39 @@ class AscentStep:
 class Direction:
     """A displacement for ρ = 1: `factor` times `parts`.
 
+    Nothing is read back to make one: where there is no direction, because it is zero or not finite, the factor is 0.
+
     Attributes:
         parts: Tensors; they may be the gradient's own.
-        factor: The number they are to be multiplied by.
-        known_length: Its l2 length where that came for free.
+        factor: The number they are to be multiplied by, without dimensions on their device.
+        known_size: The l2 norm of the parts where that came for free.
     """
 
     parts: Params
-    factor: float
-    known_length: float | None
+    factor: Tensor | float
+    known_size: Tensor | None = None
 
     @property
-    def length(self) -> float:
-        """The l2 length, over all tensors jointly."""
-        return abs(self.factor) * length(self.parts) if self.known_length is None else self.known_length
+    def size(self) -> Tensor:
+        """The l2 norm of the parts, over all tensors jointly."""
+        return wide_norm(self.parts) if self.known_size is None else self.known_size
 
-    def as_params(self) -> Params:
-        """The displacement itself, as new tensors."""
-        return _times(self.parts, self.factor)
+    def as_params(self, rho: float = 1.0) -> Params:
+        """The displacement itself for a radius, as new tensors; zero where there is no direction."""
+        made = dict(zip(self.parts, times(list(self.parts.values()), rho * self.factor), strict=True))
+        without_gaps(made)
+        return made
+
+
+def _inverse(size: Tensor) -> Tensor:
+    """1 over a size; 0 for one that is not finite, and finite for one of zero, whose parts are zero."""
+    return (size + TINY).reciprocal_().nan_to_num_(0.0, 0.0, 0.0)
+
+
+def without_gaps(parts: Params) -> None:
+    """Set entries that are not finite to zero, in place: a factor of 0 then gives zero."""
+    for t in parts.values():
+        torch.nan_to_num_(held_here(t), 0.0, 0.0, 0.0)
 
 
 def _multiplied(names: Sequence[str], parts: list[Tensor], scale: Params) -> list[Tensor]:
@@ -246,26 +257,18 @@ def _multiplied(names: Sequence[str], parts: list[Tensor], scale: Params) -> lis
     return [made.get(name, t) for name, t in zip(names, parts, strict=True)]
 
 
-def _times(parts: Params, number: float) -> Params:
-    return dict(zip(parts, torch._foreach_mul(list(parts.values()), number), strict=True)) if parts else {}
-
-
-def _dual(parts: list[Tensor], largest: float, p: float) -> list[Tensor]:
+def _dual(parts: list[Tensor], largest: Tensor, p: float) -> list[Tensor]:
     """The maximiser of ⟨x, u⟩ over ‖u‖_p ≤ 1 for p ≠ 2; `largest` is max|x| > 0."""
     if math.isinf(p):
         return [torch.sign(t) for t in parts]
     if p == 1:
-        tops = [float(t.abs().max()) if t.numel() else 0.0 for t in parts]
-        winner = tops.index(max(tops))
-        out = [torch.zeros_like(t) for t in parts]
-        top = parts[winner].reshape(-1)  # in logical order, whatever the memory format
-        at = int(top.abs().argmax())
-        one = torch.zeros_like(top)
-        one[at] = torch.sign(top[at])
-        out[winner].copy_(one.view(parts[winner].shape))
-        return out
+        flat = torch.cat([t.reshape(-1) for t in parts])  # in logical order, whatever the memory format
+        at = flat.abs().argmax().view(1)
+        one = torch.zeros_like(flat).scatter(0, at, torch.sign(flat.gather(0, at)))
+        pieces = one.split([t.numel() for t in parts])
+        return [piece.view(t.shape) for piece, t in zip(pieces, parts, strict=True)]
     q = p / (p - 1)
-    parts = list(torch._foreach_div(parts, largest))  # |x| / max|x|, so that |x|^q cannot overflow
+    parts = [t / largest for t in parts]  # |x| / max|x|, so that |x|^q cannot overflow
     total = norm({str(i): t for i, t in enumerate(parts)}, q)
     return [torch.sign(t) * (t.abs() / total) ** (q - 1) for t in parts]
 

@@ -1,7 +1,9 @@
 """The processes of `torch.distributed`: who leads, what each does, sums over them, and who has which examples."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
@@ -11,6 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+_boards: list[Any] = []  # of the process group that there is
+TOGETHER = 20.0  # seconds within which processes that fail alike do so
+ENDED = "ended"  # where a process says on the board why it ends
 
 
 class PeerError(ConnectionAbortedError):
@@ -28,11 +34,13 @@ class Ranks:
         rank: This process's number.
         count: How many there are.
         group: Their process group; None is the default one.
+        board: A store of `torch.distributed` on which a process that ends says why; None where there is none.
     """
 
     rank: int = 0
     count: int = 1
     group: Any = None
+    board: Any = None
 
     @classmethod
     def of(cls, group: Any = None, *, needed_by: str = "") -> "Ranks":
@@ -56,7 +64,7 @@ class Ranks:
         rank = dist.get_rank(group)
         if rank < 0:
             raise ValueError("`group` must hold this process's rank.")
-        return cls(rank, dist.get_world_size(group), group)
+        return cls(rank, dist.get_world_size(group), group, _boards[-1] if _boards else None)
 
     @property
     def leads(self) -> bool:
@@ -90,7 +98,7 @@ class Ranks:
                 answer[0] = function()
             except Exception as error:
                 answer[1] = error
-        with _heard():
+        with self._heard():
             dist.broadcast_object_list(answer, src=self._first, group=self.group)
         if answer[1] is not None:
             raise answer[1]
@@ -112,7 +120,7 @@ class Ranks:
         except Exception as error:
             mine, failed = (None, f"{type(error).__name__}: {error}"), error
         answers: list[Any] = [None] * self.count
-        with _heard():
+        with self._heard():
             dist.all_gather_object(answers, mine, group=self.group)
         if failed is not None:
             raise failed
@@ -135,12 +143,67 @@ class Ranks:
         """Go on when all processes are here."""
         self.each(lambda: None)
 
+    def require_same(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Check that all processes see the same.
+
+        Args:
+            facts: Gives what must be the same, by what it is called in the message; small, such as digests.
+
+        Raises:
+            ValueError: In all processes, naming the first fact in which one differs from the leader.
+            PeerError: As `each`.
+        """
+        first, *others = self.each(lambda: dict(facts()))
+        for name, known in first.items():
+            for rank, seen in enumerate(others, 1):
+                if seen[name] != known:
+                    raise ValueError(
+                        f"process {rank} of {self.count} sees other {name} than process 0 ({seen[name]!r}, not "
+                        f"{known!r}): start all processes with the same command, code and files."
+                    )
+
+    def all_fail(self, what: str, reason: str) -> bool:
+        """Whether all processes fail at the same piece of work, and so may go on: none waits for a message of another.
+
+        Args:
+            what: A name for the work that no other has.
+            reason: Why this one fails.
+        """
+        if self.count == 1:
+            return True
+        if self.board is None:
+            return False
+        self.board.set(f"{what}/{self.rank}", reason)
+        end, names = time.monotonic() + TOGETHER, [f"{what}/{rank}" for rank in range(self.count)]
+        while not self.board.check(names):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
+    @staticmethod
+    @contextmanager
+    def hung_up(board: Any) -> Iterator[None]:
+        """A block in which all `Ranks.of` this process know a board."""
+        _boards.append(board)
+        try:
+            yield
+        finally:
+            _boards.pop()
+
+    def tell(self, error: BaseException) -> None:
+        """Leave word of why this process ends, for those that wait for it."""
+        if self.board is not None and self.count > 1 and not isinstance(error, PeerError):
+            with suppress(Exception):  # the board may have ended first
+                self.board.set(ENDED, f"process {self.rank} of {self.count} failed: {type(error).__name__}: {error}")
+
     # -- tensors ---------------------------------------------------------------------------------------------------
 
     def sum_(self, t: Tensor) -> Tensor:
         """Add up over processes, in place; every process gets the same bits."""
         if self.count > 1:
-            dist.all_reduce(t, group=self.group)
+            with self._heard():
+                dist.all_reduce(t, group=self.group)
         return t
 
     def total(self, x: float, device: torch.device) -> float:
@@ -182,13 +245,15 @@ class Ranks:
     def gather(self, t: Tensor) -> list[Tensor]:
         """Every process's tensor, by rank, of the same shape and type in all of them."""
         parts = [torch.empty_like(t) for _ in range(self.count)]
-        dist.all_gather(parts, t, group=self.group)
+        with self._heard():
+            dist.all_gather(parts, t, group=self.group)
         return parts
 
     def follow_(self, t: Tensor) -> None:
         """Take over the leader's tensor, in place."""
         if self.count > 1:
-            dist.broadcast(t, self._first, group=self.group)
+            with self._heard():
+                dist.broadcast(t, self._first, group=self.group)
 
     def require_equal(self, v: Tensor) -> None:
         """Check that all processes are about to multiply the same vectors.
@@ -200,13 +265,28 @@ class Ranks:
             return
         mark = torch.stack([v.double().sum(), v.double().square().sum()]) if v.device.type != "mps" else v.sum()[None]
         low, high = mark.clone(), mark.clone()
-        dist.all_reduce(low, op=dist.ReduceOp.MIN, group=self.group)
-        dist.all_reduce(high, op=dist.ReduceOp.MAX, group=self.group)
+        with self._heard():
+            dist.all_reduce(low, op=dist.ReduceOp.MIN, group=self.group)
+            dist.all_reduce(high, op=dist.ReduceOp.MAX, group=self.group)
         if not torch.equal(low, high):
             raise RuntimeError(
                 "the processes multiply different vectors: give `generator` the same seed, and the model the same "
                 "weights, in every process."
             )
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Say in a line that another process has ended, and why where it said so; torch shows its connections."""
+        try:
+            yield
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[0]
+            said = re.sub(r"^\[\S+\] ", "", first)[:120]  # without torch's line of code
+            reason = f"another process of `torchrun` has ended ({said}): see what it said"
+            with suppress(Exception):
+                if self.board is not None and self.board.check([ENDED]):
+                    reason = self.board.get(ENDED).decode()
+            raise PeerError(f"{reason}; the same command goes on.") from None
 
     @property
     def _first(self) -> int:
@@ -247,15 +327,3 @@ class Ranks:
             cuts.append(list(pairwise(inside)))
             at += n
         return cuts
-
-
-@contextmanager
-def _heard() -> Iterator[None]:
-    """Say in a line that another process has ended, where torch shows its connections."""
-    try:
-        yield
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[0]
-        raise PeerError(
-            f"another process of `torchrun` has ended ({first[:120]}): see what it said; the same command goes on."
-        ) from None

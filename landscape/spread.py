@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_PLAIN = (Tensor, nn.Parameter)  # which are told apart sooner than a missing attribute
 
 
 def spread(tensor: Tensor) -> bool:
     """Whether a tensor is spread over processes."""
-    return hasattr(tensor, "full_tensor")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "full_tensor")
 
 
 def held_here(tensor: Tensor) -> Tensor:

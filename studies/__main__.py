@@ -12,6 +12,7 @@ from trainers import Runtime
 
 HERE = Path(__file__).parent
 RULES, GRIDS = "dea33b9", "392859e"  # commits of the rules, and of the last change of a grid before its first run
+LATER = {"fashion_mnist": "08625a4", "transfer": "739ab94"}  # commits of the rules and grids of pages that came later
 EXTENDED = {"efficiency": "af23124", "label_noise": "398ad33"}  # of grids extended later, by validation data alone
 
 
@@ -32,6 +33,7 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
     machine = environment()
     answer = page.answer(folders)
     later = EXTENDED.get(page.name)
+    rules, grids = (LATER[page.name],) * 2 if page.name in LATER else (RULES, GRIDS)
     extended = f"; after it the grid was extended once ({later}), by the validation error alone" if later else ""
     lines = [
         f"# {page.title}",
@@ -45,7 +47,7 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
         *([page.decides, ""] if page.decides else []),
         f"**What changed.** {answer.changed}",
         "",
-        *answer.body,
+        "\n".join(answer.body).strip("\n"),
         "",
         "The verdicts above are those of the rule; the tables stand beside them and are exploratory.",
         "",
@@ -53,7 +55,7 @@ def text(page: Page, folders: dict[str, Path], jobs: int | None) -> str:
         "",
         f"`python -m studies {page.name}` ({', '.join(f'`studies/{name}.yaml`' for name in page.studies)}), "
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine['processor']}, {jobs or machine['cores']} processes, "
-        f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {RULES} and the grid of {GRIDS} "
+        f"torch {machine['torch']}, commit {machine['commit']}; the rule is of commit {rules} and the grid of {grids} "
         f"at the latest, both before the first run{extended}. Training, measuring and statistics took "
         f"{sum(spent.values()) / 60:.0f} min on a shared machine.",
         "",

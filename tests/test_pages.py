@@ -116,3 +116,24 @@ def test_perturbation_batch(monkeypatch):
     assert "Holds for `obf` on exposed inputs; does not hold for `sam` on held-out inputs." in short[forgets:]
     assert "change of F_mi with each doubling of m −0.030 nats" in body
     assert re.search(r"change with each halving of m −(0.9|1.0)\d points", body)
+
+
+def test_transfer(monkeypatch):
+    """OBF's networks are planted to transfer better; the settings of a fine-tuned run are those of its source."""
+    sources = planted("transfer_source").drop(columns="configuration")
+    sources["configuration"] = 0
+    sources["run_id"] = [f"run{k}" for k in range(len(sources))]
+    begun = sources.assign(init="runs/transfer_source/runs/" + sources["run_id"])
+    untrained = begun.drop_duplicates("seed").assign(init=None)
+    tuned = pd.concat([pd.concat([begun, untrained]).assign(lr=lr) for lr in (0.003, 0.01, 0.03)], ignore_index=True)
+    luck = np.random.default_rng(2).normal(0, 0.002, len(tuned))
+    planted_gain = 0.05 * ((tuned["method"] == "obf") & (tuned["rho"] == 0.1) & tuned["init"].notna())
+    for column in (*LAST, *STOPPED):
+        tuned[column] = 0.2 - planted_gain - 0.005 * (tuned["lr"] == 0.01) + luck
+    tuned = tuned.assign(method="sgd", rho=np.nan, epochs=30)
+    module = import_module("studies.pages.transfer")
+    monkeypatch.setattr(module, "outcomes", lambda folder: sources if folder == Path("source") else tuned)
+    answer = PAGES["transfer"].answer({"transfer_source": Path("source"), "transfer": Path("tuned")})
+    assert "Holds for `obf`; does not hold for `sam`, `asam`." in answer.short
+    assert re.search(r"against sgd ×2 −(4[.][5-9]|5[.][0-5]) points", "\n".join(answer.body))
+    assert "From random weights the error is 19." in answer.short

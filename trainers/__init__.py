@@ -16,6 +16,10 @@ from trainers.sharpness_aware.optimizers import make_optimizer
 from trainers.sharpness_aware.spec import MethodSpec
 from trainers.sweep.running import expand, part, train_all
 from trainers.sweep.search import RandomSearch
+from trainers.tasks.check import check_task
+from trainers.tasks.multilabel import Multilabel
+from trainers.tasks.registry import TASKS
+from trainers.tasks.regression import Regression
 from trainers.tasks.task import Classification, Task
 from trainers.weights.foreign import ForeignWeights, read_foreign
 
@@ -23,19 +27,23 @@ __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
+    "TASKS",
     "AscentObjective",
     "Classification",
     "Composition",
     "ForeignWeights",
     "MethodSpec",
+    "Multilabel",
     "Objective",
     "RandomSearch",
+    "Regression",
     "Run",
     "Runtime",
     "SharpnessAware",
     "Task",
     "TrainConfig",
     "build_model",
+    "check_task",
     "expand",
     "fit",
     "list_runs",

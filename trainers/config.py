@@ -25,7 +25,8 @@ from trainers.randomness import derive
 from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
-from trainers.tasks.task import CLASSIFICATION
+from trainers.sweep.alike import why_alone
+from trainers.tasks.registry import CLASSIFICATION, TASKS
 from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
@@ -48,7 +49,7 @@ LATER = (
     "rho_warmup_epochs", "reference_size", "base_model_options", "task", "class_weights", "sampler", "augment",
     "average", "average_decay", "average_from", "early_stopping", "keep_best",
     "init", "init_digest", "init_ema", "reset_head", "head", "freeze", "input_size", "on_corrupt", "dataset_digest",
-    "classes",
+    "classes", "executor", "task_options", "target_columns",
 )  # fmt: skip
 
 
@@ -100,8 +101,11 @@ class TrainConfig(Strict):
     """Stop at images that cannot be read, or leave them out."""
     dataset_digest: str | None = None
     """Fingerprint of the dataset's files, which names the run instead of their path; None takes it from the files."""
+    target_columns: tuple[str, ...] = ()
+    """Columns of csv:FILE that are targets, by name; by default the last one."""
     label_noise: Share = 0.0
-    """Probability that a training label is replaced by a uniform draw over the classes."""
+    """Probability that a training label is replaced by a uniform draw over the classes; of other tasks than
+    classification, that a target is replaced by that of an example drawn from all of the data."""
     spurious: Share | None = None
     """Probability that a planted patch agrees with the label; None plants no patch."""
     data_seed: Seed = 0
@@ -145,7 +149,9 @@ class TrainConfig(Strict):
 
     # objective
     task: str = CLASSIFICATION
-    """What is learned: classification, or module:Class."""
+    """What is learned: a name of `landscape list tasks`, or module:Class."""
+    task_options: dict[str, Option] = Field(default_factory=dict)
+    """Options of a task other than classification, such as loss_name huber of regression."""
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     """Training loss of classification."""
     label_smoothing: Annotated[Finite, Field(ge=0, lt=1)] = 0.0
@@ -251,6 +257,11 @@ class TrainConfig(Strict):
     evaluate_every: Count = 1
     """Epochs between evaluations, on the training data as well as on held-out and test data."""
 
+    # rounding
+    executor: Literal["alone", "population"] = "alone"
+    """Train the run by itself, or many small models at once (population): the same steps to rounding, in which whole
+    runs drift apart. Runs that no population can hold are trained by themselves."""
+
     # replication
     seed: Seed = 0
     """Seed of the initialisation, the order of the data and all other randomness of training."""
@@ -265,7 +276,7 @@ class TrainConfig(Strict):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         entry = method_named(self.method)
-        known = (("dataset", [*DATASETS, *SCHEMES]), ("model", MODELS), ("task", (CLASSIFICATION,)))
+        known = (("dataset", [*DATASETS, *SCHEMES]), ("model", MODELS), ("task", TASKS))
         for key, registry in known:
             name = getattr(self, key)
             by_scheme = named(name) is not None if key == "dataset" else key == "model" and in_library(name)
@@ -297,6 +308,8 @@ class TrainConfig(Strict):
         if self.model in MODELS:
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
+        if self.task in TASKS:
+            checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}")
         if self.task != CLASSIFICATION:
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         self._check_start()
@@ -336,7 +349,8 @@ class TrainConfig(Strict):
             )
 
     def _check_labels(self, ascent: str | None) -> None:
-        """Of a task of the user's own, of which only the user knows what its targets are."""
+        """Of a task whose targets are no labels, or of which only the user knows what they are."""
+        known = TASKS[self.task].settings if self.task in TASKS else ()
         labelled = {
             "label_noise": self.label_noise,
             "label_smoothing": self.label_smoothing,
@@ -348,7 +362,7 @@ class TrainConfig(Strict):
             "classes": self.classes,
         }
         for key, given in labelled.items():
-            if given:
+            if given and key not in known:
                 raise ValueError(
                     f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
                 )
@@ -406,6 +420,9 @@ class TrainConfig(Strict):
         }
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
+        if self.task in TASKS:
+            made = TASKS[self.task].make
+            changes["task_options"] = checked(made, self.task_options, owner=f"task {self.task!r}")
         changes["augment"] = spelled(self.augment)
         if self.init is not None:
             place = str(Path(self.init.removeprefix("hf:")).expanduser().absolute())
@@ -456,7 +473,9 @@ class TrainConfig(Strict):
         if self.label_smoothing == 0:
             unread.add("smoothing_convention")
         changes |= {key: fields[key].get_default(call_default_factory=True) for key in unread}
-        return self.model_copy(update=changes)
+        result = self.model_copy(update=changes)
+        alone = self.executor == "population" and why_alone(result)
+        return result.model_copy(update={"executor": "alone"}) if alone else result
 
     def moved(self, dataset: str) -> "TrainConfig":
         """The same run, whose data now lie elsewhere.

@@ -22,9 +22,9 @@ def derive(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:8], "big") >> 1
 
 
-def stream(seed: int, purpose: str) -> Generator:
-    """A fresh generator on the CPU for one purpose, seeded with `derive(seed, purpose)`."""
-    return Generator().manual_seed(derive(seed, purpose))
+def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> Generator:
+    """A fresh generator for one purpose, seeded with `derive(seed, purpose)`; kinds of devices draw other numbers."""
+    return Generator(device).manual_seed(derive(seed, purpose))
 
 
 def check_seed(seed: int, name: str = "seed") -> None:

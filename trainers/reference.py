@@ -13,7 +13,7 @@ from typing import Any
 from trainers.naming import nearest
 
 # What may stand before a colon and is no module: `scheme:rest` names data by their path, or models of a library.
-DATA_SCHEMES = ("fashion_mnist", "mnist", "cifar10", "cifar100", "svhn", "imagefolder", "npz", "hf")
+DATA_SCHEMES = ("fashion_mnist", "mnist", "cifar10", "cifar100", "svhn", "imagefolder", "npz", "hf", "csv")
 MODEL_SCHEMES = ("timm", "torchvision", "hf")
 
 

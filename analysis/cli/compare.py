@@ -6,6 +6,7 @@ import tyro
 
 from analysis.cli.output import show_table
 from trainers.files.writing import write_bytes
+from trainers.runtime import Runtime
 
 
 def compare(
@@ -17,6 +18,7 @@ def compare(
     target: str = "test_error",
     choose: str = "validation_error",
     level: float | None = None,
+    device: str = "cpu",
 ) -> int:
     """Compare training methods, each at the configuration chosen on validation data, paired over seeds.
 
@@ -28,7 +30,9 @@ def compare(
         target: An error of the last epoch (test_error, train_error, ...), or a measured variant.
         choose: The error or variant that chooses each group's configuration.
         level: Coverage of the intervals; by default the study's own, or 0.95.
+        device: Taken as by the other commands, and checked: a comparison is of tables, and computed on the CPU.
     """
+    Runtime(device)
     from analysis.reporting.methods import method_comparison
     from analysis.reporting.tables import to_csv, to_markdown
     from analysis.run_outcomes import ERRORS, outcomes  # statistics are slow to import

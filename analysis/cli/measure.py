@@ -30,6 +30,7 @@ from analysis.path import find_own_modules
 from analysis.progress import steps, track
 from trainers.data.shifted import shifted_sets
 from trainers.runs.folder import has_runs, list_runs
+from trainers.runtime import Runtime
 
 
 def measure(
@@ -50,6 +51,9 @@ def measure(
     weights: Elsewhere = ELSEWHERE,
 ) -> int:
     """Measure the checkpoints of runs, or files of weights from elsewhere; earlier measurements are reused.
+
+    Under torchrun all processes measure each checkpoint together: measures of curvature on their parts of the training
+    examples, and the others one each at a time.
 
     Args:
         path: A study's folder, a folder of runs, one run, weights from elsewhere (.safetensors, .pt, .ckpt, .pth.tar,
@@ -74,7 +78,7 @@ def measure(
     """
     named = None if shifted is None else parse_shifted(shifted)
     find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
-    runtime = place.runtime()
+    runtime = place.runtime(trains=False)
     target = out_file
     alone = foreign_place(path)
     if alone is None and not path.exists():
@@ -132,11 +136,18 @@ def measure(
         show_budget(budget(sized()[0], runtime), runtime.processes)
         return 0
 
-    def measured(calls: list[Call]) -> Iterable[pd.DataFrame]:
-        if len(calls) == 1:
+    def measured(calls: list[Call], among: Runtime) -> Iterable[pd.DataFrame]:
+        if among.ranks.count > 1:
+            how = partial(measure_checkpoint, device=among.devices[0], workers=among.workers, ranks=among.ranks)
+            each = (how(*call) for call in calls)
+            return track(each, "measuring", len(calls)) if among.ranks.leads else each
+        if len(calls) == 1 and among.executor == "processes":
             with steps("measuring", len(calls[0][1])) as (begin, tell):
                 alike = alone is not None
-                told = partial(measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers)
+                told = partial(
+                    measure_checkpoint, begin=begin, progress=tell, strict=alike, workers=runtime.workers,
+                    backend=runtime.backend,
+                )  # fmt: skip
                 return [told(*calls[0], runtime.devices[0])]
         left = budget(calls, runtime)
         if left.checkpoints:
@@ -151,9 +162,14 @@ def measure(
     target = target or path / f"measures{'.ema' * ema}{'.best' * best}.parquet"
     part = measures is not None or examples is not None or bool(set_options)
     of_runs = alone is None and has_runs(path)  # whose weights never change
-    frame = tabulate(target, sized, measured, beside=part and of_runs and out_file is None)
-    show_measures(frame)
-    print(f"table: {target}")
+    with runtime.joined() as among:
+        if among.ranks.count > 1 and among.executor == "ray":
+            raise ValueError("`--executor` ray starts processes of its own: leave it out under torchrun.")
+        keep = part and of_runs and out_file is None
+        frame = tabulate(target, sized, lambda calls: measured(calls, among), beside=keep, ranks=among.ranks)
+    if among.ranks.leads:
+        show_measures(frame)
+        print(f"table: {target}")
     beside = [] if "baselines" in (measures or ()) else MEASURES["baselines"].rows  # they come of themselves
     return 0 if frame.loc[~frame["measure"].isin(beside), "value"].notna().any() else 1
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from analysis.measures.checkpoints import WeightsFile
+from trainers.backend import USUAL, Backend
 from trainers.config import Option
 from trainers.runtime import Executor, Runtime
 
@@ -16,19 +17,35 @@ class Place:
     """Where to compute; it does not decide the result.
 
     Attributes:
-        device: cpu, cuda, cuda:1 or mps; several as cuda:0,1; or auto, the best there is.
+        device: cpu, cuda, cuda:1 or mps; several as cuda:0,1 or cuda:all; or auto, the best there is.
         jobs: Number of processes; by default one per core, or one per device other than the CPU.
         workers: Further processes that read data ahead, for each of these, where data are not in memory or are
             transformed one by one.
+        backend: How torch computes.
     """
 
     device: str = "cpu"
     jobs: int | None = None
     workers: int = 0
+    backend: tyro.conf.OmitArgPrefixes[Backend] = USUAL
 
-    def runtime(self) -> Runtime:
-        """The same, checked."""
-        return Runtime(**vars(self))
+    def runtime(self, *, trains: bool = True) -> Runtime:
+        """The same, checked.
+
+        Args:
+            trains: Whether the command trains.
+
+        Raises:
+            ValueError: As `Runtime`; or if something is to be compiled for training by a command that does not train.
+        """
+        if self.backend.compile and not trains:
+            raise ValueError("`--compile` is for training, and this command does not train: leave it out.")
+        return Runtime(**self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `Runtime`."""
+        return vars(self)
 
 
 @dataclass(frozen=True)
@@ -36,12 +53,27 @@ class SpreadPlace(Place):
     """Where to compute, also on several machines.
 
     Attributes:
-        executor: Compute on this machine, or on the machines of a Ray cluster that share the folder.
+        executor: Compute in processes on this machine, or on the machines of a Ray cluster that share the folder; or
+            train many small models at once in each process (population), the same steps to rounding. By default
+            processes, and population for a new study of small models on GPUs.
         address: Address of the Ray cluster; by default RAY_ADDRESS, or the cluster on this machine.
     """
 
-    executor: Executor = "processes"
+    executor: Executor | None = None
     address: str | None = None
+
+    def runtime(self, *, trains: bool = True) -> Runtime:
+        """The same, checked; raises also where a population is asked of a command that does not train."""
+        if self.executor == "population" and not trains:
+            raise ValueError(
+                "`executor` 'population' is for training, and measures take one model at a time: leave it out."
+            )
+        return super().runtime(trains=trains)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `Runtime`."""
+        return {**vars(self), "executor": self.executor or "processes"}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """The program: its commands, and how errors are reported."""
 
 import errno
+import functools
 import io
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class Command:
     Attributes:
         place: The module of `analysis.cli`, and the function in it; imported when the command is used.
         help: One line.
+        shared: Whether processes of `torchrun` share its work.
     """
 
     place: str
     help: str
+    shared: bool = False
 
     def function(self) -> Callable[..., int]:
         """What the command calls."""
@@ -35,13 +41,14 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "study": Command("study.study", "Run a study: train, measure, relate to generalisation, report."),
-    "train": Command("train.train", "Train one run, or continue it."),
-    "measure": Command("measure.measure", "Measure checkpoints of runs, or weights from elsewhere."),
+    "train": Command("train.train", "Train one run, or continue it.", shared=True),
+    "measure": Command("measure.measure", "Measure checkpoints of runs, or weights from elsewhere.", shared=True),
     "correlate": Command("correlate.correlate", "Relate measures to generalisation."),
     "compare": Command("compare.compare", "Compare the methods of a study, paired by seed."),
     "report": Command("report.report", "Write the report of a finished study again."),
-    "surface": Command("surface.surface", "Draw the loss surface around a model, or between models."),
-    "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets."),
+    "surface": Command("surface.surface", "Draw the loss surface around a model, or between models.", shared=True),
+    "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets, tasks."),
+    "check-task": Command("check_task.check", "Try whether a task of one's own is as a task must be."),
 }
 ABOUT = "Loss landscapes, sharpness and perturbed forgetting."
 SAFE_PATH = "PYTHONSAFEPATH"
@@ -102,10 +109,52 @@ def _command(arguments: list[str]) -> int:
         from trainers.naming import nearest
 
         raise ValueError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}")
+    if _several() and not COMMANDS[name].shared:
+        others = ", ".join(f"`{n}`" for n, command in COMMANDS.items() if command.shared)
+        way = "; `--executor ray` or `--shard` spread it over machines" if name == "study" else ""
+        raise ValueError(
+            f"`landscape {name}` works in one process, and torchrun started {os.environ['WORLD_SIZE']}: start it "
+            f"without{way}. Those of torchrun share the work of {others}."
+        )
+    return _parsed(name, arguments[1:])()
+
+
+def _parsed(name: str, arguments: list[str]) -> Callable[[], int]:
+    """A command with its options.
+
+    Raises:
+        ValueError: For options that cannot be read, in a line instead of the parser's box.
+    """
     import tyro  # not needed to show the commands
 
-    code: int = tyro.cli(COMMANDS[name].function(), prog=f"landscape {name}", args=arguments[1:])
-    return code
+    function = COMMANDS[name].function()
+
+    @functools.wraps(function)
+    def command(*positional: Any, **options: Any) -> Callable[[], int]:
+        return functools.partial(function, *positional, **options)
+
+    box = io.StringIO()
+    try:
+        with redirect_stderr(box):
+            call: Callable[[], int] = tyro.cli(command, prog=f"landscape {name}", args=arguments)
+    except SystemExit as end:
+        if not end.code:  # the help was shown
+            raise
+        raise ValueError(f"{_in_a_line(box.getvalue())} `landscape {name} --help` shows the options.") from None
+    return call
+
+
+def _in_a_line(box: str) -> str:
+    """What the parser's box of an error says, and the options that it thinks were meant."""
+    _, *lines = (line.strip(" │╭╮╰╯") for line in box.strip().splitlines())  # the first is a title
+    parts = re.split(r"(?:^|\n)[─-]{5,}\n", "\n".join(lines).removeprefix("\n"))
+    said, *rest = [" ".join(part.split()) for part in parts if part.strip()]
+    message = said.rstrip(".!")
+    wrong = re.search(r"options: (--[^\s,]+)", message)
+    known = re.findall(r"(?<!\S)--[a-z][a-z-]+", rest[0]) if wrong and rest else []
+    close = get_close_matches(wrong[1], known, n=1) if wrong else []
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return f"{message[:1].lower()}{message[1:]}.{meant}"
 
 
 def _help() -> str:
@@ -125,7 +174,9 @@ def _message(error: Exception) -> tuple[str, int]:
 
     if isinstance(error, RecursionError):
         return "a file or an argument is nested too deeply: is a bracket left open?", 2
-    if not isinstance(error, ValueError | OSError | ImportError | WorkerDiedError):  # nothing that was foreseen
+    if not isinstance(
+        error, ValueError | OSError | ImportError | MemoryError | WorkerDiedError
+    ):  # nothing that was foreseen
         place = traceback.extract_tb(error.__traceback__)[-1]
         said = (str(error).strip().splitlines() or [""])[0]
         return (
@@ -147,7 +198,18 @@ def _message(error: Exception) -> tuple[str, int]:
     return f"{name or 'a file'} {WAYS_OUT[error.errno]}.", 2
 
 
+def _several() -> bool:
+    """Whether `torchrun` has started this process with others."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _complain(message: str, code: int) -> int:
+    if _several():
+        from trainers.runtime import first_to_say
+
+        if not first_to_say(message):
+            return code
+        message = f"process {os.environ['RANK']}: {message}"
     with suppress(OSError):  # nobody may be there to read it
         print(f"landscape: {message}", file=sys.stderr, flush=True)
     return code

@@ -42,7 +42,7 @@ def study(
         checkpoint_activations: Compute activations again in backward passes instead of keeping them: less memory.
         download: Fetch datasets to their paths where they are not there.
     """
-    from analysis.study import Study, read_study
+    from analysis.study import Study, pays, read_study
 
     find_own_modules(trust=trust)
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
@@ -51,6 +51,9 @@ def study(
         for name in dict.fromkeys(c.dataset for c in config.configs()):
             fetch(name)
     folder = out_folder or Path("runs") / config.name
+    if place.executor == "population" or (place.executor is None and pays(config, runtime, folder)):
+        config = config.in_populations()
+        print("training many models at once: executor population", file=sys.stderr)
     command = f"landscape study {file}" + (f" --out {out_folder}" if out_folder else "")
     work = Study(
         config, folder, runtime=runtime, trust=trust,

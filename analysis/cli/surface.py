@@ -90,7 +90,7 @@ def surface(
     if models and all(m.suffix == ".npz" for m in models):
         return show_survey(read_survey(*models, out=out_folder), vtk=vtk)
     find_own_modules(weights.model, weights.dataset, *(metrics or ()), trust=trust)
-    runtime = place.runtime()
+    runtime = place.runtime(trains=False)
     chosen = recipe(
         axes=axes, between=between, align=align, points=points, radius=radius, normalise=normalise, metrics=metrics,
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,

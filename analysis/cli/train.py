@@ -16,7 +16,9 @@ from trainers.data.sources.named import download as fetch
 from trainers.runs.checkpoint import read_meta
 from trainers.runs.folder import HISTORY, Run
 from trainers.runs.loop import fit
+from trainers.runs.signals import Left
 from trainers.runs.tracking import TrackerName
+from trainers.runtime import started
 from trainers.weights.known import remember
 
 TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
@@ -54,11 +56,14 @@ def train(
     search_share: float = 0.2,
     search_seeds: int = 1,
     download: bool = False,
+    other_ranks: bool = False,
 ) -> int:
     """Train one run; a finished run is skipped, an interrupted one is continued.
 
     The exit code is 0 if the run has ended, 75 if the time limit stopped it, 130 after Ctrl-C, 143 after SIGTERM, 138
     after SIGUSR1. The same command then continues it.
+
+    Under torchrun all processes train it together, each on its part of every batch.
 
     Args:
         config: Everything that determines the result.
@@ -74,14 +79,19 @@ def train(
         search_share: Fraction of the epochs that each of these runs gets.
         search_seeds: Number of runs for each radius.
         download: Fetch the dataset to its path if it is not there.
+        other_ranks: Under torchrun, go on with a run that another number of processes began.
     """
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
-    find_own_modules(chosen.model, chosen.dataset, *(text for text in chosen.augment if Given.read(text).needs_trust))
+    find_own_modules(
+        chosen.model, chosen.dataset, chosen.task, *(text for text in chosen.augment if Given.read(text).needs_trust)
+    )
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
     remember(out_folder, chosen.init)
-    if download:
-        fetch(chosen.dataset)
     if rho_search:
+        if started():
+            raise ValueError("`--rho-search` trains many runs, one process each: start it without torchrun.")
+        if download:
+            fetch(chosen.dataset)
         return _search_radius(
             chosen,
             out=out_folder,
@@ -90,28 +100,44 @@ def train(
             seeds=search_seeds,
             runtime=runtime,
         )
-    rows = track(iter(range(chosen.epochs)), f"{chosen.method} {chosen.run_id}", chosen.epochs)
+    with runtime.joined() as among:
+        if download:
+            among.ranks.led(lambda: fetch(chosen.dataset))
+        rows = iter(range(chosen.epochs))
+        if among.ranks.leads:
+            rows = track(rows, f"{chosen.method} {chosen.run_id}", chosen.epochs)
 
-    def advance(_: dict[str, Any]) -> None:
-        next(rows, None)
+        def advance(_: dict[str, Any]) -> None:
+            next(rows, None)
 
-    code = 0
-    try:
-        run = fit(
-            chosen,
-            out=out_folder,
-            device=runtime.single(),
-            workers=runtime.workers,
-            trust=True,  # named on the command line itself
-            progress=advance,
-            time_limit=time_limit,
-            snapshot_seconds=snapshot_seconds,
-            log_steps=log_steps,
-            track=track_with,
-            checkpoint_activations=checkpoint_activations,
-        )
-    except SystemExit as stop:  # a signal; the snapshot is written
-        run, code = Run(out_folder / chosen.run_id), int(stop.code or 0)
+        code = 0
+        try:
+            run = fit(
+                chosen,
+                out=out_folder,
+                device=among.single(),
+                workers=among.workers,
+                trust=True,  # named on the command line itself
+                progress=advance,
+                time_limit=time_limit,
+                snapshot_seconds=snapshot_seconds,
+                log_steps=log_steps,
+                track=track_with,
+                checkpoint_activations=checkpoint_activations,
+                backend=among.backend,
+                ranks=among.ranks,
+                other_ranks=other_ranks,
+            )
+        except Left as stop:  # after a signal; the snapshot is written
+            run, code = Run(stop.folder), int(stop.code or 0)
+        again = among.ranks.led(lambda: run.status()["status"] == "interrupted")
+    if among.ranks.leads:
+        _tell(run, chosen)
+    return code or (TRY_AGAIN if again else 0)
+
+
+def _tell(run: Run, chosen: TrainConfig) -> None:
+    """Print how a run ended."""
     status = run.status()
     line = f"{status['status']} after {status['epochs']} epochs" + (
         f" ({status['reason']})" if status["reason"] else ""
@@ -130,7 +156,6 @@ def train(
     for line in _start_of(run):
         print(line)
     print(f"run: {run.folder}")
-    return code or (TRY_AGAIN if status["status"] == "interrupted" else 0)
 
 
 def _start_of(run: Run) -> list[str]:
@@ -157,7 +182,8 @@ def _search_radius(chosen: TrainConfig, **options: Any) -> int:
         )
         for row in search.table.itertuples()
     ]
-    show_table(("rho", "validation error", "± deviation", "train error", "note"), rows)
+    score = search.score.replace("_", " ")
+    show_table(("rho", f"validation {score}", "± deviation", f"train {score}", "note"), rows)
     for note in search.notes:
         print(f"note: {note}")
     print(f"runs: {search.folder}")

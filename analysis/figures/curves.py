@@ -7,23 +7,26 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.score import is_share
 from analysis.style import looks, ordered
 
-ERRORS = {"test_error": "Test error (%)", "train_error": "Training error (%)"}
+ERRORS = ("test_error", "train_error")
+
+SPLITS = {"test": "Test", "train": "Training", "validation": "Validation"}
 
 
 def training_curves(
     figure: Figure | SubFigure,
     history: pd.DataFrame,
     *,
-    columns: tuple[str, ...] = tuple(ERRORS),
+    columns: tuple[str, ...] = ERRORS,
     methods: list[str] | None = None,
 ) -> Figure | SubFigure:
     """One panel a column of the history, one line a method: mean over its rows of an epoch, band of one deviation.
 
     Args:
         figure: Where to draw; it gets one row of panels.
-        history: Rows to average, with `epoch`, `method` and the columns (fractions; drawn in percent).
+        history: Rows to average, with `epoch`, `method` and the columns (shares are drawn in percent).
         columns: Columns of the history.
         methods: All methods of the study, so that colours agree between figures.
 
@@ -34,11 +37,11 @@ def training_curves(
     panels = figure.subplots(1, len(columns), squeeze=False)[0]
     labels = ordered(history["method"])
     for ax, column in zip(panels, columns, strict=True):
-        top = 0.0
+        top, factor = 0.0, _factor(column)
         for label in labels:
             by_epoch = history[history["method"] == label].groupby("epoch")[column]
-            mean = 100 * by_epoch.mean().dropna()  # errors are not taken after every epoch
-            sd = 100 * by_epoch.std().reindex(mean.index).fillna(0.0)
+            mean = factor * by_epoch.mean().dropna()  # errors are not taken after every epoch
+            sd = factor * by_epoch.std().reindex(mean.index).fillna(0.0)
             _, colour, _ = look[label]
             ax.plot(mean.index, mean, color=colour)
             ax.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
@@ -46,7 +49,7 @@ def training_curves(
             top = max(top, float(np.nanmax(late)) if np.isfinite(late).any() else 0.0)
         if top > 0:
             ax.set_ylim(0, 1.08 * top)
-        ax.set_ylabel(ERRORS.get(column, column))
+        ax.set_ylabel(_label(column))
         ax.set_xlabel("Epoch")
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.grid(axis="y")
@@ -54,13 +57,27 @@ def training_curves(
     return figure
 
 
-def accuracy_by_radius(ax: Axes, final: pd.DataFrame, *, methods: list[str] | None = None) -> Axes:
+def _factor(column: str) -> float:
+    return 100.0 if is_share(column) else 1.0
+
+
+def _label(column: str) -> str:
+    """A column of the history on an axis, such as "Training error (%)"."""
+    split, _, score = column.partition("_")
+    words = f"{SPLITS.get(split, split)} {score.replace('_', ' ')}"
+    return f"{words} (%)" if is_share(column) else words
+
+
+def accuracy_by_radius(
+    ax: Axes, final: pd.DataFrame, *, target: str = ERRORS[0], methods: list[str] | None = None
+) -> Axes:
     """Final test error against the radius ρ, one line a method; methods without a radius are level lines.
 
     Args:
         ax: Where to draw.
-        final: One row a run: method, hp.rho, test_error (a fraction; drawn in percent). The mean over the rows of one
-            method and radius is the marker, one standard deviation the whisker.
+        final: One row a run: method, hp.rho and the target (shares are drawn in percent). The mean over the rows of
+            one method and radius is the marker, one standard deviation the whisker.
+        target: Column of another score in place of the error.
         methods: All methods of the study, so that colours agree between figures.
     """
     look = looks(methods or final["method"])
@@ -68,8 +85,8 @@ def accuracy_by_radius(ax: Axes, final: pd.DataFrame, *, methods: list[str] | No
     rows = final.assign(rho=rho)
     for label in ordered(rows["method"]):
         name, colour, marker = look[label]
-        by_rho = rows[rows["method"] == label].groupby("rho")["test_error"]
-        mean, sd = 100 * by_rho.mean(), 100 * by_rho.std()
+        by_rho = rows[rows["method"] == label].groupby("rho")[target]
+        mean, sd = _factor(target) * by_rho.mean(), _factor(target) * by_rho.std()
         ascent = mean[mean.index > 0]
         if len(ascent):
             ax.errorbar(ascent.index, ascent, yerr=sd[ascent.index], color=colour, marker=marker, ms=5.5, mec="white",
@@ -82,7 +99,7 @@ def accuracy_by_radius(ax: Axes, final: pd.DataFrame, *, methods: list[str] | No
         ax.set_xticks(_thin(radii), [f"{r:g}" for r in _thin(radii)])
         ax.minorticks_off()
     ax.set_xlabel("Radius ρ (in each method's own units)")
-    ax.set_ylabel(ERRORS["test_error"])
+    ax.set_ylabel(_label(target))
     ax.grid()
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax

@@ -22,6 +22,8 @@ UNITS = {
     "F_cmi": "F_cmi (nats)",
     "F_use": "F_use (nats)",
     "dCE": "loss increase (nats)",
+    "KL": "moved predictions (KL, nats)",
+    "dloss": "loss increase",
 }
 
 

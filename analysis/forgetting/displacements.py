@@ -24,6 +24,7 @@ from analysis.forgetting.radii import iso_loss_radius
 from landscape import EmpiricalRisk, Params, displaced, norm
 from landscape.objectives import Link
 from landscape.randomness import source_of
+from trainers.tasks.losses import Loss
 from trainers.tasks.task import Classification
 
 Array = np.ndarray
@@ -60,6 +61,8 @@ class Displacements:
         initial: Weights before training, for "shrink".
         last_update: θ minus the weights one step before, for "last_update".
         outputs: How logits are read: "softmax", or "sigmoid" for σ(z_c) divided by its sum over the classes.
+        loss: Loss that rises at "iso-loss", of outputs in float64 and targets; None is the cross-entropy. One that is
+            given is of no labels, which OBF needs.
         batch_size: Examples a forward pass of the data that outputs are compared on; None for as many as suit them.
     """
 
@@ -79,6 +82,7 @@ class Displacements:
     last_update: Params | None = None
     outputs: Link = "softmax"
     batch_size: int | None = None
+    loss: Loss | None = None
     cells: list[Cell] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,12 +138,15 @@ class Displacements:
             return "the initial weights are not known"
         if objective == "last update" and self.last_update is None:
             return "the run's last update is not known"
+        if objective == "obf" and self.loss is not None:
+            return "OBF ascends an objective of labels, which the task has not"
         return ""
 
     def shortfall(self, cell: Cell, missed: int, tried: int) -> str:
         """Why a cell has no value, or fewer than batches were tried; empty where it has all."""
         if missed:
-            return f"no radius raised the loss by {self.iso_loss:g} nats on {missed} of {tried} batches"
+            unit = " nats" if self.loss is None else ""
+            return f"no radius raised the loss by {self.iso_loss:g}{unit} on {missed} of {tried} batches"
         return self.missing(cell)
 
     def outputs_of(self, risk: EmpiricalRisk, theta: Params) -> Float[Tensor, "n c"]:
@@ -327,4 +334,5 @@ class _Mover:
         return length
 
     def _loss_at(self, theta: Params) -> float:
-        return float(Classification().loss(self.asked.outputs_of(self.batch, theta).double(), self.y))
+        loss = self.asked.loss or Classification().loss
+        return float(loss(self.asked.outputs_of(self.batch, theta).double(), self.y))

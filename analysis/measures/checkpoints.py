@@ -17,19 +17,24 @@ from analysis.measures.cache import Cache, option_hash
 from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
-from analysis.measures.taking import Begin, measures_of, silent
+from analysis.measures.taking import Begin, measures_of, passing, silent
+from landscape.memory import explained
 from landscape.progress import Progress
+from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, check_fit, with_shifted
 from trainers.data.sources.named import identity
 from trainers.files.reading import read_json
 from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
+from trainers.runs.digests import WHOLE, digest_of
 from trainers.runs.folder import Run, data_options, hugging_face, load_data
 from trainers.weights.fitting import heads
 from trainers.weights.foreign import read_foreign
 from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
 
+ALONE = Ranks()
 STORE_SECONDS = 5.0  # of measuring that a killed process may lose, beside the measure it was at
 WEIGHTS = table.WEIGHTS
 HF = "hf:"
@@ -340,13 +345,16 @@ def measure_checkpoint(
     device: str = "cpu",
     *,
     workers: int = 0,
+    backend: Backend = USUAL,
     begin: Begin = silent,
     progress: Progress = False,
     strict: bool = False,
+    ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
     """Rows of one checkpoint: those that are kept, and the others measured now, and kept as they come.
 
-    A checkpoint that cannot be read gives rows that say why, which are not kept: it may be mended.
+    A checkpoint that cannot be read gives rows that say why, which are not kept: it may be mended. Nor are those of a
+    measure that found no memory.
 
     Args:
         checkpoint: Which.
@@ -354,25 +362,32 @@ def measure_checkpoint(
         seed: Of their random choices.
         device: Where to compute.
         workers: Processes that read data ahead, where they are read one by one.
+        backend: How torch computes; rows say so where it may show in their values.
         begin: Called with the name of each measure before it is taken.
         progress: Told of the products of long measures.
         strict: Raise for a checkpoint that cannot be read.
+        ranks: The processes that measure it together; the leader keeps the rows, and all get them.
     """
-    cache, keys = checkpoint.cache, keys_of(checkpoint, wanted, seed)
-    kept = cache.load()
+    cache = checkpoint.cache
+    kept, keys = ranks.led(lambda: (cache.load(), keys_of(checkpoint, wanted, seed)))
     todo = {key: wanted[key] for key in wanted if keys[key] not in kept}
     if todo:
         try:
-            stamp = cache.stamp()
-            subject = replace(checkpoint.load(seed, device).read_by(workers), progress=progress)
-        except (OSError, ValueError) as error:
+            with explained(device, examples=None, option=""):
+                stamp, subject = ranks.alike(
+                    lambda: (cache.stamp(), checkpoint.load(seed, device).read_by(workers).by(backend))
+                )
+            subject = replace(subject, progress=progress, ranks=ranks)
+            if ranks.count > 1:
+                ranks.require_same(lambda: _facts(subject))
+        except (OSError, ValueError, MemoryError) as error:
             if strict:
                 raise
             failed = failure(checkpoint, todo, f"{type(error).__name__}: {error}")
             kept |= {keys[key]: frame for key, frame in failed.items()}
         else:
-            for key, frame in _measured(cache, stamp, subject, todo, keys, begin):
-                kept[key] = frame
+            with backend.flags():
+                kept |= dict(_measured(cache, stamp, subject, todo, keys, begin))
     return pd.concat([kept[keys[key]] for key in wanted], ignore_index=True).assign(run_id=checkpoint.run_id)
 
 
@@ -388,18 +403,37 @@ def _measured(
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Measure, and store what is there every few seconds, at the end and where Ctrl-C ends it."""
     stored, new = time.monotonic(), dict[str, pd.DataFrame]()
+    store = cache.store if subject.ranks.leads else _kept_by_the_leader
     try:
         for key, rows in measures_of(subject, todo, begin=begin):
             if subject.weights:
                 rows = [replace(row, options={**row.options, "weights": subject.weights}) for row in rows]
-            new[keys[key]] = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
-            yield keys[key], new[keys[key]]
+            frame = table.to_frame(rows, run_id=subject.run_id, step=subject.step, epoch=subject.epoch)
+            if not passing(rows):
+                new[keys[key]] = frame
+            yield keys[key], frame
             if time.monotonic() - stored > STORE_SECONDS:
-                cache.store(new, stamp)
+                store(new, stamp)
                 stored, new = time.monotonic(), {}
     finally:
         if new:
-            cache.store(new, stamp)
+            store(new, stamp)
+
+
+def _kept_by_the_leader(rows: Mapping[str, pd.DataFrame], stamp: Mapping[str, Any]) -> None:
+    """Where another process keeps the rows."""
+
+
+def _facts(subject: Subject) -> dict[str, str]:
+    """What processes that measure together must see alike."""
+    train = subject.data.train
+    stored = (
+        train.inputs if isinstance(train.inputs, Tensor) and train.inputs.nbytes <= WHOLE else train.take(slice(8))[0]
+    )
+    return {
+        "weights": digest_of(t for _, t in sorted(subject.model.state_dict().items())),
+        "data": digest_of([train.y, train.index, stored]),
+    }
 
 
 _last_data: tuple[str, str, DataBundle] | None = None  # one process measures many checkpoints on the same data

@@ -15,6 +15,7 @@ from analysis.measures.plan import Choice, Plan, plan
 from analysis.measures.taking import Begin, silent
 from analysis.table import Row
 from landscape.progress import Progress
+from landscape.ranks import Ranks
 from trainers.config import TrainConfig
 from trainers.data.shifted import Shifted
 from trainers.files.lock import PATIENCE, locked
@@ -23,6 +24,7 @@ from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import in_parallel
 from trainers.weights.places import AVERAGE
 
+ALONE = Ranks()
 Call = tuple[Checkpoint, Plan, int]
 Weights = Literal["last", "best", "average"]
 
@@ -187,13 +189,14 @@ def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFram
             yield rows
         else:
             todo.append(call)
-    measured = partial(measure_checkpoint, workers=runtime.workers) if runtime.workers else measure_checkpoint
+    measured = partial(measure_checkpoint, workers=runtime.workers, backend=runtime.backend)
     if runtime.executor == "ray" and todo:
         from trainers.sweep.cluster import on_ray  # an extra
 
         folder = todo[0][0].cache.index.parent
         folder.mkdir(parents=True, exist_ok=True)
-        yield from on_ray(measured, todo, runtime, lost=_lost, folder=folder)
+        there = [(*call, runtime.device) for call in todo]
+        yield from on_ray(measured, there, runtime, lost=_lost, folder=folder)
     else:
         yield from in_parallel(measured, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
 
@@ -204,6 +207,7 @@ def tabulate(
     measure: Callable[[list[Call]], Iterable[pd.DataFrame]],
     *,
     beside: bool = False,
+    ranks: Ranks = ALONE,
 ) -> pd.DataFrame:
     """Measure what is wanted and write the table, of the runs as they are when it is written.
 
@@ -215,20 +219,36 @@ def tabulate(
         wanted: Lists checkpoints to measure, and rows for runs that have none, as `to_measure`.
         measure: Gives the rows of checkpoints, as `take`.
         beside: Keep what the table holds of other measures of these runs.
+        ranks: The processes that measure together, of which the leader lists and writes.
 
     Returns:
         The new rows.
     """
-    calls, _ = wanted()
+    calls, _ = ranks.led(wanted)
     while True:
         measured = list(measure(calls))
-        with locked(path.parent, f"{path.name}.lock", wait=PATIENCE):
-            again, marked = wanted()
-            if again == calls:
-                rows = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
-                table.write(_joined(path, rows) if beside and path.exists() else rows, path)
-                return rows
+        again, rows = ranks.led(lambda: _written(path, wanted, calls, measured, beside=beside))  # noqa: B023
+        if rows is not None:
+            return rows
         calls = again
+
+
+def _written(
+    path: Path,
+    wanted: Callable[[], tuple[list[Call], list[pd.DataFrame]]],
+    calls: list[Call],
+    measured: Sequence[pd.DataFrame],
+    *,
+    beside: bool,
+) -> tuple[list[Call], pd.DataFrame | None]:
+    """Write the table, unless more is wanted now; what is wanted, and the rows that were written."""
+    with locked(path.parent, f"{path.name}.lock", wait=PATIENCE):
+        again, marked = wanted()
+        if again != calls:
+            return again, None
+        rows = sort_rows(pd.concat([*marked, *measured], ignore_index=True))
+        table.write(_joined(path, rows) if beside and path.exists() else rows, path)
+        return again, rows
 
 
 def _joined(path: Path, new: pd.DataFrame) -> pd.DataFrame:
@@ -238,9 +258,9 @@ def _joined(path: Path, new: pd.DataFrame) -> pd.DataFrame:
     return sort_rows(pd.concat([old[~again & old["run_id"].isin(new["run_id"])], new], ignore_index=True))
 
 
-def _lost(call: Call, reason: str) -> pd.DataFrame:
+def _lost(call: tuple[Any, ...], reason: str) -> pd.DataFrame:
     """The rows of a checkpoint whose process died."""
-    checkpoint, wanted, _ = call
+    checkpoint, wanted = call[:2]
     why = f"its process died ({reason}); the same command tries again. Out of memory? Use fewer jobs."
     return pd.concat(failure(checkpoint, wanted, why).values(), ignore_index=True)
 

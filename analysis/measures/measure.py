@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.measures.subject import Need
+from analysis.measures.needs import Need
 from analysis.table import Row
 
 Rows = list[Row]
@@ -31,6 +31,8 @@ class Measure:
         sampled: Whether it goes through the training examples again and again, and so through a draw where they are
             many; it then has the option `examples` (see `plan`). What takes one pass goes through all.
         of_no_example: Its rows that no training example enters.
+        shared: Whether processes of `torchrun` take it together, each on its part of the training examples, from sums
+            of values, gradients and products; another is taken by one of them, whole.
         version: Raise it when the measure comes to mean another number: what was kept is then measured again.
         usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
             others.
@@ -51,4 +53,5 @@ class Measure:
     reads_shifted: bool = False
     sampled: bool = False
     of_no_example: tuple[str, ...] = ()
+    shared: bool = False
     version: int = 1

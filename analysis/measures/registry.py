@@ -42,11 +42,11 @@ FAMILIES: dict[str, Family] = {
     **forgetting.FAMILIES,
 }
 
-# Rows that would explain nothing: the loss and the entropy under other names, parts of a figure, and how deep the one
-# direction is in which a point is no minimum.
+# Rows that would explain nothing: the loss and the entropy under other names, parts of a figure or of another row, and
+# how deep the one direction is in which a point is no minimum.
 NO_CANDIDATES = (
     *targets.TARGETS, *targets.DESCRIPTIONS, *targets.MORE, "cross_entropy", "output_entropy", "bin_accuracy",
-    "share_forgotten", "bottom_eigenvalue",
+    "share_forgotten", "bottom_eigenvalue", "KL_entry",
 )  # fmt: skip
 # Rows that the perturbation sets, equal for all models or to a setting of theirs: measure, and parts of its variants.
 SET_BEFOREHAND: tuple[tuple[str, set[str]], ...] = (

@@ -14,17 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from analysis.forgetting.providers import OwnPerturbation
+from analysis.measures.needs import Need, lacking, no_probabilities
 from landscape import Eigenpairs, EmpiricalRisk, GaussNewton, Hessian, Params, top_eigenpairs
 from landscape.complexity import Network, fold
 from landscape.memory import free_bytes
 from landscape.progress import Progress
+from landscape.ranks import Ranks
 from landscape.sharpness import GradientMoments, Radius, gradient_moments, noise_radius
+from trainers.backend import Backend
 from trainers.config import TrainConfig
 from trainers.data.loading import DataBundle, Split
 from trainers.data.splits import stratified_order
 from trainers.randomness import stream
 from trainers.runs.checkpoint import apply_weights, load_checkpoint, model_state, read_weights
 from trainers.runs.folder import Run
+from trainers.runtime import require_float64
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
@@ -37,13 +41,12 @@ Inputs = tuple[Tensor, Tensor]
 T = TypeVar("T", Hessian, GaussNewton)
 
 ENDS: dict[str, Any] = {"tol": 1e-3, "own_tol": 5e-2, "max_products": 200}  # usual options of eigenvalues
-Need = Literal["probabilities", "images"]
 
 BATCH = 1024  # examples a pass, at most; fewer of large inputs, which would leave a processor's cache
 DRAWN = 2048  # training examples that measures go through, unless they are told another number
 HELD_SHARE = 8  # an eighth of the free memory may hold examples that are else read one by one
-KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, over all processes, and
-KEPT_BYTES = 2**30  # on a CPU no more than so much in each of them
+KEPT_SHARE = 4  # a quarter of the free memory may go into graphs, on a CPU over all processes, and
+KEPT_BYTES = 2**30  # there no more than so much in each of them
 AT_ONCE = 32  # examples of which a CPU makes a graph anew: a fifth of the memory of 167, and no slower
 
 
@@ -68,6 +71,7 @@ class Subject:
         notes: What every row says beside its own warnings, such as which weights of a file were taken.
         examples: Training examples that measures go through: of more, a stratified draw of so many; None for all.
         batch_size: Examples a pass; None for as many as suit the inputs. It changes no number beyond rounding.
+        ranks: The processes to which the examples of `risk` are shared out; what is made of it is then a sum over them.
     """
 
     model: nn.Module
@@ -86,6 +90,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     examples: int | None = DRAWN
     batch_size: int | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @classmethod
     def of_checkpoint(
@@ -135,6 +140,8 @@ class Subject:
         def moved(tensors: Params | None) -> Params | None:
             return tensors and {name: t.to(device) for name, t in tensors.items()}
 
+        if any(p.dtype == torch.float64 for p in self.model.parameters()):
+            require_float64(torch.device(device), f"run {self.run_id}, with weights in float64,")
         initial, buffers = moved(self.initial), moved(self.initial_buffers)
         return replace(self, model=self.model.to(device), initial=initial, initial_buffers=buffers)
 
@@ -142,9 +149,18 @@ class Subject:
         """The same with data that so many processes read ahead, where they are read one by one."""
         return replace(self, data=self.data.to(self.data.train.device, workers=workers)) if workers else self
 
+    def by(self, backend: Backend) -> "Subject":
+        """The same as torch is to compute it; notes say so where numbers lose digits by it."""
+        notes = ("products in TF32",) if backend.tf32 and self.data.train.device.type == "cuda" else ()
+        return replace(self, model=backend.laid_out(self.model), notes=(*self.notes, *notes))
+
     def generator(self, purpose: str) -> torch.Generator:
-        """The source of randomness of one measure: depends on its name and the seed, not on the model."""
+        """The source of randomness of one measure, on the CPU: depends on its name and the seed, not on the model."""
         return stream(self.seed, purpose)
+
+    def noise(self, purpose: str) -> torch.Generator:
+        """The same on the device of the data, for vectors as long as the weights; each kind of device draws its own."""
+        return stream(self.seed, purpose, self.data.train.device)
 
     @property
     def n(self) -> int:
@@ -190,7 +206,8 @@ class Subject:
     @cached_property
     def risk(self) -> EmpiricalRisk:
         """The task's loss over `sample`, evaluation mode, no augmentation: plain cross-entropy for labels."""
-        return self.risk_of(self.model, self.sample.batches(size=self.batch))
+        risk = self.risk_of(self.model, self.sample.batches(size=self.batch))
+        return risk if self.ranks.count == 1 else risk.sharded(self.ranks.group)
 
     @cached_property
     def batch(self) -> int:
@@ -230,7 +247,7 @@ class Subject:
 
     def lacks(self, needs: Iterable[Need]) -> str:
         """Why a measure that needs these cannot be taken; empty where it can."""
-        if "probabilities" in needs and (why := no_probabilities(self.task)):
+        if why := lacking(self.task, needs):
             return why
         if "images" in needs and not set(self.data.ood) - set(self.data.shifted):
             return f"needs images or signals, and inputs have shape {tuple(self.data.shape)}"
@@ -265,7 +282,7 @@ class Subject:
         """The ends of the Hessian's spectrum at the usual tolerances, with the space they were found in."""
         return top_eigenpairs(
             self.hessian, k=1, which="both", **ENDS, vectors=False, keep=True, progress=self.progress,
-            generator=self.generator("eigen"),
+            generator=self.noise("eigen"),
         )  # fmt: skip
 
     @cached_property
@@ -274,7 +291,7 @@ class Subject:
         return self._operator(GaussNewton)
 
     def _operator(self, kind: type[T]) -> T:
-        """An operator that keeps its graph if it fits beside those of as many processes as there are cores."""
+        """An operator that keeps its graph if it fits (on a CPU beside those of a process a core)."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what it says is in the operator's note
             return operator_of(kind, self.risk, kept_bytes(self.risk.device), whole=self.batch_size is not None)
@@ -297,12 +314,12 @@ class Subject:
     @cached_property
     def noise_radius(self) -> Radius:
         """The noise that costs a tenth of training accuracy, at the usual settings; bounds share it."""
-        return noise_radius(self.risk, generator=self.generator("noise radius"))
+        return noise_radius(self.risk, generator=self.noise("noise radius"))
 
     @cached_property
     def magnitude_noise_radius(self) -> Radius:
         """The same for noise in proportion to the weights."""
-        return noise_radius(self.risk, magnitude=True, generator=self.generator("noise radius"))
+        return noise_radius(self.risk, magnitude=True, generator=self.noise("noise radius"))
 
     @cached_property
     def train_outputs(self) -> Tensor:
@@ -397,8 +414,8 @@ def operator_of(kind: type[T], risk: EmpiricalRisk, budget: int, *, whole: bool 
 
 def kept_bytes(device: torch.device) -> int:
     """What an operator may keep between products."""
-    share = free_bytes(device) // (KEPT_SHARE * cores())
-    return min(share, KEPT_BYTES) if device.type == "cpu" else share
+    share = free_bytes(device) // KEPT_SHARE
+    return min(share // cores(), KEPT_BYTES) if device.type == "cpu" else share
 
 
 def _frozen(model: nn.Module) -> tuple[str, ...]:
@@ -408,13 +425,6 @@ def _frozen(model: nn.Module) -> tuple[str, ...]:
         return ()
     every = sum(1 for _ in model.parameters())
     return (f"frozen: {frozen} of {every} parameter tensors are held fixed, as in training",)
-
-
-def no_probabilities(task: Task) -> str:
-    """Why a task cannot tell how likely classes are; empty where it can."""
-    if hasattr(task, "probabilities"):
-        return ""
-    return f"needs probabilities of classes, which the task with loss {task.name!r} has not"
 
 
 def pair(split: Split) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,11 @@ from analysis.measures.plan import Plan
 from analysis.measures.registry import MEASURES, failed_rows
 from analysis.measures.subject import DRAWN, Subject
 from analysis.table import Row
+from landscape.memory import ran_out, shortage
+from landscape.ranks import PeerError, Ranks
 from trainers.options import knobs
 
+SHORT = MemoryError.__name__  # how the warnings of rows begin whose measure found no room
 INTERRUPTED = "was interrupted after"  # what the estimators of `landscape` warn when Ctrl-C ended them early
 Begin = Callable[[str], None]  # told of each measure before it is taken
 
@@ -35,10 +38,33 @@ def measure_subject(subject: Subject, chosen: Plan, *, begin: Begin = silent) ->
 def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Iterator[tuple[str, list[Row]]]:
     """What `measure_subject` gives, one measure after the other.
 
+    Of several processes, those of the subject's `ranks`, all get all rows: measures that are `shared` they take
+    together, the others one each at a time.
+
     Raises:
         KeyboardInterrupt: Also if an estimator was interrupted and returned what it knew: that is no measurement.
+        PeerError: If another process failed at a measure that all take together, and not all did.
     """
-    subjects = {subject.drawn: subject}  # what measures of one draw share is computed once
+    ranks, alone = subject.ranks, replace(subject, ranks=Ranks())
+    together = {key: options for key, options in chosen.items() if ranks.count > 1 and MEASURES[key].shared}
+    for key, rows in _taken(subject, together, begin):
+        yield key, ranks.led(lambda rows=rows: rows)  # type: ignore[misc]
+    single = [(key, options) for key, options in chosen.items() if key not in together]
+    subjects: Draws = {}
+    for first in range(0, len(single), ranks.count):
+        mine = dict(single[first : first + ranks.count][ranks.rank : ranks.rank + 1])
+        for found in ranks.each(lambda mine=mine: list(_taken(alone, mine, begin, subjects))):  # type: ignore[misc]
+            yield from found
+
+
+Draws = dict[int | None, Subject]  # what measures of one draw share is computed once
+
+
+def _taken(
+    subject: Subject, chosen: Plan, begin: Begin, subjects: Draws | None = None
+) -> Iterator[tuple[str, list[Row]]]:
+    """Take measures, one after the other, by this process, or by all together."""
+    subjects = {subject.drawn: subject} if subjects is None else subjects
     for key, options in chosen.items():
         begin(key)
         entry = MEASURES[key]
@@ -49,8 +75,15 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
             try:
                 why = here.lacks(entry.needs)
                 rows = failed_rows(key, why) if why else entry.function(here, **_own(entry, options))
+            except PeerError:
+                raise
             except Exception as error:  # one bad measure is marked rows, the others go on
-                rows = failed_rows(key, f"{type(error).__name__}: {error}")
+                reason = _reason(error, here)
+                if not subject.ranks.all_fail(f"{key} of {subject.run_id} at {subject.step}", reason):
+                    raise  # the others wait for this process
+                rows = failed_rows(key, reason)
+                if ran_out(error) or subject.ranks.count > 1:  # alike in all processes
+                    subjects.clear()  # which hold what earlier measures left to later ones
         notes = list(
             dict.fromkeys(str(w.message) for w in said if issubclass(w.category, UserWarning | RuntimeWarning))
         )
@@ -65,6 +98,18 @@ def measures_of(subject: Subject, chosen: Plan, *, begin: Begin = silent) -> Ite
             rows = [replace(r, warnings="; ".join([*filter(None, [r.warnings]), *subject.notes])) for r in rows]
         told = _told(entry, options, here)
         yield key, [r if r.measure in entry.of_no_example else _of_draw(r, told, here) for r in rows]
+
+
+def _reason(error: Exception, subject: Subject) -> str:
+    if ran_out(error):
+        device = subject.data.train.device
+        return f"{SHORT}: {shortage(error, device, examples=subject.batch, option='`--batch-size`')}"
+    return f"{type(error).__name__}: {error}"
+
+
+def passing(rows: list[Row]) -> bool:
+    """Whether rows failed by what is only so now: memory that ran out, which others may have held."""
+    return any(row.warnings.startswith(SHORT) for row in rows)
 
 
 def examples_of(entry: Measure, options: Mapping[str, Any], subject: Subject) -> int | None:

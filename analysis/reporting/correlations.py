@@ -45,7 +45,7 @@ def correlations(results: StudyResults) -> Table:
     for standing in standings:
         heads.append(len(records))
         records.append({**standing.row, "stands_for": standing.stands_for, "variants": 1 + len(standing.others)})
-        records += [{**row, "stands_for": "", "variants": np.nan} for row in standing.others.to_dict("records")]
+        records += [{**row, "stands_for": "", "variants": np.nan} for row in standing.others]
     every = pd.DataFrame(records, columns=[*rows.columns, "stands_for", "variants"])
     cells = _cells(rows, results.facts()["level"], noisy=noisy_labels(results))
     note = _note(results, target, rows)

@@ -256,21 +256,24 @@ def _ceiling(results: StudyResults, lead: Lead) -> list[Finding]:
 
 
 def _methods(results: StudyResults) -> list[Finding]:
-    data = methods(results).data
-    data = data[np.isfinite(data["test_error_mean"].to_numpy(dtype=float))].sort_values("test_error_mean")
+    data, score = methods(results).data, results.score
+    mean = f"{score.on('test')}_mean"
+    data = data[np.isfinite(data[mean].to_numpy(dtype=float))].sort_values(mean)
     if data.empty:
         finished = bool((results.runs["status"] == "finished").any())
-        why = "The runs have no test error, by which methods are compared" if finished else "No run finished"
+        why = f"The runs have no test {score.words}, by which methods are compared" if finished else "No run finished"
         return [Finding("Methods", f"{why}.")]
     look = looks(results.methods)
 
     def shown(row: dict[str, float | str]) -> str:
-        sd = float(row["test_error_sd"])
-        spread = f" ± {fixed(100 * sd)}" if np.isfinite(sd) else ""
-        return f"{look[str(row['method'])][0]} {fixed(100 * float(row['test_error_mean']))}{spread} %"
+        sd = float(row[f"{score.on('test')}_sd"])
+        spread = f" ± {fixed(score.factor * sd)}" if np.isfinite(sd) else ""
+        return (
+            f"{look[str(row['method'])][0]} {fixed(score.factor * float(row[mean]))}{spread}{' %' * bool(score.unit)}"
+        )
 
     rows = data.to_dict("records")
-    text = f"{'Lowest test' if len(rows) > 1 else 'Test'} error: {shown(rows[0])}"
+    text = f"{'Lowest test' if len(rows) > 1 else 'Test'} {score.words}: {shown(rows[0])}"
     if len(rows) > 1:
         text += f"; next {shown(rows[1])}" + (f"; highest {shown(rows[-1])}" if len(rows) > 2 else "")
     return [Finding("Methods", f"{text}. {verdicts(results)}".rstrip())]

@@ -11,13 +11,13 @@ import pandas as pd
 from analysis.reporting.lead import listed
 from analysis.reporting.table import Table, plain
 from analysis.results import StudyResults
+from analysis.score import Score, is_share
 from analysis.statistics.methods import compare_methods, edge_of_grid
 from analysis.style import counted, fixed, looks, ordered, p_value
 from analysis.table import SEEDS, last_step
 from trainers.config import TrainConfig
 
 AXES = ("lr", "rho", "batch_size", "weight_decay")  # settings whose grid has edges
-PERCENT = ("error",)  # what ends so is shown in percent
 BASELINES = ("sgd", "adamw")  # what the report compares the methods of a study with
 TITLE = "Comparison of training methods"
 
@@ -45,7 +45,7 @@ def method_comparison(
         choose: As for `compare_methods`.
         level: As for `compare_methods`.
     """
-    percent = any(target.endswith(word) or f"{word}_" in target for word in PERCENT)
+    percent = is_share(target)
     scale, unit = (100.0, " (%)") if percent else (1.0, "")
     digits = 2 if percent else 3
     baseline = str(comparison.loc[comparison["difference"].isna() & comparison["warnings"].eq(""), "group"].iloc[0])
@@ -69,7 +69,7 @@ def method_comparison(
         }
     )
     when = (
-        "at the evaluated epoch with the lowest validation error"
+        f"at the evaluated epoch with the lowest {choose.replace('_', ' ')}"
         if target.endswith("_stopped")
         else ("at the end of training")
     )
@@ -97,10 +97,14 @@ def compared(results: StudyResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     if len(methods) < 2:
         raise ValueError("One method was trained, so there is none to compare it with.")
     runs = _runs(results)
-    if not np.isfinite(runs["validation_error"].to_numpy(dtype=float)).any():
-        raise ValueError("Not compared: there is no validation error to choose a configuration of each method by.")
+    score = results.score
+    if not np.isfinite(runs[score.on("validation")].to_numpy(dtype=float)).any():
+        raise ValueError(
+            f"Not compared: there is no validation {score.words} to choose a configuration of each method by."
+        )
     baseline = next((name for name in BASELINES if name in methods), methods[0])
-    return compare_methods(runs, baseline=baseline, level=level_of(results)), runs
+    target, choose = score.on("test"), score.on("validation")
+    return compare_methods(runs, baseline=baseline, target=target, choose=choose, level=level_of(results)), runs
 
 
 def level_of(results: StudyResults) -> float:
@@ -114,12 +118,14 @@ def better(results: StudyResults) -> Table:
         comparison, runs = compared(results)
     except ValueError as nothing:
         return Table("comparison_of_methods", TITLE, "", pd.DataFrame(), pd.DataFrame(), empty=str(nothing))
-    table = method_comparison(comparison, runs, level=level_of(results))
+    score = results.score
+    target, choose = score.on("test"), score.on("validation")
+    table = method_comparison(comparison, runs, target=target, choose=choose, level=level_of(results))
     names = {label: look[0] for label, look in looks(results.methods).items()}
     baseline = comparison["group"].iloc[0]
     shown = table.shown.assign(method=table.shown["method"].map(names))
     shown = shown.rename(columns={f"difference to {baseline}": f"difference to {names[baseline]}"})
-    shown = shown.rename(columns={"test_error (%)": "Test error (%)"}).rename(columns=_capital)
+    shown = shown.rename(columns={f"{target}{score.unit}": f"Test {score.words}{score.unit}"}).rename(columns=_capital)
     note = table.note.replace(f" {baseline}", f" {names[baseline]}")
     return replace(table, note=note, shown=shown, text=("Method", "Chosen", "Verdict", "Remarks"))
 
@@ -134,7 +140,7 @@ def verdicts(results: StudyResults) -> str:
         comparison, runs = compared(results)
     except ValueError:
         return ""
-    look, alpha = looks(results.methods), 1 - level_of(results)
+    look, alpha, score = looks(results.methods), 1 - level_of(results), results.score
     names = {label: shown[0] for label, shown in look.items()}
     records = comparison.to_dict("records")
     baseline, others = names[records[0]["group"]], records[1:]
@@ -147,15 +153,16 @@ def verdicts(results: StudyResults) -> str:
     parts = []
     for word, rows in found.items():
         if rows:
-            each = ", ".join(f"{names[row['group']]} ({_points(row)})" for row in rows)
+            each = ", ".join(f"{names[row['group']]} ({_points(row, score)})" for row in rows)
             parts.append(f"{word}: {each}")
     tried = sorted({int(row["configurations"]) for row in records})
     searched = f"{tried[0]}" if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
     pairs = max(int(row["pairs"]) for row in others)
     return (
-        f"Against {baseline}, in points of test error over {counted(pairs, 'pair')} of seeds, after Holm's correction: "
+        f"Against {baseline}, in {score.points} of test {score.words} over {counted(pairs, 'pair')} of seeds, after "
+        f"Holm's correction: "
         f"{'; '.join(parts)}.{_too_few(pairs, alpha)}{_overlapping(results, runs, others, names)} Each was chosen from "
-        f"{searched} configurations by validation error.{_at_edges(runs, records, names)}"
+        f"{searched} configurations by validation {score.words}.{_at_edges(runs, records, names)}"
     )
 
 
@@ -166,14 +173,15 @@ def _too_few(pairs: int, alpha: float) -> str:
     )
 
 
-def _points(row: Mapping[Any, Any]) -> str:
-    low, high = (fixed(100 * row[key], 1) for key in ("low", "high"))
-    return f"{fixed(100 * row['difference'], 1)} [{low}, {high}]"
+def _points(row: Mapping[Any, Any], score: Score) -> str:
+    digits = 1 if score.unit else 3
+    middle, low, high = (fixed(score.factor * row[key], digits) for key in ("difference", "low", "high"))
+    return f"{middle} [{low}, {high}]"
 
 
 def _runs(results: StudyResults) -> pd.DataFrame:
     """One row a run for `compare_methods`: settings by their names, errors at the end, NaN where it did not finish."""
-    errors = results.final().set_index("run_id")[["validation_error", "test_error"]]
+    errors = results.final().set_index("run_id")[[results.score.on("validation"), results.score.on("test")]]
     units = results.configurations().set_index("run_id")
     settings = results.runs.set_index("run_id").filter(like="hp.").rename(columns=lambda c: c.removeprefix("hp."))
     settings = settings.drop(columns=["method", *errors.columns], errors="ignore")
@@ -260,7 +268,8 @@ def _overlapping(
 def _test_over_train(results: StudyResults) -> float:
     """How many test examples there are for a training example, as the measures counted them; NaN where they did not."""
     rows = last_step(results.measures)
-    counts = [pd.to_numeric(rows.loc[rows["measure"] == m, "draws"]).max() for m in ("test_error", "train_error")]
+    columns = [results.score.on("test"), results.score.on("train")]
+    counts = [pd.to_numeric(rows.loc[rows["measure"] == m, "draws"]).max() for m in columns]
     return float(counts[0] / counts[1]) if all(n > 0 for n in counts) else math.nan
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import jinja2
 import matplotlib
 from markupsafe import Markup, escape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
 from analysis.figures import FIGURES, NothingToDraw
@@ -22,7 +25,7 @@ from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
 from analysis.style import rc
 from trainers.files.writing import write_bytes
-from trainers.sweep.parallel import cores, in_parallel
+from trainers.sweep.parallel import cores, in_parallel, single_threaded
 
 DPI = 200
 
@@ -54,7 +57,6 @@ class Shown:
     Attributes:
         kind: "figure" or "table".
         name: Stem of its files.
-        label: "Figure 1", "Table 2"; empty where there is nothing to show.
         title: Heading.
         caption: What it shows, in one or two sentences.
         notes: How its numbers were made.
@@ -63,11 +65,11 @@ class Shown:
         alt: For a reader who cannot see the figure.
         png: The figure, for embedding.
         table: The table.
+        label: "Figure 1", "Table 2"; empty until it has its place.
     """
 
     kind: str
     name: str
-    label: str
     title: str
     caption: str = ""
     notes: str = ""
@@ -76,6 +78,12 @@ class Shown:
     alt: str = ""
     png: bytes = b""
     table: Table | None = None
+    label: str = ""
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is something to show."""
+        return bool(self.png) or self.table is not None
 
     @property
     def data_uri(self) -> str:
@@ -116,7 +124,7 @@ def report(
         out: Where to write; `<folder>/report` by default.
         figures: Names of `analysis.figures.FIGURES`: then only these figures' files are redone, and nothing else is
             touched.
-        jobs: Processes to draw with; None is one a core.
+        jobs: Processes to draw with, this one among them; None is one a core.
 
     Returns:
         The path of `report.html`, or of the folder of figures if `figures` is given.
@@ -162,24 +170,28 @@ def report(
 def _sections(results: StudyResults, folder: Path, jobs: int | None) -> tuple[list[Section], list[tuple[str, str]]]:
     """The sections with what they hold; and titles of what there is nothing to show of, with the reason."""
     wanted = [name for names in SECTIONS.values() for name in names if name in FIGURES]
-    share = max(1, cores() if jobs is None else jobs)
-    calls = [(results, wanted[i::share], folder / "figures") for i in range(share) if wanted[i::share]]
-    drawn = {shown.name: shown for part in in_parallel(_draw_some, calls, jobs=jobs) for shown in part}
+    share = max(1, min(cores() if jobs is None else jobs, len(wanted)))
+    shares = [(results, wanted[i::share], folder / "figures") for i in range(share)]
+    with ThreadPoolExecutor(1) as beside:  # waits for the other processes, while this one works too
+        others = beside.submit(list, in_parallel(_draw_some, shares[1:], jobs=share, isolate=share > 1))
+        tables = {
+            name: _tabulate(results, name, folder / "tables")
+            for names in SECTIONS.values()
+            for name in names
+            if name not in FIGURES
+        }
+        parts = [single_threaded(_draw_some, *shares[0]), *others.result()]
+    made = tables | {shown.name: shown for part in parts for shown in part}
     sections = []
     absent: dict[str, list[str]] = {}
     count = {"figure": 0, "table": 0}
     for title, names in SECTIONS.items():
         items = []
         for name in names:
-            kind = "figure" if name in FIGURES else "table"
-            label = f"{kind.capitalize()} {count[kind] + 1}"
-            if kind == "figure":
-                item = replace(drawn[name], label="" if drawn[name].empty else label)
-            else:
-                item = _tabulate(results, name, folder / "tables", label)
-            count[kind] += bool(item.label)
-            if item.label:
-                items.append(item)
+            item = made[name]
+            if item.shows:
+                count[item.kind] += 1
+                items.append(replace(item, label=f"{item.kind.capitalize()} {count[item.kind]}"))
             elif item.empty:
                 absent.setdefault(item.empty, []).append(item.title)
         if not items:
@@ -204,34 +216,39 @@ def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
     except NothingToDraw as nothing:
         for suffix in (".png", ".pdf"):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
-        return Shown("figure", name, "", plate.title, empty=str(nothing))
+        return Shown("figure", name, plate.title, empty=str(nothing))
     write_bytes(folder / f"{name}.pdf", pdf)
     write_bytes(folder / f"{name}.png", png)
     command = f"landscape report {_called(results)} --figure {name}"
     caption, notes = captioned(plate.says(results, facts))
-    return Shown("figure", name, "", plate.title, caption, notes, command, alt=plate.alt, png=png)
+    return Shown("figure", name, plate.title, caption, notes, command, alt=plate.alt, png=png)
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
-    # Dates and versions are left out, so that equal results give equal files.
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None, "Creator": None}}[kind]
+    # Dates and versions are left out, so that equal results give equal files. `savefig` gives the same bytes, but draws
+    # everything twice, the first time to no effect.
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    figure.set_dpi(DPI)
+    if kind == "png":
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    else:
+        without = {"CreationDate": None, "Producer": None, "Creator": None}
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata=without)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
-def _tabulate(results: StudyResults, name: str, folder: Path, label: str) -> Shown:
+def _tabulate(results: StudyResults, name: str, folder: Path) -> Shown:
     table = TABLES[name](results)
     if table.shown.empty and table.optional:
         for suffix in (".csv", ".tex"):
             (folder / f"{name}{suffix}").unlink(missing_ok=True)
-        return Shown("table", name, "", table.title)
+        return Shown("table", name, table.title)
     write_bytes(folder / f"{name}.csv", to_csv(table).encode("utf-8"))
     write_bytes(folder / f"{name}.tex", to_latex(table).encode("utf-8"))
     if table.shown.empty:
-        return Shown("table", name, "", table.title, empty=table.empty)
+        return Shown("table", name, table.title, empty=table.empty)
     caption, notes = captioned(table.note)
-    return Shown("table", name, label, table.title, caption, notes, table=table)
+    return Shown("table", name, table.title, caption, notes, table=table)
 
 
 def _called(results: StudyResults) -> str:

@@ -27,6 +27,7 @@ from analysis.reporting.table import (
     written,
 )
 from analysis.results import StudyResults
+from analysis.score import Score
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation_rows import BASELINE
 from analysis.statistics.statistic import INTERVAL, SHOWN, SIGNS, Cell, Statistic, number, span, whole, words
@@ -40,17 +41,17 @@ def methods(results: StudyResults) -> Table:
     """Errors of the best configuration of each method, mean and deviation over its seeds."""
     chosen, rule = results.best_configurations()
     everything = results.configurations()
-    look = looks(results.methods)
+    look, score = looks(results.methods), results.score
     rows: list[dict[str, Any]] = []
     for label in ordered(results.methods):
         here = chosen[chosen["method"] == label]
         of_method = everything[everything["method"] == label]
-        gap = here["test_error"] - here["train_error"]
+        test, train = here[score.on("test")], here[score.on("train")]
         row: dict[str, Any] = {"method": label, "configuration": _where(results, here), "seeds": len(here)}
         for name, values in (
-            ("test_error", here["test_error"]),
-            ("train_error", here["train_error"]),
-            ("gap_error", gap),
+            (score.on("test"), test),
+            (score.on("train"), train),
+            (score.on("gap"), test - train),
         ):
             row |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
         rows.append(row | {"runs": len(of_method), "diverged": int((of_method["status"] == "diverged").sum())})
@@ -59,18 +60,18 @@ def methods(results: StudyResults) -> Table:
         {
             "Method": [look[m][0] for m in data["method"]],
             "Chosen configuration": data["configuration"],
-            "Test error (%)": _plus_minus(data, "test_error"),
-            "Training error (%)": _plus_minus(data, "train_error"),
-            "Gap (points)": _plus_minus(data, "gap_error"),
+            f"Test {score.words}{score.unit}": _plus_minus(data, score.on("test"), score),
+            f"Training {score.words}{score.unit}": _plus_minus(data, score.on("train"), score),
+            f"Gap ({score.points})" if score.unit else "Gap": _plus_minus(data, score.on("gap"), score),
             "Seeds": data["seeds"].astype(str),
             "Runs": data["runs"].astype(str),
             "Diverged": data["diverged"].astype(str),
         }
     )
+    given = ", which is on the noisy labels" if noisy_labels(results) else ""
     note = (
         f"Mean ± standard deviation over the finished seeds, at the end of training. For each method: {rule}. Gap: "
-        f"test minus training error{', which is on the noisy labels' if noisy_labels(results) else ''}. Runs and "
-        "diverged: all of the method."
+        f"test minus training {score.words}{given}. Runs and diverged: all of the method."
     )
     return Table("methods", "Errors by method", note, data, shown, ("Method", "Chosen configuration"))
 
@@ -86,9 +87,9 @@ def _where(results: StudyResults, rows: pd.DataFrame) -> str:
     return ", ".join(f"{k}={plain(v)}" for k, v in pairs if not missing(v)) or "the only one"
 
 
-def _plus_minus(data: pd.DataFrame, name: str) -> list[str]:
-    """Percent; a deviation of a single seed is unknown and not printed."""
-    pairs = zip(100 * data[f"{name}_mean"], 100 * data[f"{name}_sd"], strict=True)
+def _plus_minus(data: pd.DataFrame, name: str, score: Score) -> list[str]:
+    """In the score's unit; a deviation of a single seed is unknown and not printed."""
+    pairs = zip(score.factor * data[f"{name}_mean"], score.factor * data[f"{name}_sd"], strict=True)
     return [f"{fixed(m)} ± {fixed(s)}" if np.isfinite(s) else fixed(m) for m, s in pairs]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,14 @@ class Block:
     @property
     def still(self) -> Bool[np.ndarray, "m t"]:
         """Where the measure or the target is constant."""
-        pairs = [constant(x) or constant(y) for x in self.x for y in self.y]
-        return np.array(pairs, dtype=bool).reshape(self.shape)
+        x, y = self._constant
+        return np.asarray(x[:, None] | y[None])
+
+    @cached_property
+    def _constant(self) -> tuple[Bool[np.ndarray, " m"], Bool[np.ndarray, " t"]]:
+        """Which measures and which targets are constant."""
+        x, y = (np.array([constant(row) for row in rows], dtype=bool) for rows in (self.x, self.y))
+        return x, y
 
     def pairs(self) -> Iterator[tuple[int, int, str, str]]:
         """Places and names of every measure and target; nothing is related to itself."""
@@ -107,7 +114,8 @@ class Block:
         """What holds for a measure and a target whatever the statistic."""
         if self.n == 0:
             return [f"no run in which both are finite; {NO_CLAIM}"]
-        still = ["constant measure"] * constant(self.x[i]) + ["constant target"] * constant(self.y[j])
+        x, y = self._constant
+        still = ["constant measure"] * bool(x[i]) + ["constant target"] * bool(y[j])
         return still + [NO_CLAIM] * (self.n < MINIMUM)
 
     def rows(self, *values: Any, remarks: Sequence[Any]) -> Rows:

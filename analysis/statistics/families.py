@@ -20,7 +20,8 @@ from trainers.naming import nearest
 REPRESENTATIVES: Mapping[str, Sequence[str]] = {
     "sharpness": ("top_eigenvalue", "m_sharpness", "ascent_sharpness", "hessian_trace"),
     "forgetting": (
-        "F_mi[obf, iso-loss, m=64, other_train]", "F_mi[obf, iso-loss, m=64, held_out]", "F_mi", "forgetting_events",
+        "F_mi[obf, iso-loss, m=64, other_train]", "F_mi[obf, iso-loss, m=64, held_out]", "F_mi", "KL",
+        "forgetting_events",
     ),
     "complexity": ("pacbayes_mag_init", "path_norm", "inverse_margin", "l2"),
     "norm": ("distance_from_init", "gradient_norm"),
@@ -71,12 +72,14 @@ def table(evidence: Evidence) -> Rows:
     rows: Rows = []
     for target, here in every.groupby("target", sort=False):
         here = here.set_index("measure")
+        taken = set(here.index[here["n_configurations"] > 0])
         best = evidence.strongest[evidence.strongest["target"] == target].set_index("family")
         for kind in FAMILIES:
             variants = [m for m in here.index if family(m) == kind]
-            if not variants:
+            finite = [m for m in variants if m in taken]  # not what the task has not
+            if not finite and kind not in evidence.settings.representatives:
                 continue
-            shown, remark = representative(kind, variants, evidence.settings.representatives)
+            shown, remark = representative(kind, finite or variants, evidence.settings.representatives)
             *of_shown, p = [here.at[shown, key] if shown else math.nan for key in KEYS]
             pooled, stratified = (
                 (name, here.at[name, column] if name else math.nan, best.at[kind, f"best_of_k_p{end}"])

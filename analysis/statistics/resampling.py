@@ -148,7 +148,7 @@ def values_in(row: Float[np.ndarray, " n"]) -> Callable[[np.ndarray], np.ndarray
     _, exponent = np.frexp(np.abs(row).max(initial=0.0))
     scaled = np.ldexp(row, -exponent)  # a power of two: nothing is rounded, and squares cannot overflow
 
-    def scores(counts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    def scores(counts: np.ndarray) -> np.ndarray:  # (n, d); shapes would be made anew with each of thousands of rows
         first = scaled[(counts > 0).argmax(axis=0)]
         return np.where(counts > 0, scaled[:, None] - first, 0.0)
 
@@ -163,7 +163,7 @@ def ranks_in(row: Float[np.ndarray, " n"]) -> Callable[[np.ndarray], np.ndarray]
     order = np.argsort(row)
     below, upto = (np.searchsorted(row[order], row, side=side) for side in ("left", "right"))
 
-    def scores(counts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    def scores(counts: np.ndarray) -> np.ndarray:
         drawn = np.zeros((len(row) + 1, counts.shape[1]))
         np.cumsum(counts[order], axis=0, out=drawn[1:])
         doubled: Float[np.ndarray, "n d"] = drawn[below] + drawn[upto]

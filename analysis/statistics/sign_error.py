@@ -18,6 +18,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from analysis.measures.registry import expected_sign
+from analysis.score import is_share
 from analysis.statistics.evidence import ALL, NO_GRID, Evidence, Rows, joined
 from analysis.statistics.grid import axis_pairs, joint, levels
 from analysis.statistics.kendall import BLOCK, weighted_kendall
@@ -277,8 +278,8 @@ def table(evidence: Evidence) -> Rows:
     places = environments(names, codes[:, data.configuration])
     axis = np.array(places.axis, dtype=object)
     y = data.values[targets].to_numpy().T
-    # Hoeffding's bound is for rates in [0, 1], so only errors are weighted.
-    sizes = [data.draws[t] if "error" in data.measure[t] and data.draws[t] > 1 else None for t in targets]
+    # Hoeffding's bound is for rates in [0, 1], so only shares are weighted.
+    sizes = [data.draws[t] if is_share(data.measure[t]) and data.draws[t] > 1 else None for t in targets]
     lacking = [
         _lacking(data, target, places, size) if size is not None and len(axis) else ""
         for target, size in zip(targets, sizes, strict=True)

@@ -19,8 +19,8 @@ GROUP = ("hp.method", "hp.ascent")
 OF_METHOD = (
     *("rho", "rho_schedule", "rho_min", "rho_warmup_epochs", "gate", "gate_options", "perturb_from", "perturb_until"),
     *("m", "sharing", "group_size", "reference_size", "ascent", "obf_classes", "obf_gamma", "obf_link"),
-    *("method_options", "base_model_options", "same_rng", "shrink_perturb"),
-)  # settings of a perturbation; all others are hyper-parameters of training, whose values make a cell
+    *("method_options", "base_model_options", "same_rng", "shrink_perturb", "executor"),
+)  # settings of a perturbation, or that go with it; all others are hyper-parameters of training, and make a cell
 NEEDED = ("run_id", "step", "measure", "options", "split", "value")
 ROUNDING = 2.0**-20  # values nearer than this part of their size may differ by the rounding of single precision alone
 MAXIMUM_LEVELS = 12  # a hyper-parameter with more is drawn at random, and no axis of a grid
@@ -63,6 +63,12 @@ class Units:
         """The values, one row a variant, and the row of each: pandas takes longer to look than we to count."""
         names = {str(name): k for k, name in enumerate(self.values.columns)}
         return np.ascontiguousarray(self.values.to_numpy(dtype=np.float64).T), names
+
+    @cached_property
+    def _finite(self) -> dict[str, bytes]:
+        """In which runs each variant is finite."""
+        values, places = self._numbers
+        return {name: row.tobytes() for name, row in zip(places, np.isfinite(values), strict=True)}
 
     def columns(self, names: Sequence[str], runs: Bool[np.ndarray, " r"]) -> Float[np.ndarray, "v n"]:
         """The values of some variants in some runs, one row a variant."""
@@ -107,7 +113,7 @@ class Units:
         def by_mask(names: Iterable[str]) -> dict[bytes, list[str]]:
             found: dict[bytes, list[str]] = {}
             for name in names:
-                found.setdefault(np.isfinite(self.values[name].to_numpy()).tobytes(), []).append(name)
+                found.setdefault(self._finite[name], []).append(name)
             return found
 
         for mask_y, ys in by_mask(targets).items():

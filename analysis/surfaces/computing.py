@@ -16,8 +16,10 @@ from analysis.measures.checkpoints import Checkpoint
 from analysis.surfaces.journal import Group, Journal
 from analysis.surfaces.places import surface_risks
 from analysis.surfaces.recipe import Recipe
+from landscape.memory import explained
 from landscape.surfaces import Axes, Axis
 from landscape.surfaces.scanner import Scanner, Values
+from trainers.backend import USUAL, Backend
 from trainers.files.writing import write_atomically
 from trainers.reference import is_reference, load_reference
 from trainers.runtime import Runtime
@@ -98,12 +100,12 @@ def metrics_of(recipe: Recipe) -> dict[str, Any]:
 _scanner: tuple[tuple[str, str], Scanner] | None = None  # one process evaluates many bundles of one task
 
 
-def scanner_of(task: Task, device: str, workers: int = 0) -> Scanner:
+def scanner_of(task: Task, device: str, workers: int = 0, backend: Backend = USUAL) -> Scanner:
     """The scanner of a task on a device; the last one is kept in memory."""
     global _scanner
     if _scanner is None or _scanner[0] != (task.key, device):
         _scanner = None  # let go of the old one first
-        subject = task.checkpoint.load(task.recipe.seed, device).read_by(workers)
+        subject = task.checkpoint.load(task.recipe.seed, device).read_by(workers).by(backend)
         risks = surface_risks(subject, task.recipe)
         axes = read_axes(task.axes, task.names, next(iter(risks.values())).names, device)
         _scanner = ((task.key, device), Scanner(risks, axes, metrics=metrics_of(task.recipe)))
@@ -113,12 +115,15 @@ def scanner_of(task: Task, device: str, workers: int = 0) -> Scanner:
 Block = tuple[int, np.ndarray]  # the number of its first point, and its points, one row each
 
 
-def evaluate(task: Task, blocks: Sequence[Block], device: str, *, workers: int = 0) -> list[tuple[int, Group]]:
+def evaluate(
+    task: Task, blocks: Sequence[Block], device: str, *, workers: int = 0, backend: Backend = USUAL
+) -> list[tuple[int, Group]]:
     """Values and standard errors of some blocks."""
-    scanner = scanner_of(task, device, workers)
+    scanner = scanner_of(task, device, workers, backend)
     found = []
     for number, points in blocks:
-        values = scanner.evaluate([tuple(row) for row in points.tolist()])
+        with backend.flags(), explained(device, examples=task.recipe.batch_size, option="`--batch-size`"):
+            values = scanner.evaluate([tuple(row) for row in points.tolist()])
         table = np.stack([torch.stack(values[c]).numpy() for c in scanner.columns], axis=-1)  # (2, points, metrics)
         found.append((number, np.ascontiguousarray(table.transpose(1, 0, 2))))
     return found
@@ -149,7 +154,7 @@ class Computation:
         self.task, self.journal, self.runtime, self.track = task, journal, runtime, track
         self.ranks, self.device = runtime.ranks, runtime.devices[0]
         self.scanner: Scanner = self.ranks.alike(
-            lambda: single_threaded(scanner_of, task, self.device, runtime.workers)
+            lambda: single_threaded(scanner_of, task, self.device, runtime.workers, runtime.backend)
         )
         self._asked = 0
         self._writer = journal.writer(str(self.ranks.rank))
@@ -187,7 +192,7 @@ class Computation:
                 done.update(found)
 
             begun = time.perf_counter()
-            evaluated = partial(evaluate, workers=self.runtime.workers)
+            evaluated = partial(evaluate, workers=self.runtime.workers, backend=self.runtime.backend)
             keep(single_threaded(evaluated, self.task, blocks[:1], self.device))
             spent = max(time.perf_counter() - begun, 1e-6)
             rest = blocks[1:]

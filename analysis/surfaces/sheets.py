@@ -110,7 +110,9 @@ def _scan(
         if team.led(lambda: _claimed(lock, path, path.exists, wait)):
             if team.leads:
                 announce(f"axes of {checkpoint.run_id}, step {checkpoint.step}")
-            subject = team.alike(lambda: checkpoint.load(recipe.seed, device).read_by(runtime.workers))
+            subject = team.alike(
+                lambda: checkpoint.load(recipe.seed, device).read_by(runtime.workers).by(runtime.backend)
+            )
             risk = next(iter(surface_risks(subject, recipe).values()))
             drawing, trails = team.alike(
                 lambda: single_threaded(_drawn, subject, risk, recipe, (checkpoint, *others), reach)
@@ -243,7 +245,8 @@ def _make_between(
     checkpoints: Sequence[Checkpoint], recipe: Recipe, path: Path, runtime: Runtime, tell: Tell, fit: Fit | None
 ) -> None:
     """Compute and write them."""
-    subjects = [c.load(recipe.seed, runtime.devices[0]).read_by(runtime.workers) for c in checkpoints]
+    loaded = (c.load(recipe.seed, runtime.devices[0]) for c in checkpoints)
+    subjects = [subject.read_by(runtime.workers).by(runtime.backend) for subject in loaded]
     context = context_of(subjects[0], checkpoints[0], recipe) | {"models": [s.run_id for s in subjects]}
     for n, passage in enumerate(passages(subjects, recipe, fit=fit, tell=tell)):
         modes = list(dict.fromkeys(there for _, there in passage.profile.examples))

@@ -21,8 +21,10 @@ from analysis.surfaces.places import checkpoint_of, suited, surface_risks
 from analysis.surfaces.reading import ANSWERS, Remark, reading, reading_together, to_markdown, verdict
 from analysis.surfaces.recipe import Recipe, recipe
 from analysis.surfaces.sheets import Sheet, between_models, file_of, folder_of, scan_checkpoint
+from landscape.memory import explained
 from landscape.surfaces import Surface
 from landscape.surfaces.scanner import Scanner
+from trainers.backend import USUAL, Backend
 from trainers.files.writing import write_bytes
 from trainers.runtime import HERE, Runtime
 from trainers.sweep.parallel import single_threaded
@@ -165,6 +167,7 @@ def surface(
     jobs: int | None = None,
     device: str = "cpu",
     workers: int = 0,
+    backend: Backend = USUAL,
     track: Track = quiet,
     announce: Tell = silent,
     trust: bool = False,
@@ -187,6 +190,7 @@ def surface(
         jobs: Processes; one a core if left out.
         device: Where: cpu, cuda, cuda:0,1 for several, mps or auto.
         workers: Processes that read data ahead, where they are read one by one.
+        backend: How torch computes.
         track: Shows progress.
         announce: Told what is done, and what it will take.
         trust: Import a model or dataset that a run names as module:function.
@@ -204,7 +208,7 @@ def surface(
         FileNotFoundError: If a path names no model.
         BusyError: If another process computes the same surface.
     """
-    chosen, runtime = recipe(**options), Runtime(device, jobs, workers=workers)
+    chosen, runtime = recipe(**options), Runtime(device, jobs, workers=workers, backend=backend)
     places = [
         m
         if not isinstance(m, str | Path)
@@ -251,7 +255,8 @@ def survey(
         raise ValueError("`models` must name at least one run, checkpoint or file of weights, got none.")
     check_comparable(places)
     chosen = suited(chosen, places)
-    with runtime.joined() as among:
+    short = explained(runtime.devices[0], examples=chosen.batch_size, option="`--batch-size`")
+    with runtime.joined() as among, runtime.backend.flags(), short:
         tell = announce if among.ranks.leads else silent
         sheets = _told_apart(_sheets(places, chosen, among, track, tell, wait, fit))
     return Survey(chosen, tuple(sheets), Path(out) if out else _folder(places, chosen), command)

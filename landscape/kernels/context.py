@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.kernels.attention import attention, supports
+from landscape.kernels.tf32 import allow_tf32
 
 # Models find the functions here at each call: torch.nn's own layers, Hugging Face, timm. A TorchFunctionMode would find
 # more, but costs a small model half of its forward pass, and is off inside nn.MultiheadAttention, of all places.
@@ -92,29 +93,7 @@ def _install() -> list[Callable[[], None]]:
     undo.append(_later(torch.backends.cuda.enable_math_sdp, torch.backends.cuda.math_sdp_enabled()))
     torch.backends.cuda.enable_math_sdp(True)
     if torch.backends.cuda.is_built():
-        undo += _full_precision()
-    return undo
-
-
-def _full_precision() -> list[Callable[[], None]]:
-    """Switch TF32 off in whichever of torch's two ways the process uses: it refuses to read a mixture.
-
-    Where both could serve it is the older one, which leaves both readable inside the block.
-    """
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    newer: list[tuple[Any, str]] = []
-    if hasattr(cudnn, "conv"):
-        newer = [(cuda.matmul, "fp32_precision"), (cudnn.conv, "fp32_precision"), (cudnn.rnn, "fp32_precision")]
-    places: list[tuple[Any, str]] = [(cuda.matmul, "allow_tf32"), (cudnn, "allow_tf32")]
-    off: Any = False
-    # undone from the last to the first: a default that was never set is one again
-    undo = [_later(setattr, owner, name, getattr(owner, name)) for owner, name in newer]
-    try:
-        undo += [_later(setattr, owner, name, getattr(owner, name)) for owner, name in places]
-    except RuntimeError:
-        places, off = newer, "ieee"
-    for owner, name in places:
-        setattr(owner, name, off)
+        undo += allow_tf32(False)
     return undo
 
 

@@ -123,8 +123,9 @@ class Fisher(OutputSpaceOperator):
     def _sampled(self, f: Tensor, i: int) -> RowMap:
         """(1/S) Σ_s r_s (r_s · u), with slopes r_s of the negative log-likelihood at labels drawn from the model."""
         assert self.samples is not None
-        source = torch.Generator().manual_seed((self._seed + i) % SEEDS)
-        mean = f.double().cpu()
+        home = torch.device("cpu") if f.device.type == "mps" else f.device  # which has no float64
+        source = torch.Generator(home).manual_seed((self._seed + i) % SEEDS)
+        mean = f.to(home).double()
         slopes = []
         for _ in range(self.samples):
             if self.likelihood == "categorical":
@@ -135,7 +136,7 @@ class Fisher(OutputSpaceOperator):
                 s = mean.sigmoid()
                 slope = s - torch.bernoulli(s, generator=source)
             else:
-                slope = torch.randn(mean.shape, generator=source, dtype=mean.dtype)
+                slope = torch.randn(mean.shape, generator=source, dtype=mean.dtype, device=home)
             slopes.append(slope.to(f))
         r = torch.stack(slopes)
         return lambda u: (r * (r * u).sum(-1, keepdim=True)).mean(0)

@@ -69,7 +69,7 @@ def ascent_sharpness(
     if known is not None and m is not None:
         raise ValueError(f"`known` is the loss and gradient on all data, and so of no use with `m` = {m}.")
     point = risk.theta if theta is None else theta
-    start = source_of(generator)
+    start = source_of(generator, risk.device)
     require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     found: list[Rise | None] = [None] * len(chunks)

@@ -54,7 +54,7 @@ def average_sharpness(
         Andriushchenko et al. (2023), ICML, for the measure; the pairs are our choice.
     """
     check_arguments(risk=risk, draws=draws)
-    generator = source_of(generator)
+    generator = source_of(generator, risk.device)
     check_radius(rho)
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1 pair, got {draws}.")

@@ -64,7 +64,7 @@ def keskar_sharpness(
         Keskar et al. (2017), ICLR, metric 2.1, with APGD in place of L-BFGS-B; that A has unit columns is ours.
     """
     check_arguments(risk=risk, dimension=dimension, draws=draws, steps=steps, tol=tol)
-    generator = source_of(generator)
+    generator = source_of(generator, risk.device)
     check_radius(eps, "eps")
     if dimension is None:
         found = worst_case_sharpness(
@@ -115,7 +115,7 @@ class Basis:
 
     @classmethod
     def drawn(cls, origin: Tensor, k: int, generator: Generator) -> "Basis":
-        """A random one; the generator gives one number, from which the columns are drawn on the CPU."""
+        """A random one; the generator gives one number, from which the columns are drawn on the device."""
         seed = int(torch.randint(SEEDS, (1,), generator=generator, device=generator.device))
         blank = cls(seed, origin, k, None, torch.ones(k, dtype=origin.dtype, device=origin.device))
         if k * origin.numel() * origin.element_size() <= KEPT_BYTES:
@@ -129,11 +129,13 @@ class Basis:
         if self.kept is not None:
             yield self.kept
             return
-        source = torch.Generator().manual_seed(self.seed)
+        source = torch.Generator(self.like.device).manual_seed(self.seed)
         for start in range(0, self.k, COLUMNS):
             count = min(COLUMNS, self.k - start)
-            rows = torch.randn((count, len(self.like)), generator=source, dtype=self.like.dtype)
-            yield (rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)).T.to(self.like.device)
+            rows = torch.randn(
+                (count, len(self.like)), generator=source, dtype=self.like.dtype, device=self.like.device
+            )
+            yield (rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)).T
 
     def __call__(self, y: Tensor) -> Tensor:
         """A y."""

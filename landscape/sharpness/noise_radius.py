@@ -90,7 +90,7 @@ def noise_radius(
     _check(drop, eps, tol, start)
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, got {draws!r}.")
-    generator = source_of(generator)
+    generator = source_of(generator, risk.device)
     place, base = _begin(risk, theta)
     seeds = [int(torch.randint(SEEDS, (1,), generator=generator, device=generator.device)) for _ in range(draws)]
     device = generator.device
@@ -166,7 +166,7 @@ def worst_case_radius(
         raise ValueError(f"`steps` must be at least 1, got {steps!r}.")
     if restarts < 0:
         raise ValueError(f"`restarts` must be at least 0, got {restarts!r}.")
-    source = source_of(generator)
+    source = source_of(generator, risk.device)
     origin, base = _begin(risk, theta)
     firsts = Ball(1.0, "linf").draw(restarts + 1, origin.origin, source)
     spent, seen = 0, dict[float, float]()

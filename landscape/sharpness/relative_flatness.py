@@ -73,7 +73,7 @@ def relative_flatness(
         raise ValueError(f"`kind` must be 'trace' or 'max', got {kind!r}.")
     if method not in ("auto", "output", "exact", "probes"):
         raise ValueError(f"`method` must be 'auto', 'output', 'exact' or 'probes', got {method!r}.")
-    generator = source_of(generator)
+    generator = source_of(generator, risk.device)
     point = risk.theta if theta is None else theta
     require_repeatable(risk, point)
     name = _weight_name(risk, layer)

@@ -87,7 +87,7 @@ def worst_case_sharpness(
     if not tol >= 0:
         raise ValueError(f"`tol` must be at least 0, got {tol!r}.")
     point = {name: (risk.theta if theta is None else theta)[name].detach() for name in risk.names}
-    source = source_of(generator)
+    source = source_of(generator, risk.device)
     require_repeatable(risk, point)
     chunks = [risk] if m is None else risk.chunks(m, generator=generator)
     place = Place.of(risk, point, metric)

@@ -220,7 +220,7 @@ def spectral_density(
         Ubaru, Chen and Saad (2017), SIAM J. Matrix Anal. Appl. 38(4).
     """
     check_arguments(A=A, runs=runs, steps=steps)
-    generator = source_of(generator)
+    generator = source_of(generator, A.device)
     p = A.shape[0]
     if runs < 1 or steps < 1:
         raise ValueError(f"`runs` and `steps` must be at least 1, got {runs} and {steps}.")

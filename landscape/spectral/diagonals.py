@@ -64,7 +64,7 @@ def diagonal(
         Bekas, Kokiopoulou and Saad (2007), Appl. Numer. Math. 57(11-12).
     """
     check_arguments(A=A, draws=draws)
-    generator = source_of(generator)
+    generator = source_of(generator, A.device)
     p = A.shape[0]
     if draws >= p:
         with torch.no_grad():
@@ -135,7 +135,7 @@ def frobenius_squared(
         Hutchinson (1989), Commun. Stat. Simul. Comput. 18(3), applied to A².
     """
     check_arguments(A=A, draws=draws, tol=tol, atol=atol)
-    generator = source_of(generator)
+    generator = source_of(generator, A.device)
     p = A.shape[0]
     goal = Goal.of(tol, atol, draws)
     draws = goal.draws

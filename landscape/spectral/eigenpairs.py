@@ -143,7 +143,7 @@ def top_eigenpairs(
         Anal. Appl. 22(2), for thick restarts; the check and the search of the complement are our definition.
     """
     check_arguments(A=A, k=k, tol=tol, block=block, basis=basis, max_products=max_products)
-    generator = source_of(generator)
+    generator = source_of(generator, A.device)
     p = A.shape[0]
     need = 2 * k if which == "both" else k
     if which not in ("largest", "smallest", "magnitude", "both"):

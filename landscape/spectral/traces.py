@@ -90,7 +90,7 @@ def trace(
         and Hallman (2023), SIAM J. Matrix Anal. Appl. 44(3).
     """
     check_arguments(A=A, draws=draws, tol=tol, atol=atol)
-    generator = source_of(generator)
+    generator = source_of(generator, A.device)
     p = A.shape[0]
     if method not in ("auto", "hutchinson", "exact", *SKETCHES):
         raise ValueError(

@@ -10,6 +10,7 @@ from analysis.style import fixed, interval, p_value
 from studies.pages.page import Answer, Folders, Page
 
 HYPOTHESIS = "F_mi[obf, iso-loss, C=1000, exposed]"
+TARGET = "test_error"
 FLATNESS = ("top_eigenvalue", "hessian_trace")
 BASELINES = ("train_loss", "train_error", "validation_error")
 DISCOVERY = "predictors_noisy"  # the task on which the hypothesis was found: shown, and not counted
@@ -58,15 +59,15 @@ def answer(folders: Folders) -> Answer:
     return Answer(short, CHANGED, [*tables, *found, *shown])
 
 
-def of_target(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows about the test error."""
-    return table[table["target"] == "test_error"]
+def of_target(table: pd.DataFrame, target: str = TARGET) -> pd.DataFrame:
+    """The rows about a target."""
+    return table[table["target"] == target]
 
 
-def of_hypothesis(results: StudyResults) -> pd.DataFrame:
-    """Its comparisons, with what it is compared with as `other`, without the split."""
-    rows = of_target(results.comparisons)
-    rows = rows[rows["forgetting"] == HYPOTHESIS]
+def of_hypothesis(results: StudyResults, hypothesis: str = HYPOTHESIS, target: str = TARGET) -> pd.DataFrame:
+    """Its comparisons, with what it is compared with as `other`, without options and split."""
+    rows = of_target(results.comparisons, target)
+    rows = rows[rows["forgetting"] == hypothesis]
     return rows.assign(other=rows["sharpness"].map(base_name))
 
 
@@ -76,8 +77,9 @@ def base_name(variant: str) -> str:
 
 
 def ends(row: pd.Series) -> tuple[float, float]:
-    """The interval over configurations and draws of the data."""
-    return float(row["low_draws"]), float(row["high_draws"])
+    """The interval over configurations and draws of the data; over configurations where there are too few draws."""
+    resampled = ("low_draws", "high_draws") if np.isfinite(row["low_draws"]) else ("low", "high")
+    return float(row[resampled[0]]), float(row[resampled[1]])
 
 
 def decided(rows: pd.DataFrame, others: Sequence[str]) -> str:
@@ -87,9 +89,10 @@ def decided(rows: pd.DataFrame, others: Sequence[str]) -> str:
     lead of 0.1 over one of them. Others that are constant on the task are left out.
     """
     compared = rows[rows["other"].isin(others) & np.isfinite(rows["difference"].to_numpy(dtype=float))]
-    if compared.empty or compared[["low_draws", "high_draws"]].isna().any(axis=None):
+    intervals = np.array([ends(row) for _, row in compared.iterrows()])
+    if compared.empty or np.isnan(intervals).any():
         return "Inconclusive"
-    lows, highs = zip(*(ends(row) for _, row in compared.iterrows()), strict=True)
+    lows, highs = intervals.T
     if min(lows) > 0 and compared["tau_forgetting"].max() < 0:
         return "Holds"
     return "Does not hold" if min(highs) < INTEREST else "Inconclusive"
@@ -130,18 +133,19 @@ def comparison_table(rows: pd.DataFrame) -> list[str]:
         numbers = [fixed(r["tau_forgetting"]), fixed(r["tau_sharpness"]), interval(r["difference"], *ends(r))]
         cells = [f"`{r['sharpness']}`", PAIRS[str(r["pairs"])], *numbers, str(int(r["n_configurations"]))]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", "Intervals resample configurations and draws of the data."]
+    resampled = "configurations and draws of the data" if rows["low_draws"].notna().any() else "configurations"
+    return [*lines, "", f"Intervals resample {resampled}."]
 
 
-def strongest(results: StudyResults) -> list[str]:
+def strongest(results: StudyResults, hypothesis: str = HYPOTHESIS, target: str = TARGET) -> list[str]:
     """The measures with the largest coefficient inside cells, the baselines and those of the hypothesis."""
-    table = of_target(results.correlations)
+    table = of_target(results.correlations, target)
     rows = table[table["coefficient"] == "kendall"].drop_duplicates("measure").set_index("measure")
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     rows = rows.reindex(rows["stratified"].abs().sort_values(ascending=False).index)
     candidates = rows.index[rows["role"] == "candidate"]
     named = rows.index.map(base_name).isin([*FLATNESS, *BASELINES])
-    keep = rows.index.isin([*candidates[:SHOWN], HYPOTHESIS]) | named
+    keep = rows.index.isin([*candidates[:SHOWN], hypothesis]) | named
     lines = ["| measure | tau_b pooled | tau_b inside cells | p inside cells, corrected | reversal |"]
     lines += ["|---|---:|---:|---:|---|"]
     for measure, r in rows[keep].iterrows():
@@ -157,18 +161,18 @@ def strongest(results: StudyResults) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     note = (
         f"The {SHOWN} strongest of {len(candidates)} measures, those of the hypothesis, and baselines. Cells: equal "
-        "learning rate and batch size."
+        "hyper-parameters of training, those of the method apart."
     )
     return [*lines, "", note]
 
 
-def given(results: StudyResults) -> list[str]:
+def given(results: StudyResults, hypothesis: str = HYPOTHESIS, target: str = TARGET) -> list[str]:
     """What is left of the hypothesis and of flatness once the baselines are known."""
     table = results.further.get("partial", pd.DataFrame())
     if table.empty or "control" not in table:
         return []
-    rows = of_target(table)
-    rows = rows[rows["measure"].isin([HYPOTHESIS, *FLATNESS])]
+    rows = of_target(table, target)
+    rows = rows[(rows["measure"] == hypothesis) | rows["measure"].map(base_name).isin(FLATNESS)]
     lines = ["", "| measure | given | coefficient | value |", "|---|---|---|---:|"]
     for _, r in rows.iterrows():
         cells = [f"`{r['measure']}`", r["control"], r["coefficient"], interval(r["value"], r["low"], r["high"])]
@@ -178,12 +182,16 @@ def given(results: StudyResults) -> list[str]:
 
 def seen(folders: Folders) -> str:
     """How small a difference the design could have seen, and so whether it can decide one that is of interest."""
+    return able_to_decide({f"`{name}`": of_hypothesis(StudyResults.load(folder)) for name, folder in folders.items()})
+
+
+def able_to_decide(comparisons: dict[str, pd.DataFrame]) -> str:
+    """The same of comparisons by the name of what they are about."""
     halves = {}
-    for name, folder in folders.items():
-        rows = of_hypothesis(StudyResults.load(folder))
-        rows = rows[rows["other"].isin([*FLATNESS, *BASELINES])]
-        halves[name] = float(np.nanmedian((rows["high_draws"] - rows["low_draws"]).to_numpy(dtype=float) / 2))
-    texts = ", ".join(f"±{fixed(half)} (`{name}`)" for name, half in halves.items())
+    for name, every in comparisons.items():
+        rows = every[every["other"].isin([*FLATNESS, *BASELINES])]
+        halves[name] = float(np.nanmedian([np.diff(ends(row))[0] / 2 for _, row in rows.iterrows()]))
+    texts = ", ".join(f"±{fixed(half)} ({name})" for name, half in halves.items())
     able = "can" if max(halves.values()) <= INTEREST else "cannot"
     return (
         f"This design {able} decide a lead of {INTEREST}, the smallest of interest: the intervals of the differences "

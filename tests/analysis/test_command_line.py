@@ -187,7 +187,7 @@ def test_one_run_trains_on_one_device(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("flags", "message"), [
     (("--jobs", 0), "`jobs` must be at least 1, got 0"),
     (("--device", "cpu:0,0"), "`device` 'cpu:0,0' names a device twice"),
-    (("--device", "cpu:0", "--executor", "ray"), "`device` must be 'cpu' with executor 'ray'"),
+    (("--device", "cpu:0", "--executor", "ray"), "`device` must be 'cpu' or 'cuda' with executor 'ray'"),
     (("--address", "there:1"), "`address` is a Ray cluster's, got 'there:1' with executor 'processes'"),
 ])  # fmt: skip
 def test_places_that_do_not_go_together_are_refused(flags, message, tmp_path, capsys):
@@ -421,6 +421,26 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys):
     assert run("mesure", "runs") == 2
     assert "there is no command 'mesure'" in (said := capsys.readouterr().err)
     assert "Did you mean 'measure'?" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--labelnoise", "0.1"], "unrecognized options: --labelnoise, 0.1. Did you mean --label-noise?"),
+        (["train", "--precision", "bf16"], "invalid choice 'bf16' for argument '--precision'. Expected one of"),
+        (["train", "--epochs", "x"], "error parsing --epochs: invalid literal for int() with base 10: 'x'."),
+        (["study", "--jobs"], "missing value for argument '--jobs'."),
+        (["measure"], "missing from landscape measure: PATH"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_cannot_be_read_are_one_line(arguments, said, capsys):
+    assert run(*arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(f"landscape: {said}")
+    assert shown.err.endswith(f"`landscape {arguments[0]} --help` shows the options.\n")
+    assert shown.err.count("\n") == 1
 
 
 def test_help_needs_neither_torch_nor_pandas(tmp_path):

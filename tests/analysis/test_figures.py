@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,6 @@ from synthetic import make
 
 from analysis import figures, style
 from analysis.measures.registry import MEASURES, family_of
-from analysis.results import StudyResults
 from analysis.table import with_variant
 
 
@@ -317,10 +317,10 @@ def test_lines_of_forgetting_must_be_exposures_or_methods(results):
 
 def test_curves_over_training_use_only_runs_measured_along_the_way(results):
     single = results.measures["run_id"].str.endswith("s1") & (results.measures["step"] < 500)
-    sparse = StudyResults(**{**results.__dict__, "measures": results.measures[~single]})
+    sparse = replace(results, measures=results.measures[~single])
     _, facts = figures.FIGURES["forgetting_curves"].draw(sparse)
     assert facts["runs"] == "16 runs"
-    last = StudyResults(**{**results.__dict__, "measures": results.measures[results.measures["step"] == 500]})
+    last = replace(results, measures=results.measures[results.measures["step"] == 500])
     with pytest.raises(figures.NothingToDraw, match="last checkpoint only"):
         figures.FIGURES["forgetting_curves"].draw(last)
 
@@ -457,10 +457,10 @@ def test_a_reversal_is_among_the_scatter_plots(results):
     assert any(f"Ψ = {style.fixed(psi['top_eigenvalue'])}" in title for title in titles)
     inside = results.correlations.assign(reversal=False, cell_reversal=True, stratified=-0.7)
     inside["value"] = inside["value"].abs()
-    figure, _ = figures.FIGURES["scatter"].draw(StudyResults(**{**results.__dict__, "correlations": inside}))
+    figure, _ = figures.FIGURES["scatter"].draw(replace(results, correlations=inside))
     assert all("⇄ inside cells −0.70" in ax.get_title(loc="left") + ax.get_title() for ax in figure.axes)
     rows = results.correlations.assign(reversal=False)
-    none = StudyResults(**{**results.__dict__, "correlations": rows})
+    none = replace(results, correlations=rows)
     figure, facts = figures.FIGURES["scatter"].draw(none)
     assert facts["reversals"].startswith("In none of them")
     assert not [t for legend in figure.legends for t in legend.get_texts() if "fit" in t.get_text()]
@@ -482,14 +482,14 @@ def test_forgetting_by_size_is_the_mean_over_runs_in_order_of_size(results):
 def test_forgetting_by_size_needs_two_sizes(results):
     measures = results.measures[~results.measures["options"].str.contains('"m": (?:1,|"all")', regex=True)]
     with pytest.raises(figures.NothingToDraw, match="one size m"):
-        figures.FIGURES["forgetting_by_m"].draw(StudyResults(**{**results.__dict__, "measures": measures}))
+        figures.FIGURES["forgetting_by_m"].draw(replace(results, measures=measures))
 
 
 def test_sizes_of_batches_that_are_numbers_and_words_stand_side_by_side(results):
     rows = results.measures[results.measures["split"] == "exposed"]
     last = rows[rows["step"] == 500]
     even = last[last["options"].str.contains('"m": (?:1,|"all")', regex=True)]  # as many of one as of the other
-    _, facts = figures.FIGURES["forgetting_bars"].draw(StudyResults(**{**results.__dict__, "measures": even}))
+    _, facts = figures.FIGURES["forgetting_bars"].draw(replace(results, measures=even))
     assert facts["m"] == "1"
 
 
@@ -513,7 +513,7 @@ def test_along_training_shows_sharpness_beside_forgetting(results):
     assert facts["each"] == f"mean and one standard deviation over {counts.min()} to {counts.max()} runs of each method"
     last = results.measures[(results.measures["step"] == 500) | (results.measures["measure"] != "top_eigenvalue")]
     with pytest.raises(figures.NothingToDraw, match="Sharpness was measured at the last checkpoint only"):
-        figures.FIGURES["along_training"].draw(StudyResults(**{**results.__dict__, "measures": last}))
+        figures.FIGURES["along_training"].draw(replace(results, measures=last))
 
 
 def test_along_training_needs_a_name(results):
@@ -544,7 +544,7 @@ def test_calibration_without_scores_is_told(results):
         figures.calibration(Figure(), pd.DataFrame({"method": ["sam"], "measure": ["ece"], "value": [np.nan]}))
     rows = results.measures[~results.measures["measure"].str.startswith(("ece", "brier"))]
     with pytest.raises(figures.NothingToDraw, match="Calibration was not measured"):
-        figures.FIGURES["calibration"].draw(StudyResults(**{**results.__dict__, "measures": rows}))
+        figures.FIGURES["calibration"].draw(replace(results, measures=rows))
 
 
 def test_costs_are_bars_the_most_expensive_first(ax):
@@ -563,6 +563,6 @@ def test_costs_are_bars_the_most_expensive_first(ax):
 
 def test_costs_are_seconds_where_the_table_has_them(results):
     timed = results.measures.assign(seconds=np.where(results.measures["measure"] == "top_eigenvalue", 2.0, np.nan))
-    figure, facts = figures.FIGURES["costs"].draw(StudyResults(**{**results.__dict__, "measures": timed}))
+    figure, facts = figures.FIGURES["costs"].draw(replace(results, measures=timed))
     assert facts["what"].startswith("Seconds that each measure took")
     assert [bar.get_width() for bar in figure.axes[0].patches] == [2.0]

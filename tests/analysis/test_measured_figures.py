@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from analysis.measures.catalogue.calibration import calibration_error, reliabili
 from analysis.measures.catalogue.forgetting import forgetting_counts
 from analysis.measures.catalogue.targets import reliability_bins
 from analysis.measures.subject import Subject
-from analysis.results import StudyResults
 from analysis.statistics.correlation import correlate
 from analysis.table import to_frame, with_variant
 from trainers import build_model, load_dataset
@@ -156,7 +156,7 @@ def test_the_report_says_what_to_measure_where_there_is_no_table(name, measure, 
     results = make()
     without = results.measures[results.measures["measure"] != measure]
     with pytest.raises(NothingToDraw, match=reason):
-        FIGURES[name].draw(StudyResults(**{**results.__dict__, "measures": without}))
+        FIGURES[name].draw(replace(results, measures=without))
 
 
 def test_the_report_takes_the_curvature_at_the_smallest_radius():
@@ -165,7 +165,7 @@ def test_the_report_takes_the_curvature_at_the_smallest_radius():
     sharp = rows[(rows["measure"] == "ascent_sharpness") & (rows["options"] == json.dumps({"rho": 0.05}))]
     bend = [sharp.assign(measure="surrogate_gap_directional", options=json.dumps({"rho": r}), value=v)
             for r, v in ((0.5, 7.0), (0.01, 3.0))]  # fmt: skip
-    more = StudyResults(**{**results.__dict__, "measures": pd.concat([rows, *bend], ignore_index=True)})
+    more = replace(results, measures=pd.concat([rows, *bend], ignore_index=True))
     figure, facts = FIGURES["sharpness_by_radius"].draw(more)
     assert facts["line"].endswith("κ the curvature along the gradient")
     line = next(line for line in figure.axes[0].lines if line.get_linestyle() == "--")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,6 +35,17 @@ def test_the_run_id_in_a_config_is_not_a_hyper_parameter(folder):
     read = StudyResults.load(folder)
     assert "hp.run_id" not in read.runs
     assert read.configurations()["configuration"].nunique() == 17
+
+
+def test_a_table_that_is_worked_out_once_is_not_changed_by_who_got_it():
+    given = make()
+    for table in (given.configurations, given.final, given.forgetting):
+        first = table()
+        kept = first["run_id"].tolist()
+        first["run_id"] = "another"
+        first.loc[first.index[0], "method"] = "another"
+        assert table()["run_id"].tolist() == kept
+        assert "another" not in set(table()["method"])
 
 
 def test_runs_that_are_not_whole_say_so(folder):
@@ -99,7 +112,7 @@ def test_a_broken_file_is_named(folder, name, content, message):
 def test_a_table_without_its_columns_is_refused():
     given = make(methods=(("sgd", None),))
     with pytest.raises(ValueError, match=r"`ceilings` lacks the columns \['split_half'\]"):
-        StudyResults(**{**given.__dict__, "ceilings": given.ceilings.drop(columns="split_half")})
+        replace(given, ceilings=given.ceilings.drop(columns="split_half"))
 
 
 def test_comparisons_and_ceilings_of_before_are_pooled_and_lack_the_rest(folder):
@@ -146,13 +159,10 @@ def test_points_are_means_and_deviations_over_seeds():
 def test_deviations_of_points_are_without_what_draws_of_the_data_add():
     given = make()
     seeds = given.runs["run_id"].str[-1].astype(int)
-    drawn = StudyResults(**{**given.__dict__, "runs": given.runs.assign(**{"hp.data_seed": seeds})})
+    drawn = replace(given, runs=given.runs.assign(**{"hp.data_seed": seeds}))
     shift = given.measures["run_id"].str.endswith("s1") & (given.measures["measure"] == "test_error")
     easier = given.measures.assign(value=given.measures["value"].where(~shift, given.measures["value"] + 0.5))
-    before, after = (
-        r.points("top_eigenvalue", "test_error")
-        for r in (drawn, StudyResults(**{**drawn.__dict__, "measures": easier}))
-    )
+    before, after = (r.points("top_eigenvalue", "test_error") for r in (drawn, replace(drawn, measures=easier)))
     both = after["seeds"] == 2
     np.testing.assert_allclose(after["y"][both], before["y"][both] + 0.25)
     assert after["y_sd"].max() < 0.1  # where half a unit is added to one draw, the plain deviation is 0.35
@@ -180,7 +190,7 @@ def test_points_leave_out_what_is_not_finite():
     run = "sam-r0.05-l0.1-s0"
     rows = given.measures.copy()
     rows.loc[(rows["run_id"] == run) & (rows["measure"] == "top_eigenvalue"), "value"] = np.inf
-    changed = StudyResults(**{**given.__dict__, "measures": rows})
+    changed = replace(given, measures=rows)
     before, after = (r.points("top_eigenvalue", "test_error") for r in (given, changed))
     assert np.isfinite(after["x"]).all()
     assert after["seeds"].sum() == before["seeds"].sum() - 1
@@ -192,14 +202,14 @@ def test_the_best_configuration_is_chosen_by_validation_and_never_by_test():
     config = (history["hp.rho"] == 0.1) & (history["hp.lr"] == 0.1)
     history.loc[config, "validation_error"] = 0.0
     history.loc[config, "test_error"] = 0.9  # the worst test error must not keep it from being chosen
-    chosen, rule = StudyResults(**{**given.__dict__, "history": history}).best_configurations()
+    chosen, rule = replace(given, history=history).best_configurations()
     assert set(chosen["run_id"]) == {"sam-r0.1-l0.1-s0", "sam-r0.1-l0.1-s1"}
     assert "validation" in rule
 
 
 def test_without_validation_nothing_is_chosen():
     given = make(methods=(("sam", None),))
-    blind = StudyResults(**{**given.__dict__, "history": given.history.assign(validation_error=np.nan)})
+    blind = replace(given, history=given.history.assign(validation_error=np.nan))
     chosen, rule = blind.best_configurations()
     assert chosen["configuration"].nunique() == 3
     assert rule.startswith("all finished configurations")
@@ -209,11 +219,11 @@ def test_facts_are_those_that_the_statistics_were_made_with():
     given = make(methods=(("sgd", None),))
     study = {**given.study, "study": {"statistics": {"level": 0.9, "draws": 500, "permutations": 99}}}
     used = {"level": 0.8, "draws": 400, "permutations": 19, "usual": []}
-    facts = StudyResults(**{**given.__dict__, "study": study, "statistics": used}).facts()
+    facts = replace(given, study=study, statistics=used).facts()
     assert facts["level"] == "80 %"
     assert facts["intervals"].startswith("80 % intervals resample configurations (400 times)")
     assert facts["permutations"] == "19 permutations"
-    older = StudyResults(**{**given.__dict__, "study": study}).facts()  # what it asked for need not be what was done
+    older = replace(given, study=study).facts()  # what it asked for need not be what was done
     assert older["level"] == "90 %"
     assert older["intervals"].startswith("90 % intervals resample configurations, all")
     assert older["permutations"] == "permutations"
@@ -223,9 +233,9 @@ def test_what_a_rule_decided_is_not_otherwise():
     given = make(methods=(("sgd", None),))
     used = {"level": 0.95, "draws": 2000, "permutations": 9999, "interval": "bca"}
     study = {**given.study, "study": {"statistics": {"permutations": None}}}
-    results = StudyResults(**{**given.__dict__, "study": study, "statistics": {**used, "usual": ["permutations"]}})
+    results = replace(given, study=study, statistics={**used, "usual": ["permutations"]})
     assert results.other_statistics() == "interval bca"
-    chosen = StudyResults(**{**given.__dict__, "study": study, "statistics": {**used, "usual": []}})
+    chosen = replace(given, study=study, statistics={**used, "usual": []})
     assert chosen.other_statistics() == "permutations 9999, interval bca"
 
 
@@ -233,9 +243,9 @@ def test_weights_other_than_the_last_are_said():
     given = make(methods=(("sgd", None),))
     assert given.other_weights() == ""
     measures = given.measures.assign(options='{"weights": "ema"}')
-    averaged = StudyResults(**{**given.__dict__, "measures": measures})
+    averaged = replace(given, measures=measures)
     assert averaged.other_weights() == "the average of weights (ema)"
-    best = StudyResults(**{**given.__dict__, "study": {**given.study, "study": {"weights": "best"}}})
+    best = replace(given, study={**given.study, "study": {"weights": "best"}})
     assert best.other_weights() == "those with the best validation error, by which they were chosen"
 
 
@@ -257,15 +267,15 @@ def test_further_statistics_may_be_absent(folder):
 def test_further_statistics_without_their_columns_or_of_no_known_name_are_refused():
     given = make(methods=(("sgd", None),))
     with pytest.raises(ValueError, match=r"`power` lacks the columns \['value'\]"):
-        StudyResults(**{**given.__dict__, "further": {"power": given.further["power"].drop(columns="value")}})
+        replace(given, further={"power": given.further["power"].drop(columns="value")})
     with pytest.raises(ValueError, match=r"`further` holds \['sorcery'\]"):
-        StudyResults(**{**given.__dict__, "further": {"sorcery": given.further["power"]}})
+        replace(given, further={"sorcery": given.further["power"]})
 
 
 def test_entries_are_those_of_the_registry_that_left_rows():
     given = make()
     timed = given.measures.assign(seconds=np.where(given.measures["step"] == 500, 3.0, 1.0))
-    entries = StudyResults(**{**given.__dict__, "measures": timed}).entries().set_index("measure")
+    entries = replace(given, measures=timed).entries().set_index("measure")
     assert entries.loc["norms", "rows"] == "gradient_norm"
     assert entries.loc["norms", ["family", "checkpoints", "seconds"]].tolist() == ["norm", 31, 3.0]
     finished = given.configurations().query("status == 'finished'")["run_id"]
@@ -287,7 +297,7 @@ def test_seconds_in_the_table_are_kept(folder):
 def test_captions_say_how_intervals_were_made():
     given = make(methods=(("sgd", None),))
     assert "resample configurations" in given.facts()["intervals"]
-    new = StudyResults(**{**given.__dict__, "correlations": given.correlations.assign(interval="stabilised")})
+    new = replace(given, correlations=given.correlations.assign(interval="stabilised"))
     assert "jackknife" in new.facts()["intervals"]
     assert "resample configurations" in new.facts()["resampled"]
 

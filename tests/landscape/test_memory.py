@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from landscape import memory
-from landscape.memory import free_bytes, readable, require
+from landscape.memory import Usage, explained, free_bytes, fullness, ran_out, readable, require, shortage
 
 
 def test_free_memory_of_the_machine():
@@ -54,3 +54,57 @@ def test_a_request_that_fits_passes_and_one_that_does_not_is_refused(monkeypatch
 )
 def test_sizes_in_units(count, text):
     assert readable(count) == text
+
+
+GIB = 2**30
+SHORT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80.0 GiB")
+
+
+@pytest.mark.parametrize(("asked", "used", "told"), [
+    # 12 GiB of activations of 128 examples, and 2 more that did not fit: 100 MiB an example and a bit; 12 GiB to have
+    (2.0, Usage(80 * GIB, 0, 22 * GIB, 10 * GIB, 22 * GIB), "at most 64 may fit (`size`)"),
+    # 3 GiB to have for 14 of 128 examples: 27 of them
+    (4.0, Usage(80 * GIB, GIB, 12 * GIB, 10 * GIB, 20 * GIB), "at most 16 may fit (`size`)"),
+    (64.0, Usage(80 * GIB, 0, 10 * GIB, 10 * GIB, 10 * GIB), "not even one would fit"),
+])  # fmt: skip
+def test_what_would_fit_follows_from_what_the_pass_held(monkeypatch, asked, used, told):
+    monkeypatch.setattr(memory, "usage", lambda _: used)
+    error = torch.OutOfMemoryError(str(SHORT).replace("2.00", f"{asked:.2f}"))
+    text = shortage(error, "cuda:0", examples=128, option="`size`")
+    held = f"{readable(used.free)} of 80 GiB is free, and other processes hold {readable(used.others)}"
+    assert (
+        text
+        == f"out of memory on cuda:0 with 128 examples a pass: {asked:.3g} GiB more was asked for, and {held}; {told}"
+    )
+    assert "examples" not in shortage(error, "cuda:0", examples=None, option="")
+
+
+def test_a_device_that_does_not_tell_is_asked_for_half():
+    text = shortage(RuntimeError("DefaultCPUAllocator: not enough memory"), "cpu", examples=20, option="`size`")
+    assert text.endswith("is free; at most 8 may fit (`size`)")
+    assert shortage(SHORT, "cpu", examples=1, option="`size`").endswith("; not even one would fit")
+
+
+def test_usage_of_a_gpu(monkeypatch):
+    numbers = {"memory_reserved": 700, "memory_allocated": 300, "max_memory_allocated": 600}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (5_000, 80_000))
+    for name, number in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, number=number: number)
+    assert memory.usage("cuda:1") == Usage(80_000, 5_000, 700, 300, 600)
+    assert memory.usage("cpu") is None
+    assert fullness("cuda:1") == "4.88 KiB of 78.1 KiB is free, and other processes hold 72.6 KiB"
+
+
+def test_what_ran_out_is_one_kind_of_error_and_others_are_themselves():
+    for error in (
+        SHORT,
+        MemoryError("x needs 3 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+    ):
+        assert ran_out(error)
+        told = pytest.raises(MemoryError, match=r"(out of memory on cpu|x needs 3 GiB).*; goes on.$")
+        with told, explained("cpu", examples=None, option="", then="; goes on"):
+            raise error
+    assert not ran_out(RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="assert"), explained("cpu", examples=2, option=""):
+        raise RuntimeError("CUDA error: device-side assert triggered")

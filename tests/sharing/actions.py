@@ -30,6 +30,7 @@ STUDY = {
     "statistics": {"draws": 20, "permutations": 19},
 }
 PLANE = {"points": 5, "examples": 40, "numbers": False}
+LINE = {**PLANE, "axes": "random", "points": 2001}
 
 
 def begin(folder, seed):
@@ -73,6 +74,10 @@ def rank(folder, seed, rank, count, port, run, log):
     except Exception as error:
         Path(log).write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+    if left := [name for name in threads if "gloo" in name]:  # one that is left can abort the process as Python ends
+        Path(log).write_text(f"threads that are left: {left}")
+        sys.exit(2)
 
 
 def scan(folder, seed, run, log):
@@ -85,6 +90,22 @@ def scan(folder, seed, run, log):
     except Exception as error:
         Path(log).write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
+
+
+def scan_slowly(run):
+    """A surface scan alone that writes down each block of points, and rests before it."""
+    torch.set_num_threads(1)
+    from analysis.surfaces import computing
+    from analysis.surfaces.survey import surface
+
+    evaluate = computing.evaluate
+
+    def slow(*arguments, **options):
+        time.sleep(0.2)
+        return evaluate(*arguments, **options)
+
+    computing.evaluate, computing.BUNDLE_SECONDS = slow, 0.0
+    surface(run, jobs=1, **LINE)
 
 
 def train(folder, seed, settings):

@@ -19,6 +19,7 @@ from delays import killed_at_random
 from analysis.measures.cache import Cache
 from analysis.measures.checkpoints import RunCheckpoint, kept_rows
 from analysis.measures.plan import plan
+from analysis.surfaces.survey import surface
 from trainers import Run
 from trainers.files.lock import BusyError, locked
 from trainers.files.writing import SILENCE
@@ -145,6 +146,25 @@ def test_commands_that_scan_one_surface(copy, trained, start, tmp_path, round):
         assert ended([start(actions.scan, str(copy), 0, str(copy), str(logs[0]))]) == [0]
     assert (copy / "surfaces" / name).read_bytes() == whole
     assert not [p for p in asides(copy) if p.suffix != ".lock"]
+
+
+def test_a_scan_that_is_killed_goes_on_from_what_it_wrote_down(copy, start):
+    sheet = surface(copy, jobs=1, **actions.LINE).sheets[0]
+    whole = sheet.file.read_bytes()
+    sheet.file.unlink()
+    process = start(actions.scan_slowly, str(copy))
+    journal = sheet.file.with_suffix(".parts") / "0.journal"
+    deadline = time.monotonic() + PATIENT
+    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 3000):
+        time.sleep(0.02)
+    with pytest.raises(BusyError, match="is in use by process"):
+        surface(copy, jobs=1, **actions.LINE)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert 3000 < journal.stat().st_size < 2001 * 64  # of eight numbers a point
+    assert not sheet.file.exists()
+    assert surface(copy, jobs=1, **actions.LINE).sheets[0].file.read_bytes() == whole
+    assert not journal.parent.exists()
 
 
 def test_a_run_that_several_processes_train_is_that_of_one(tmp_path, start, trained, round):

@@ -99,3 +99,15 @@ def tokens():
 def to_one(shape, classes):
     """A model with one output, whatever the targets are."""
     return torch.nn.Linear(shape[0], 1)
+
+
+def to_three(shape):
+    """A model with three outputs, whatever the targets are."""
+    return torch.nn.Linear(shape[0], 3)
+
+
+def missing():
+    """The line with a target that is not known."""
+    train, test = line()
+    train.tensors[1][3] = float("nan")
+    return train, test

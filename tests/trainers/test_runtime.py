@@ -8,7 +8,8 @@ import torch
 
 from landscape.ranks import Ranks
 from trainers import Runtime, fit
-from trainers.runtime import device_of
+from trainers import runtime as runtimes
+from trainers.runtime import device_of, require_float64
 from trainers.sweep.parallel import cores, in_parallel
 
 
@@ -73,9 +74,9 @@ def test_a_runtime_or_its_fields():
     ({"jobs": 0}, "`jobs` must be at least 1, got 0; leave it out for one a core"),
     ({"workers": -1}, "`workers` must be a whole number of processes >= 0, got -1"),
     ({"workers": True}, "`workers` must be a whole number of processes >= 0, got True"),
-    ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
+    ({"executor": "threads"}, "`executor` must be 'processes', 'ray' or 'population', got 'threads'"),
     ({"address": "x:1"}, "`address` is a Ray cluster's, got 'x:1' with executor 'processes': use 'ray'"),
-    ({"device": "cpu:0", "executor": "ray"}, "`device` must be 'cpu' with executor 'ray', .* got 'cpu:0'"),
+    ({"device": "cpu:0", "executor": "ray"}, "`device` must be 'cpu' or 'cuda' with executor 'ray', .* got 'cpu:0'"),
 ])  # fmt: skip
 def test_what_is_not_there_or_does_not_go_together_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
@@ -109,3 +110,47 @@ def test_the_device_is_no_part_of_what_a_run_is(tmp_path):
         step = max(first.checkpoints())
         one, two = (run.checkpoint(step) / "params.safetensors" for run in (first, second))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_processes_of_a_machine_have_a_gpu_each_and_nccl_or_are_refused(monkeypatch):
+    monkeypatch.setattr(runtimes, "device_of", torch.device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    third = Runtime("cuda")._among(Ranks(3, 4))  # the second of the second machine
+    assert third.device == "cuda:1"
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    assert third._backends() == "cpu:gloo,cuda:nccl"
+    assert Runtime()._among(Ranks(3, 4))._backends() == "gloo"
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ValueError, match="`device` 'cuda:1' of several processes needs NCCL, which this build of"):
+        third._backends()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"2 processes would share the 1 GPUs of this machine, and NCCL takes one"):
+        third._backends()
+
+
+def test_all_devices_of_a_kind(monkeypatch, any_device):
+    monkeypatch.setattr("trainers.runtime.devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    assert Runtime("cuda:all").devices == ("cuda:0", "cuda:1")
+    assert Runtime("cuda:all")._among(Ranks(1, 2)).device == "cuda:1"
+
+
+def test_a_device_that_is_full_or_has_no_float64_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"`device` 'cuda' is not there .*; this machine has cpu"):
+        Runtime("cuda:all")
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", full)
+        with pytest.raises(MemoryError, match=r"`device` 'cpu' is full, .* is free: free some, or name another"):
+            Runtime("cpu")
+    message = "cannot be had on `device` 'mps', which has no float64: take cpu or cuda, or float32"
+    with pytest.raises(ValueError, match=f"^this {message}"):
+        require_float64(torch.device("mps"), "this")
+    monkeypatch.setattr("trainers.runs.training.device_of", lambda _: torch.device("mps"))
+    with pytest.raises(ValueError, match=f"`precision` 'float64' {message}"):
+        fit({**TINY, "precision": "float64"}, out=tmp_path)

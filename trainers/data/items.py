@@ -220,7 +220,7 @@ def targets_as_stored(y: Tensor, where: str, *, labels: bool) -> Tensor:
     if labels and (y.is_floating_point() or y.is_complex() or y.ndim != 1 or int(y.min()) < 0):
         raise ValueError(
             f"`dataset` {where}: labels must be whole numbers from 0, one an example, got {y.dtype} of shape "
-            f"{tuple(y.shape[1:])} per example."
+            f"{tuple(y.shape[1:])} per example; numbers are for `task` 'regression', several marks for 'multilabel'."
         )
     return y.to(torch.float32 if y.is_floating_point() else torch.int64)
 

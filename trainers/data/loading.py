@@ -10,14 +10,15 @@ from torch import Generator, Tensor
 
 from landscape.randomness import source_of
 from trainers.data.corruptions import CORRUPTIONS, corrupt
-from trainers.data.items import ItemInputs
-from trainers.data.sources.builtin import digits, mnist1d
+from trainers.data.items import ItemInputs, targets_as_stored
+from trainers.data.sources.builtin import diabetes, digit_marks, digits, mnist1d
 from trainers.data.sources.folders import Reading
 from trainers.data.sources.functions import from_function
 from trainers.data.sources.named import SCHEMES, from_files, named
 from trainers.data.sources.source import Shades, Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
 from trainers.data.spurious import patch_codes, stamp
+from trainers.data.standardising import standardised
 from trainers.naming import nearest
 from trainers.randomness import check_seed, stream
 from trainers.reference import is_reference, load_reference, well_formed
@@ -30,15 +31,31 @@ DONE = -1
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A data set that is built in: the function that reads it, and one line of help."""
+    """A data set that is built in.
+
+    Attributes:
+        read: The function that reads it.
+        help: One line.
+        validation_size: Validation examples by default, where it has too few for the usual number.
+    """
 
     read: Callable[[], Source]
     help: str
+    validation_size: int = USUAL
 
 
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(digits, "1,797 handwritten digits of 8 x 8 pixels, 10 classes; comes with scikit-learn."),
     "mnist1d": DatasetEntry(mnist1d, "5,000 generated signals of 40 points, 10 classes; needs landscape[mnist1d]."),
+    "diabetes": DatasetEntry(
+        diabetes,
+        "442 patients, ten numbers each and one to be told, for `task` regression; standardised on the training part; "
+        "comes with scikit-learn.",
+        validation_size=88,
+    ),
+    "digit_marks": DatasetEntry(
+        digit_marks, "The digits with four marks (even, prime, above four, loop), for `task` multilabel."
+    ),
 }
 
 
@@ -53,6 +70,8 @@ def load_dataset(
     spurious: float | None = None,
     seed: int = 0,
     labels: bool = True,
+    numbers: bool = False,
+    columns: Sequence[str] = (),
     trust: bool = True,
     input_size: int | None = None,
     on_corrupt: str = "refuse",
@@ -75,16 +94,20 @@ def load_dataset(
             `module:function` (`trainers.data.sources.functions.from_function`), which runs code.
         train_size: Examples to train on; None means all that are left.
         validation_size: Examples for validation, 0 included; None means 500, or none of a data set that has not so many
-            beside the test.
+            beside the test; 500 is 88 of diabetes, which has not so many.
         test_size: Examples for the test; None means 697 for digits, else the whole official test set, and a fifth of
             data without one.
         classes: Only examples of these classes, which are numbered anew in this order; None takes all.
         label_noise: Probability with which a train label is replaced by a uniform draw over all classes; of these, one
-            in `classes` is the true label again.
+            in `classes` is the true label again. Other targets are replaced by that of an example drawn uniformly from
+            all of the data.
         spurious: Probability q that a patch in the corner names the label (in train, the label given to training), see
             `trainers.data.spurious`; None for no patch. In `ood["spurious"]` the patch names a random class.
         seed: Decides everything that is random here.
         labels: Whether the targets must be labels; False for a task of one's own, on data that a function returns.
+        numbers: Whether targets that are no labels are numbers: then they are standardised where the data ask for it,
+            and of shape (n, 1) where they were (n,).
+        columns: Those of csv:FILE that are targets, by name; by default the last one.
         trust: False refuses references, for names that come out of a file.
         input_size: Side to which images of files are brought; None takes them as they are.
         on_corrupt: "refuse" stops at images that cannot be read; "skip" leaves them out, after reading all once.
@@ -100,12 +123,15 @@ def load_dataset(
     """
     _check_arguments(train_size, validation_size, test_size, label_noise, spurious)
     check_seed(seed)
-    reading = Reading(input_size, on_corrupt)
+    if name in DATASETS and validation_size == USUAL:
+        validation_size = DATASETS[name].validation_size
+    reading = Reading(input_size, on_corrupt, tuple(columns))
     if named(name) is not None:
         source = from_files(name, reading, labels=labels, digest=digest)
     elif reading != Reading():
         raise ValueError(
-            f"`input_size` and `on_corrupt` are for files of images, got `dataset` {name!r}: leave them out."
+            f"`input_size` and `on_corrupt` are for files of images, and `target_columns` for csv:FILE, got `dataset` "
+            f"{name!r}: leave them out."
         )
     else:
         made = _source(
@@ -131,14 +157,20 @@ def load_dataset(
     chosen = torch.ones(len(source.y), dtype=torch.bool)
     if classes is not None:
         source, chosen = _among(source, classes, name, labels=labels)
+    if numbers and source.y.ndim == 1:
+        source = replace(source, y=source.y[:, None])
     cut = _cut(source, chosen, train_size, validation_size, test_size, seed)
     train_index = cut[2]
     inputs = _parts(source, cut)
+    if source.standardise:
+        source, inputs = _standardised(source, inputs, train_index, numbers=numbers)
 
-    given = source.y.clone()
+    given, noise = source.y.clone(), stream(seed, "label noise")
     if labels:
-        noisy = noisy_labels(source.y, label_noise, classes=source.classes, generator=stream(seed, "label noise"))
+        noisy = noisy_labels(source.y, label_noise, classes=source.classes, generator=noise)
         given[train_index] = noisy[train_index]
+    elif label_noise:
+        given[train_index] = noisy_targets(source.y, label_noise, generator=noise)[train_index]
 
     codes = None
     if spurious is not None:
@@ -205,6 +237,33 @@ def noisy_labels(
     return torch.where(hit, torch.randint(classes, (len(labels),), generator=generator), labels)
 
 
+def noisy_targets(
+    targets: Shaped[Tensor, "n ..."], rate: float, *, generator: Generator | None = None
+) -> Shaped[Tensor, "n ..."]:
+    """Replace each target, with probability `rate`, by that of an example drawn uniformly from all, itself included.
+
+    So the targets keep their distribution, and those replaced say nothing of their inputs; our definition, which is
+    that of `noisy_labels` for classes of one size. From one state of the generator, the targets replaced at one rate
+    are replaced by the same at every higher rate. A generator of None means a fresh one from seed 0.
+    """
+    generator, n = source_of(generator), len(targets)
+    hit = torch.rand(n, generator=generator, dtype=torch.float64) < rate
+    return targets[torch.where(hit, torch.randint(n, (n,), generator=generator), torch.arange(n))]
+
+
+def _standardised(
+    source: Source, inputs: list[Tensor | ItemInputs], train: Int[Tensor, " n"], *, numbers: bool
+) -> tuple[Source, list[Tensor | ItemInputs]]:
+    """Inputs, and targets that are numbers, by the mean and deviation of the training examples, without their noise."""
+    held = [part for part in inputs if isinstance(part, Tensor)]
+    done, of_inputs = standardised(held, held[2])
+    origin = {**source.origin, "standardised_inputs": of_inputs}
+    if not numbers:
+        return replace(source, origin=origin), [*done]
+    (y,), of_targets = standardised([source.y], source.y[train])
+    return replace(source, y=y, origin={**origin, "standardised_targets": of_targets}), [*done]
+
+
 def _source(
     name: str, train_size: int | None, validation_size: int, seed: int, *, labels: bool, trust: bool
 ) -> Source | DataBundle:
@@ -219,7 +278,9 @@ def _source(
             f"{', '.join(f'{scheme}:PATH' for scheme in SCHEMES)}, or your own as `module:function`."
             + nearest(name.partition(":")[0], [*DATASETS, *SCHEMES])
         )
-    return DATASETS[name].read()
+    source = DATASETS[name].read()
+    targets_as_stored(source.y, repr(name), labels=labels)
+    return source
 
 
 def _among(source: Source, classes: Sequence[int], name: str, *, labels: bool) -> tuple[Source, Bool[Tensor, " n"]]:

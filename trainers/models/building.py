@@ -178,39 +178,43 @@ def check_inputs(x: Tensor, *, name: str) -> None:
         )
 
 
-def check_outputs(model: nn.Module, x: Tensor, *, classes: int, name: str) -> None:
-    """Check, on a few examples in evaluation mode, that a user's model gives logits; it stays as it was.
+def check_outputs(model: nn.Module, x: Tensor, *, outputs: int, name: str, more: bool = True) -> None:
+    """Check, on a few examples in evaluation mode, how many outputs a user's model gives; it stays as it was.
 
     Args:
         model: To be checked.
         x: A few inputs, on its device.
-        classes: Number of classes of the data.
+        outputs: How many the task needs: of labels, the number of classes.
         name: Of the model, for messages.
+        more: Whether there may be more of them, as of logits.
 
     Raises:
-        ValueError: If it fails, gives something else than logits (n, k), or fewer than there are classes.
+        ValueError: If it fails, or gives something else than (n, k) numbers with k as many.
     """
     training = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
     try:
         with torch.no_grad(), seeded(0):
-            outputs = call(f"`model` {name!r}, called on {len(x)} examples,", model.eval(), x)
+            given = call(f"`model` {name!r}, called on {len(x)} examples,", model.eval(), x)
     finally:
         for module, mode in training.items():
             module.training = mode
         with torch.no_grad():
             for buffer, before in buffers.items():
                 buffer.copy_(before)
-    wanted = f"`model` {name!r} must return logits, a tensor of shape (n, {classes})"
-    if not isinstance(outputs, Tensor):
-        names = f" with {sorted(map(str, outputs))[:5]}" if isinstance(outputs, Mapping) else ""
-        raise ValueError(f"{wanted}, got {type(outputs).__name__}{names}: return the tensor alone.")
-    if outputs.ndim != 2 or len(outputs) != len(x) or not outputs.is_floating_point():
-        raise ValueError(f"{wanted}, got {outputs.dtype} of shape {tuple(outputs.shape)} for {len(x)} examples.")
-    if outputs.shape[1] < classes:
+    called = "logits" if more else "numbers"
+    wanted = f"`model` {name!r} must return {called}, a tensor of shape (n, {outputs})"
+    if not isinstance(given, Tensor):
+        names = f" with {sorted(map(str, given))[:5]}" if isinstance(given, Mapping) else ""
+        raise ValueError(f"{wanted}, got {type(given).__name__}{names}: return the tensor alone.")
+    if given.ndim != 2 or len(given) != len(x) or not given.is_floating_point():
+        raise ValueError(f"{wanted}, got {given.dtype} of shape {tuple(given.shape)} for {len(x)} examples.")
+    count = given.shape[1]
+    if count < outputs or (count > outputs and not more):
+        need = f"the data have labels up to {outputs - 1}" if more else f"the task needs {outputs} an example"
         raise ValueError(
-            f"`model` {name!r} gives {outputs.shape[1]} logits, and the data have labels up to {classes - 1}: make it "
-            f"{classes}; a function that takes `classes` is told how many."
+            f"`model` {name!r} gives {count} {called}, and {need}: make it {outputs}; a function that takes `classes` "
+            f"is told how many."
         )
 
 

@@ -1,5 +1,6 @@
 """From a batch to the closures of one optimizer step: chunks, accumulation, precision, the reference set."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objectives import obf_loss
+from landscape.ranks import Ranks
 from trainers.config import TrainConfig
 from trainers.data.splits import Split
 from trainers.randomness import stream
@@ -63,6 +65,8 @@ class Feeder:
         model: The model to train.
         train: The training data, on the model's device.
         scaler: Loss scaling, for float16.
+        ascends: Which objective perturbations ascend.
+        ranks: The processes that share the reference set.
     """
 
     config: TrainConfig
@@ -71,6 +75,7 @@ class Feeder:
     train: Split
     scaler: torch.amp.GradScaler | None = None
     ascends: str = "loss"
+    ranks: Ranks = field(default_factory=Ranks)
     loss: Loss = field(init=False)
     ascent: Loss = field(init=False)
     parameters: list[nn.Parameter] = field(init=False)
@@ -117,7 +122,11 @@ class Feeder:
                 torch.arange(n) if many >= n else torch.randperm(n, generator=stream(self.config.seed, purpose))[:many]
             )
             one = 1 if needs == "squares" else self.config.batch_size
-            found = self.closures(*self.train.take(index), one)
+            if len(index) < self.ranks.count:
+                raise ValueError(
+                    f"`reference_size` {len(index)} is below the number of processes, {self.ranks.count}: raise it."
+                )
+            found = self.closures(*self.train.take(index[self.ranks.rank :: self.ranks.count]), one)
             return list(found.ascents or found.descents), list(found.sizes)
 
         return closures
@@ -136,6 +145,9 @@ def shares(config: TrainConfig, examples: int, *, world: int = 1) -> tuple[int |
     """
     if config.rho is None:
         return None, None
-    m = min(config.m or config.batch_size, examples)
-    groups = {"group": config.group_size or 1, "global": world}
-    return m, m * groups.get(config.shared_by, 1)
+    m, group = min(config.m or config.batch_size, examples), config.group_size or 1
+    if config.shared_by == "global":
+        return math.ceil(m / world), m
+    if config.shared_by == "group":
+        return m // world, m // world * group if world > 1 else m * group
+    return m, m

@@ -8,7 +8,7 @@ a process trains it).
 
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.runs.records import read_parts
-from trainers.tasks.task import CLASSIFICATION
+from trainers.tasks.registry import CLASSIFICATION, TASKS
 from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
@@ -34,11 +34,18 @@ HISTORY = (
     "validation_error", "test_loss", "test_error", "perturbation_norm", "seconds", "perturbed_share", "reused_share",
     "skipped", "mean_gap", "m", "m_global",
 )  # fmt: skip
+ERROR = "error"  # the leading score of classification
 FILES = ("config.json", "data.json", "status.json", "history.parquet", "examples.npz", "steps.parquet")
 RECORDS = ("history.parquet", "examples.npz", "steps.parquet")
 State = Literal["finished", "diverged", "failed", "interrupted"]
 THEIRS = {"model_type", "architectures", "transformers_version", "architecture"}  # of config.json; the last is timm's
 AGAIN = "delete it and run the same command again that trained the run"
+
+
+def leading_score(columns: Iterable[str]) -> str:
+    """The score that runs are compared by, of a history with these columns: the one taken on true labels too."""
+    clean = (c.removeprefix("train_clean_") for c in columns if c.startswith("train_clean_") and c not in HISTORY)
+    return next(clean, ERROR)
 
 
 class ConfigFile(Shape):
@@ -326,6 +333,8 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "spurious": config.spurious,
         "seed": config.data_seed,
         "labels": config.task == CLASSIFICATION,
+        "numbers": config.task in TASKS and TASKS[config.task].numbers,
+        "columns": config.target_columns,
         "input_size": config.input_size,
         "on_corrupt": config.on_corrupt,
         "digest": config.dataset_digest,

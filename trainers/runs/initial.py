@@ -9,7 +9,7 @@ from trainers.config import TrainConfig
 from trainers.models.starting import freeze, start_from
 from trainers.runs.checkpoint import apply_weights, read_meta, read_weights
 from trainers.runs.folder import Run
-from trainers.tasks.task import CLASSIFICATION
+from trainers.tasks.registry import TASKS
 from trainers.weights.places import PARAMS, weights_digest
 
 
@@ -20,7 +20,7 @@ def start(model: nn.Module, config: TrainConfig, run: Run, *, classes: int) -> d
         model: As it was built, in the precision of the run.
         config: Resolved.
         run: Its folder; checkpoint 0, where it is there, holds the initial weights.
-        classes: Number of logits.
+        classes: Number of outputs.
 
     Returns:
         What the first checkpoint's meta says of them: `file`, `sha256`, `taken`, `notes`; None where the run starts
@@ -62,7 +62,7 @@ def _read(model: nn.Module, config: TrainConfig, *, classes: int) -> dict[str, A
             f"`init` {config.init} holds other weights (SHA-256 {digest[:12]}...) than `init_digest` says "
             f"({str(config.init_digest)[:12]}...): leave `init_digest` out to start from what is there now."
         )
-    outputs = classes if config.task == CLASSIFICATION else None
+    outputs = classes if config.task in TASKS else None
     weights = start_from(
         model, config.init, ema=config.init_ema, reset_head=config.reset_head, head=config.head, classes=outputs
     )

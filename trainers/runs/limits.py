@@ -4,10 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from landscape.ranks import Ranks
 from trainers.files.lock import Lock
 from trainers.runs.records import StepLog
 from trainers.runs.signals import Deadline, StopSignals
 from trainers.runs.training import Training
+
+MEETING = 1.0  # seconds of steps after which several processes ask each other whether to go on
+AHEAD = 1000  # steps, at most
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run can be continued
@@ -17,6 +21,9 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run can be continued
 class Limits:
     """Signals, time limit and lock of one call, looked at between two pieces of work; and its snapshots.
 
+    Several processes stop, and write snapshots, at the same step: they meet every second or so, and a signal to any one
+    counts; of time the leader's clock.
+
     Args:
         training: The run.
         log: Its log of steps, of which a snapshot lists the parts.
@@ -24,20 +31,23 @@ class Limits:
         deadline: The time limit.
         signals: Those that ask to stop.
         snapshot_seconds: Least time between two snapshots; at most a twentieth of the time goes into them, unless 0.
+        ranks: The processes that train together; the leader has the lock.
     """
 
     def __init__(
         self,
         training: Training,
         log: StepLog,
-        lock: Lock,
+        lock: Lock | None,
         deadline: Deadline,
         signals: StopSignals,
         snapshot_seconds: float,
+        ranks: Ranks,
     ) -> None:
         self.training, self.log, self.lock = training, log, lock
         self.deadline, self.signals, self.snapshot_seconds = deadline, signals, snapshot_seconds
         self.saved, self.first = time.monotonic(), training.step
+        self.ranks, self.meeting, self.agreed = ranks, training.step, False
 
     @contextmanager
     def allow(self, work: str) -> Iterator[None]:
@@ -46,19 +56,46 @@ class Limits:
         Raises:
             Interrupted: Before it, if a signal asks to stop, or it and a snapshot may not fit into the time limit.
         """
-        if self.signals.received:
-            raise Interrupted(f"stopped by {self.signals.received}")
-        if not self.deadline.allows(self.cost(work) + self.cost("snapshot")):
-            raise Interrupted(f"the time limit of {self.deadline.limit:g} s was near")
+        if reason := self.reason(work):
+            raise Interrupted(reason)
         start = time.monotonic()
         yield
         self.training.took(work, time.monotonic() - start)
 
+    def reason(self, work: str) -> str:
+        """Why not to begin a kind of work; empty where there is no reason."""
+        if self.ranks.count == 1:
+            return self._own_reason(self.cost(work))
+        if work == "step" and self.training.step < self.meeting:
+            return ""
+        slowest = self.cost("step")
+        steps = max(1, min(AHEAD, int(MEETING / slowest))) if slowest and self.snapshot_seconds else 1
+        span = self.cost(work) * (steps if work == "step" else 1)
+        said = self.ranks.each(lambda: (self._own_reason(span), self._due(), steps, self.signals.received))
+        _, self.agreed, steps, _ = said[0]
+        self.meeting = self.training.step + steps
+        self.signals.received = next((signal for *_, signal in said if signal), "")  # all end as it asks
+        return next((reason for reason, *_ in said if reason), "")
+
+    def _own_reason(self, span: float) -> str:
+        """That of this process; of several the leader alone looks at the time."""
+        if self.signals.received:
+            return f"stopped by {self.signals.received}"
+        if self.ranks.leads and not self.deadline.allows(span + self.cost("snapshot")):
+            return f"the time limit of {self.deadline.limit:g} s was near"
+        return ""
+
+    def _due(self) -> bool:
+        """Whether it is time for a snapshot."""
+        cost = 19 * self.cost("snapshot") if self.snapshot_seconds else 0.0
+        return time.monotonic() - self.saved > max(self.snapshot_seconds, cost)
+
     def keep(self) -> None:
         """Make sure that the folder is still this process's, and write a snapshot where it is time for one."""
-        self.lock.check()
-        cost = 19 * self.cost("snapshot") if self.snapshot_seconds else 0.0
-        if time.monotonic() - self.saved > max(self.snapshot_seconds, cost):
+        if self.lock is not None:
+            self.lock.check()
+        due, self.agreed = self.agreed if self.ranks.count > 1 else self._due(), False
+        if due:
             self.snapshot()
 
     def snapshot(self) -> None:
@@ -80,5 +117,9 @@ class Limits:
     def interrupt(self, reason: Interrupted) -> None:
         """Write a snapshot and the status."""
         self.snapshot()
-        where = f"after step {self.training.step} of {self.training.config.epochs * self.training.batches}"
-        self.training.write_status("interrupted", f"{reason} {where}; the same command continues")
+        self.ranks.led(lambda: self.training.write_status("interrupted", self.told(reason, self.training)))
+
+    def told(self, reason: Interrupted, training: Training) -> str:
+        """What the status of an interrupted run says."""
+        total = training.config.epochs * training.batches
+        return f"{reason} after step {training.step} of {total}; the same command continues"

@@ -1,6 +1,7 @@
 """The log of single steps: a table in parts while the run goes on, `steps.parquet` when it has ended."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from trainers.files.reading import read_table
 from trainers.files.writing import remove_asides, write_atomically
-from trainers.sharpness_aware.record import StepRecord
+from trainers.sharpness_aware.record import StepRecord, read
 
 STEPS = (
     "step", "epoch", "lr", "rho", "mode", "clean_loss", "perturbed_loss", "gap", "length", "cosine", "grad_norm",
@@ -83,13 +84,21 @@ class Tally:
     """Sums over the steps of one epoch that its row of the history needs; saved in the middle of the epoch too."""
 
     def __init__(self) -> None:
-        self.steps = self.perturbed = self.reused = self.skipped = self.gaps = 0
+        self.steps = self.perturbed = self.reused = self.skipped = 0
         self.examples: float = 0
+        self.gaps: float = 0
         self.squared_length = self.gap = self.lr = self.rho = 0.0
-        self._unread: list[StepRecord] = []
+        self._unread: list[tuple[StepRecord, float]] = []
 
-    def add(self, last: StepRecord, *, examples: float, lr: float) -> None:
-        """Count a step, and its examples as the task weighs them; losses are read later, not to wait for a GPU."""
+    def add(self, last: StepRecord, *, examples: float, lr: float, share: float = 1) -> None:
+        """Count a step, and its examples as the task weighs them; losses are read later, not to wait for a GPU.
+
+        Args:
+            last: What the step did.
+            examples: What this process's part of the batch counts for.
+            lr: The learning rate.
+            share: This process's part of the batch.
+        """
         self.steps += 1
         self.lr, self.rho = lr, last.rho
         if last.overflow:
@@ -98,9 +107,8 @@ class Tally:
         self.examples += examples
         self.perturbed += last.mode == "perturbed"
         self.reused += last.mode == "reuse"
-        self.squared_length += last.length**2
         if last.mode == "perturbed":
-            self._unread.append(last)
+            self._unread.append((last, share))
 
     def row(self) -> dict[str, Any]:
         """The columns of the history that are about the steps; averages are over the steps that were not skipped."""
@@ -125,9 +133,23 @@ class Tally:
         """Take over what `state_dict` gave."""
         vars(self).update(state)
 
+    def empty(self) -> None:
+        """Forget what is summed over examples."""
+        self.examples = self.gaps = 0
+        self.squared_length = self.gap = 0.0
+
+    def join(self, others: Iterable[dict[str, Any]]) -> None:
+        """Add the sums over the parts of the same batches that other processes had."""
+        self._read()
+        for other in others:
+            for key in ("examples", "squared_length", "gap", "gaps"):
+                setattr(self, key, getattr(self, key) + other[key])
+
     def _read(self) -> None:
-        for last in self._unread:
+        read(last for last, _ in self._unread)
+        for last, share in self._unread:
+            self.squared_length += last.length**2 * share
             if math.isfinite(last.gap):
-                self.gap += last.gap
-                self.gaps += 1
+                self.gap += last.gap * share
+                self.gaps += share
         self._unread = []

@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -39,8 +40,11 @@ class StopSignals:
     ) -> None:
         self._put_back()
 
-    def leave(self) -> None:
+    def leave(self, folder: Path) -> None:
         """End the program as the signal asks, now that everything is safe; nothing where none came.
+
+        Args:
+            folder: Where it is safe.
 
         Raises:
             KeyboardInterrupt: After SIGINT, so that callers see the Ctrl-C they know (exit code 130).
@@ -49,7 +53,7 @@ class StopSignals:
         if self.received == "SIGINT":
             raise KeyboardInterrupt
         if self.received:
-            raise SystemExit(128 + int(getattr(signal, self.received)))
+            raise Left(128 + int(getattr(signal, self.received)), folder)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         if self.received:
@@ -61,6 +65,18 @@ class StopSignals:
     def _put_back(self) -> None:
         while self._earlier:
             signal.signal(*self._earlier.popitem())
+
+
+class Left(SystemExit):
+    """A run was ended by a signal.
+
+    Attributes:
+        folder: The run's.
+    """
+
+    def __init__(self, code: int, folder: Path) -> None:
+        super().__init__(code)
+        self.folder = folder
 
 
 class Deadline:

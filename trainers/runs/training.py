@@ -11,29 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from landscape.batches import Batch, Batches
+from landscape.ranks import Ranks
+from trainers.backend import USUAL, Backend
 from trainers.config import TrainConfig
 from trainers.data.augmentation import augmentation
 from trainers.data.imbalance import balanced_draw
 from trainers.data.splits import DataBundle
 from trainers.files.writing import write_json
+from trainers.machine import machine
 from trainers.models.averaging import WeightAverage
 from trainers.models.building import build_model, check_inputs, check_outputs
 from trainers.models.checkpointing import checkpoint_activations as recompute
 from trainers.randomness import stream
 from trainers.reference import is_reference
 from trainers.runs.checkpoint import apply_weights, model_state, remove_checkpoint, save_checkpoint
-from trainers.runs.feeding import Feeder, shares
+from trainers.runs.digests import WHOLE, digest_of
+from trainers.runs.feeding import Closures, Feeder, shares
 from trainers.runs.folder import Run, load_data
 from trainers.runs.initial import start
+from trainers.runs.ownership import buffer_state, owned, places_of
 from trainers.runs.records import STEPS, StepLog, Tally
 from trainers.runs.schedules import LearningRate
+from trainers.runs.sharing import IDLE, Deal
 from trainers.runs.snapshots import read_snapshot, write_snapshot
 from trainers.runs.stopping import Best, best_of
-from trainers.runtime import device_of
+from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
-from trainers.tasks.task import CLASSIFICATION, task_of
+from trainers.tasks.registry import TASKS
+from trainers.tasks.task import CLASSIFICATION, check_targets, outputs_of, task_of
 
+ALONE = Ranks()
+FIRST = 8  # examples by which processes compare inputs that are not in memory
 NAMED = 5  # skipped steps that the status names
 HOPELESS = 100  # steps skipped in a row that count as divergence
 PLAIN = (
@@ -48,6 +57,7 @@ PLAIN = (
     "skips_in_a_row",
     "longest",
     "history",
+    "machines",
 )  # of the state, what a snapshot holds as it is
 
 
@@ -63,6 +73,8 @@ class Training:
         data: That of the configuration, where it is loaded already.
         workers: Processes that read data which are not in memory.
         checkpoint_activations: Compute activations again in backward passes instead of keeping them.
+        backend: How torch computes.
+        ranks: The processes that train it together, each on its part of every batch; the leader writes.
     """
 
     def __init__(
@@ -76,8 +88,13 @@ class Training:
         data: DataBundle | None = None,
         workers: int = 0,
         checkpoint_activations: bool = False,
+        backend: Backend = USUAL,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.run, self.device = config, run, device_of(device)
+        self.config, self.run, self.device, self.ranks = config, run, device_of(device), ranks
+        if config.precision == "float64":
+            require_float64(self.device, "`precision` 'float64'")
+        self.deal = Deal.of(config, ranks)
         self.data = load_data(config, trust=trust) if data is None else data
         for key in ("early_stopping", "keep_best"):
             if getattr(config, key) and not len(self.data.validation):
@@ -86,6 +103,9 @@ class Training:
                     f"{' of its own of these `classes`' if self.data.selected else ''}: leave it out, or give the data "
                     f"some."
                 )
+        self.task = task_of(config, trust=trust, data=self.data)
+        check_targets(self.task, self.data)
+        self.outputs = outputs_of(self.task, self.data.classes)
         self.augment, self.mixing = augmentation(
             config.augment, self.data.train, classes=self.data.classes, seed=config.seed, fill=self.data.fill,
             name=self.data.name, trust=trust,
@@ -95,16 +115,18 @@ class Training:
         self.reader = self.train.reader(self.augment, lasting=True)
         model = self.build(config.model_options, trust=trust)
         model = model.double() if config.precision == "float64" else model
-        self.initial = start(model, config, run, classes=self.data.classes)
-        self.model = model.to(self.device).train()
+        self.initial = start(model, config, run, classes=self.outputs)
+        self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model)
-        elif config.task == CLASSIFICATION:
-            check_outputs(self.model, inputs, classes=self.data.classes, name=config.model)
+        elif config.task in TASKS:
+            more = config.task == CLASSIFICATION  # further logits are classes that no label names
+            check_outputs(self.model, inputs, outputs=self.outputs, name=config.model, more=more)
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None
         if checkpoint_activations:
             recompute(self.model, name=config.model)
+        backend.compiled(self.model)
         self.batches = math.ceil(len(self.train) / config.batch_size)
         scaler = torch.amp.GradScaler(self.device.type) if config.precision == "float16" else None
         shapes = None
@@ -114,11 +136,14 @@ class Training:
         examples = len(self.train)
         spec = config.spec(self.batches, base_shapes=shapes, examples=examples, grad_scaler=scaler, diagnose=diagnose)
         self.optimizer = optimizer_of(spec, self.model)
-        self.task = task_of(config, trust=trust, data=self.data)
-        self.feeder = Feeder(config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent)
-        self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data)
+        self.feeder = Feeder(
+            config, self.task, self.model, self.train, scaler, ascends=self.optimizer.parts.ascent, ranks=ranks
+        )
+        self.evaluation = LiveEvaluation(self.model, self.task, self.train, self.data, ranks)
         self.evaluation_of_average = (
-            None if self.average is None else LiveEvaluation(self.average.model, self.task, self.train, self.data)
+            None
+            if self.average is None
+            else LiveEvaluation(self.average.model, self.task, self.train, self.data, ranks)
         )
         if self.optimizer.needs_reference:
             self.optimizer.reference = self.feeder.reference(self.optimizer.needs_reference, lambda: self.step)
@@ -131,7 +156,7 @@ class Training:
             milestones=config.lr_milestones,
             factor=config.lr_factor,
         )
-        self.sharers = shares(config, len(self.train))
+        self.sharers = shares(config, len(self.train), world=ranks.count)
         self.generator = stream(config.seed, "order")
         self.epoch = self.step = self.position = 0
         self.order = self.next_order()
@@ -139,11 +164,13 @@ class Training:
         self.tally = Tally()
         self.losses: list[Tensor] = []
         self.hits: list[Tensor] = []
+        self.places: list[list[int]] = []  # stretches of the epoch's order that these are of
         self.previous = torch.empty(0, dtype=torch.int64)
         self.previous_place = [0, 0]  # its epoch, and its number there
         self.skipped: list[str] = []
         self.skips = self.skips_in_a_row = 0
         self.history: list[dict[str, Any]] = []
+        self.machines = [machine(self.device, backend)]  # those that have computed, in turn
         self.correct: dict[str, list[np.ndarray]] = {"presentation": [], "sweep": []}
         self.earlier, self.started = 0.0, time.monotonic()
         self.longest: dict[str, float] = {}
@@ -157,7 +184,7 @@ class Training:
         return build_model(
             self.config.model,
             shape=self.data.shape,
-            classes=self.data.classes,
+            classes=self.outputs,
             generator_seed=self.config.seed,
             options=options,
             trust=trust,
@@ -166,6 +193,17 @@ class Training:
     def clock(self) -> float:
         """Seconds of training so far, over all calls."""
         return self.earlier + time.monotonic() - self.started
+
+    def facts(self) -> dict[str, str]:
+        """What several processes must see alike: digests of the data, of the weights, and of the order."""
+        train, first = self.train, self.train.take(slice(FIRST))[0]
+        stored = [train.inputs] if isinstance(train.inputs, Tensor) and train.inputs.nbytes <= WHOLE else [first]
+        held_out = [t for split in (self.data.validation, self.data.test) for t in (split.y, split.index)]
+        return {
+            "data": digest_of([train.y, train.clean, train.index, *stored, *held_out]),
+            "initial weights": digest_of(self.model.parameters()),
+            "order of the examples": digest_of([self.order]),
+        }
 
     # -- training --------------------------------------------------------------------------------------------------
 
@@ -177,13 +215,24 @@ class Training:
         return torch.randperm(len(self.train), generator=self.generator).to(self.device)
 
     def shown(self, order: Tensor, epoch: int) -> Batches:
-        """The batches of these examples, in turn, as an epoch sees them before they are mixed."""
+        """This process's part of the batches of these examples, in turn, as an epoch sees them, not mixed yet."""
         augment = self.augment and replace(self.augment, epoch=epoch)
-        return self.train.batches(order, self.config.batch_size, augment=augment, reader=self.reader)
+        size = self.config.batch_size if self.ranks.count == 1 else self.deal.shown_of_each
+        return self.train.batches(self.deal.shown(order), size, augment=augment, reader=self.reader)
 
     def mixed(self, batch: Batch, epoch: int, number: int) -> Batch:
         """A batch by its number in an epoch, mixed where that is asked for."""
-        return batch if self.mixing is None else self.mixing(*batch, epoch=epoch, batch=number)
+        if self.mixing is None:
+            return batch
+        x, y = self.mixing(*batch, epoch=epoch, batch=number)
+        return x[self.deal.before :], y[self.deal.before :]
+
+    def closures(self, batch: Batch, epoch: int, number: int, *, idle: bool) -> Closures:
+        """The closures of this process's part of a batch, which counts for nothing where it has none."""
+        closures = self.feeder.closures(*self.mixed(batch, epoch, number), self.deal.chunk or self.config.chunk)
+        if idle:
+            closures.sizes = [IDLE] * len(closures.sizes)
+        return closures
 
     def train_step(self) -> None:
         """Take one optimizer step, on the next batch of the epoch."""
@@ -194,17 +243,19 @@ class Training:
         if self.ahead is None:
             self.ahead = iter(self.shown(self.order[self.position * size :], self.epoch))
         index = self.order[self.position * size : (self.position + 1) * size]
-        closures = self.feeder.closures(*self.mixed(next(self.ahead), self.epoch, self.position), self.config.chunk)
+        first, last = self.deal.place(len(index))
+        closures = self.closures(next(self.ahead), self.epoch, self.position, idle=first == last)
         loss = self.optimizer.step(closures.descents, sizes=closures.sizes, ascent=closures.ascents)
         assert loss is not None  # only a step without closures has none
         self.step += 1
         self.position += 1
         if not self.optimizer.last.overflow:  # after a skipped step the optimizer keeps the batch before
             self.previous, self.previous_place = index, [self.epoch, self.position - 1]
-        if self.mixing is None and (hits := closures.hits(self.task)) is not None:
-            self.hits.append(hits)
+        if self.mixing is None and first < last and (hits := closures.hits(self.task)) is not None:
+            self.hit(hits, size * (self.position - 1) + first)
         counted = sum(closures.sizes)
-        self.tally.add(self.optimizer.last, examples=counted, lr=lr)
+        share = 1 if self.ranks.count == 1 else (last - first) / len(index)
+        self.tally.add(self.optimizer.last, examples=counted, lr=lr, share=share)
         overflow = self.optimizer.last.overflow
         if overflow:
             self.skips += 1
@@ -216,6 +267,29 @@ class Training:
             self.losses.append(loss * counted)
             if self.config.average == "ema" and self.averages(self.step / self.batches):
                 self.take_into_average()
+
+    def hit(self, hits: Tensor, first: int) -> None:
+        """Keep which examples were right, in the epoch's order from this place on."""
+        self.hits.append(hits)
+        if self.places and self.places[-1][1] == first:
+            self.places[-1][1] += len(hits)
+        else:
+            self.places.append([first, first + len(hits)])
+
+    def _presented(self) -> Tensor | None:
+        """Which examples of the epoch were right, in its order, from the hits of all processes."""
+
+        def own() -> tuple[list[list[int]], Tensor] | None:
+            return (self.places, torch.cat(self.hits).cpu()) if self.hits else None
+
+        found = [part for part in self.ranks.each(own) if part is not None]
+        if not found:
+            return None
+        presented = torch.zeros(len(self.order), dtype=torch.bool)
+        for places, hits in found:
+            for (first, last), some in zip(places, hits.split([b - a for a, b in places]), strict=True):
+                presented[first:last] = some
+        return presented
 
     def averages(self, epochs: float) -> bool:
         """Whether weights are averaged after so many epochs."""
@@ -246,11 +320,12 @@ class Training:
     def end_epoch(self) -> dict[str, Any]:
         """Evaluate where it is time to, append the epoch's row to the history, and make ready for the next epoch."""
         self.epoch += 1
-        if self.hits:
+        if (hits := self._presented()) is not None:
             presented = self.correct["presentation"]
             right = presented[-1].copy() if presented else np.zeros(len(self.train), dtype=bool)
-            right[self.order.cpu().numpy()] = torch.cat(self.hits).cpu().numpy()  # of several presentations the last
+            right[self.order.cpu().numpy()] = hits.numpy()  # of several presentations the last
             presented.append(right)
+        self.optimizer.synchronise_buffers()
         self.model.eval()
         self.ahead = None  # which may hold what was read ahead
         if self.config.average == "swa" and self.averages(self.epoch):
@@ -259,10 +334,11 @@ class Training:
         if swept is not None:
             self.correct["sweep"].append(swept.numpy())
         rank, everywhere = self.sharers
+        loss = self._summed()
         row = {
             "epoch": self.epoch,
             "step": self.step,
-            "loss": float(torch.stack(self.losses).sum()) / self.tally.examples if self.losses else math.nan,
+            "loss": math.nan if loss is None else loss / self.tally.examples,
             **self.tally.row(),
             **evaluation,
             **self.evaluated_average(),
@@ -273,8 +349,22 @@ class Training:
         self.history.append(row)
         self.model.train()
         self.order, self.position, self.tally = self.next_order(), 0, Tally()
-        self.losses, self.hits = [], []
+        self.losses, self.hits, self.places = [], [], []
         return row
+
+    def _summed(self) -> float | None:
+        """The sum of the epoch's losses over all processes, None without any; the tally becomes that of all as well."""
+
+        def own() -> tuple[float | None, dict[str, Any]]:
+            loss = float(torch.stack(self.losses).sum()) if self.losses else None
+            return loss, self.tally.state_dict() if self.ranks.count > 1 else {}
+
+        found = self.ranks.each(own)
+        if len(found) > 1:
+            self.tally.load_state_dict(found[0][1])
+            self.tally.join(tally for _, tally in found[1:])
+        losses = [loss for loss, _ in found if loss is not None]
+        return math.fsum(losses) if losses else None
 
     def evaluated_average(self) -> dict[str, float]:
         """The columns of the average of weights, NaN where it is not evaluated; none where there is none."""
@@ -312,25 +402,62 @@ class Training:
             return f"{self.skips_in_a_row} steps in a row overflowed {self.config.precision} up to epoch {self.epoch}"
         if not math.isfinite(row["loss"]) and row["skipped"] < self.batches:
             return f"the training loss was {row['loss']} in epoch {self.epoch}"
-        for name, tensor in model_state(self.model).items():
-            if not bool(torch.isfinite(tensor).all()):
+        state = model_state(self.model)
+        whole = torch.stack([torch.isfinite(tensor).all() for tensor in state.values()]).tolist()  # all at once
+        for name, finite in zip(state, whole, strict=True):
+            if not finite:
                 return f"`{name}` was no longer finite after epoch {self.epoch}"
         return ""
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def begin(self, log: StepLog) -> None:
-        """Write the configuration, and continue from the last snapshot or keep the first weights."""
-        self.run.tidy()
-        (self.run.folder / "status.json").unlink(missing_ok=True)
-        write_json(self.run.folder / "config.json", {**self.config.as_dict(), "run_id": self.config.run_id})
-        write_json(self.run.folder / "data.json", self.data.described())
-        if not self.resume(log):
-            log.take_over([])
+    def begin(self, log: StepLog, *, other_ranks: bool = False) -> None:
+        """Write the configuration, and continue from the last snapshot or keep the first weights.
+
+        Args:
+            log: Of steps.
+            other_ranks: Also from a snapshot of another number of processes.
+
+        Raises:
+            ValueError: In all processes, if the snapshot is of another number of them; nothing is written then.
+        """
+
+        def read() -> dict[str, Any] | None:
+            state = read_snapshot(self.run.folder / "resume")
+            before = 1 if state is None else len(state.get("others", ())) + 1
+            if state is not None and before != self.ranks.count and not other_ranks:
+                raise ValueError(
+                    f"{self.run.folder} was begun by {before} process{'es' * (before > 1)} (until step "
+                    f"{state['step']}), and here are {self.ranks.count}: start {before}, or let others go on with "
+                    f"`other_ranks` (--other-ranks); the rest then differs by rounding and random draws."
+                )
+            self.run.tidy()
+            (self.run.folder / "status.json").unlink(missing_ok=True)
+            write_json(self.run.folder / "config.json", {**self.config.as_dict(), "run_id": self.config.run_id})
+            write_json(self.run.folder / "data.json", self.data.described())
+            if state is None:
+                log.take_over([])
+            else:
+                log.take_over(state["steps"])
+            return state
+
+        state = self.ranks.led(read)
+        if state is None:
             self.save_checkpoint()
+        else:
+            self.resume(state)
 
     def save_checkpoint(self) -> None:
-        """Keep the model as it is now."""
+        """Keep the model as it is now, once it is known to be the same in all processes.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if self.ranks.count > 1:
+            self.ranks.require_same(lambda: {f"weights after step {self.step}": digest_of(self.model.parameters())})
+        self.ranks.led(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         start = time.monotonic()
         rank, everywhere = self.sharers
         meta = {
@@ -339,10 +466,13 @@ class Training:
             "epoch": self.epoch,
             "config": self.config.as_dict(),
             "shape": list(self.data.shape),
-            "classes": self.data.classes,
+            "classes": self.outputs,
             "m": rank,
             "m_global": everywhere,
+            "machine": self.machines[-1],
         }
+        if self.ranks.count > 1:
+            meta["ranks"] = self.ranks.count
         if self.initial is not None:
             meta["init"] = self.initial
         save_checkpoint(self.run.checkpoint(self.step), self.model, meta, average=self.averaged())
@@ -355,52 +485,72 @@ class Training:
             return
         self.save_checkpoint()
         before = best_of(self.history[:-1], self.evaluation.selecting)
-        if before is not None and before.epoch not in self.config.checkpoints:
+        if self.ranks.leads and before is not None and before.epoch not in self.config.checkpoints:
             remove_checkpoint(self.run.checkpoint(before.step))
 
     def snapshot(self, log: StepLog) -> None:
         """Write everything that the rest of the run depends on, so that a killed run continues bit for bit."""
+        first, *others = self.ranks.each(self.own)
+
+        def write() -> None:
+            state = {
+                **{name: getattr(self, name) for name in PLAIN},
+                **first,
+                "seconds": self.clock(),
+                "correct": {k: torch.from_numpy(np.array(v)) for k, v in self.correct.items()},
+                "model": model_state(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "generator": self.generator.get_state(),
+                "steps": log.flush(),
+            }
+            write_snapshot(self.run.folder / "resume", self.step, {**state, "others": others} if others else state)
+            self.run.write_history(self.history)
+
+        self.ranks.led(write)
+
+    def own(self) -> dict[str, Any]:
+        """What of the state each of several processes has of its own."""
         state = {
-            **{name: getattr(self, name) for name in PLAIN},
             "tally": self.tally.state_dict(),
             "losses": torch.stack(self.losses) if self.losses else None,
             "hits": torch.cat(self.hits) if self.hits else None,
-            "seconds": self.clock(),
-            "correct": {k: torch.from_numpy(np.array(v)) for k, v in self.correct.items()},
-            "model": model_state(self.model),
+            "places": self.places,
             "buffers": self.passing_buffers(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "steps": log.flush(),
         }
-        write_snapshot(self.run.folder / "resume", self.step, state)
-        self.run.write_history(self.history)
+        if self.ranks.count > 1:
+            kept = self.optimizer.state_dict()["sharpness_aware"]
+            state |= {"kept_buffers": buffer_state(self.model), "kept_previous": kept.get("previous")}
+        return state
 
-    def resume(self, log: StepLog) -> bool:
-        """Take over the last snapshot; False where there is none."""
-        state = read_snapshot(self.run.folder / "resume")
-        if state is None:
-            return False
-        apply_weights(self.model, state["model"])
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Take over a snapshot."""
+        here = self.machines
+        own = owned(state, self.ranks, self.config.seed)
+        apply_weights(self.model, {**state["model"], **own.get("kept_buffers", {})})
         with torch.no_grad():
             for name, tensor in self.passing_buffers().items():
-                tensor.copy_(state["buffers"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+                tensor.copy_(own["buffers"][name])
+        optimizer = dict(state["optimizer"])
+        if own.get("kept_previous") is not None:
+            optimizer["sharpness_aware"] = {**optimizer["sharpness_aware"], "previous": own["kept_previous"]}
+        self.optimizer.load_state_dict(optimizer)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        torch.set_rng_state(own["random"])
+        if own["random_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["random_cuda"], self.device)
         for name in PLAIN:
             value = state.get(name, getattr(self, name))  # the last came later
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
-        self.tally.load_state_dict(state["tally"])
-        self.losses = [] if state["losses"] is None else list(state["losses"].to(self.device).unbind())
-        self.hits = [] if state["hits"] is None else [state["hits"].to(self.device)]
+        self.machines = [m for m in self.machines if m not in here] + here
+        self.tally.load_state_dict(own["tally"])
+        self.losses = [] if own["losses"] is None else list(own["losses"].to(self.device).unbind())
+        self.hits = [] if own["hits"] is None else [own["hits"].to(self.device)]
+        self.places = places_of(own)
         self.earlier, self.started = state["seconds"], time.monotonic()
         self.correct = {k: list(v.numpy()) for k, v in state["correct"].items()}
         if len(sweeps := self.correct["sweep"]) == self.epoch:  # all epochs, as versions before swept them
@@ -408,10 +558,9 @@ class Training:
         if len(self.previous) and self.optimizer.needs_previous:
             epoch, number = self.previous_place
             batch = next(iter(self.shown(self.previous, epoch)))
-            last = self.feeder.closures(*self.mixed(batch, epoch, number), self.config.chunk)
+            begins, ends = self.deal.place(len(self.previous))
+            last = self.closures(batch, epoch, number, idle=begins == ends)
             self.optimizer.remember(last.descents, sizes=last.sizes, ascent=last.ascents)
-        log.take_over(state["steps"])
-        return True
 
     def passing_buffers(self) -> dict[str, Tensor]:
         """Buffers that checkpoints leave out but a continued run needs."""
@@ -420,7 +569,9 @@ class Training:
 
     def write_status(self, status: Literal["finished", "diverged", "interrupted"], reason: str = "") -> None:
         """Record how this call ended."""
-        more: dict[str, Any] = {"steps": self.step}
+        more: dict[str, Any] = {"steps": self.step, "machines": self.machines}
+        if self.ranks.count > 1:
+            more["ranks"] = self.ranks.count
         if self.skips:
             more |= {"skipped_steps": self.skips, "first_skipped": self.skipped}
         if self.best is not None:
@@ -429,6 +580,9 @@ class Training:
 
     def finish(self, status: Literal["finished", "diverged"], log: StepLog, reason: str = "") -> None:
         """Write the records, then the status, which makes the run whole; what was for resuming is no longer needed."""
+        self.ranks.led(lambda: self._finish(status, log, reason))
+
+    def _finish(self, status: Literal["finished", "diverged"], log: StepLog, reason: str) -> None:
         self.run.write_history(self.history)
         self.run.write_examples(
             index=self.train.index.cpu().numpy(),

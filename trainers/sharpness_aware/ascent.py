@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from landscape.params import Params, norm
+from landscape.params import Params, add, add_, norm, times, times_, wide
 from landscape.perturbation import random_direction
 from trainers.sharpness_aware.moment import Moment, Part
 
@@ -149,8 +149,8 @@ class IteratedGradient(AscentSource):
         moved = step if delta is None else {k: delta[k] + step[k] if k in delta else step[k] for k in step}
         if self.form != "pgd":
             return moved
-        length = float(norm(moved))
-        return scaled(moved, rho / length) if length > rho else moved
+        length = wide(norm(moved))
+        return scaled(moved, torch.where(length > rho, torch.full_like(length, rho) / length, 1.0))
 
 
 @dataclass
@@ -184,30 +184,29 @@ class Random(AscentSource):
                 for name, t in moment.theta.items()
             }
         drawn = random_direction(moment.theta, self.generator)
-        return drawn if self.law == "gaussian" else scaled(drawn, 1 / float(norm(drawn)))
+        return drawn if self.law == "gaussian" else scaled(drawn, 1 / wide(norm(drawn)))
 
 
-def scaled(direction: Params, number: float) -> Params:
+def scaled(direction: Params, number: Tensor | float) -> Params:
     """`number` times a direction, as new tensors."""
-    if not direction:
-        return {}
-    return dict(zip(direction, torch._foreach_mul(list(direction.values()), number), strict=True))
+    return dict(zip(direction, times(list(direction.values()), number), strict=True))
 
 
-def mix(a: float, x: Params, b: float, y: Params) -> Params:
+def mix(a: Tensor | float, x: Params, b: Tensor | float, y: Params) -> Params:
     """A x + b y, written into x, which the caller gives away; a name that one lacks counts as zero there."""
-    if a != 1.0 and x:
-        torch._foreach_mul_(list(x.values()), a)
+    if isinstance(a, Tensor) or a != 1.0:
+        times_(list(x.values()), a)
+    adds = isinstance(b, Tensor) or b != 0.0
     both = [name for name in x if name in y]
-    if both and b:
-        torch._foreach_add_([x[n] for n in both], [y[n] for n in both], alpha=b)
-    if b and len(both) < len(y):
+    if both and adds:
+        add_([x[n] for n in both], [y[n] for n in both], b)
+    if adds and len(both) < len(y):
         x.update({name: t * b for name, t in y.items() if name not in x})
     return x
 
 
-def combination(a: float, x: Params, b: float, y: Params) -> Params:
+def combination(a: Tensor | float, x: Params, b: Tensor | float, y: Params) -> Params:
     """A x + b y, as new tensors; a name that one lacks counts as zero there."""
-    if a == 1.0 and x and x.keys() == y.keys():  # without a pass for the copy
-        return dict(zip(x, torch._foreach_add(list(x.values()), [y[n] for n in x], alpha=b), strict=True))
+    if not isinstance(a, Tensor) and a == 1.0 and x and x.keys() == y.keys():  # without a pass for the copy
+        return dict(zip(x, add(list(x.values()), [y[n] for n in x], b), strict=True))
     return mix(1.0, scaled(x, a), b, y)

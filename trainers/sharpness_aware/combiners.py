@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from landscape.params import Params, dot, length
+from landscape.params import Params, wide_inner, wide_norm
 from landscape.perturbation import TINY
 from trainers.sharpness_aware.ascent import combination, mix, scaled
 from trainers.sharpness_aware.moment import Moment, Part
@@ -138,7 +139,7 @@ class SurrogateGap(Combiner):
             raise ValueError("GSAM needs a gradient at the clean weights; use an ascent source that has one.")
         perturbed = seen.perturbed
         base, other, sign = (perturbed, a, -1.0) if self.minimize == "perturbed" else (a, perturbed, 1.0)
-        share = dot(other, base) / (dot(base, base) + TINY**2)
+        share = wide_inner(other, base) / (wide_inner(base, base) + TINY**2)
         join = mix if base is perturbed else combination  # u = base + sign α (other - share base)
         return join(1 - sign * self.alpha * share, base, sign * self.alpha, other)
 
@@ -214,12 +215,12 @@ class LookAgain(Combiner):
     def __post_init__(self) -> None:
         _check_finite(alpha=self.alpha)
         self._building: Params = {}
-        self._size = 0.0
+        self._size: Tensor | float = 0.0
 
     def __call__(self, seen: Seen) -> Params:
         assert seen.ascent is not None
         g, perturbed = seen.ascent, seen.perturbed
-        share = dot(perturbed, g) / (dot(g, g) + TINY**2)
+        share = wide_inner(perturbed, g) / (wide_inner(g, g) + TINY**2)
         part = combination(seen.weight, perturbed, -seen.weight * share, g)
         self._building = {**self._building, **mix(1.0, part, 1.0, self._building)}
         return perturbed
@@ -233,18 +234,18 @@ class LookAgain(Combiner):
     def commit(self) -> None:
         if self._building:
             self.stored, self._building = self._building, {}
-            self._size = length(self.stored)
+            self._size = wide_norm(self.stored)
 
     def reuse(self, moment: Moment, grad: Params) -> Params:
         if not self.stored:
             return grad
         stored = {name: self.stored[name] for name in grad if name in self.stored}
-        size = self._size if len(stored) == len(self.stored) else length(stored)  # some are trained no more
-        return mix(1.0, grad, self.alpha * length(grad) / (size + TINY), stored)
+        size = self._size if len(stored) == len(self.stored) else wide_norm(stored)  # some are trained no more
+        return mix(1.0, grad, self.alpha * wide_norm(grad) / (size + TINY), stored)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._size = length(self.stored)
+        self._size = wide_norm(self.stored)
 
 
 @dataclass
@@ -278,7 +279,7 @@ class Curvature(Combiner):
         gamma, beta = self.gamma, self.beta
         if self.by_loss:
             assert seen.clean_loss is not None
-            up, down, here = float(plus.loss), float(minus.loss), float(seen.clean_loss)
+            up, down, here = numbers(plus.loss, minus.loss, seen.clean_loss)
             gamma = gamma / (up + down - 2 * here) if up + down - 2 * here > 1e-8 else 0.0
             beta = beta / (up - down) if up - down > 1e-8 else 0.0
         ends = mix(1 + gamma + beta, plus.gradient, gamma - beta, minus.gradient)
@@ -349,7 +350,13 @@ class Rescaled(Combiner):
     def __call__(self, seen: Seen) -> Params:
         assert seen.clean is not None
         along, other = (seen.perturbed, seen.clean) if self.direction == "perturbed" else (seen.clean, seen.perturbed)
-        return scaled(along, length(other) / (length(along) + TINY))
+        return scaled(along, wide_norm(other) / (wide_norm(along) + TINY))
+
+
+def numbers(*losses: Tensor) -> list[float]:
+    """Losses on the host, at one wait for all of them."""
+    found: list[float] = torch.stack([loss.detach().reshape(()) for loss in losses]).tolist()
+    return found
 
 
 def _check_finite(**values: float) -> None:

@@ -8,6 +8,7 @@ from trainers.sharpness_aware.ascent import AscentSource, Gradient
 from trainers.sharpness_aware.combiners import Combiner, TakePerturbed
 from trainers.sharpness_aware.gates import Always, Gate, Never
 from trainers.sharpness_aware.masks import Mask
+from trainers.sharpness_aware.moment import restore
 from trainers.sharpness_aware.plans import Plan
 from trainers.sharpness_aware.radii import Radius, group_radii
 from trainers.sharpness_aware.selection import InverseSlope, LargestIncrease
@@ -114,4 +115,4 @@ class Composition:
         if self.mask is not None:
             self.mask.load_state_dict(state["mask"])
         if self.weigh is not None:
-            self.weigh.generator.set_state(state["weigh"]["generator"].cpu())
+            restore(self.weigh.generator, state["weigh"]["generator"])

@@ -6,7 +6,6 @@ The parts decide; the engine asks them in turn, has the gradients taken (`passes
 (`weights`), averages over ranks (`ranks`), and steps once.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from landscape.params import Params, length, real
+from landscape.params import Params, real, wide_norm
 from landscape.ranks import Ranks
 from trainers.files.tree import copied
 from trainers.sharpness_aware.arguments import closures_from
@@ -259,7 +258,7 @@ class SharpnessAware(Optimizer):
             total: Params | None = None
             for unit, first in zip(units, firsts, strict=True):
                 if self.last.overflow:
-                    losses.append(torch.full((), math.nan))
+                    losses.append(self._evaluation.nothing_seen())
                     break
                 loss = self._evaluation.gradient(unit, moment, mode, first)
                 losses.append(loss * unit.weight if len(units) > 1 else loss)
@@ -323,7 +322,7 @@ class SharpnessAware(Optimizer):
             unit.weight = size / (self._examples + size)
             self._lessen(moment, so_far, 1 - unit.weight)
             self._examples += size
-        loss = torch.full((), math.nan)
+        loss = self._evaluation.nothing_seen()
         if not self.last.overflow:
             self._weights.begin()
             moment.theta = self._weights.clean()
@@ -459,7 +458,9 @@ class SharpnessAware(Optimizer):
         named = self._weights.parameters
         late = "second pass" if mode is Mode.PERTURBED else "first pass"
         if self._guard is not None:
-            broken = not self._guard.passes(losses=[v for _, v in record.clean + record.displaced])
+            late_losses = [v for _, v in record.clean + record.displaced if isinstance(v, Tensor)]
+            alone = [] if self._replicas.several else self._made(moment)  # else the average of all ranks is looked at
+            broken = not self._guard.passes(*alone, losses=late_losses)
             if self.skip_nonfinite and self._replicas.whole:  # gradients that all share may not travel once more
                 broken = self._replicas.mean(float(broken), 1.0) > 0
             if broken:
@@ -467,10 +468,8 @@ class SharpnessAware(Optimizer):
         if record.overflow:
             spoil(named)
         extra = self._exchange.average(moment, mode, weight)
-        if self._guard is not None and not record.overflow and not self._guard.passes(*self._made(moment)):
-            record.overflow = late
-            if self._replicas.several:
-                record.overflow += " (on some rank)"
+        if self._guard is not None and self._replicas.several and not self._passes_for_all(moment):
+            record.overflow = f"{late} (on some rank)"
         if not record.overflow:
             moment.theta = self._weights.clean()
             passes.turn()
@@ -485,7 +484,7 @@ class SharpnessAware(Optimizer):
             passes.turn()
             if self.diagnose:
                 grads = passes.gradients()
-                record.grad_norm = length(grads)
+                record.final = [(wide_norm(grads),)]
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(list(named.values()), self.grad_clip)
         if parts.mask is not None and not record.overflow:
@@ -508,6 +507,10 @@ class SharpnessAware(Optimizer):
         if mask is not None and mode is Mode.PERTURBED and mask.reference and mask.wants_squares(moment.t):
             moment.theta = self._weights.clean()
             mask.refresh(moment, self._evaluation.reference_mean(squares=True))
+
+    def _passes_for_all(self, moment: Moment) -> bool:
+        """Whether the averages over ranks are finite, or the step is skipped already."""
+        return bool(self.last.overflow) or self._guard is None or self._guard.passes(*self._made(moment))
 
     def _made(self, moment: Moment) -> list[Params | None]:
         """The gradient, and whatever else of the step is kept or added to the weights."""

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from landscape.params import Params, dot, length
-from landscape.perturbation import TINY, Direction
+from landscape.params import Params, dot, wide_inner, wide_norm
+from landscape.perturbation import TINY, Direction, without_gaps
 from trainers.sharpness_aware.ascent import Means, scaled
 from trainers.sharpness_aware.chunks import Closure, Unit
 from trainers.sharpness_aware.combiners import Point, Seen
@@ -27,6 +28,30 @@ Reference = Callable[[], tuple[Sequence[Closure], Sequence[float] | None]]
 
 _NOT_SEEN = torch.full((), math.nan)
 _NOTHING = nullcontext()
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Where a chunk's weights go: `times` times the parts.
+
+    Attributes:
+        step: The direction for radius 1.
+        parts: Tensors.
+        times: What they are multiplied by.
+        size: The parts' l2 norm.
+        factor: The direction's own factor in `times`.
+    """
+
+    step: Direction
+    parts: Params
+    times: Tensor | float
+    size: Tensor | float
+    factor: Tensor | float = 1.0
+
+    @property
+    def length(self) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+        """What `StepRecord` makes the l2 length of."""
+        return self.times, self.factor, self.size
 
 
 class Evaluation:
@@ -89,13 +114,14 @@ class Evaluation:
         if moment.rho == 0 and parts.source.inert_at_zero:
             mode = Mode.PLAIN
         elif parts.gate.needs_gradient:
-            squared = 0.0
+            parts_of_it: list[Tensor] = []
             for i, unit in enumerate(units):
                 loss = self._loss_pass(unit)
                 grads = passes.take()
                 self.exchange.share(unit, [grads])
                 firsts[i] = (grads, loss)
-                squared += unit.weight * dot(grads, grads)
+                parts_of_it.append(unit.weight * wide_inner(grads, grads))
+            squared = float(sum(parts_of_it[1:], parts_of_it[0]))
             if not self.replicas.whole:
                 squared = self.replicas.mean(squared, float(sum(u.examples for u in units) or 1.0))
             mode = parts.gate(moment, squared)
@@ -152,7 +178,7 @@ class Evaluation:
             moment.theta = weights.clean()
         shared_loss = self.exchange.share_first(unit, ascent, clean, loss, first)
         if self._guard("first pass", ascent, None if clean is ascent else clean, loss=loss):
-            return torch.full((), math.nan) if loss is None else loss
+            return self.nothing_seen() if loss is None else loss
         if plan.ahead and self.previous is None:
             loss = self._loss_pass(unit)  # the first step: nothing is stored, so y_0 = w
             grads = self.passes.take()
@@ -173,19 +199,18 @@ class Evaluation:
         own: list[Point] = []  # those that this rank has not shared yet
         perturbed_loss = _NOT_SEEN
         pair = self.pair
-        step = Direction({}, 1.0, 0.0)
-        squared = 0.0
+        moved = Displacement(Direction({}, 1.0), {}, 0.0, 0.0)
+        lengths: list[Tensor | float] = []
         for draw in range(plan.draws):
-            step, delta, times, length = self._displacement(moment, ascent)
+            moved = self._displacement(unit, moment, ascent)
             if source.steps > 1:
                 inner_points = points if source.collects else None
-                delta, length = self._climb(unit, moment, delta, inner_points)
-                times = 1.0
+                moved = self._climb(unit, moment, moved, inner_points)
                 if record.overflow:
-                    return torch.full((), math.nan) if loss is None else loss
-            squared += length**2 / plan.draws
+                    return self.nothing_seen() if loss is None else loss
+            lengths += moved.length
             for side in plan.signs if pair is None or pair.perturbs else ():
-                weights.displace(delta, side * times)
+                weights.displace(moved.parts, moved.times if side > 0 else -moved.times)
                 moment.theta = weights.clean()
                 with _NOTHING if self.responds else self._watched():
                     value = self._descend(unit, previous)
@@ -196,8 +221,8 @@ class Evaluation:
                     points.append(own[-1])
         if not self.responds:
             gradients = points[-1].gradient if points else self.passes.gradients()
-            self._check_response(clean, loss, gradients, perturbed_loss, delta, times)
-        record.length = math.sqrt(record.length**2 + unit.weight * squared)
+            self._check_response(clean, loss, gradients, perturbed_loss, moved)
+        record.moved.append((unit.weight, *lengths))
         ahead = None
         if plan.ahead and (pair is None or not pair.perturbs):
             weights.restore()
@@ -223,7 +248,7 @@ class Evaluation:
         if keep_points:
             moment.theta = weights.clean()
             here = shared_loss if up > 0 or shared_loss is None else -shared_loss
-            seen = Seen(moment, unit.weight, ascent, clean, here, points, step.as_params, ahead)
+            seen = Seen(moment, unit.weight, ascent, clean, here, points, moved.step.as_params, ahead)
             self.passes.give(combiner(seen))
             if combiner.decoupled:
                 self._add("decoupled", combiner.extra(seen), unit.weight)
@@ -295,22 +320,36 @@ class Evaluation:
             return self.passes.selected(unit, self.parts.select)
         return self.passes.run(unit, unit.descents)
 
-    def _displacement(self, moment: Moment, ascent: Params | None) -> tuple[Direction, Params, float, float]:
-        """The unit direction, the displacement as tensors times a number, and its length."""
+    def _displacement(self, unit: Unit, moment: Moment, ascent: Params | None) -> "Displacement":
         source, mask = self.parts.source, self.parts.mask
         step = self._unit(moment, source.direction(moment, ascent))
         if moment.shares and source.steps == 1:
-            step = Direction(moment.by_group(step.parts), step.factor, None)
-        times = source.sign * moment.rho * step.factor * (mask.scale if mask is not None else 1.0)
+            step = Direction(moment.by_group(step.parts), step.factor)
+        if self.guard is None and (ascent is not None or source.data == "reference"):
+            step = self._passable(step, unit)
+        times = step.factor * (source.sign * moment.rho)
+        if mask is not None and mask.scale != 1.0:
+            times = times * mask.scale
         offset = source.offset(moment, ascent)
         if offset:
             delta = accumulated(scaled(step.parts, times), offset, 1.0)
-            size = length(delta)
-            if math.isfinite(size):  # an offset that overflowed counts as none
-                return step, delta, 1.0, size
+            without_gaps(delta)
+            size = wide_norm(delta)
+            return Displacement(step, delta, torch.isfinite(size).to(size.dtype), size)
         if source.steps > 1:
-            return step, step.as_params(), 1.0, 0.0  # the inner steps scale it
-        return step, step.parts, times, abs(times / step.factor) * step.length if step.parts else 0.0
+            return Displacement(step, step.as_params(), 1.0, 0.0)  # the inner steps scale it
+        return Displacement(step, step.parts, times, step.size if step.parts else 0.0, step.factor)
+
+    def _passable(self, step: Direction, unit: Unit) -> Direction:
+        """A direction of finite entries: the factor of one that is not finite is 0, which alone would leave NaN.
+
+        Where the loss's own gradient is not finite, the pass at the weights, which are then left in place, says so.
+        """
+        seen_again = self.parts.combiner.active or self.parts.source.observes or self.diagnose
+        if seen_again and any(a is not None for a in unit.ascents):  # another objective's gradient stays as it is
+            step = Direction({name: t.clone() for name, t in step.parts.items()}, step.factor, step.known_size)
+        without_gaps(step.parts)
+        return step
 
     def _unit(self, moment: Moment, direction: Params | None) -> Direction:
         """A raw direction under mask, metric and normalisation, for radius 1."""
@@ -320,18 +359,18 @@ class Evaluation:
         if direction and mask is not None and mask.in_norm:
             direction = mask(moment, direction)
         if not direction:
-            return Direction({}, 1.0, 0.0)
+            return Direction({}, 1.0)
         step = self.parts.scaler.unit(moment.theta, direction)
         if mask is not None and not mask.in_norm:
-            step = Direction(mask(moment, step.parts), step.factor, None)
+            step = Direction(mask(moment, step.parts), step.factor)
         return step
 
-    def _climb(self, unit: Unit, moment: Moment, unit_step: Params, points: list[Point] | None) -> tuple[Params, float]:
-        """Further inner steps of ascent; returns the displacement and its length."""
+    def _climb(self, unit: Unit, moment: Moment, first: "Displacement", points: list[Point] | None) -> "Displacement":
+        """Further inner steps of ascent."""
         source = self.parts.source
         objectives = [a or d for a, d in zip(unit.ascents, unit.descents, strict=True)]
         ascending = unit.ascents[0] is not None
-        delta = source.advance(None, unit_step, moment.rho)
+        delta = source.advance(None, first.parts, moment.rho)
         for _ in range(source.steps - 1):
             self.weights.displace(moment.by_group(delta))
             moment.theta = self.weights.clean()
@@ -345,7 +384,7 @@ class Evaluation:
             following = self._unit(moment, source.direction(moment, grads)).as_params()
             delta = source.advance(delta, following, moment.rho)
         delta = moment.by_group(delta)
-        return delta, length(delta)
+        return Displacement(first.step, delta, 1.0, wide_norm(delta))
 
     def _where_base_goes(self, moment: Moment) -> Params:
         """SAMPa's y - w: the step that SGD would take with the stored gradient."""
@@ -429,8 +468,7 @@ class Evaluation:
         loss: Tensor | None,
         perturbed: Params,
         perturbed_loss: Tensor,
-        delta: Params,
-        times: float,
+        moved: "Displacement",
     ) -> None:
         """Refuse a closure that gives at displaced weights, bit for bit, what it gave at the clean ones.
 
@@ -440,24 +478,30 @@ class Evaluation:
         Raises:
             ValueError: If the loss should have changed, and neither it nor the gradient did.
         """
-        if clean is None or loss is None or not delta or self.parts.functional or self.parts.needs_previous:
+        if clean is None or loss is None or not moved.parts or self.parts.functional or self.parts.needs_previous:
             return
         same = all(torch.equal(g, perturbed[n]) for n, g in clean.items() if n in perturbed)
         if not same or not torch.equal(loss, perturbed_loss):
             self.responds = True
-        elif abs(times * dot(delta, clean)) > 1000 * torch.finfo(loss.dtype).eps * (abs(float(loss)) + TINY):
+        elif abs(float(moved.times) * dot(moved.parts, clean)) > 1000 * torch.finfo(loss.dtype).eps * (
+            abs(float(loss)) + TINY
+        ):
             raise ValueError(
                 "the closure gave the same loss and gradient after the weights were moved: recompute inside the "
                 "closure, forward pass and loss, from the model whose weights are moved."
             )
+
+    def nothing_seen(self) -> Tensor:
+        """NaN in place of a loss, on the device of the weights."""
+        return torch.full((), math.nan, device=next(iter(self.weights.parameters.values())).device)
 
     def note_m(self, unit: Unit) -> None:
         self.record.m = max(self.record.m, unit.examples)
         self.record.m_global = max(self.record.m_global, unit.examples * self.sharers)
 
     def _note_cosine(self, clean: Params, perturbed: Params, weight: float) -> None:
-        cosine = dot(clean, perturbed) / (length(clean) * length(perturbed) + TINY)
-        self.record.cosine = weight * cosine + (0.0 if math.isnan(self.record.cosine) else self.record.cosine)
+        product = wide_inner(clean, perturbed)
+        self.record.slopes.append((weight, product, wide_norm(clean), wide_norm(perturbed)))
 
     def _add(self, key: str, grads: Params, weight: float) -> None:
         alone = self.exchange.alone and key not in self.exchange.sums

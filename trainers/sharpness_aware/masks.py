@@ -141,9 +141,10 @@ class RandomTensors(Mask):
         if self.beta == 1:
             return None
         everything = list(moment.theta)
-        kept = (torch.rand(len(everything), generator=self.generator) < self.beta).tolist()
+        device = self.generator.device
+        kept = (torch.rand(len(everything), generator=self.generator, device=device) < self.beta).tolist()
         if not any(kept):
-            kept[int(torch.randint(len(everything), (), generator=self.generator))] = True
+            kept[int(torch.randint(len(everything), (), generator=self.generator, device=device))] = True
         self.drawn = frozenset(n for n, k in zip(everything, kept, strict=True) if k)
         return self.drawn
 
@@ -287,7 +288,7 @@ class DynamicMask(Sparse):
 
     def first(self, theta: Params) -> dict[str, Tensor]:
         total = sum(w.numel() for w in theta.values())
-        scores = torch.rand(total, generator=self.generator)
+        scores = torch.rand(total, generator=self.generator, device=self.generator.device)
         return _cut(_top(scores, self.live(total)), theta)
 
     def wants_ascent(self, t: int) -> bool:
@@ -313,7 +314,7 @@ class DynamicMask(Sparse):
         if kind == "gradient":
             return torch.cat([grad.get(n, torch.zeros_like(theta[n])).abs().reshape(-1) for n in names])
         total = sum(theta[n].numel() for n in names)
-        return torch.rand(total, generator=self.generator).to(theta[names[0]].device)
+        return torch.rand(total, generator=self.generator, device=self.generator.device).to(theta[names[0]].device)
 
 
 def _top(scores: Tensor, count: int) -> Tensor:

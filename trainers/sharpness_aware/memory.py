@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
-from landscape.params import Params, dot
+from landscape.params import Params, wide_inner
 from landscape.perturbation import TINY
 from landscape.spread import held_here
-from trainers.sharpness_aware.ascent import AscentSource, Means, combination
+from trainers.sharpness_aware.ascent import AscentSource, Means, combination, scaled
 from trainers.sharpness_aware.moment import Moment
 
 
@@ -195,8 +195,9 @@ class Components(AscentSource):
 def split_along(grad: Params, full: Params) -> tuple[Params, Params]:
     """The projection of a gradient on another, and what is left; both over all tensors jointly."""
     common = {name: full[name] for name in grad if name in full}
-    share = dot(common, grad) / (dot(common, common) + TINY**2)
-    projected = {n: share * full[n] if n in full else torch.zeros_like(g) for n, g in grad.items()}
+    share = wide_inner(common, grad) / (wide_inner(common, common) + TINY**2)
+    along = scaled(common, share)
+    projected = {n: along[n] if n in along else torch.zeros_like(g) for n, g in grad.items()}
     return projected, {n: g - projected[n] for n, g in grad.items()}
 
 

@@ -51,6 +51,13 @@ class Moment:
         return {name: t * share for name, t in delta.items() if (share := self.shares[name])}
 
 
+def restore(generator: Generator, state: Tensor) -> None:
+    """Set a generator to a state; one of another kind of device has another form, and the generator stays as it is."""
+    kept = state.cpu()
+    if kept.numel() == generator.get_state().numel():
+        generator.set_state(kept)
+
+
 class Part:
     """A part of a method that keeps nothing from step to step unless it says so.
 
@@ -70,7 +77,7 @@ class Part:
         for name in self.keeps:
             held = getattr(self, name)
             if isinstance(held, Generator):
-                held.set_state(state[name].cpu())
+                restore(held, state[name])
             else:
                 setattr(self, name, type(held)(state[name]))
 

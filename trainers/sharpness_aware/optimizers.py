@@ -67,6 +67,15 @@ def make_base(spec: MethodSpec, model: nn.Module) -> Optimizer:
     return made
 
 
+def device_of_draws(base: Optimizer) -> torch.device:
+    """Where a method draws its random vectors: on the device of the weights, so that none travels.
+
+    Kinds of device draw different numbers from the same seed.
+    """
+    device: torch.device = base.param_groups[0]["params"][0].device
+    return device if device.type in ("cuda", "mps", "xpu") else torch.device("cpu")
+
+
 def _fusable(groups: list[dict[str, Any]]) -> bool | None:
     """True where torch has one kernel for the whole update (several times faster for small models on a CPU)."""
     parameters = [p for group in groups for p in group["params"]]
@@ -85,7 +94,7 @@ def optimizer_of(spec: MethodSpec, model: nn.Module) -> SharpnessAware:
         ValueError: If the method and the model do not go together, or a knob is out of range.
     """
     base = make_base(spec, model)
-    generator = torch.Generator().manual_seed(spec.seed)
+    generator = torch.Generator(device_of_draws(base)).manual_seed(spec.seed)
     setting = Setting(
         radius=spec.radius(float(base.param_groups[0]["lr"])),
         model=bare(model),

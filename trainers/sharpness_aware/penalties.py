@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from landscape.params import Params
 from trainers.sharpness_aware.ascent import mix, scaled
-from trainers.sharpness_aware.combiners import Combiner, Seen, _check_finite
+from trainers.sharpness_aware.combiners import Combiner, Seen, _check_finite, numbers
 
 Function = Callable[[float], float]
 
@@ -45,13 +45,13 @@ class Universal(Combiner):
     def __call__(self, seen: Seen) -> Params:
         assert seen.clean is not None
         assert seen.clean_loss is not None
-        here = float(seen.clean_loss)
+        here, *there = numbers(seen.clean_loss, *(point.loss for point in seen.points))
         draws: dict[int, list[int]] = {}
         for i, point in enumerate(seen.points):
             draws.setdefault(point.draw, []).append(i)
         values = []
         for indices in draws.values():
-            rise = sum(float(seen.points[i].loss) - here for i in indices) / len(indices)
+            rise = sum(there[i] - here for i in indices) / len(indices)
             values.append(max(-self.bound, min(self.bound, rise / seen.moment.rho**2)))
         n = len(values)
         outer = self.lam * self.phi_slope(sum(map(self.psi, values)) / n) / n
@@ -103,7 +103,7 @@ class Covariance(Combiner):
 
     def __call__(self, seen: Seen) -> Params:
         assert seen.clean is not None
-        losses = [float(point.loss) for point in seen.points]
+        losses = numbers(*(point.loss for point in seen.points))
         n = len(losses)
         mean = sum(losses) / n
         total = scaled(seen.clean, 1.0)

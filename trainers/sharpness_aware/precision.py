@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from landscape.params import Params, dot
+from landscape.params import Params, times_, wide, wide_inner
 from landscape.spread import spread
 
 UNSCALED = (
@@ -57,7 +57,7 @@ class LossScale:
                 "`grad_scaler.scale(loss).backward()`."
             )
         if grads:
-            torch._foreach_mul_(grads, 1.0 / self.scaler.get_scale())
+            times_(grads, 1.0 / wide(self.scaler._scale))
 
     def update(self, *, overflow: bool) -> None:
         """End a step: lower the scale after an overflow, else count towards raising it."""
@@ -105,19 +105,6 @@ def check_precision(parameters: dict[str, nn.Parameter], scaler: GradScaler | No
     )
 
 
-def finite(grads: Params) -> bool:
-    """Whether every entry is finite; one reduction over all tensors."""
-    if not grads:
-        return True
-    first = next(iter(grads.values()))
-    if spread(first):
-        return math.isfinite(dot(grads, grads))
-    if first.is_cpu and math.isfinite(dot(grads, grads)):
-        return True  # there a sum of squares takes a tenth of the time of a maximum; it may overflow by itself
-    norms = torch._foreach_norm([g.float() if g.dtype == torch.float16 else g for g in grads.values()], float("inf"))
-    return bool(torch.isfinite(torch.stack([n.to(norms[0].device) for n in norms])).all())
-
-
 @dataclass(frozen=True)
 class Guard:
     """Lets gradients pass that are finite.
@@ -129,10 +116,24 @@ class Guard:
     losses: bool
 
     def passes(self, *grads: Params | None, losses: Sequence[Tensor] = ()) -> bool:
-        """Whether all is finite."""
-        if self.losses and not all(math.isfinite(loss) for loss in losses):
+        """Whether all is finite: reads back one number, and a second one where it or a sum of squares is not."""
+        held = [g for g in grads if g]
+        sizes = [loss.detach().reshape(()).abs() for loss in (losses if self.losses else ())]
+        first = [wide_inner(g, g) for g in held] + [wide(size) for size in sizes]
+        if not first or math.isfinite(_summed(first)):
+            return True
+        if not held or any(spread(t) for g in held for t in g.values()):
             return False
-        return all(finite(held) for held in grads if held)
+        tops = torch._foreach_norm(
+            [t.float() if t.dtype == torch.float16 else t for g in held for t in g.values()], math.inf
+        )
+        return math.isfinite(_summed([wide(t) for t in (*tops, *sizes)]))
+
+
+def _summed(numbers: list[Tensor]) -> float:
+    """A sum, at one wait."""
+    device = numbers[0].device
+    return float(torch.stack([n.to(device) for n in numbers]).sum())
 
 
 def spoil(parameters: dict[str, nn.Parameter]) -> None:

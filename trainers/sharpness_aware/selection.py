@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from landscape.params import wide
+
 
 @dataclass(frozen=True)
 class LargestIncrease:
@@ -91,6 +93,8 @@ class InverseSlope:
 
     def _powers(self, slopes: Tensor) -> Tensor:
         """s^τ, with s clamped."""
-        floor = 1e-3 * float(slopes.median()) if len(slopes) else 0.0
-        s = slopes.clamp_min(floor) if floor > 0 else torch.where(slopes > 0, slopes, torch.ones_like(slopes))
+        if not len(slopes):
+            return slopes
+        floor = (1e-3 * wide(slopes.median())).to(slopes.dtype)
+        s = torch.where(floor > 0, slopes.clamp_min(floor), torch.where(slopes > 0, slopes, torch.ones_like(slopes)))
         return s**self.tau

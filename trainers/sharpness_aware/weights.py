@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.params import Params, real
+from landscape.params import Params, add_, real
 from landscape.spread import held_here
 from trainers.sharpness_aware.sharded import forget_gathered, gathering_modules
 from trainers.sharpness_aware.trained import Trained
@@ -63,7 +63,7 @@ class Weights:
         """The clean weights, as views or as the copy; not to be written to."""
         return self._copy if self._held else self._views
 
-    def displace(self, delta: Params, times: float = 1.0) -> None:
+    def displace(self, delta: Params, times: Tensor | float = 1.0) -> None:
         """Set the weights to the clean ones plus `times` the displacement."""
         if not self._held:
             self._keep()
@@ -73,7 +73,7 @@ class Weights:
         if self._gathering:
             forget_gathered(self._gathering)
         if delta:
-            torch._foreach_add_([self._views[name] for name in delta], list(delta.values()), alpha=times)
+            add_([self._views[name] for name in delta], list(delta.values()), times)
 
     def _keep(self) -> None:
         places = [(v.data_ptr(), v.dtype) for v in self._here]

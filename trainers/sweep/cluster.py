@@ -87,7 +87,10 @@ def on_ray(
     folder: Path,
     moved: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None,
 ) -> Iterator[Any]:
-    """Call a function on many argument tuples, one core each, on a Ray cluster; yields results as they come.
+    """Call a function on many argument tuples on a Ray cluster, as it has room; yields results as they come.
+
+    Each takes one core, those that read data ahead beside it, and with `device` cuda one GPU, which Ray alone lets it
+    see.
 
     A call whose machine goes away is begun anew on another one, which is right for calls that continue from files.
 
@@ -102,6 +105,7 @@ def on_ray(
     Raises:
         ImportError: If Ray is not installed.
         ConnectionError: If there is no cluster at the address.
+        ValueError: If no machine of it has the cores, or the GPU, that a call takes.
         FileNotFoundError, PermissionError, RuntimeError: If a machine fails `Shared.check`.
         WorkerDiedError: If a process died and there is no `lost`.
         Stopped: After a signal. Calls at work are interrupted and have 25 s to end well.
@@ -109,8 +113,10 @@ def on_ray(
     ray = import_ray()
     jobs = runtime.jobs
     with _connected(ray, runtime.address), _token(folder.absolute()) as shared:
+        needs = {"num_cpus": 1 + runtime.workers, "num_gpus": int(runtime.device == "cuda")}
+        _require(ray, needs)
         _probe(ray, shared)
-        task = ray.remote(num_cpus=1, max_retries=0)(_checked_call)
+        task = ray.remote(**needs, max_retries=0)(_checked_call)
         waiting = deque((call, 0) for call in calls)
         running: dict[Any, tuple[tuple[Any, ...], int]] = {}
         with stopped_by_signals():
@@ -208,6 +214,22 @@ def _token(folder: Path) -> Iterator[Shared]:
         yield Shared(path, content, versions(), VISIBLE)
     finally:
         path.unlink(missing_ok=True)
+
+
+def _require(ray: Any, needs: Mapping[str, int]) -> None:
+    """Refuse calls for which no machine is large enough, and which would wait for ever."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores, gpus = needs["num_cpus"], needs["num_gpus"]
+    if gpus and not any(found.get("GPU", 0) >= gpus for found in machines):
+        raise ValueError(
+            "`device` 'cuda': no machine of the Ray cluster has a GPU: use `device` cpu, or start Ray on one that has "
+            "(`ray start --num-gpus=1` where it does not find them)."
+        )
+    if cores > 1 and not any(found.get("CPU", 0) >= cores and found.get("GPU", 0) >= gpus for found in machines):
+        raise ValueError(
+            f"`workers` {cores - 1}: no machine of the Ray cluster has {cores} cores for a call and the processes that "
+            f"read for it: use fewer."
+        )
 
 
 def _probe(ray: Any, shared: Shared) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from trainers.config import TrainConfig, train_config
 from trainers.files.writing import write_atomically
-from trainers.runs.folder import Run
+from trainers.runs.folder import ERROR, Run, leading_score
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sweep.running import train_all
 
@@ -29,12 +29,14 @@ class RadiusSearch:
         best: The radius with the smallest mean validation error, the smaller one of equals; None if no run finished.
         notes: What a reader should know before trusting it.
         folder: Where the runs are, with `table.parquet`.
+        score: What the columns hold the error of: "error", or the leading score of another task in its place.
     """
 
     table: pd.DataFrame
     best: float | None
     notes: tuple[str, ...]
     folder: Path
+    score: str = ERROR
 
 
 def search_radius(
@@ -91,7 +93,8 @@ def search_radius(
     write_atomically(folder / "table.parquet", lambda aside: table.to_parquet(aside, index=False))
     whole = table.dropna(subset="validation_error").sort_values(["validation_error", "rho"])
     best = float(whole["rho"].iloc[0]) if len(whole) else None
-    return RadiusSearch(table, best, tuple(_notes(table, best, seeds)), folder)
+    scores = [leading_score(run.history().columns) for run in runs.values() if run.status()["status"] == "finished"]
+    return RadiusSearch(table, best, tuple(_notes(table, best, seeds)), folder, next(iter(scores), ERROR))
 
 
 def _grid(config: TrainConfig, radii: Sequence[float] | None) -> list[float]:
@@ -118,13 +121,16 @@ def _row(rho: float, runs: Sequence[Run]) -> tuple[Any, ...]:
     states = [run.status() for run in runs]
     bad = [s for s in states if s["status"] != "finished"]
     last = [run.history().iloc[-1] for run, s in zip(runs, states, strict=True) if s["status"] == "finished"]
-    errors = pd.Series([row["validation_error"] for row in last], dtype=float)
+    errors, of_training = (
+        pd.Series([row[f"{split}_{leading_score(row.index)}"] for row in last], dtype=float)
+        for split in ("validation", "train")
+    )
     complete = not bad and bool(errors.notna().all())
     return (
         rho,
         float(errors.mean()) if complete else math.nan,
         float(errors.std()) if complete else math.nan,
-        float(pd.Series([row["train_error"] for row in last], dtype=float).mean()) if complete else math.nan,
+        float(of_training.mean()) if complete else math.nan,
         len(runs),
         f"{len(bad)} {bad[0]['status']}: {bad[0]['reason']}" if bad else "",
         [run.folder.name for run in runs],

@@ -1,8 +1,10 @@
 """Many runs: which there are, which part of them is ours, and training them so that none can stop the others."""
 
+import itertools
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +18,11 @@ from trainers.runs.loop import fit
 from trainers.runs.signals import seconds_of
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import Runtime
+from trainers.sweep.alike import populations, why_alone
 from trainers.sweep.cluster import on_ray
-from trainers.sweep.parallel import Stopped, in_parallel, single_threaded, stopped_by_signals
+from trainers.sweep.parallel import Stopped, in_parallel, log, single_threaded, stopped_by_signals
 from trainers.sweep.search import RandomSearch, combinations
+from trainers.sweep.together import fit_together
 from trainers.weights.known import remember
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
@@ -112,18 +116,19 @@ def train_all(
 
     Finished runs are skipped, interrupted ones continued, failed ones tried again. A run that fails does not stop the
     others, even if its process dies: its status says why. A run that another process is training is left to it. Every
-    executor gives the same results on processors of the same kind.
+    executor but "population" gives the same results on processors of the same kind.
 
     Args:
-        configs: What to train.
+        configs: What to train. Those whose `executor` is "population" are trained many at once in a process; executor
+            "population" makes it that of all that can be.
         out: Folder of runs; with Ray on a file system that all its machines share.
         trust: As for `fit`.
         shard: (i, n) trains only part i of n, see `part`.
         time_limit: For all runs together: seconds, or "HH:MM:SS". Runs in progress then stop with a snapshot.
         track: As for `fit`.
         **place: A `Runtime` as `runtime`, or its fields: `jobs`, `device`, `executor`, `address`, `workers`,
-            `checkpoint_activations`. `jobs=1` trains in this process, where a debugger works but a crash ends
-            everything.
+            `checkpoint_activations`, `backend`. `jobs=1` trains in this process, where a debugger works but a crash
+            ends everything.
 
     Raises:
         ValueError: For a bad `shard`, `time_limit`, `track` or field of `Runtime`.
@@ -134,12 +139,18 @@ def train_all(
     runtime = Runtime.of(**place)
     end = None if time_limit is None else time.time() + seconds_of(time_limit)
     remember(out, *(config.init for config in configs))
+    if runtime.executor == "population":
+        configs = in_population(configs)
+    for reason, count in Counter(why_alone(c) for c in map(_asked, configs) if c is not None).items():
+        if reason:
+            log.warning("%d of %d runs train one at a time, as no population holds %s", count, len(configs), reason)
     named = {config.run_id: config for config in (configs if shard is None else part(configs, shard))}
     how = {
         "trust": trust,
         "workers": runtime.workers,
         "track": check_trackers(track),
         "checkpoint_activations": runtime.checkpoint_activations,
+        "backend": runtime.backend,
     }
     return _train(named, Path(out), runtime, how, end)
 
@@ -158,10 +169,13 @@ def _train(
             yield run
         else:
             todo[run_id] = config
-    calls = [(config, str(out.absolute()), how, end) for config in todo.values()]
+    pieces = len(runtime.devices) if runtime.devices != ("cpu",) else runtime.processes
+    shared = [[c for c in some if c.run_id in todo] for some in populations(configs.values(), pieces)]
+    calls: list[tuple[Any, ...]] = [(tuple(some), str(out.absolute()), how, end) for some in shared if some]
     if not calls:
         return
     if runtime.executor == "ray":
+        calls = [(*call, runtime.device) for call in calls]
         results = on_ray(train_apart, calls, runtime, lost=worker_died, folder=out, moved=patiently)
     elif runtime.limit == 1:
         results = _here(calls, runtime.devices[0])
@@ -171,7 +185,7 @@ def _train(
         )
     out_of_time = 0
     try:
-        for run_id in results:
+        for run_id in itertools.chain.from_iterable(results):
             run = Run(out / run_id)
             if end is not None and run.status()["status"] == "interrupted":
                 out_of_time += 1
@@ -188,12 +202,22 @@ def _train(
         ) from None
 
 
-def _here(calls: Sequence[tuple[Any, ...]], device: str) -> Iterator[str]:
+def in_population(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
+    """The same runs with executor "population", which those that no population holds do not keep when resolved."""
+    return [config.model_copy(update={"executor": "population"}) for config in configs]
+
+
+def _asked(config: TrainConfig) -> TrainConfig | None:
+    """A run that is to be one of a population, resolved; None for others."""
+    return config.resolved() if config.executor == "population" else None
+
+
+def _here(calls: Sequence[tuple[Any, ...]], device: str) -> Iterator[list[str]]:
     """Train in this process; a signal that a run saw ends the sweep."""
     with stopped_by_signals():
         for call in calls:
             try:
-                yield single_threaded(train_one, *call, device)
+                yield single_threaded(train_some, *call, device)
             except SystemExit as stop:  # as `fit` ends after a signal, its snapshot written
                 code = stop.code if isinstance(stop.code, int) else INTERRUPTED
                 raise Stopped(f"stopped by exit code {code}", code) from None
@@ -212,7 +236,7 @@ def train_one(
     Args:
         config: The run.
         out: Folder of runs.
-        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`.
+        how: Further arguments of `fit`: `trust`, `workers`, `track`, `checkpoint_activations`, `backend`.
         end: `time.time()` at which the sweep's time is over.
         device: Where to train.
         patience: Seconds to wait for another process to let go of the run.
@@ -236,31 +260,73 @@ def train_one(
     return config.run_id
 
 
-def train_apart(
-    config: TrainConfig,
+def train_some(
+    configs: Sequence[TrainConfig],
     out: str,
     how: Mapping[str, Any],
     end: float | None = None,
     device: str = "cpu",
     patience: float = 0.0,
-) -> str:
-    """`train_one` in a process of a sweep, which stops when it is told and leaves the rest to the one that told it."""
+) -> list[str]:
+    """Train a population of a sweep, or one run by `train_one`, and return their ids.
+
+    Args:
+        configs: Runs that `populations` put together.
+        out: As for `train_one`; so are the others.
+        how: Further arguments of `fit`.
+        end: The end of the sweep's time.
+        device: Where to train.
+        patience: Seconds to wait for another process.
+    """
+    if configs[0].resolved().executor == "alone":
+        return [train_one(config, out, how, end, device, patience) for config in configs]
+    begun, waiting = time.monotonic(), list(configs)
+    while waiting:
+        errors: list[tuple[TrainConfig, Exception]] = []
+        limit: dict[str, Any] = {}
+        if end is not None:
+            limit["time_limit"] = end - time.time()
+            if limit["time_limit"] <= 0:
+                break
+        try:
+            fit_together(waiting, out=out, device=device, failed=errors, **how, **limit)
+        except Exception as error:
+            errors += [(config, error) for config in waiting]
+        for config, why in errors:
+            if not isinstance(why, BusyError):
+                fail(config, out, f"{type(why).__name__}: {why}")
+        waiting = [config for config, why in errors if isinstance(why, BusyError)]
+        if time.monotonic() - begun >= patience:
+            break
+        time.sleep(min(5.0, patience) if waiting else 0.0)
+    return [config.run_id for config in configs]
+
+
+def train_apart(
+    configs: Sequence[TrainConfig],
+    out: str,
+    how: Mapping[str, Any],
+    end: float | None = None,
+    device: str = "cpu",
+    patience: float = 0.0,
+) -> list[str]:
+    """`train_some` in a process of a sweep, which stops when it is told and leaves the rest to the one that told it."""
     with suppress(KeyboardInterrupt, SystemExit):
-        train_one(config, out, how, end, device, patience)
-    return config.run_id
+        train_some(configs, out, how, end, device, patience)
+    return [config.run_id for config in configs]
 
 
 def patiently(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The call for a run whose machine went away: its lock counts for a while, as nobody can ask that machine."""
-    return (*call[:4], "cpu", PATIENCE)
+    """The call for runs whose machine went away: their locks count for a while, as nobody can ask that machine."""
+    return (*call[:5], PATIENCE)
 
 
-def worker_died(call: tuple[Any, ...], reason: str) -> str:
-    """Record a run whose process died; what it had finished stands."""
-    config, out = call[:2]
-    fail(config, out, f"its process died ({reason}); the same command continues it. Out of memory? Use fewer jobs.")
-    run_id: str = config.run_id
-    return run_id
+def worker_died(call: tuple[Any, ...], reason: str) -> list[str]:
+    """Record runs whose process died; what they had finished stands."""
+    configs, out = call[:2]
+    for config in configs:
+        fail(config, out, f"its process died ({reason}); the same command continues it. Out of memory? Use fewer jobs.")
+    return [config.run_id for config in configs]
 
 
 def fail(config: TrainConfig, out: str, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Loss and scores of a model on the splits of its data while it trains."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.evaluate import evaluate
+from landscape.ranks import Ranks
 from landscape.risk import EmpiricalRisk
 from trainers.data.splits import DataBundle, Split
 from trainers.randomness import seeded
@@ -16,6 +17,7 @@ from trainers.tasks.task import Classification, Task, batch_weight, example_weig
 
 T = TypeVar("T")
 
+ALONE = Ranks()
 CHECKED = 8  # examples
 CLEAN = "clean_"  # before the name of a score against labels without noise
 
@@ -37,17 +39,18 @@ class LiveEvaluation:
         task: Gives loss, scores and weights.
         train: The training data.
         data: All splits.
+        ranks: The processes that share the examples.
 
     Attributes:
         columns: Of the history: loss and scores of the training, validation and test data.
         selecting: The column that a run is chosen by: the leading score on the validation data.
     """
 
-    def __init__(self, model: nn.Module, task: Task, train: Split, data: DataBundle) -> None:
-        self.task, self.noisy = task, bool(train.noisy.any())
+    def __init__(self, model: nn.Module, task: Task, train: Split, data: DataBundle, ranks: Ranks = ALONE) -> None:
+        self.task, self.noisy, self.ranks = task, bool(train.noisy.any()), ranks
         held_out = {"validation": data.validation, "test": data.test}
-        self.risks = {"train": _risk(model, task, train, noisy=self.noisy)} | {
-            name: _risk(model, task, split.to(train.device, workers=train.workers))
+        self.risks = {"train": _risk(model, task, train, ranks, noisy=self.noisy)} | {
+            name: _risk(model, task, split.to(train.device, workers=train.workers), ranks)
             for name, split in held_out.items()
             if len(split)
         }
@@ -61,8 +64,9 @@ class LiveEvaluation:
         row, scores = self._columns("train")
         first = next(iter(scores))
         row.setdefault(f"train_{CLEAN}{first}", row[f"train_{first}"])
-        for split in self.risks.keys() - {"train"}:
-            row |= self._columns(split)[0]
+        for split in self.risks:  # in the same order in all processes
+            if split != "train":
+                row |= self._columns(split)[0]
         wrong = scores[first]
         return self.nothing() | row, ~wrong if wrong.dtype == torch.bool else None
 
@@ -72,9 +76,19 @@ class LiveEvaluation:
 
     def _columns(self, split: str) -> tuple[dict[str, float], Mapping[str, Tensor]]:
         noisy = self.noisy and split == "train"
-        evaluation = evaluate(self.risks[split], scores=self._noisy_scores if noisy else self.task.scores)
-        means = {f"{split}_{name}": _mean(score) for name, score in evaluation.examples.items()}
-        return {f"{split}_loss": evaluation.loss, **means}, evaluation.examples
+        risk, scores = self.risks[split], self._noisy_scores if noisy else self.task.scores
+
+        def part() -> Part | None:
+            if risk is None:
+                return None
+            found = evaluate(risk, scores=scores)
+            return found.loss, math.fsum(risk.weights), found.examples
+
+        loss, examples = _together([p for p in self.ranks.each(part) if p is not None])
+        return {
+            f"{split}_loss": loss,
+            **{f"{split}_{name}": _mean(score) for name, score in examples.items()},
+        }, examples
 
     def _noisy_scores(self, outputs: Any, targets: Tensor) -> Mapping[str, Tensor]:
         given, clean = (self.task.scores(outputs, y) for y in targets.unbind(1))
@@ -119,13 +133,36 @@ def _check(task: Task, outputs: Any, y: Tensor, scores: Mapping[str, Any]) -> No
         )
 
 
-def _risk(model: nn.Module, task: Task, split: Split, *, noisy: bool = False) -> EmpiricalRisk:
-    """The risk of a model that has its own weights, whatever θ is; with `noisy`, targets are the given and the true."""
+Part = tuple[float, float, Mapping[str, Tensor]]  # a process's loss, what its examples count for, and their scores
+
+
+def _together(parts: Sequence[Part]) -> tuple[float, Mapping[str, Tensor]]:
+    """The loss, and the scores of all examples in order, from the parts of processes."""
+    if len(parts) == 1:
+        return parts[0][0], parts[0][2]
+    whole = math.fsum(weight for _, weight, _ in parts)
+    loss = math.fsum(loss * weight for loss, weight, _ in parts) / whole
+    return loss, {name: torch.cat([scores[name] for *_, scores in parts]) for name in parts[0][2]}
+
+
+def _risk(
+    model: nn.Module, task: Task, split: Split, ranks: Ranks = ALONE, *, noisy: bool = False
+) -> EmpiricalRisk | None:
+    """The risk of a model that has its own weights, whatever θ is; with `noisy`, targets are the given and the true.
+
+    Of several processes each has a stretch of the examples; None where there are too few.
+    """
     loss, weight = task.loss, batch_weight(task)
     if noisy:
         split = replace(split, y=torch.stack((split.y, split.clean), 1))
         loss, weight = _of_given(loss), weight and _of_given(weight)
-    batches = split.batches(size=batch_of(split.take(slice(1))[0]))
+    order = None
+    if ranks.count > 1:
+        first, last = (len(split) * r // ranks.count for r in (ranks.rank, ranks.rank + 1))
+        if first == last:
+            return None
+        order = torch.arange(first, last, device=split.device)
+    batches = split.batches(order, size=batch_of(split.take(slice(1))[0]))
     risk = EmpiricalRisk(lambda _, x: model(x), loss, batches, {"": torch.zeros((), device=split.device)}, weight)
     # a model that draws random numbers has a history too
     risk.trust.once(("repeatable", risk.predict, risk.loss, risk.mode), lambda: None)

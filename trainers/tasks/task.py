@@ -7,24 +7,32 @@ import torch
 from torch import Tensor
 
 from trainers.data.imbalance import class_weights
+from trainers.options import checked
 from trainers.reference import call, load_reference
 from trainers.tasks.classification import Classification
 from trainers.tasks.losses import Loss
+from trainers.tasks.registry import CLASSIFICATION, TASKS
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
     from trainers.data.splits import DataBundle
-
-CLASSIFICATION = "classification"
 
 
 @runtime_checkable
 class Task(Protocol):
     """What a run learns: losses, scores and weights of training and of all measures come from here.
 
-    A task whose predictions are categorical, for whole-number labels as targets, also has `probabilities(outputs)`, of
-    shape (n, classes) in float64. One that trains on another loss than it is measured by (of smoothed labels, say) has
-    `plain`, the task that is measured.
+    Further parts are optional, and what needs one says so where it is left out:
+
+        probabilities(outputs)       where predictions are categorical, for whole-number labels as targets: of shape
+                                     (n, classes), in float64
+        divergence(before, after)    KL(before ‖ after) of the distributions that two outputs of each example stand for,
+                                     of shape (n, entries), in nats; `distribution` names them
+        of_set(outputs, targets)     numbers of a whole set by name that are no means over its examples, such as R²
+        decides                      False where an example is neither right nor wrong; without it the first score tells
+        plain                        the task that is measured, where another loss (of smoothed labels, say) is trained
+        outputs(entries)             outputs of a model for targets of so many entries; without it as many
+        check_targets(y, where)      raises a ValueError for targets that the task cannot learn
     """
 
     @property
@@ -52,10 +60,10 @@ class Task(Protocol):
 
 
 def task_of(config: "TrainConfig", *, trust: bool = False, data: "DataBundle | None" = None) -> Task:
-    """The task of a configuration: classification, or a user's own, `module:Class`, made without arguments.
+    """The task of a configuration.
 
     Args:
-        config: Names it, and the loss of classification.
+        config: Names it, with its options and the loss of classification.
         trust: False refuses a user's own, for names that come out of a file.
         data: What is trained on, where there are weights of classes; without it they are left out, as they are in the
             task that is measured.
@@ -69,7 +77,29 @@ def task_of(config: "TrainConfig", *, trust: bool = False, data: "DataBundle | N
         weights = config.class_weights
         given = None if weights is None or data is None else class_weights(weights, data.train.y, data.classes)
         return Classification(config.loss, config.label_smoothing, config.smoothing_convention, given)
-    task = call(f"`task` {reference!r}", load_reference(reference, trust=trust))
+    return named_task(reference, config.task_options, trust=trust)
+
+
+def named_task(name: str, options: Mapping[str, Any] | None = None, *, trust: bool = True) -> Task:
+    """A task by name, with the options of its class: of `TASKS`, or a user's own, `module:Class`.
+
+    Raises:
+        ValueError: If it is unknown or lacks a part of a task, or an option does not fit.
+        PermissionError: If it is a user's own and `trust` is False.
+    """
+    if name in TASKS:
+        task: Task = TASKS[name].make(**checked(TASKS[name].make, options or {}, owner=f"task {name!r}"))
+        return task
+    made = call(f"`task` {name!r}", load_reference(name, trust=trust), **(options or {}))
+    return as_task(made, name)
+
+
+def as_task(task: Any, reference: str) -> Task:
+    """What a user's class made, once it has the parts of a task.
+
+    Raises:
+        ValueError: If it lacks one, or one is of another kind.
+    """
     missing = [part for part in ("name", "loss", "each", "scores", "weight") if not hasattr(task, part)]
     if missing or not isinstance(task, Task):
         raise ValueError(f"`task` {reference!r} has no {', '.join(missing)}: see `trainers.Task`.")
@@ -90,6 +120,25 @@ def measured(task: Task) -> Task:
     return plain
 
 
+def outputs_of(task: Task, entries: int) -> int:
+    """How many outputs a model has for targets of so many entries, or labels of so many classes."""
+    count: Callable[[int], int] = getattr(task, "outputs", lambda entries: entries)
+    return count(entries)
+
+
+def check_targets(task: Task, data: "DataBundle") -> None:
+    """Check that the targets of data are those of a task that says which it learns.
+
+    Raises:
+        ValueError: If not.
+    """
+    check: Callable[[Tensor, str], None] | None = getattr(task, "check_targets", None)
+    for part in ("train", "validation", "test") if check is not None else ():
+        split = getattr(data, part)
+        if check is not None and len(split):
+            check(split.y, f"{data.name!r}, {part}")
+
+
 def batch_weight(task: Task) -> Callable[[Any, Any], float] | None:
     """What a batch counts for, as a risk asks for it."""
     weight = task.weight
@@ -108,4 +157,7 @@ def lead(scores: Mapping[str, Tensor]) -> tuple[str, Tensor]:
     return next(iter(scores.items()))
 
 
-__all__ = ["CLASSIFICATION", "Classification", "Task", "batch_weight", "example_weights", "lead", "measured", "task_of"]
+__all__ = [
+    "CLASSIFICATION", "Classification", "Task", "as_task", "batch_weight", "check_targets", "example_weights", "lead",
+    "measured", "named_task", "outputs_of", "task_of",
+]  # fmt: skip

@@ -1,5 +1,6 @@
 """Figures of the report on perturbed forgetting."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,20 @@ from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, 
 from analysis.results import StudyResults
 from analysis.style import counted, from_to
 from analysis.table import last_step
+
+# What is drawn where predictions have classes, and where they have none, with what the caption says of it.
+BARS = {
+    ("cw", "F_mi", "F_cmi"): "the share of examples turned from right to wrong (cw), and information lost from the "
+    "outputs, I(X;Ŷ) (F_mi) and I(X;Ŷ|Y) (F_cmi)",
+    ("KL", "dloss"): "how far predictions moved (KL, from before to after), and how much the loss rose",
+}
+LINES = (("F_mi", "cw"), ("KL", "dloss"))
+
+
+def _drawn(rows: pd.DataFrame, choices: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """The first of several groups of measures of which any was taken; the first where none was."""
+    groups, there = list(choices), set(rows["measure"])
+    return next((group for group in groups if there & set(group)), groups[0])
 
 
 def _forgetting_rows(
@@ -44,14 +59,15 @@ def _bars(results: StudyResults) -> tuple[Figure, Facts]:
     rows, m = _forgetting_rows(results)
     rows = last_step(rows)
     figure = page(5.2)
-    forgetting_bars(figure, rows)
-    return figure, {"m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run")}
+    shown = _drawn(rows, BARS)
+    forgetting_bars(figure, rows, measures=shown)
+    return figure, {"m": _whole(m), "shown": BARS[shown], "runs": counted(rows["run_id"].nunique(), "run")}
 
 
 def _curves(results: StudyResults) -> tuple[Figure, Facts]:
     rows, m = _forgetting_rows(results, radius="iso-loss", over_time=True)
     figure = page(3.9)
-    forgetting_curves(figure, rows, methods=results.methods)
+    forgetting_curves(figure, rows, measures=_drawn(rows, LINES), methods=results.methods)
     return figure, {
         "m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows),
         "each": from_to(rows.groupby("method")["run_id"].nunique()),
@@ -64,14 +80,15 @@ def _by_method(results: StudyResults) -> tuple[Figure, Facts]:
     if rows.empty:
         raise NothingToDraw("Neither SAM's nor OBF's perturbation was measured on held-out examples.")
     figure = page(3.9)
-    forgetting_curves(figure, rows, by="method", methods=results.methods)
+    forgetting_curves(figure, rows, by="method", measures=_drawn(rows, LINES), methods=results.methods)
     return figure, {"m": _whole(m), "each": runs_of_methods(rows), "radius": _radii(results, rows)}
 
 
 def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
     rows = last_step(results.forgetting())
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float)) & (rows["provider"] != "zero")]
-    rows = rows[rows["measure"].isin(["F_mi", "cw"])]
+    shown = _drawn(rows, LINES)
+    rows = rows[rows["measure"].isin(shown)]
     if rows.empty:
         raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
     if (rows["radius"] == "iso-loss").any():
@@ -79,12 +96,14 @@ def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
     if rows["m"].nunique() < 2:
         raise NothingToDraw("Forgetting was measured for one size m of the perturbation batch only.")
     figure = page(3.9)
-    forgetting_by_size(figure, rows)
+    forgetting_by_size(figure, rows, measures=shown)
     return figure, {"runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
 
 
 def _radii(results: StudyResults, rows: pd.DataFrame) -> str:
     nats = results.facts()["nats"]
+    if _drawn(rows, LINES) == LINES[1]:  # of a loss in units of its own
+        nats = nats.replace(" nats", "")
     known = {"iso-loss": f"the distance at which the loss on the batch has risen by {nats} (iso-loss)"}
     return " and ".join(known.get(r, f"the radius `{r}`") for r in sorted(set(rows["radius"])))
 
@@ -124,9 +143,8 @@ PLATES: dict[str, Plate] = {
         title="What a perturbation makes the model forget",
         draw=_bars,
         caption=(
-            "At the last checkpoint of each run, for perturbations computed on batches of m = {m} examples: the "
-            "share of examples turned from right to wrong (cw), and information lost from the outputs, I(X;Ŷ) (F_mi) "
-            "and I(X;Ŷ|Y) (F_cmi); positive means forgotten. Bars: mean over {runs}, whiskers one standard deviation "
+            "At the last checkpoint of each run, for perturbations computed on batches of m = {m} examples: "
+            "{shown}; positive means forgotten. Bars: mean over {runs}, whiskers one standard deviation "
             "over them. Each value is itself a mean over batches; its standard error is in the measures table."
         ),
         alt="Bars of forgetting by perturbation and by what it was exposed to.",

@@ -17,26 +17,28 @@ def _training(results: StudyResults) -> tuple[Figure, Facts]:
     if chosen.empty:
         raise NothingToDraw("No run finished, so there is no curve to draw.")
     rows = results.history.merge(chosen[["run_id", "method"]], on="run_id", how="inner")
-    if not np.isfinite(rows[["test_error", "train_error"]].to_numpy(dtype=float)).any():
-        raise NothingToDraw("No error was recorded during training.")
+    columns, words = (results.score.on("test"), results.score.on("train")), results.score.words
+    if not np.isfinite(rows[list(columns)].to_numpy(dtype=float)).any():
+        raise NothingToDraw(f"No {words} was recorded during training.")
     figure = page(2.7)
-    training_curves(figure, rows, methods=results.methods)
-    return figure, {"rule": rule, "runs": counted(len(chosen), "run")}
+    training_curves(figure, rows, columns=columns, methods=results.methods)
+    return figure, {"rule": rule, "runs": counted(len(chosen), "run"), "score": words[:1].upper() + words[1:]}
 
 
 def _radius(results: StudyResults) -> tuple[Figure, Facts]:
     if "hp.rho" not in results.runs.columns:
         raise NothingToDraw("The runs have no radius `rho`.")
     final, rule = results.best_configurations("hp.rho")
-    final = final[np.isfinite(final["test_error"].to_numpy(dtype=float))]
+    target = results.score.on("test")
+    final = final[np.isfinite(final[target].to_numpy(dtype=float))]
     rho = pd.to_numeric(final["hp.rho"], errors="coerce")
     if not (rho > 0).any():
         raise NothingToDraw("No finished run was trained with a radius above 0.")
     if rho[rho > 0].groupby(final["method"]).nunique().max() < RADII:
         raise NothingToDraw(f"No method was trained with {RADII} or more radii, and fewer show no curve.")
     figure = page(2.8)
-    accuracy_by_radius(figure.add_subplot(), final, methods=results.methods)
-    return figure, {"rule": rule}
+    accuracy_by_radius(figure.add_subplot(), final, target=target, methods=results.methods)
+    return figure, {"rule": rule, "score": results.score.words}
 
 
 PLATES: dict[str, Plate] = {
@@ -44,22 +46,22 @@ PLATES: dict[str, Plate] = {
         title="Training",
         draw=_training,
         caption=(
-            "Error after each epoch, mean and one standard deviation over runs, {runs} in all. For each method: "
-            "{rule}. Training error is on the labels as trained. The axes end just above the largest mean after the "
+            "{score} after each epoch, mean and one standard deviation over runs, {runs} in all. For each method: "
+            "{rule}. That of training is on the labels as trained. The axes end just above the largest mean after the "
             "first tenth of training."
         ),
-        alt="Test and training error over epochs, one line a method.",
+        alt="Test and training score over epochs, one line a method.",
         paper="paper-single",
     ),
     "radius": Plate(
         title="Error by radius",
         draw=_radius,
         caption=(
-            "Test error at the end of training against the radius ρ of the perturbation; mean and one standard "
+            "Test {score} at the end of training against the radius ρ of the perturbation; mean and one standard "
             "deviation over runs. For each method and radius: {rule}. Radii of adaptive methods are in other units "
             "than those of plain ones, so lines may be compared in height but not from left to right."
         ),
-        alt="Final test error against the perturbation radius, one line a method.",
+        alt="Final test score against the perturbation radius, one line a method.",
         paper="paper-single",
     ),
 }

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
+from analysis.score import is_share
 from analysis.style import fixed
 from landscape.surfaces import Surface
 
@@ -49,8 +50,7 @@ class Quantity:
 def quantity(metric: str) -> Quantity:
     """What a metric of a surface is called, and in what unit it is shown: errors and accuracies in percent."""
     words = [SETS.get(word, word) for word in metric.replace("_", " ").split()]
-    share = any(word in ("error", "accuracy") for word in words)
-    return Quantity(" ".join(words), 100.0 if share else 1.0)
+    return Quantity(" ".join(words), 100.0 if is_share(metric) else 1.0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from analysis.forgetting.output_bias import output_bias
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, no_probabilities
+from analysis.measures.needs import no_probabilities
+from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import norm
 from trainers.tasks.task import lead

@@ -15,6 +15,7 @@ from torch import Tensor
 from analysis.measures.catalogue.calibration import mean_of
 from analysis.measures.catalogue.curvature import context
 from analysis.measures.measure import Measure, Rows
+from analysis.measures.needs import no_probabilities
 from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
@@ -125,7 +126,7 @@ def pacbayes(
         risk = _folded_risk(subject)
         plain, scaled = (
             noise_radius(
-                risk, magnitude=magnitude, drop=drop, draws=draws, tol=tol, generator=subject.generator("noise radius")
+                risk, magnitude=magnitude, drop=drop, draws=draws, tol=tol, generator=subject.noise("noise radius")
             )
             for magnitude in (False, True)
         )
@@ -144,7 +145,7 @@ def worst_case_bounds(
     risk = _folded_risk(subject)
     plain, scaled = (
         worst_case_radius(
-            risk, magnitude=magnitude, drop=drop, steps=steps, tol=tol, generator=subject.generator("worst case")
+            risk, magnitude=magnitude, drop=drop, steps=steps, tol=tol, generator=subject.noise("worst case")
         )
         for magnitude in (False, True)
     )
@@ -212,6 +213,9 @@ def _norms(subject: Subject, spectrum: Literal["reshaped", "circular"]) -> dict[
 
 
 def _margin(subject: Subject) -> float:
+    """The low margin of the training examples; NaN where there are no classes."""
+    if no_probabilities(subject.task):
+        return math.nan
     values = margins(subject.train_outputs, subject.data.train.y.cpu())
     return low_margin(values) if bool(values.isfinite().all()) else math.nan
 
@@ -229,7 +233,10 @@ def _rows(subject: Subject, values: dict[str, Complexity], names: Iterable[str],
         value = values[name]
         more = {"margin": _margin(subject)} if "margin" in name and not value.reason else {}
         number = value.value(form)
-        why = value.reason or ("" if math.isfinite(number) else f"the {form} value is beyond the range of numbers")
+        reason = value.reason
+        if reason and "margin" in reason:  # which only classes have
+            reason = no_probabilities(subject.task) or reason
+        why = reason or ("" if math.isfinite(number) else f"the {form} value is beyond the range of numbers")
         rows.append(
             Row(
                 name,
@@ -306,7 +313,6 @@ MEASURES = {
         "T1 (a layer: all but *init*, *dist*, param_norm, l2) T2 T5",
         "1/3",
         gradients=0.5,
-        needs=("probabilities",),
     ),
     "spectral_norms_fft": Measure(
         spectral_norms_fft,
@@ -319,7 +325,6 @@ MEASURES = {
         "1/3",
         gradients=0.3,
         usual=False,
-        needs=("probabilities",),
     ),
     "path_norm": Measure(
         path_norm,
@@ -331,7 +336,6 @@ MEASURES = {
         "T1 T2 T5",
         "1/3",
         gradients=0.2,
-        needs=("probabilities",),
     ),
     "train_outputs": Measure(
         train_outputs,
@@ -388,6 +392,7 @@ MEASURES = {
         +1,
         "T1 T2 T3 T5",
         "0",
+        needs=("cross-entropy",),
     ),
     "gradient_noise": Measure(
         gradient_noise,

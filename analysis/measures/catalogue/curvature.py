@@ -44,7 +44,7 @@ def hessian_eigenvalues(subject: Subject, *, tol: float = 1e-3, own_tol: float =
     else:
         pairs = top_eigenpairs(
             subject.hessian, k=1, which="both", **asked, vectors=False, progress=subject.progress,
-            generator=subject.generator("eigen"),
+            generator=subject.noise("eigen"),
         )  # fmt: skip
     options = {**context(subject), "tol": tol, "own_tol": own_tol}
     top, bottom = pairs.values.tolist()
@@ -81,7 +81,7 @@ def hessian_trace(subject: Subject, *, draws: int = 20) -> Rows:
     if known is not None:
         draws = min(draws, max(FEWEST_PROBES, draws - known.products))
     total = trace(
-        H, draws=draws, blocks=H.blocks, known=known, progress=subject.progress, generator=subject.generator("trace")
+        H, draws=draws, blocks=H.blocks, known=known, progress=subject.progress, generator=subject.noise("trace")
     )
     sizes = {name: float(t.double().square().sum()) for name, t in subject.risk.theta.items()}
     layerwise = replace(
@@ -125,7 +125,7 @@ def model_dimension(subject: Subject, *, z: float | None = None, runs: int = 4, 
         runs=runs,
         steps=steps,
         progress=subject.progress,
-        generator=subject.generator("dimension"),
+        generator=subject.noise("dimension"),
     )
     row = _estimate(subject, "effective_dimension", dimension, G.note)
     return [replace(row, options={**row.options, "z": "1/n" if z is None else z, "steps": steps})]
@@ -141,9 +141,7 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
     """
     check_share("level", level)
     H = subject.hessian
-    density = spectral_density(
-        H, runs=runs, steps=steps, progress=subject.progress, generator=subject.generator("density")
-    )
+    density = spectral_density(H, runs=runs, steps=steps, progress=subject.progress, generator=subject.noise("density"))
     values = {
         "negative_mass": density.negative_mass(level * float(density.nodes.abs().max())),
         "bulk_width": density.bulk_width(),
@@ -155,7 +153,7 @@ def spectrum(subject: Subject, *, runs: int = 4, steps: int = 60, level: float =
 
 def context(subject: Subject) -> dict[str, Any]:
     """What decides every measure on the training loss."""
-    return {"loss": subject.task.name, "mode": subject.risk.mode, "n": subject.risk.n}
+    return {"loss": subject.task.name, "mode": subject.risk.mode, "n": len(subject.sample)}
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ def _top_and_trace(
         max_products=max_products,
         vectors=False,
         progress=subject.progress,
-        generator=subject.generator("eigen"),
+        generator=subject.noise("eigen"),
     )
     top = Row(
         f"{name}_eigenvalue",
@@ -220,7 +218,7 @@ def _top_and_trace(
         converged=pairs.converged,
         warnings=note,
     )
-    total = trace(A, draws=draws, progress=subject.progress, generator=subject.generator("trace"))
+    total = trace(A, draws=draws, progress=subject.progress, generator=subject.noise("trace"))
     return [top, _estimate(subject, f"{name}_trace", total, note)]
 
 
@@ -241,6 +239,7 @@ MEASURES = {
         "2 a product, 10 to 60 products",
         gradients=95,
         sampled=True,
+        shared=True,
     ),
     "hessian_trace": Measure(
         hessian_trace,
@@ -253,6 +252,7 @@ MEASURES = {
         "2 a product, 20 products",
         gradients=60,
         sampled=True,
+        shared=True,
     ),
     "adaptive_curvature": Measure(
         adaptive_curvature,
@@ -266,6 +266,7 @@ MEASURES = {
         usual=False,
         gradients=190,
         sampled=True,
+        shared=True,
     ),
     "gauss_newton": Measure(
         gauss_newton,
@@ -279,6 +280,7 @@ MEASURES = {
         usual=False,
         gradients=80,
         sampled=True,
+        shared=True,
     ),
     "empirical_fisher": Measure(
         gradient_moment,
@@ -305,6 +307,7 @@ MEASURES = {
         usual=False,
         gradients=280,
         sampled=True,
+        shared=True,
     ),
     "spectrum": Measure(
         spectrum,
@@ -318,6 +321,7 @@ MEASURES = {
         usual=False,
         gradients=500,
         sampled=True,
+        shared=True,
     ),
 }
 

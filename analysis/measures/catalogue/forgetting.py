@@ -2,8 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from analysis.forgetting.displacements import Displacements
+from analysis.forgetting.divergences import METRICS as MOVES
+from analysis.forgetting.divergences import divergence_forgetting
 from analysis.forgetting.examples import SUMMARIES
 from analysis.forgetting.examples import example_forgetting as count_forgetting
 from analysis.forgetting.features import feature_forgetting as forget_features
@@ -25,6 +27,7 @@ from analysis.forgetting.spurious import spurious_forgetting as forget_shortcut
 from analysis.measures.catalogue.baselines import CONFIDENCE
 from analysis.measures.catalogue.checks import check_some
 from analysis.measures.measure import Family, Measure, Rows
+from analysis.measures.needs import no_probabilities
 from analysis.measures.subject import Subject, pair
 from analysis.table import Row
 from landscape import Params
@@ -145,17 +148,45 @@ def perturbed_forgetting(
 ) -> Rows:
     """Information, loss and decisions before and after a perturbation, see `analysis.forgetting.perturbed`.
 
-    Several sizes m of the perturbation batch may be given; each has rows of its own.
+    Several sizes m of the perturbation batch may be given; each has rows of its own. Of a task without classes it is
+    how far predictions move, and how much the loss rises, see `analysis.forgetting.divergences`; rows of classes are
+    marked.
     """
     sizes = m if isinstance(m, tuple) else (m,)
     check_some("m", sizes)
+    labelled = not no_probabilities(subject.task)
+    if not labelled and (resamples or outputs != "softmax"):
+        raise ValueError(
+            f"`resamples` and `outputs` are for classes, got {resamples} and {outputs!r} for the task with loss "
+            f"{subject.task.name!r}: leave them out."
+        )
     shared: dict[str, Any] = {
         "providers": providers, "radii": radii, "batches": batches, "iso_loss": iso_loss, "relative": relative,
     }  # fmt: skip
     own: dict[str, Any] = {"C": C, "gamma": gamma, "eta": eta, "scope": scope, "outputs": outputs}
     asked = [Perturbing(m=size, **shared).of(subject, **own) for size in sizes]
+    if not labelled:
+        return [*_moved(subject, asked), *_without_classes(subject)]
     measured = [_measure(subject, each, METRICS, GAPS, ("held_out",), correction, resamples) for each in asked]
     return [row for rows in measured for row in rows]
+
+
+def _moved(subject: Subject, asked: Sequence[Displacements]) -> Rows:
+    """How far predictions without classes move."""
+    rows: Rows = []
+    for each in asked:
+        rows += divergence_forgetting(
+            subject.risk, pair(subject.held_out), replace(each, loss=subject.task.loss), subject.task,
+            others=OTHERS if subject.drawn else None, generator=subject.generator("forgetting"),
+        )  # fmt: skip
+    return rows
+
+
+def _without_classes(subject: Subject) -> Rows:
+    """The rows that only classes have, with the reason."""
+    why = no_probabilities(subject.task)
+    names = [name for name in (*METRICS, *(f"M_gap_{gap}" for gap in GAPS)) if name not in MOVED]
+    return [Row(name, math.nan, math.nan, 0, warnings=why) for name in names]
 
 
 @perturbing()
@@ -259,7 +290,9 @@ def output_bias(subject: Subject) -> Rows:
 
 
 SIZES = ("eps_norm", "eps_rho")
+MOVED = (*MOVES, "KL_entry", *(f"M_gap_{name}" for name in MOVES))
 FORGETTING_ROWS = (*METRICS, *(f"M_gap_{name}" for name in GAPS), *SIZES)
+ONLY_MOVED = tuple(name for name in MOVED if name not in FORGETTING_ROWS)
 DISTANCE_ROWS = (*DISTANCES, *(f"M_gap_tr_{name}" for name in DISTANCE_GAPS))
 INHERITS = "function, inherits the perturbation's"
 
@@ -273,6 +306,7 @@ MEASURES = {
         +1,
         "function",
         "0",
+        needs=("decisions",),
     ),
     "forgetting_counts": Measure(
         forgetting_counts,
@@ -284,10 +318,11 @@ MEASURES = {
         "function",
         "0",
         usual=False,
+        needs=("decisions",),
     ),
     "perturbed_forgetting": Measure(
         perturbed_forgetting,
-        FORGETTING_ROWS,
+        (*FORGETTING_ROWS, *ONLY_MOVED),
         "what a perturbation of the weights makes the model forget",
         "forgetting",
         "forgets more",
@@ -295,8 +330,9 @@ MEASURES = {
         INHERITS,
         "about 90",
         gradients=90,
-        needs=("probabilities",),
+        needs=("divergence",),
         sampled=True,
+        sometimes=ONLY_MOVED,
     ),
     "output_bias": Measure(
         output_bias,
@@ -398,6 +434,8 @@ SIGNS = {
     "F_use": 0,
     "KL": 0,
     "dCE": 0,
+    "dloss": 0,
+    "KL_entry": 0,
     "dH": 0,
     "cw": 0,
     "wc": 0,
@@ -423,7 +461,7 @@ FAMILIES: dict[str, Family] = dict.fromkeys(SIZES, "sharpness")
 # Metrics of outputs that need the labels of the examples, or their classes; the others need the outputs alone.
 LABELLED = (
     *("F_cmi", "F_use", "selectivity", "F_rel", "F_cmi_hard", "F_use_hard", "F_z", "feature_information"),
-    *("dCE", "cw", "wc", "ww", "cw_correct", "wc_wrong", "F_mem", "membership_auc"),
+    *("dloss", "dCE", "cw", "wc", "ww", "cw_correct", "wc_wrong", "F_mem", "membership_auc"),
     *("b_prior", "b_prior_count", "overconfidence", "classwise_bias"),
     *("F_bias_prior", "F_bias_prior_count", "F_classwise", "F_overconfidence", "F_ece"),
 )

@@ -138,6 +138,7 @@ MEASURES = {
         gradients=2,
         usual=False,
         sampled=True,
+        needs=("probabilities",),
     ),
 }
 

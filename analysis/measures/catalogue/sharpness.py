@@ -10,7 +10,8 @@ import torch
 from analysis.measures.catalogue.checks import check_block_size, check_count, check_some
 from analysis.measures.catalogue.curvature import context
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Need, Subject
+from analysis.measures.needs import Need
+from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import (
     AbsWeight,
@@ -308,7 +309,7 @@ def _worst(
             steps=steps,
             restarts=restarts,
             candidates=offered,
-            generator=subject.generator("restarts") if whole else None,
+            generator=subject.noise("restarts") if whole else None,
         )
         offered = [worst.displacement] if worst.displacement is not None else []
         if whole:
@@ -333,7 +334,7 @@ def keskar(
     check_count("draws", draws)
     rows = []
     for e in eps:
-        source = subject.generator("subspace")
+        source = subject.noise("subspace")
         count = 1 if dimension is None else draws
         sharpness = keskar_sharpness(subject.risk, e, dimension=dimension, draws=count, steps=steps, generator=source)
         if dimension is None:
@@ -390,7 +391,7 @@ def noise_radius(subject: Subject, *, drop: float = 0.1, draws: int = 32, eps: f
         if usual:
             radius = subject.magnitude_noise_radius if magnitude else subject.noise_radius
         else:
-            source = subject.generator("noise radius")
+            source = subject.noise("noise radius")
             radius = radius_of_noise(
                 subject.risk, magnitude=magnitude, drop=drop, draws=draws, eps=eps, tol=tol, generator=source
             )
@@ -405,7 +406,7 @@ def worst_case_radius(
     """1/α², α the box where PGD finds weights that cost a tenth of accuracy; and for boxes in proportion to weights."""
     rows = []
     for name, magnitude in (("inverse_worst_case_radius", False), ("inverse_magnitude_worst_case_radius", True)):
-        source = subject.generator("restarts")
+        source = subject.noise("restarts")
         radius = radius_of_box(
             subject.risk,
             magnitude=magnitude,
@@ -428,7 +429,7 @@ def relative_flatness(subject: Subject, *, layer: str | None = None, standardise
     """Σ ⟨w_s, w_s'⟩ tr H_ss' over the rows of one linear layer, the last one for layer = None."""
     check_count("draws", draws)
     flatness = flatness_of_layer(
-        subject.risk, layer, standardise=standardise, draws=draws, generator=subject.generator("trace")
+        subject.risk, layer, standardise=standardise, draws=draws, generator=subject.noise("trace")
     )
     return [_row(subject, "relative_flatness", flatness, layer=layer, standardise=standardise, method=flatness.method)]
 
@@ -466,7 +467,7 @@ def _average_row(
     noise: Literal["gaussian", "uniform"] = "gaussian",
 ) -> Row:
     metric = None if eta is None else AbsWeight(eta)
-    source = subject.generator("noise")
+    source = subject.noise("noise")
     average = average_over_noise(subject.risk, rho, draws=draws, metric=metric, noise=noise, generator=source)
     return _row(subject, name, average, rho=rho, noise=noise, eta=eta)
 

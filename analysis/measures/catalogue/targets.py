@@ -26,9 +26,10 @@ from analysis.measures.catalogue.calibration import (
 )
 from analysis.measures.catalogue.checks import check_count
 from analysis.measures.catalogue.shifts import Sets, rows_of_copies, rows_of_families
-from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, scored, uneven
+from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, of_set, scored, uneven
 from analysis.measures.measure import Measure, Rows
-from analysis.measures.subject import Subject, no_probabilities
+from analysis.measures.needs import no_probabilities
+from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
 from trainers.data.splits import Split
@@ -99,7 +100,8 @@ def target_rows(
     `ood_error_mean` (mean over corruptions), `ood_error_worst` (the largest of all sets, biased upwards by the choice),
     and `ood_gap`, the mean minus the test error. "train" and "validation" have an `_ece`. Of more than ten classes
     every split has a `_top5_error` as well, and where the classes of "test" (or of a shifted set) differ in number, see
-    `values.uneven`, a `_balanced_error`.
+    `values.uneven`, a `_balanced_error`. What another task
+    says of a whole set, such as R², is a row of each split too (`<split>_r2`).
 
     Standard errors of means over shifted sets and of `ood_gap` are over examples where the sets are `paired`. Where
     not, that of a mean is the mean of the standard errors, an upper bound, and that of `ood_gap` takes its two sets as
@@ -183,6 +185,7 @@ def rows_of(
                 rows.append(value.row(f"{split}_{kind}", split))
             elif split != "test":  # whose calibration has more rows, below
                 rows.append(value.row(f"{split}_{kind}", split, bins=bins))
+        rows += [value.row(f"{split}_{kind}", split) for kind, value in of_set(task, z, y).items()]
         if split == "train" and train_clean_labels is not None:
             rows.append(scored(task, z, train_clean_labels.cpu())[1].row(f"train_clean_{name}", "train"))
         if split == "test":

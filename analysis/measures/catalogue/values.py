@@ -16,7 +16,7 @@ from analysis.measures.catalogue.calibration import (
     outside_top,
     proportion,
 )
-from analysis.measures.subject import no_probabilities
+from analysis.measures.needs import no_probabilities
 from analysis.table import Row
 from landscape import Estimate
 from trainers.tasks.task import Classification, Task, example_weights, lead
@@ -142,6 +142,30 @@ def _ece(task: Any, outputs: Tensor, targets: Tensor, bins: int) -> Value:
     top = task.probabilities(outputs).max(1)
     right = (top.indices == targets).numpy()
     return Value(calibration_error(top.values.clamp(max=1.0).numpy(), right, bins=bins), "")
+
+
+GROUPS = 20  # of the jackknife
+
+
+def of_set(task: Any, outputs: Tensor, targets: Tensor) -> dict[str, Value]:
+    """The task's numbers of a whole set, such as R², where it has any.
+
+    Their standard errors are of the jackknife that leaves out each of 20 groups, every 20th example, in turn, or each
+    of fewer examples: √((g - 1) / g Σ (t_j - t̄)²).
+    """
+    if not hasattr(task, "of_set") or not len(targets):
+        return {}
+    note, n = not_finite(outputs), len(targets)
+    whole = {name: float(value) for name, value in task.of_set(outputs, targets).items()}
+    groups = torch.arange(n) % min(GROUPS, n)
+    left = [task.of_set(outputs[groups != j], targets[groups != j]) for j in range(min(GROUPS, n))] if n > 1 else []
+    found = {}
+    for name, value in whole.items():
+        each = torch.tensor([float(one[name]) for one in left], dtype=torch.float64)
+        error = math.sqrt((len(each) - 1) * float(each.var(correction=0))) if len(each) > 1 else math.nan
+        why = note or ("" if math.isfinite(value) else "it is not defined on these targets")
+        found[name] = Value(Estimate(value, error, draws=n), why)
+    return found
 
 
 def uneven(task: Task, labels: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from analysis.measures.cache import Cache
 from analysis.measures.checkpoints import RunCheckpoint, kept_rows, measure_checkpoint
 from analysis.measures.collect import collect, measure_run, sort_rows, tabulate, take, to_measure
 from analysis.measures.plan import plan
+from analysis.measures.registry import MEASURES
 from analysis.surfaces.places import checkpoint_of
 from trainers import Run, Runtime, fit, list_runs
 
@@ -157,3 +159,30 @@ def test_a_run_that_ends_while_others_are_measured_is_in_the_table(runs, tmp_pat
     assert asked == [1, 2]
     assert set(found["run_id"]) == {run.run_id for run in map(Run, (runs[0].folder, place / "hidden"))}
     pd.testing.assert_frame_equal(sort_rows(pd.read_parquet(place / "table.parquet")), found)
+
+
+def test_a_measure_that_finds_no_memory_is_marked_and_taken_again_later(runs, monkeypatch):
+    other = runs[1]
+    wanted, place = plan(["norms", "targets"]), RunCheckpoint(other.folder, last(other))
+
+    def short(subject):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(MEASURES, "norms", replace(MEASURES["norms"], function=short))
+        first = measure_checkpoint(place, wanted)
+    bad = first[first["measure"].isin(MEASURES["norms"].rows)]
+    assert bad["value"].isna().all()
+    assert (
+        bad["warnings"].str.startswith("MemoryError: out of memory on cpu with 1024 examples a pass: 2 GiB more").all()
+    )
+    assert bad["warnings"].str.endswith("at most 512 may fit (`--batch-size`)").all()
+    assert first[~first["measure"].isin(bad["measure"])]["value"].notna().all()
+    again = measure_checkpoint(place, wanted)
+    assert again["value"].notna().all()
+    with monkeypatch.context() as patched:
+        patched.setattr("analysis.measures.checkpoints._data", lambda *_: short(None))
+        bad = measure_checkpoint(place, NORMS, seed=1)
+        assert bad["warnings"].str.startswith("MemoryError: out of memory on cpu: 2 GiB more was asked for").all()
+        with pytest.raises(MemoryError, match="out of memory on cpu"):
+            measure_checkpoint(place, NORMS, seed=1, strict=True)

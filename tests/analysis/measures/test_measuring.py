@@ -182,7 +182,7 @@ def test_what_a_table_holds_of_other_measures_of_runs_stays(run, tmp_path, capsy
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"jobs": 0}, "`jobs` must be at least 1, got 0"),
-    ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
+    ({"executor": "threads"}, "`executor` must be 'processes', 'ray' or 'population', got 'threads'"),
 ])  # fmt: skip
 def test_foolish_arguments(run, options, message):
     with pytest.raises(ValueError, match=message):

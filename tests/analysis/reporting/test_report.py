@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from analysis.reporting import pages
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
-from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS, StudyResults
+from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS
 from analysis.statistics.catalogue import STATISTICS
 from analysis.style import WIDTHS, fixed
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("report")  # one page for all
 
 
 def changed(results, **parts):
-    return StudyResults(**{**results.__dict__, **parts})
+    return replace(results, **parts)
 
 
 class Links(HTMLParser):

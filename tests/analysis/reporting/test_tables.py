@@ -2,6 +2,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,13 @@ from analysis.candidates import corrected_p, lineup
 from analysis.reporting import tables
 from analysis.reporting.latex import marked_latex
 from analysis.reporting.table import captioned, remarks
-from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation_rows import completed
 from analysis.style import FAMILIES, fixed, interval
 
 
 def changed(results, **frames):
-    return StudyResults(**{**results.__dict__, **frames})
+    return replace(results, **frames)
 
 
 @pytest.mark.parametrize("name", tables.TABLES)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from analysis.statistics.kendall import weighted_kendall
+from analysis.statistics.kendall import dense_ranks, weighted_kendall
 
 # Worked by hand over a 2 x 2 x 2 grid: D1 has 26 concordant pairs, no discordant one and a tie in each sample.
 D1 = ([1, 2, 1.5, 3, 2.5, 2, 4, 3.5], [0.1, 0.14, 0.12, 0.2, 0.16, 0.13, 0.22, 0.2])
@@ -59,3 +59,11 @@ def test_weighted_stays_exact_where_single_precision_would_not_do():
     a, b, c = counts[0].tolist()
     expected = (a * b - a * c - b * c) / (a * b + a * c + b * c)
     assert weighted_kendall(x, np.array([[2.0, 3.0, 1.0]]), counts)[0, 0, 0] == pytest.approx(expected, abs=1e-15)
+
+
+def test_dense_ranks_are_scipys_also_of_no_unit_and_of_one():
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 2, 7, 40):
+        x = rng.integers(0, 9, size=(5, n)) / 7
+        expected = [stats.rankdata(row, method="dense") for row in x]
+        assert dense_ranks(x).tolist() == [row.tolist() for row in expected]

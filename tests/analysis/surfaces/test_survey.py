@@ -1,11 +1,6 @@
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,70 +131,6 @@ def test_what_was_done_before_a_stop_is_not_done_again(copies, monkeypatch, kept
     assert bytes_of(plane(copies["sgd"], points=21, jobs=1)) == whole
     assert len(evaluated) == blocks - kept
     assert not file.with_suffix(".parts").exists()
-
-
-SLOW = """
-import sys, time
-from analysis.surfaces import computing
-evaluate = computing.evaluate
-def slow(task, blocks, device, **options):
-    time.sleep(0.2)
-    return evaluate(task, blocks, device, **options)
-computing.evaluate, computing.BUNDLE_SECONDS = slow, 0.0
-from analysis.cli import main
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_in_the_middle_and_again(copies):
-    run = copies["sam"]
-    whole = bytes_of(plane(run, axes="random", points=2001, jobs=1))
-    file = file_of(checkpoint_of(run.folder), recipe(**{**PLANE, "axes": "random", "points": 2001}))
-    file.unlink()
-    command = [
-        sys.executable, "-c", SLOW, "surface", str(run.folder), "--axes", "random", "--points", "2001",
-        "--examples", "40", "--no-numbers", "--jobs", "1",
-    ]  # fmt: skip
-    journal = file.with_suffix(".parts") / "0.journal"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size > 3000):
-        time.sleep(0.02)
-    with pytest.raises(BusyError, match="is in use by process"):
-        plane(run, axes="random", points=2001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 3000 < journal.stat().st_size < 2001 * 64  # of eight numbers a point
-    assert not file.exists()
-    assert bytes_of(plane(run, axes="random", points=2001, jobs=1)) == whole
-
-
-RANKS = """
-import pathlib
-import sys
-from analysis.surfaces.survey import surface
-surface(sys.argv[1], points=5, examples=40, numbers=False)
-threads = [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").glob("*")]
-assert not [t for t in threads if "gloo" in t], threads  # one that is left can abort the process as Python ends
-"""
-
-
-@pytest.mark.slow
-def test_ranks_of_torchrun_give_the_bytes_of_one(copies):
-    whole = bytes_of(plane(copies["sam"]))
-    file = file_of(checkpoint_of(copies["sam"].folder), recipe(**PLANE))
-    file.unlink()
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANKS, str(copies["sam"].folder)],
-            env=environment | {"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [p.wait(timeout=200) for p in processes] == [0, 0]
-    assert file.read_bytes() == whole
 
 
 def test_several_models_are_drawn_on_common_axes(copies):

@@ -15,10 +15,9 @@ from trainers.sharpness_aware.gates import Mode
 from trainers.sharpness_aware.record import StepRecord
 
 
-def record(mode=Mode.PERTURBED, clean=1.0, displaced=1.5, **values):
-    return StepRecord(
-        mode=mode, clean=[(1.0, torch.tensor(clean))], displaced=[(1.0, torch.tensor(displaced))], **values
-    )
+def record(mode=Mode.PERTURBED, clean=1.0, displaced=1.5, length=0.0, **values):
+    losses = {"clean": [(1.0, torch.tensor(clean))], "displaced": [(1.0, torch.tensor(displaced))]}
+    return StepRecord(mode=mode, **losses, moved=[(1.0, torch.tensor(length), 1.0, 1.0)], **values)
 
 
 def test_a_row_a_step_with_what_the_step_did(tmp_path):

@@ -2,10 +2,10 @@
 
 import errno
 import itertools
-import json
+import multiprocessing
 import os
+import random
 import signal
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,43 +216,26 @@ def test_the_snapshot_before_a_full_disk_stays_whole(tmp_path, monkeypatch):
 
 # -- processes that are killed ---------------------------------------------------------------
 
-KILLER = """
-import json, os, random, signal, sys, time
-from trainers import fit
-config, out, seed = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-draw, kills = random.Random(seed), 0
-fit({**config, "seed": 77}, out=out + "-warm")  # first calls are slow, children inherit what they load
-while True:
-    child = os.fork()
-    if child == 0:
-        try:
-            fit(config, out=out, log_steps=1, snapshot_seconds=0.0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    time.sleep(draw.uniform(0, 0.15 + 0.02 * kills))  # longer and longer, so that a slow machine gets to the end
-    os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        print(json.dumps({"kills": kills, "code": os.WEXITSTATUS(status)}))
-        break
-    kills += 1
-    if kills > 200: sys.exit("never done")
-"""
+
+def go_on(config, out):
+    fit(config, out=out, log_steps=1, snapshot_seconds=0.0)
 
 
 def test_processes_killed_at_random_moments_end_with_the_run_of_one_that_lived(tmp_path):
     config = {**SMALL, "method": "gsam", "epochs": 9, "checkpoints": list(range(1, 9, 2))}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, json.dumps(config), str(tmp_path / "killed"), "5"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["code"] == 0, done.stderr[-2000:]
-    assert found["kills"] >= 2
-    whole = fit(config, out=tmp_path / "whole", log_steps=1)
+    whole = fit(config, out=tmp_path / "whole", log_steps=1)  # first, since first calls are slow
+    draw, kills, code = random.Random(5), 0, None
+    while code is None:
+        process = multiprocessing.get_context("fork").Process(target=go_on, args=(config, tmp_path / "killed"))
+        process.start()
+        process.join(draw.uniform(0, 0.15 + 0.02 * kills))  # longer and longer, so that a slow machine gets to the end
+        if (code := process.exitcode) is None:
+            process.kill()
+            process.join()
+            kills += 1
+        assert kills < 200, "never done"
+    assert code == 0
+    assert kills >= 2
     assert_same(whole, Run(tmp_path / "killed" / whole.run_id))
 
 

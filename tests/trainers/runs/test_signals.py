@@ -1,6 +1,7 @@
 """What asks a run to stop: signals, the time limit, and another process in the same folder."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +20,8 @@ from trainers import fit
 from trainers.files.lock import SILENCE, BusyError, locked
 from trainers.runs.folder import Run
 from trainers.runs.signals import STOPPING, Deadline, StopSignals, seconds_of
+
+FORK = multiprocessing.get_context("fork")  # nothing is imported again
 
 
 def handlers():
@@ -41,14 +45,14 @@ def test_the_first_signal_waits_and_then_ends_the_program_as_it_asked(name, erro
         assert asked.received == name
     assert handlers() == before
     with pytest.raises(error) as ended:
-        asked.leave()
+        asked.leave(Path("run"))
     assert code is None or ended.value.code == code
 
 
 def test_without_a_signal_nothing_happens():
     with StopSignals() as asked:
         pass
-    asked.leave()
+    asked.leave(Path("run"))
 
 
 def test_a_second_signal_stops_at_once():
@@ -66,12 +70,18 @@ def test_a_second_signal_stops_at_once():
     assert handlers() == before
 
 
+def asked_twice_to_end():
+    with StopSignals():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(30)
+
+
 def test_a_second_sigterm_kills_the_process():
-    code = (
-        "import signal, time\nfrom trainers.runs.signals import StopSignals\n"
-        "with StopSignals():\n for _ in range(2): signal.raise_signal(signal.SIGTERM)\n time.sleep(30)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGTERM
+    process = FORK.Process(target=asked_twice_to_end)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGTERM
 
 
 def test_ignored_signals_stay_ignored(monkeypatch):
@@ -242,15 +252,19 @@ def test_a_folder_in_use_is_refused_with_who_uses_it(tmp_path):
     assert fit(SMALL, out=tmp_path).finished
 
 
-def test_two_processes_at_once_and_a_holder_that_is_killed(tmp_path, capsys):
-    code = (
-        "import sys, time, pathlib\nfrom trainers.files.lock import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])):\n print('held', flush=True)\n time.sleep(60)"
-    )
+def hold(folder, held):
+    with locked(folder):
+        held.set()
+        time.sleep(60)
+
+
+def test_two_processes_at_once_and_a_holder_that_is_killed(tmp_path):
     folder = Run(tmp_path / fit(SMALL, out=tmp_path, stop=lambda epoch: epoch == 1).run_id).folder
-    holder = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    held = FORK.Event()
+    holder = FORK.Process(target=hold, args=(folder, held))
+    holder.start()
     try:
-        assert holder.stdout.readline() == "held\n"
+        assert held.wait(60)
         with pytest.raises(BusyError, match=f"process {holder.pid} on"):
             fit(SMALL, out=tmp_path)
         (folder / "lock.json").write_text("")  # the system's lock holds without its content
@@ -258,8 +272,7 @@ def test_two_processes_at_once_and_a_holder_that_is_killed(tmp_path, capsys):
             fit(SMALL, out=tmp_path)
     finally:
         holder.kill()
-        holder.wait()
-        holder.stdout.close()
+        holder.join()
     assert (folder / "lock.json").exists()  # it had no time to clean up
     assert fit(SMALL, out=tmp_path).finished
 

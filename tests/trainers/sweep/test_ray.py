@@ -7,6 +7,7 @@ import signal
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,9 @@ MODELS = """
 
     def leaves(shape, classes):
         os._exit(7)
+
+    def seen(name, device):
+        return name, device, os.environ["CUDA_VISIBLE_DEVICES"]
 """
 
 
@@ -71,19 +75,31 @@ def nodes(module):
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         from ray.cluster_utils import Cluster
 
-        checks = {"period_ms": 1000, "initial_delay_ms": 1000, "failure_threshold": 3}  # so that a death is seen soon
+        checks = {"period_ms": 1000, "initial_delay_ms": 1000, "failure_threshold": 5}  # so that a death is seen soon
         settings = {"_system_config": {f"health_check_{key}": value for key, value in checks.items()}}
         for left in (2, 1, 0):
             found = Cluster()
             try:
-                found.add_node(num_cpus=1, include_dashboard=False, **settings)
-                found.add_node(num_cpus=1)
+                found.add_node(
+                    num_cpus=1, include_dashboard=False, include_log_monitor=False, no_monitor=True, **settings
+                )
+                found.add_node(num_cpus=1, num_gpus=1)  # Ray believes it
                 break
             except Exception as error:  # Ray gives a node 30 s to start, which a busy machine may not keep
                 if not left or "timed out during startup" not in str(error):
                     raise
         yield found
         found.shutdown()
+
+
+@pytest.fixture(scope="module")
+def joined(nodes):
+    """The same with one connection for all tests, so that Ray's processes import torch once, not in every test."""
+    import ray
+
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="warning")
+    yield nodes
+    ray.shutdown()
 
 
 @needs_ray
@@ -111,10 +127,10 @@ def test_two_nodes_give_the_same_runs_as_this_process(tmp_path, nodes, module):
 
 
 @needs_ray
-def test_failures_and_dying_processes_stop_nobody_else(tmp_path, nodes):
+def test_failures_and_dying_processes_stop_nobody_else(tmp_path, joined):
     changes = [{"seed": 0}, {"train_size": 5000}, {"model": "distant:leaves", "model_options": {}}, {"seed": 1}]
     configs = [train_config({**TINY, **change}) for change in changes]
-    ended = list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=nodes.address))
+    ended = list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=joined.address))
     states = {r.run_id: r.status() for r in ended}
     assert [states[c.run_id]["status"] for c in configs] == ["finished", "failed", "failed", "finished"]
     assert "`train_size` must be" in states[configs[1].run_id]["reason"]
@@ -122,30 +138,49 @@ def test_failures_and_dying_processes_stop_nobody_else(tmp_path, nodes):
 
 
 @needs_ray
-def test_without_a_way_to_go_on_a_dead_process_is_an_error(tmp_path, nodes):
-    place = Runtime(jobs=1, executor="ray", address=nodes.address)
+def test_without_a_way_to_go_on_a_dead_process_is_an_error(tmp_path, joined):
+    place = Runtime(jobs=1, executor="ray", address=joined.address)
     with pytest.raises(WorkerDiedError, match="a process died while it worked"):
         list(on_ray(os._exit, [(3,)], place, lost=None, folder=tmp_path))
 
 
 @needs_ray
-def test_a_folder_that_is_not_shared_is_refused_before_any_work(tmp_path, nodes, monkeypatch):
+def test_gpus_are_dealt_out_as_ray_has_them(tmp_path, joined):
+    from distant import seen
+
+    place = Runtime(device="cuda", executor="ray", address=joined.address)
+    calls = [(name, place.device) for name in "ab"]
+    assert sorted(on_ray(seen, calls, place, lost=None, folder=tmp_path)) == [("a", "cuda", "0"), ("b", "cuda", "0")]
+    place = Runtime(workers=3, executor="ray", address=joined.address)
+    with pytest.raises(ValueError, match="`workers` 3: no machine of the Ray cluster has 4 cores"):
+        list(on_ray(seen, calls, place, lost=None, folder=tmp_path))
+
+
+def test_a_cluster_without_gpus_is_refused():
+    cluster = SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    on_cluster._require(cluster, {"num_cpus": 4, "num_gpus": 0})
+    with pytest.raises(ValueError, match="`device` 'cuda': no machine of the Ray cluster has a GPU"):
+        on_cluster._require(cluster, {"num_cpus": 1, "num_gpus": 1})
+
+
+@needs_ray
+def test_a_folder_that_is_not_shared_is_refused_before_any_work(tmp_path, joined, monkeypatch):
     monkeypatch.setattr(on_cluster, "VISIBLE", 0.5)
     monkeypatch.setattr(on_cluster, "write_bytes", lambda path, _: path.parent.mkdir(parents=True))
     with pytest.raises(FileNotFoundError, match=r"`out` .* is not shared: machine .* Give a folder on a file system"):
-        list(train_all([train_config(TINY)], out=tmp_path / "x", executor="ray", address=nodes.address))
+        list(train_all([train_config(TINY)], out=tmp_path / "x", executor="ray", address=joined.address))
     assert not list((tmp_path / "x").iterdir())
 
 
 @needs_ray
-def test_other_versions_are_refused(tmp_path, nodes, monkeypatch):
+def test_other_versions_are_refused(tmp_path, joined, monkeypatch):
     monkeypatch.setattr(on_cluster, "versions", lambda: {**versions(), "torch": "1.0"})
     with pytest.raises(RuntimeError, match=r"has torch .*, and the starting machine 1\.0: results would differ"):
-        list(train_all([train_config(TINY)], out=tmp_path, executor="ray", address=nodes.address))
+        list(train_all([train_config(TINY)], out=tmp_path, executor="ray", address=joined.address))
 
 
 @needs_ray
-def test_ctrl_c_interrupts_and_the_same_call_goes_on(tmp_path, nodes, module, caplog):
+def test_ctrl_c_interrupts_and_the_same_call_goes_on(tmp_path, joined, module, caplog):
     base = {**TINY, "model": "distant:slow", "model_options": {}, "epochs": 30}
     configs = [train_config({**base, "seed": i}) for i in range(3)]
 
@@ -161,40 +196,41 @@ def test_ctrl_c_interrupts_and_the_same_call_goes_on(tmp_path, nodes, module, ca
         caplog.at_level(logging.WARNING, logger="trainers"),
         pytest.raises(KeyboardInterrupt, match="stopped by SIGINT: 0 of 3 runs are done and kept; the same command"),
     ):
-        list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=nodes.address))
+        list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=joined.address))
     assert "stopping" in caplog.text
     for run in (Run(p.parent) for p in tmp_path.glob("*/config.json")):
         assert run.status()["status"] == "interrupted"
         assert "stopped by SIGINT after step" in run.status()["reason"]
     (module / "seconds").write_text("0")
-    runs = list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=nodes.address, jobs=2))
+    runs = list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=joined.address, jobs=2))
     assert [(r.status()["status"], r.status()["reason"]) for r in runs] == [("finished", "")] * 3
 
 
 @needs_ray
-def test_a_run_whose_machine_goes_away_goes_on_elsewhere(tmp_path, nodes, module):
+def test_a_run_whose_machine_goes_away_goes_on_elsewhere(tmp_path, joined, module):
     base = {**TINY, "model": "distant:slow", "model_options": {}, "epochs": 30}
     configs = [train_config({**base, "seed": i}) for i in range(2)]
-    lost = nodes.add_node(num_cpus=1)
+    lost = joined.add_node(num_cpus=1)
     (module / "nodes").unlink(missing_ok=True)
     (module / "seconds").write_text("0.1")
 
     def pull():
         while lost.node_id not in ((module / "nodes").read_text() if (module / "nodes").exists() else ""):
             time.sleep(0.05)
-        nodes.remove_node(lost, allow_graceful=False)
+        joined.remove_node(lost, allow_graceful=False)
         (module / "seconds").write_text("0")
 
     configs += [train_config({**base, "seed": 2})]
     thread = threading.Thread(target=pull)
     thread.start()
-    runs = list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=nodes.address))
+    runs = list(train_all(configs, out=tmp_path, trust=True, executor="ray", address=joined.address))
     thread.join()
     assert [(r.status()["status"], r.status()["reason"]) for r in runs] == [("finished", "")] * 3
 
 
 @needs_ray
-def test_no_cluster_is_one_clear_error(tmp_path):
+def test_no_cluster_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # as before the other tests
     with pytest.raises(ConnectionError, match=r"no Ray cluster at `address` '127\.0\.0\.1:1' .*ray start --head"):
         list(train_all([train_config(TINY)], out=tmp_path, executor="ray", address="127.0.0.1:1"))
 

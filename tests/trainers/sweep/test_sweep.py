@@ -86,7 +86,7 @@ def test_processes_give_the_same_runs_as_one(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"jobs": 0}, "`jobs` must be at least 1, got 0"),
-    ({"executor": "threads"}, "`executor` must be 'processes' or 'ray', got 'threads'"),
+    ({"executor": "threads"}, "`executor` must be 'processes', 'ray' or 'population', got 'threads'"),
     ({"address": "10.0.0.1:6379"}, "`address` is a Ray cluster's, got '10.0.0.1:6379'"),
     ({"shard": (2, 2)}, r"`shard` must be \(i, n\) with 0 <= i < n, got \(2, 2\).*--array=0-1"),
     ({"shard": (-1, 2)}, "`shard` must be"),

@@ -1,12 +1,13 @@
-"""Data sets that come with a package: digits and MNIST-1D."""
+"""Data sets that come with a package: digits, with labels or marks, MNIST-1D and diabetes."""
 
 import functools
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from trainers.data.sources.source import Shades, Source
+from trainers.data.sources.source import Shades, Source, bounds
 
 # Of x / 16 over all 1,797 digits: fixed, so that a pixel value means the same in every split, size and seed.
 DIGITS_MEAN = 0.30526028624095713
@@ -34,6 +35,44 @@ def digits() -> Source:
         classes=10,
         test_size=697,
         shades=Shades(low, high, fill=low),
+    )
+
+
+# What is marked of a digit: whether it is even, prime, above four, and has a closed loop as it is printed.
+MARKS = ("even", "prime", "above four", "loop")
+MARKED = ({0, 2, 4, 6, 8}, {2, 3, 5, 7}, {5, 6, 7, 8, 9}, {0, 6, 8, 9})
+
+
+@functools.cache
+def digit_marks() -> Source:
+    """The digits with four marks each in place of the label, as float32 (n, 4); our own."""
+    source = digits()
+    marks = torch.tensor([[float(int(y) in those) for those in MARKED] for y in source.y])
+    return replace(source, y=marks, classes=len(MARKS), names=MARKS)
+
+
+@functools.cache
+def diabetes() -> Source:
+    """442 patients: ten numbers of each, and how far the disease went in a year, from 25 to 346.
+
+    Inputs as they were measured, float32 (n, 10), and targets (n, 1); both are standardised on the training part. Comes
+    with scikit-learn; nothing is fetched.
+
+    Source:
+        Efron, Hastie, Johnstone and Tibshirani (2004), "Least angle regression", Annals of Statistics 32(2); the copy
+        in scikit-learn.
+    """
+    from sklearn.datasets import load_diabetes
+
+    raw = load_diabetes(scaled=False)
+    return Source(
+        inputs=torch.tensor(raw.data, dtype=torch.float32),
+        y=torch.tensor(raw.target, dtype=torch.float32)[:, None],
+        classes=1,
+        **bounds({"train": len(raw.target)}),
+        images=False,
+        standardise=True,
+        origin={"inputs": list(raw.feature_names), "targets": ["progression"]},
     )
 
 

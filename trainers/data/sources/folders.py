@@ -30,16 +30,18 @@ DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's names for more than 8 bi
 
 @dataclass(frozen=True)
 class Reading:
-    """How images of files become inputs.
+    """How examples of files become inputs.
 
     Attributes:
-        size: Side to which they are brought: the shorter side becomes size / 0.875, and of that the middle is kept;
+        size: Side to which images are brought: the shorter side becomes size / 0.875, and of that the middle is kept;
             None takes them as they are.
         on_corrupt: "refuse" stops at images that cannot be read, "skip" leaves them out.
+        columns: Those of a table that are targets; empty is the last one.
     """
 
     size: int | None = None
     on_corrupt: str = "refuse"
+    columns: tuple[str, ...] = ()
 
 
 def find(name: str, rest: str) -> Files:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainers.data.sources import arrays, folders, hugging_face
+from trainers.data.sources import arrays, folders, hugging_face, tables
 from trainers.data.sources.files import Files, stamps
 from trainers.data.sources.folders import Reading
 from trainers.data.sources.source import Source
@@ -81,6 +81,13 @@ SCHEMES: dict[str, Scheme] = {name: _standard(name) for name in STANDARD} | {
         _of_files(hugging_face.find),
         images=True,
     ),
+    "csv": Scheme(
+        tables.find,
+        lambda name, files, reading, *, labels: tables.load(name, files, reading.columns, labels=labels),
+        "csv:FILE. A table of numbers as text, one example a line; `target_columns` names the targets, by default the "
+        "last column. Standardised on the training part.",
+        _of_files(tables.find),
+    ),
 }
 assert tuple(SCHEMES) == DATA_SCHEMES
 
@@ -154,6 +161,10 @@ def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str 
     if not scheme.images and reading.on_corrupt != Reading().on_corrupt:
         those = ", ".join(key for key, other in SCHEMES.items() if other.images)
         raise ValueError(f"`on_corrupt` is for files of images ({those}), got `dataset` {name!r}: leave it out.")
+    if reading.columns and scheme is not SCHEMES["csv"]:
+        raise ValueError(
+            f"`target_columns` {list(reading.columns)} is for csv:FILE, got `dataset` {name!r}: leave it out."
+        )
     try:
         files = scheme.find(name, absolute(name).partition(":")[2])
     except FileNotFoundError as error:

@@ -50,6 +50,8 @@ class Source:
         side: Side to which images are resized at use; None means as they are stored.
         names: Of the classes, in order; empty where they are not known.
         origin: What is noted about the data in a run's folder, such as their fingerprint.
+        standardise: Whether inputs, and targets that are numbers, are brought to mean 0 and deviation 1 by the mean and
+            deviation of the training examples.
         shared: Whether the inputs belong to others too; those of a single owner are put in the order of the splits in
             place, so that they are never in memory twice.
     """
@@ -67,6 +69,7 @@ class Source:
     names: tuple[str, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = True
+    standardise: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

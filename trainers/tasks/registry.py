@@ -1,0 +1,52 @@
+"""The tasks by name: a literal registry. A new task is one class in a file of its own, and one entry here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.tasks.classification import Classification
+from trainers.tasks.multilabel import Multilabel
+from trainers.tasks.regression import Regression
+
+CLASSIFICATION = "classification"
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task that is built in.
+
+    Attributes:
+        make: Called with its options, which are its keyword-only parameters; returns a `Task`.
+        help: One line on what is learned.
+        targets: One line on the targets that data must have.
+        numbers: Whether targets are numbers, which data that are standardised have standardised too.
+        settings: Settings of a run that need labels, and have a meaning here all the same.
+    """
+
+    make: Callable[..., Any]
+    help: str
+    targets: str
+    numbers: bool = False
+    settings: tuple[str, ...] = ()
+
+
+TASKS: dict[str, TaskEntry] = {
+    CLASSIFICATION: TaskEntry(
+        Classification,
+        "One label of each example, by cross-entropy; settings loss, label_smoothing, class_weights.",
+        "whole numbers from 0, (n,)",
+    ),
+    "regression": TaskEntry(
+        Regression,
+        "One or several numbers; options loss_name (squared, absolute, huber, gaussian), delta, variance.",
+        "floating-point numbers, (n,) or (n, k)",
+        numbers=True,
+        settings=("label_noise",),
+    ),
+    "multilabel": TaskEntry(
+        Multilabel,
+        "Which of several labels apply, each by its own binary cross-entropy.",
+        "0 or 1 of each label, (n, k)",
+        settings=("label_noise",),
+    ),
+}
