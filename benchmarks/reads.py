@@ -2,7 +2,8 @@
 
 On a GPU each such read stops the device until the number has arrived. What counts: a number of a tensor (`float(t)`,
 `bool(t)`, `t.item()`), a comparison of tensors that gives one, a tensor as a list or as an array of numpy, and
-operators whose result has as many entries as there are hits, since the host must know how many. Draws of the host's
+operators whose result has as many entries as there are hits, since the host must know how many; and a copy from a
+device to the CPU. Draws of the host's
 own, from a generator on the CPU, count too where they are read this way.
 """
 
@@ -27,8 +28,21 @@ class Reads(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket in READS
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        self.count += packet in READS or (packet is aten.index and _masked(args[1])) or _copied(args, result)
+        return result
+
+
+def _masked(indices: Any) -> bool:
+    """Whether an index chooses as many entries as a mask has true ones."""
+    return any(i is not None and i.dtype == torch.bool for i in indices)
+
+
+def _copied(args: Any, result: Any) -> bool:
+    """Whether a tensor went from a device to the CPU."""
+    given = args[0] if args and isinstance(args[0], torch.Tensor) else None
+    return isinstance(result, torch.Tensor) and given is not None and result.device.type == "cpu" != given.device.type
 
 
 class _Whole(TorchFunctionMode):

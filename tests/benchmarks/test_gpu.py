@@ -11,12 +11,13 @@ import torch
 from on_device import DrawnOnTheCpu, close
 
 from benchmarks.gpu.__main__ import main
-from benchmarks.gpu.reads import Reads
+from benchmarks.reads import counted
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from benchmarks.gpu.__main__ import main
+from benchmarks.reads import counted
 from benchmarks.gpu.script import Part
 parts = [
     Part("raising", "made_parts:raising", 60),
@@ -96,9 +97,9 @@ def test_an_unknown_part_and_a_device_that_is_not_there_are_refused(capsys):
 
 def test_reads_are_counted():
     t, mask = torch.tensor(2.0), torch.tensor([True, False])
-    with Reads() as none:
+    with counted() as none:
         (t * 2 + t.sqrt()).clamp(max=1)
-    with Reads() as four:
+    with counted() as four:
         float(t)
         bool(t > 1)
         t.item()
