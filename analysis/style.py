@@ -85,7 +85,7 @@ NAMES: dict[str, str] = {  # what figures call rows with terse names; tables kee
     "pacbayes_mag_orig": "PAC-Bayes, magnitude (from 0)", "pacbayes_mag_flatness": "PAC-Bayes 1/σ, magnitude",
     "steps_to_ce_0.1": "steps to loss 0.1", "steps_to_ce_0.01": "steps to loss 0.01",
     "cw": "right → wrong", "wc": "wrong → right", "ww": "wrong → other wrong", "dCE": "loss increase",
-    "dloss": "loss increase",
+    "dloss": "rise of the loss",
     "dH": "ΔH", "eps_norm": "size of perturbation", "eps_rho": "radius of perturbation",
     "b_marg": "output bias (KL)", "b_tv": "output bias (TV)", "b_prior": "output bias (to prior)",
     "b_marg_count": "count bias (KL)", "b_tv_count": "count bias (TV)", "b_prior_count": "count bias (to prior)",

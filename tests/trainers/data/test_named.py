@@ -190,7 +190,7 @@ def test_standard_names_need_a_path():
     with pytest.raises(ValueError, match=r"`on_corrupt` is for files of images .*'cifar10:x'"):
         load_dataset("cifar10:x", on_corrupt="skip")
     with pytest.raises(
-        ValueError, match="`input_size` and `on_corrupt` are for files of images, got `dataset` 'digits'"
+        ValueError, match="are for files of images, and `target_columns` for csv:FILE, got `dataset` 'digits'"
     ):
         load_dataset("digits", input_size=32)
     with pytest.raises(ValueError, match=r"'cifar11:x' .*no module|there is no module 'cifar11'"):
