@@ -102,7 +102,7 @@ def times(tensors: list[Tensor], number: Tensor | float) -> list[Tensor]:
         return list(torch._foreach_mul(tensors, number)) if tensors else []
     if _alike(tensors):
         return list(torch._foreach_mul(tensors, number.to(tensors[0].device, tensors[0].dtype)))
-    return [t * number.to(t.device) for t in tensors]
+    return [(t.to(_computed_in(t)) * number.to(t.device, _computed_in(t))).to(t.dtype) for t in tensors]
 
 
 def times_(tensors: list[Tensor], number: Tensor | float) -> None:
@@ -131,7 +131,7 @@ def add_(to: list[Tensor], tensors: list[Tensor], number: Tensor | float) -> Non
     to, tensors = [held_here(t) for t in to], [held_here(t) for t in tensors]
     if not (_alike(to) and _alike(tensors)):
         for a, b in zip(to, tensors, strict=True):
-            a.addcmul_(b.to(a.dtype), number.to(a.device, a.dtype))
+            a.copy_(torch.addcmul(a.to(_computed_in(a)), b.to(_computed_in(a)), number.to(a.device, _computed_in(a))))
     elif to[0].is_cpu:
         torch._foreach_addcmul_(to, tensors, [number.to(to[0].dtype)] * len(to))
     else:
@@ -153,6 +153,11 @@ def _alike(tensors: list[Tensor]) -> bool:
     """Whether all are plain tensors of one device and one type that is not half precision."""
     device, kind = tensors[0].device, tensors[0].dtype
     return kind in _EXACT and all(t.dtype is kind and t.device == device and not spread(t) for t in tensors)
+
+
+def _computed_in(t: Tensor) -> torch.dtype:
+    """The type that a tensor is computed in: a factor can be beyond what half precision holds."""
+    return torch.float32 if t.dtype in _HALF else t.dtype
 
 
 def dot(a: Params, b: Params) -> float:

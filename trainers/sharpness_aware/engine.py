@@ -36,7 +36,7 @@ from trainers.sharpness_aware.rollback import Before
 from trainers.sharpness_aware.sharded import check_sharded
 from trainers.sharpness_aware.snapshot import RandomState
 from trainers.sharpness_aware.spec import MethodSpec
-from trainers.sharpness_aware.trained import Trained, bring_state
+from trainers.sharpness_aware.trained import Trained, bring_state, leave_fused
 from trainers.sharpness_aware.weights import Weights
 
 
@@ -84,6 +84,7 @@ class SharpnessAware(Optimizer):
         self.state = base.state
         self.model = model
         self.base = base
+        leave_fused(base)
         self.parts = parts
         lr = float(base.param_groups[0]["lr"])
         self.shrink = ShrinkPerturb.of(model, spec.shrink_perturb, lr) if spec.shrink_perturb else None

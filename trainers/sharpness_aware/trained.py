@@ -171,9 +171,10 @@ def bring_state(base: Optimizer) -> None:
     """Bring an optimizer's state to the device and type that its parameters have now.
 
     As `load_state_dict` of torch does; but SGD keeps its momentum in the type that it has, as it does without fused
-    kernels, which alone cannot and are left.
+    kernels, which alone cannot and are left. So are those that are wrong, see `leave_fused`.
     """
     adds = isinstance(base, torch.optim.SGD)
+    leave_fused(base)
     for group in base.param_groups:
         for p in group["params"]:
             state = base.state.get(p, {})
@@ -188,3 +189,13 @@ def bring_state(base: Optimizer) -> None:
                 state[key] = value.to(p.device, value.dtype if adds else kind)
                 if adds and kind != value.dtype and group.get("fused"):
                     group["fused"] = None
+
+
+def leave_fused(base: Optimizer) -> None:
+    """Take SGD's kernels that are not fused where weights are half precision and on the CPU.
+
+    There torch's fused one (2.6 to 2.13) gives other momenta, and other decayed gradients, from 24 entries on.
+    """
+    for group in base.param_groups if isinstance(base, torch.optim.SGD) else ():
+        if group.get("fused") and any(p.is_cpu and p.dtype in (torch.float16, torch.bfloat16) for p in group["params"]):
+            group["fused"] = None

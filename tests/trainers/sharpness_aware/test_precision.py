@@ -446,3 +446,59 @@ def test_a_closure_that_does_not_scale_is_told_so():
     optimizer = optimizer_of("sam", model, GradScaler("cpu"))
     with pytest.raises(ValueError, match="must multiply the loss by its scale"):
         step(optimizer, model)
+
+
+# -- weights of half precision -----------------------------------------------------------------------------------------
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.filterwarnings("ignore:.*entries of the perturbation")
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("gradient", [0.0, 1e-7, 1e-4, 1.0])
+def test_a_small_gradient_moves_half_precision_weights_by_rho(gradient, dtype):
+    """1 over its length is beyond what float16 holds."""
+    model = nn.Linear(4, 1, bias=False).to(dtype)
+    nn.init.ones_(model.weight)
+    seen = []
+
+    def closure():
+        seen.append(model.weight.detach().double())
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        return model.weight.detach().float().sum()
+
+    optimizer = make_optimizer("sam", model, lr=0.1, rho=0.5, skip_nonfinite=True)
+    optimizer.step(closure)
+    torch.testing.assert_close(seen[1], torch.full_like(seen[1], 1.25 if gradient else 1.0), rtol=1e-2, atol=0)
+    assert not optimizer.last.overflow
+
+
+@pytest.mark.filterwarnings("ignore:.*entries of the perturbation")
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("given", ["by name", "fused", "halved later", "a group more"])
+def test_momentum_of_half_precision_weights(given, dtype):
+    """torch's fused SGD has other momenta on the CPU; v = 0.9 v + g by hand, to the rounding of the type."""
+    with seeded(0):
+        model = nn.Linear(48, 1, bias=True).to(torch.float32 if given == "halved later" else dtype)
+        gradients = torch.randn(3, 48).to(dtype)
+    base = "sgd"
+    if given in ("fused", "a group more"):
+        parts = [model.weight] if given == "fused" else [model.bias]
+        base = torch.optim.SGD(parts, lr=0.1, momentum=0.9, fused=True)
+    optimizer = make_optimizer("sgd", model, base=base, **({"lr": 0.1, "momentum": 0.9} if base == "sgd" else {}))
+    if given == "halved later":
+        model.to(dtype)
+    if given == "a group more":
+        optimizer.add_param_group({"params": [model.weight], "fused": True})
+    momentum = torch.zeros(48, dtype=torch.float64)
+    for gradient in gradients:
+
+        def closure(gradient=gradient):
+            model.bias.grad = torch.ones_like(model.bias)
+            model.weight.grad = gradient.clone().view(1, 48)
+            return torch.tensor(1.0)
+
+        optimizer.step(closure)
+        momentum = 0.9 * momentum + gradient.double()
+    kept = optimizer.base.state[model.weight]["momentum_buffer"].double().flatten()
+    torch.testing.assert_close(kept, momentum, rtol=0, atol=0.03)
