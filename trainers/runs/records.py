@@ -88,16 +88,15 @@ class Tally:
         self.examples: float = 0
         self.gaps: float = 0
         self.squared_length = self.gap = self.lr = self.rho = 0.0
-        self._unread: list[tuple[StepRecord, float]] = []
+        self._unread: list[StepRecord] = []
 
-    def add(self, last: StepRecord, *, examples: float, lr: float, share: float = 1) -> None:
+    def add(self, last: StepRecord, *, examples: float, lr: float) -> None:
         """Count a step, and its examples as the task weighs them; losses are read later, not to wait for a GPU.
 
         Args:
             last: What the step did.
             examples: What this process's part of the batch counts for.
             lr: The learning rate.
-            share: This process's part of the batch.
         """
         self.steps += 1
         self.lr, self.rho = lr, last.rho
@@ -108,7 +107,7 @@ class Tally:
         self.perturbed += last.mode == "perturbed"
         self.reused += last.mode == "reuse"
         if last.mode == "perturbed":
-            self._unread.append((last, share))
+            self._unread.append(last)
 
     def row(self) -> dict[str, Any]:
         """The columns of the history that are about the steps; averages are over the steps that were not skipped."""
@@ -146,10 +145,10 @@ class Tally:
                 setattr(self, key, getattr(self, key) + other[key])
 
     def _read(self) -> None:
-        read(last for last, _ in self._unread)
-        for last, share in self._unread:
-            self.squared_length += last.length**2 * share
+        read(self._unread)
+        for last in self._unread:
+            self.squared_length += last.length**2 * last.share
             if math.isfinite(last.gap):
-                self.gap += last.gap * share
-                self.gaps += share
+                self.gap += last.gap * last.share
+                self.gaps += last.share
         self._unread = []

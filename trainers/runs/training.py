@@ -254,8 +254,7 @@ class Training:
         if self.mixing is None and first < last and (hits := closures.hits(self.task)) is not None:
             self.hit(hits, size * (self.position - 1) + first)
         counted = sum(closures.sizes)
-        share = 1 if self.ranks.count == 1 else (last - first) / len(index)
-        self.tally.add(self.optimizer.last, examples=counted, lr=lr, share=share)
+        self.tally.add(self.optimizer.last, examples=counted, lr=lr)
         overflow = self.optimizer.last.overflow
         if overflow:
             self.skips += 1

@@ -52,7 +52,10 @@ class Exchange:
         flags, theta = self._flags(), self.weights.clean()
         full = [zeros_where_missing(grads, theta) for grads in gradients]
         tensors = [t for grads in full for t in grads.values()] + means
-        total = self.replicas.average(tensors, float(unit.examples or 1), circle=True, flags=flags)
+        weight = float(unit.examples or 1)
+        total = self.replicas.average(tensors, weight, circle=True, flags=flags)
+        if self.replicas.whole:
+            self.record.share = weight / total
         self._note_flags(flags)
         for grads, complete in zip(gradients, full, strict=True):
             grads.update(complete)
@@ -109,7 +112,8 @@ class Exchange:
                     made.update(zeros_where_missing(made, theta))
                     travelling.append({name: made[name] for name in theta})
             flags = self._flags()
-            replicas.average([t for held in travelling for t in held.values()], weight, flags=flags)
+            total = replicas.average([t for held in travelling for t in held.values()], weight, flags=flags)
+            self.record.share = weight / total
             self._note_flags(flags)
         if not passes.seen:
             raise ValueError(NO_GRADIENT)

@@ -32,6 +32,7 @@ class StepRecord:
         m: Examples that shared one perturbation on this rank, the largest number over chunks; 0 where sizes were not
             given.
         m_global: The same over the ranks that shared it.
+        share: This rank's part of what the batch counts for over all ranks.
         clean: Each chunk's weight and loss at the clean weights.
         displaced: Each chunk's weight and loss at the displaced weights.
         moved: Each chunk's weight, and of each draw what its displacement's parts were multiplied by, the factor of the
@@ -47,6 +48,7 @@ class StepRecord:
     passes: int = 0
     m: float = 0
     m_global: float = 0
+    share: float = 1.0
     clean: list[Numbers] = field(default_factory=list, repr=False)
     displaced: list[Numbers] = field(default_factory=list, repr=False)
     moved: list[Numbers] = field(default_factory=list, repr=False)
