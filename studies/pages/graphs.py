@@ -57,18 +57,18 @@ PAGE = Page(
     "graphs",
     tuple(STUDIES),
     "Forgetting against flatness on graphs",
-    "The hypothesis of the page of predictors on node classification by graph convolutional networks: F_mi on training "
-    "nodes under the OBF perturbation (C = 1000, gamma 1, one batch of all of them) at equal rise of the loss predicts "
-    "the test error better than the top Hessian eigenvalue and the trace. Here, on each of two graphs: 32 "
-    "configurations (four cells of width and learning rate, eight methods and radii in each), each on five draws of "
-    "the nodes. The generated graph is a contextual stochastic block model of 1,000 nodes in four classes, with 10 links a "
-    "node, 60 % of them inside the class, and 32 noisy features (100 nodes to train on, 500 to test); the karate club "
-    "has 34 members and two sides (10 to train on, 20 to test).",
+    "The hypothesis of the page of predictors on node classification by graph convolutional networks: F_mi on "
+    "training nodes under the OBF perturbation (C = 1000, gamma 1, one batch of all of them) at equal rise of the "
+    "loss predicts the test error better than the top Hessian eigenvalue and the trace. Here, on each of two graphs: "
+    "32 configurations (four cells of width and learning rate, eight methods and radii in each), each on five draws "
+    "of the nodes. The generated graph is a contextual stochastic block model of 1,000 nodes in four classes, with 10 "
+    "links a node, 60 % of them inside the class, and 32 noisy features (100 nodes to train on, 500 to test); the "
+    "karate club has 34 members and two sides (10 to train on, 20 to test).",
     "Four hypotheses, two for each graph: the measure's tau_b with the test error is negative and its absolute value "
     "larger (a) than that of the top eigenvalue and of the trace, (b) than that of the training loss, the training "
-    "error and the validation error, as far as they vary; both over all pairs of configurations and inside cells. Holds: all "
-    "intervals of the difference lie above 0 (98.75 %, that is 95 % for four hypotheses). Does not hold: one of them "
-    "excludes a lead of 0.1, the smallest of interest. Inconclusive: neither.",
+    "error and the validation error, as far as they vary; both over all pairs of configurations and inside cells. "
+    "Holds: all intervals of the difference lie above 0 (98.75 %, that is 95 % for four hypotheses). Does not hold: "
+    "one of them excludes a lead of 0.1, the smallest of interest. Inconclusive: neither.",
     answer,
     decides="",
 )

@@ -77,6 +77,7 @@ class NodeGCN(nn.Module):
         """Logits of these nodes; all are computed."""
         h = self.x
         for i, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
             sent = nn.functional.linear(h, layer.weight)
             h = torch.zeros_like(sent).index_add(0, self.targets, sent[self.sources] * self.weight[:, None])
             h = h + layer.bias
@@ -103,8 +104,10 @@ class GraphGCN(nn.Module):
         root = torch.where(present > 0, edges.sum(-1, keepdim=True), 1.0).rsqrt()
         edges = root * edges * root.transpose(-1, -2)
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             h = self.dropout(torch.relu(edges @ nn.functional.linear(h, layer.weight) + layer.bias)) * present
-        return self.head(h.sum(1) / present.sum(1).clamp(min=1))
+        logits: Tensor = self.head(h.sum(1) / present.sum(1).clamp(min=1))
+        return logits
 
 
 def with_loops(graph: Graph) -> tuple[Int[Tensor, "2 e"], Float[Tensor, " e"]]:

@@ -127,8 +127,8 @@ def test_a_generated_graph_has_the_links_that_its_model_says():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return fit(
-        {"task": "nodes", "dataset": "csbm", "model": "gcn", "method": "sam", "lr": 0.5, "epochs": 30, "batch_size": 600,
-         "label_noise": 0.2, "model_options": {"width": 16}},
+        {"task": "nodes", "dataset": "csbm", "model": "gcn", "method": "sam", "lr": 0.5, "epochs": 30,
+         "batch_size": 600, "label_noise": 0.2, "model_options": {"width": 16}},
         out=tmp_path_factory.mktemp("nodes"),
     )  # fmt: skip
 
