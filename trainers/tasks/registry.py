@@ -66,6 +66,11 @@ TASKS: dict[str, TaskEntry] = {
 }
 
 
+def targets_of(task: str) -> dict[str, bool]:
+    """What a task by name asks of `load_dataset`: whether targets must be labels, and whether others are numbers."""
+    return {"labels": learns_labels(task), "numbers": task in TASKS and TASKS[task].numbers}
+
+
 def learns_labels(task: str) -> bool:
     """Whether a task by name learns labels as `Classification` does."""
     return task in TASKS and TASKS[task].labels
