@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
+from analysis.explorer.page import write_beside
 from analysis.figures import FIGURES, NothingToDraw
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.markup import code, escape_markdown, marked_markdown
@@ -111,10 +112,12 @@ def report(
     out: str | Path | None = None,
     figures: Sequence[str] | None = None,
     jobs: int | None = 1,
+    explore_with: str | Path | None = None,
 ) -> Path:
     """Write the report of a study.
 
-    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` (PNG for screens, PDF at the width
+    Writes `report.html` (self-contained), `explorer.html` (to choose runs in, `StudyResults.explore`), `report.md`,
+    `figures/<name>.{pdf,png}` (PNG for screens, PDF at the width
     of one or two columns of a paper) and `tables/<name>.{csv,tex}`. Each file is written aside and then renamed. The
     same results give the same bytes. What cannot be drawn, for want of data, is replaced by the reason, and files of
     that name from an earlier report are removed.
@@ -125,6 +128,7 @@ def report(
         figures: Names of `analysis.figures.FIGURES`: then only these figures' files are redone, and nothing else is
             touched.
         jobs: Processes to draw with, this one among them; None is one a core.
+        explore_with: Folder of another study, which the explorer shows side by side with this one.
 
     Returns:
         The path of `report.html`, or of the folder of figures if `figures` is given.
@@ -139,6 +143,8 @@ def report(
             raise ValueError(
                 f"`figures` holds {unknown}, which are not figures of the report; choose from {list(FIGURES)}."
             )
+        if explore_with is not None:
+            raise ValueError("`explore_with` goes with the whole report: leave `figures` out.")
     given = results_or_folder
     results = given if isinstance(given, StudyResults) else StudyResults.load(given)
     folder = Path(out) if out is not None else results.folder / "report"
@@ -159,6 +165,7 @@ def report(
         "numbers": key_numbers(results),
         "sections": sections,
         "absent": absent,
+        "explorer": write_beside(results, folder, explore_with),
     }
     text = _templates(marked_markdown).get_template("report.md.j2").render(context)
     write_bytes(folder / "report.md", text.encode("utf-8"))

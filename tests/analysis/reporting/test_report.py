@@ -40,7 +40,7 @@ class Links(HTMLParser):
 
 def test_every_figure_and_table_is_a_file(page):
     names = {p.relative_to(page.parent).as_posix() for p in page.parent.rglob("*") if p.is_file()}
-    wanted = {"report.html", "report.md"}
+    wanted = {"report.html", "report.md", "explorer.html"}
     wanted |= {f"figures/{n}.{s}" for n in FIGURES for s in ("pdf", "png")}
     wanted |= {f"tables/{n}.{s}" for n in TABLES for s in ("csv", "tex")}
     assert names == wanted
