@@ -5,8 +5,10 @@ Explorer.details = (() => {
   const SPECTRUM = /eigenvalue|trace|lambda|spectr|bulk|negative_mass|stability/;
   const SPLITS = { train: ["training", "#0072b2"], validation: ["validation", "#d55e00"], test: ["test", "#009e73"] };
 
+  let remarks = null;  // of each measure, what is said of it in which run
+
   const rows = (found, run) => found.map((m) => {
-    const error = m.errors?.[run], said = Object.entries(m.remarks || {}).filter(([, runs]) => runs.includes(run)).map(([text]) => text);
+    const error = m.errors?.[run], said = Object.entries(m.remarks || {}).filter(([text]) => remarks.get(m)[text].has(run)).map(([text]) => text);
     return `<tr><th scope="row">${view.escaped(m.name)} <code>${view.escaped(m.id)}</code>${said.map((text) => `<br><small>⚠ ${view.escaped(text)}</small>`).join("")}</th>
       <td>${view.number(m.values[run])}${error ? ` ± ${view.number(error, 2)}` : ""}</td></tr>`;
   }).join("");
@@ -27,6 +29,7 @@ Explorer.details = (() => {
   function open(id) {
     const { data } = view, run = data.runs.id.indexOf(id);
     if (run < 0) { if (dialog.open) dialog.close(); return; }
+    remarks ||= new Map(data.measures.filter((m) => m.remarks).map((m) => [m, Object.fromEntries(Object.entries(m.remarks).map(([text, own]) => [text, new Set(own)]))]));
     const { runs } = data, study = data.studies[runs.study[run]], settings = [...view.variables.values()].filter((v) => !v.measure);
     const known = data.measures.filter((m) => m.values[run] !== null || m.remarks), of = (test) => known.filter(test);
     const spectrum = of((m) => m.kind === "measure" && SPECTRUM.test(m.id)), forgetting = of((m) => m.kind === "measure" && m.family === "forgetting");
@@ -42,10 +45,10 @@ Explorer.details = (() => {
       <h3>Again</h3>${runs.command[run] ? `<pre>${view.escaped(runs.command[run])}</pre>` : `<p class="note">This run was not trained from settings of ours.</p>`}${study.command ? `<p class="note">The whole study: <code>${view.escaped(study.command)}</code></p>` : ""}`;
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
-    dialog.querySelectorAll(".curve").forEach((div, i) => {
+    setTimeout(() => dialog.querySelectorAll(".curve").forEach((div, i) => {
       const [kind, traces] = drawn[i];
       Plotly.newPlot(div, traces, { ...look.layout(), height: 240, margin: { l: 50, r: 10, t: 30, b: 40 }, xaxis: look.axis("epoch"), yaxis: { ...look.axis(kind.replaceAll("_", " ")), rangemode: "tozero" }, legend: { orientation: "h", y: 1.2 } }, { ...look.config, displayModeBar: false });
-    });
+    }));
   }
 
   function start() {

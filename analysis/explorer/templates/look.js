@@ -45,7 +45,7 @@ Explorer.look = (() => {
   });
   const axis = (title) => ({
     title: { text: title, font: font(12), standoff: 6 }, gridcolor: view.css("--rule"), linecolor: view.css("--soft"), zerolinecolor: view.css("--rule"),
-    tickfont: { ...font(11), color: view.css("--soft") }, automargin: true,
+    tickfont: { ...font(11), color: view.css("--soft") },
   });
   return { of, layout, axis, font, config, SCALE, legible };
 })();

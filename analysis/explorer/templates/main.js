@@ -44,17 +44,19 @@
       runs.coefficients(chosen);
       clearTimeout(later);
       document.documentElement.dataset.ready = "drawing";
-      later = setTimeout(async () => {  // the rest follows, so that the plot answers at once
+      const painted = () => new Promise((done) => { later = setTimeout(done, 20); });
+      (async () => {  // the rest follows, so that the plot answers at once
+        await painted();
         if (some === null || some.only || some.ranges || "picked" in some) runs.filters();
         get("axes").innerHTML = parallel.axes().map((v) => `<button type="button" data-axis="${view.escaped(v.id)}" aria-label="remove the axis ${view.escaped(v.name)}">${view.escaped(v.name)} ✕</button>`).join("");
         parallel.draw(chosen);
+        await painted();
         runs.list(chosen);
         await measures.fill(chosen);
         document.documentElement.dataset.ready = "yes";
-      }, 0);
+      })();
     }
-    measures.show();
-    measures.sort();
+    if (moved || !("run" in some)) measures.arrange();
     if (some === null || "run" in some) details.open(state.run);
   }
 

@@ -2,8 +2,9 @@
 Explorer.measures = (() => {
   const { view, runs: choice } = Explorer;
   const get = (id) => document.getElementById(id);
-  const KINDS = { pooled: "τ pooled", stratified: "τ stratified", within: "τ within" }, SLICE = 12;  // ms of work at a time
-  let rows = [], pending = 0, ordered = "";
+  const KINDS = { pooled: "τ pooled", stratified: "τ stratified", within: "τ within" }, USUAL = "pooled.0 descending";
+  const SLICE = 12, FEW = 60;  // ms of work at a time; rows before the rest is asked for
+  let rows = [], pending = 0, whole = false;
 
   const columns = () => view.data.studies.flatMap((study, i) => Object.entries(KINDS).map(([kind, text]) => ({ key: `${kind}.${i}`, kind, study: i, text: view.data.studies.length > 1 ? `${text}, ${study.name}` : text })));
 
@@ -12,12 +13,10 @@ Explorer.measures = (() => {
     get("family").innerHTML = `<option value="">measures and baselines</option><option>targets</option>${families.map((f) => `<option>${view.escaped(f)}</option>`).join("")}<option>everything</option>`;
     get("measures").innerHTML = `<thead><tr>${[{ key: "name", text: "Measure" }, { key: "family", text: "Family" }, ...columns(), { key: "n", text: "n" }, { key: "report", text: "In the report" }]
       .map((c) => `<th scope="col" data-key="${c.key}"><button type="button" data-sort="${c.key}">${view.escaped(c.text)}</button></th>`).join("")}</tr></thead><tbody></tbody>`;
-    const body = get("measures").tBodies[0];
     rows = measures.map((m, i) => {
       const tr = document.createElement("tr");
       tr.innerHTML = `<th scope="row"><button type="button" class="plain" data-x="${i}" title="put it on the horizontal axis">${view.escaped(m.name)}</button>
         <code>${view.escaped(m.id)}</code><small>${view.escaped(m.help)}. <a data-about="${i}">More</a></small></th><td>${view.escaped(m.kind === "measure" ? m.family : m.kind)}</td>${"<td></td>".repeat(columns().length + 2)}`;
-      body.append(tr);
       return { m, tr, cells: [...tr.querySelectorAll("td")].slice(1), found: {}, text: `${m.id} ${m.name} ${m.help} ${m.family} ${m.kind}`.toLowerCase() };
     });
   }
@@ -29,28 +28,37 @@ Explorer.measures = (() => {
 
   const ofFamily = (m, family) => family === "everything" || (m.kind === "target" ? family === "targets" : !family || m.family === family);
 
-  // Which rows are shown, and what stands in them beside coefficients.
-  function show() {
-    const { state } = view, words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const { m, tr, text } of rows) {
-      tr.hidden = !words.every((word) => text.includes(word)) || !ofFamily(m, state.family);
+  // The rows that are asked for, in order; the first of many, for a table of hundreds is slow to lay out.
+  function arrange() {
+    const { state } = view, words = state.search.toLowerCase().split(/\s+/).filter(Boolean), body = get("measures").tBodies[0];
+    const wanted = rows.filter(({ m, text }) => words.every((word) => text.includes(word)) && ofFamily(m, state.family));
+    const [key, way] = (state.sort || USUAL).split(" "), sign = way === "ascending" ? 1 : -1, worths = new Map(wanted.map((row) => [row, worth(row, key)]));
+    wanted.sort((a, b) => sign * (worths.get(a) < worths.get(b) ? -1 : worths.get(a) > worths.get(b) ? 1 : 0));
+    const open = wanted.findIndex(({ m }) => m.id === state.about), shown = whole ? wanted : wanted.slice(0, Math.max(FEW, open + 1));
+    const elements = shown.flatMap(({ m, tr }) => {
+      const link = tr.querySelector("[data-about]"), opened = state.about === m.id;
       tr.toggleAttribute("aria-current", m.id === state.x);
-      count += tr.hidden ? 0 : 1;
-      const link = tr.querySelector("[data-about]"), open = state.about === m.id;
-      link.href = `#about=${encodeURIComponent(open ? "" : m.id)}`;
-      link.textContent = open ? "Less" : "More";
-      link.setAttribute("aria-expanded", open);
-      const after = tr.nextElementSibling;
-      if (after?.className === "about" && !open) after.remove();
-      if (open && after?.className !== "about") tr.after(about(m));
-      if (open) tr.nextElementSibling.hidden = tr.hidden;
+      link.href = `#about=${encodeURIComponent(opened ? "" : m.id)}`;
+      link.textContent = opened ? "Less" : "More";
+      link.setAttribute("aria-expanded", opened);
+      return opened ? [tr, about(m)] : [tr];
+    });
+    if (shown.length < wanted.length) elements.push(more(wanted.length));
+    const now = [...body.rows];
+    if (elements.length !== now.length || elements.some((tr, i) => tr !== now[i])) body.replaceChildren(...elements);
+    for (const th of get("measures").tHead.rows[0].cells) {
+      if (th.dataset.key === key) th.setAttribute("aria-sort", way); else th.removeAttribute("aria-sort");
     }
-    get("count").textContent = `${count} of ${rows.length}`;
-    get("search").value = state.search;
+    get("count").textContent = `${wanted.length} of ${rows.length}`;
+    if (get("search").value !== state.search) get("search").value = state.search;
     get("family").value = state.family;
-    const y = view.of(state.y);
-    get("measures-note").innerHTML = `Coefficients with <b>${view.escaped(y.name)}</b> in the chosen runs; the last column has the report's number over all runs. Choose a name to put it on the horizontal axis.`;
+    get("measures-note").innerHTML = `Coefficients with <b>${view.escaped(view.of(state.y).name)}</b> in the chosen runs; the last column has the report's number over all runs. Choose a name to put it on the horizontal axis.`;
+  }
+
+  function more(number) {
+    const tr = document.createElement("tr");
+    tr.innerHTML = `<th scope="row"><button type="button" data-whole="yes">All ${number}</button></th>`;
+    return tr;
   }
 
   function about(m) {
@@ -67,19 +75,6 @@ Explorer.measures = (() => {
     const v = key === "report" ? report(row.m).value : row.found[key];
     return Number.isFinite(v) ? (key === "n" ? v : Math.abs(v)) : -1;
   };
-
-  function sort() {
-    const [key, way] = (view.state.sort || "pooled.0 descending").split(" ");
-    for (const th of get("measures").tHead.rows[0].cells) {
-      if (th.dataset.key === key) th.setAttribute("aria-sort", way); else th.removeAttribute("aria-sort");
-    }
-    const sign = way === "ascending" ? 1 : -1, worths = new Map(rows.map((row) => [row, worth(row, key)]));
-    const order = [...rows].sort((a, b) => sign * (worths.get(a) < worths.get(b) ? -1 : worths.get(a) > worths.get(b) ? 1 : 0) || rows.indexOf(a) - rows.indexOf(b));
-    const now = order.map((row) => row.m.id).join("|");
-    if (now === ordered) return;
-    ordered = now;
-    get("measures").tBodies[0].append(...order.flatMap((row) => (row.tr.nextElementSibling?.className === "about" ? [row.tr, row.tr.nextElementSibling] : [row.tr])));
-  }
 
   // Coefficients of all measures, a few at a time, so that the page goes on answering.
   function fill(chosen) {
@@ -98,7 +93,7 @@ Explorer.measures = (() => {
           row.cells[told.length + 1].textContent = report(row.m).text;
         }
         if (at < rows.length) pending = setTimeout(some, 0);
-        else { sort(); done(); }
+        else { arrange(); done(); }
       };
       pending = setTimeout(some, 0);
     });
@@ -107,8 +102,11 @@ Explorer.measures = (() => {
   function clicked(event) {
     const { target } = event, key = target.closest("[data-sort]")?.dataset.sort, x = target.closest("[data-x]")?.dataset.x, about = target.closest("[data-about]")?.dataset.about;
     if (key) {
-      const [was, way] = (view.state.sort || "pooled.0 descending").split(" "), first = key === "name" || key === "family" ? "ascending" : "descending";
+      const [was, way] = (view.state.sort || USUAL).split(" "), first = key === "name" || key === "family" ? "ascending" : "descending";
       view.change({ sort: `${key} ${was === key ? (way === "ascending" ? "descending" : "ascending") : first}` });
+    } else if (target.dataset.whole) {
+      whole = true;
+      arrange();
     } else if (x) view.change({ x: view.data.measures[x].id });
     else if (about) {
       event.preventDefault();
@@ -124,5 +122,5 @@ Explorer.measures = (() => {
     get("family").addEventListener("change", ({ target }) => view.change({ family: target.value }));
     get("search-form").addEventListener("submit", (event) => event.preventDefault());
   }
-  return { start, show, sort, fill };
+  return { start, arrange, fill };
 })();

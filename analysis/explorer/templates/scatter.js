@@ -72,8 +72,8 @@ Explorer.scatter = (() => {
       const column = k % columns, row = Math.floor(k / columns), n = k ? k + 1 : "", w = (1 - gap[0] * (columns - 1)) / columns, h = (1 - gap[1] * (rows - 1)) / rows;
       const across = [column * (w + gap[0]), column * (w + gap[0]) + w], up = [1 - row * (h + gap[1]) - h, 1 - row * (h + gap[1]) - head];
       const log = (id, v) => (v.numeric ? (state[id] ? "log" : "linear") : "category");
-      layout[`xaxis${n}`] = { ...look.axis(row === rows - 1 || k + columns >= shown.length ? view.escaped(x.name) : ""), domain: across, anchor: `y${n}`, type: log("logx", x), ...(k && alike ? { matches: "x" } : {}) };
-      layout[`yaxis${n}`] = { ...look.axis(column === 0 ? view.escaped(y.name) : ""), domain: up, anchor: `x${n}`, type: log("logy", y), ...(k && alike ? { matches: "y", showticklabels: column === 0 } : {}) };
+      layout[`xaxis${n}`] = { ...look.axis(row === rows - 1 || k + columns >= shown.length ? view.escaped(x.name) : ""), domain: across, anchor: `y${n}`, type: log("logx", x), automargin: !x.numeric, ...(k && alike ? { matches: "x" } : {}) };
+      layout[`yaxis${n}`] = { ...look.axis(column === 0 ? view.escaped(y.name) : ""), domain: up, anchor: `x${n}`, type: log("logy", y), automargin: !y.numeric, ...(k && alike ? { matches: "y", showticklabels: column === 0 } : {}) };
       if (panel.name) layout.annotations.push({ text: titled(panel, chosen), x: across[0], xanchor: "left", xref: "paper", y: up[1], yanchor: "bottom", yref: "paper", showarrow: false, align: "left", font: look.font(12) });
       for (const trace of traces(chosen, panel, k, marks, size)) {
         trace.showlegend = !seen.has(trace.legendgroup);

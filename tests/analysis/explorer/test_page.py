@@ -139,6 +139,9 @@ def test_the_table_of_measures_is_searched_sorted_and_explained(here):
     page.fill("#search", "")
     page.select_option("#family", "forgetting")
     assert set(page.locator("#measures tr:visible td:nth-of-type(1)").all_inner_texts()) == {"forgetting"}
+    number = int(page.inner_text("#count").split()[0])
+    page.evaluate("document.querySelector('[data-whole]')?.click()")  # the rest of many
+    assert visible.count() == number
     page.select_option("#family", "")
     page.locator('[data-sort="stratified.0"]').click()
     assert page.locator('th[data-key="stratified.0"]').get_attribute("aria-sort") == "descending"
