@@ -21,7 +21,7 @@ from trainers.reference import is_reference, load_reference
 from trainers.sweep.conditions import Condition
 from trainers.sweep.running import expand
 from trainers.sweep.search import RandomSearch
-from trainers.tasks.task import CLASSIFICATION
+from trainers.tasks.registry import learns_labels
 from trainers.weights.known import remember
 
 Options = dict[str, Any]
@@ -140,7 +140,7 @@ class StudyConfig(Strict):
 
         check_representatives("statistics.representatives", self.statistics.representatives)
         lead = self.statistics.lead
-        own = any(c.task != CLASSIFICATION for c in configs)  # whose scores nobody knows before they are made
+        own = any(not learns_labels(c.task) for c in configs)  # whose scores nobody knows before they are made
         if lead is not None and not own and lead.partition("[")[0] not in TARGETS:
             raise ValueError(
                 f"`statistics.lead` must be a target, one of {', '.join(TARGETS)}, got {lead!r}."

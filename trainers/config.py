@@ -26,7 +26,7 @@ from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_form
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
 from trainers.sweep.alike import why_alone
-from trainers.tasks.registry import CLASSIFICATION, TASKS
+from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels
 from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
@@ -310,7 +310,7 @@ class TrainConfig(Strict):
             model_options(self.model, self.base_model_options)
         if self.task in TASKS:
             checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}")
-        if self.task != CLASSIFICATION:
+        if not learns_labels(self.task):
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         self._check_start()
         if self.nesterov and self.momentum == 0:
