@@ -148,19 +148,14 @@ def _places(given: Sequence[Sorted]) -> dict[str, list[int]]:
 
 
 def _settings(studies: Sequence[StudyResults], runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """What tells the runs apart, beside their method: a list of values each."""
-    names = list(dict.fromkeys(c for s in studies for c in s.configuration_columns if c != "hp.method"))
-    first = [{c: str(s.runs[c].iloc[0]) for c in s.runs.columns if c.startswith("hp.")} for s in studies]
-    between = sorted({c for one in first for c in one if len({each.get(c, "") for each in first}) > 1})
-    names = [c for c in [*names, *between] if c not in (*SEED_COLUMNS, "hp.method") and not c.endswith("_digest")]
+    """What tells the runs of a study apart, beside their method: a list of values each."""
+    varied = [c for study in studies for c in study.configuration_columns]
     seeds = [c for c in SEED_COLUMNS if c in runs and runs[c].nunique() > 1]
-    found = []
-    for name in dict.fromkeys([*names, *seeds]):
-        values = [_cell(v) for v in runs[name]]
-        if len({str(v) for v in values}) > 1:
-            short = name.removeprefix("hp.")
-            found.append({"id": name, "name": measure_name(short), "values": values})
-    return found
+    names = [c for c in dict.fromkeys([*varied, *seeds]) if c != "hp.method" and not c.endswith("_digest")]
+    return [
+        {"id": name, "name": measure_name(name.removeprefix("hp.")), "values": [_cell(v) for v in runs[name]]}
+        for name in names
+    ]
 
 
 def _same(study: StudyResults) -> dict[str, str]:

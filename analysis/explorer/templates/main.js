@@ -56,7 +56,7 @@
         document.documentElement.dataset.ready = "yes";
       })();
     }
-    if (moved || !("run" in some)) measures.arrange();
+    if (!moved && !("run" in some)) measures.arrange();
     if (some === null || "run" in some) details.open(state.run);
   }
 

@@ -112,7 +112,13 @@ Explorer.view = (() => {
   const escaped = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
   const number = (v, digits = 4) => (Number.isFinite(v) ? Number(v.toPrecision(digits)).toString().replace("-", "−") : "–");
   const fixed = (v) => (Number.isFinite(v) ? v.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−") : "–");
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  const colours = new Map();  // of the page, kept: the browser is slow to tell them
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
+  const css = (name) => {
+    if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+    return colours.get(name);
+  };
 
   return {
     load, read, address, change, chosen, state, escaped, number, fixed, css,
