@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from analysis.style import missing
@@ -24,9 +25,9 @@ def train_again(settings: Mapping[str, Any], out: str) -> str:
     if set(settings) - set(TrainConfig.model_fields):
         return ""
     words = ["landscape", "train"]
-    for name, field in TrainConfig.model_fields.items():
-        usual, value = field.get_default(call_default_factory=True), _plain(settings.get(name))
-        if name not in settings or name in FROM_FILES or _text(value) == _text(usual):
+    for name, usual in _usual().items():
+        value = _plain(settings.get(name))
+        if name not in settings or name in FROM_FILES or _text(value) == usual:
             continue
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -34,6 +35,12 @@ def train_again(settings: Mapping[str, Any], out: str) -> str:
         else:
             words += [f"--{flag}", *_words(value)]
     return shlex.join([*words, "--out", out])
+
+
+@cache
+def _usual() -> dict[str, str]:
+    """The defaults of all settings, as text."""
+    return {name: _text(f.get_default(call_default_factory=True)) for name, f in TrainConfig.model_fields.items()}
 
 
 def _plain(value: Any) -> Any:

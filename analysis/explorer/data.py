@@ -7,7 +7,7 @@ study never occur in another: no statistic mixes studies.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -45,12 +45,14 @@ class Sorted:
     Attributes:
         study: Its results.
         units: The measured runs, their values and configurations.
-        errors: For each variant the standard errors at last checkpoints, by run.
+        values: The values again, one row a run of the study.
+        errors: Their standard errors.
     """
 
     study: StudyResults
     units: Units
-    errors: Mapping[str, pd.Series]
+    values: pd.DataFrame
+    errors: pd.DataFrame
 
     @classmethod
     def of(cls, study: StudyResults) -> Self:
@@ -65,13 +67,11 @@ class Sorted:
                 f"{study.folder} has no measured run: there is nothing to explore before "
                 f"`landscape measure {study.folder}`."
             )
-        told = study.statistics
-        last = with_variant(last_step(rows)).drop_duplicates(["run_id", "variant"]).set_index("run_id")
-        return cls(
-            study,
-            units(rows, group=told.get("group"), seed_column=told.get("seed_column") or SEED_COLUMNS),
-            {str(name): errors for name, errors in last.groupby("variant")["stderr"]},
-        )
+        told, runs = study.statistics, study.runs["run_id"]
+        data = units(rows, group=told.get("group"), seed_column=told.get("seed_column") or SEED_COLUMNS)
+        last = with_variant(last_step(rows)).drop_duplicates(["run_id", "variant"])
+        errors = last.pivot(index="run_id", columns="variant", values="stderr")
+        return cls(study, data, data.values.reindex(runs), errors.reindex(runs))
 
 
 def page_data(studies: Sequence[StudyResults], *, report: str = "") -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _places(given: Sequence[Sorted]) -> dict[str, list[int]]:
         of_run, group = data.configuration, np.unique(np.array(data.methods), return_inverse=True)[1]
         for name, values in {"configuration": of_run, "group": group[of_run], "cell": data.cells[of_run]}.items():
             number = dict(zip(data.values.index, (values + first[name]).tolist(), strict=True))
-            found[name] += [number.get(run, NOWHERE) for run in each.study.runs["run_id"]]
+            found[name] += [number.get(run, NOWHERE) for run in each.values.index]
             first[name] += int(values.max()) + 1
     return found
 
@@ -181,16 +181,14 @@ def _measure(name: str, given: Sequence[Sorted]) -> dict[str, Any]:
     errors: list[float | None] = []
     remarks: dict[str, list[int]] = {}
     for each in given:
-        runs, data = each.study.runs["run_id"], each.units
-        place = {run: len(values) + i for i, run in enumerate(runs)}
-        at = [place[run] for run in data.values.index]
+        data, unknown = each.units, [math.nan] * len(each.values)
+        at = len(values) + each.values.index.get_indexer(data.values.index)
         for text, rows in data.said.get(name, {}).items():
-            remarks.setdefault(text, []).extend(at[row] for row in rows)
+            remarks.setdefault(text, []).extend(at[rows].tolist())
         if name in data.loose:
-            remarks.setdefault("did not converge", []).extend(at[row] for row in np.flatnonzero(data.loose[name]))
-        unknown = pd.Series(np.nan, index=data.values.index)
-        values += _numbers(data.values.get(name, unknown).reindex(runs))
-        errors += _numbers(each.errors.get(name, unknown).reindex(runs), DIGITS)
+            remarks.setdefault("did not converge", []).extend(at[data.loose[name]].tolist())
+        values += _numbers(each.values.get(name, unknown))
+        errors += _numbers(each.errors.get(name, unknown), DIGITS)
     return {
         "id": name,
         "name": measure_name(name),
@@ -236,9 +234,9 @@ def _histories(studies: Sequence[StudyResults]) -> dict[str, Any]:
     return {"columns": told, "runs": rows}
 
 
-def _numbers(values: pd.Series, digits: int | None = None) -> list[float | None]:
+def _numbers(values: pd.Series | list[float], digits: int | None = None) -> list[float | None]:
     """Numbers for JSON: all digits, or so many; null for what is not finite."""
-    return [_rounded(v, digits) for v in pd.to_numeric(values, errors="coerce").to_numpy(dtype=float).tolist()]
+    return [_rounded(v, digits) for v in np.asarray(values, dtype=float).tolist()]
 
 
 def _rounded(value: float, digits: int | None) -> float | None:
