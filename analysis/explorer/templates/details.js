@@ -47,7 +47,7 @@ Explorer.details = (() => {
     dialog.scrollTop = 0;
     setTimeout(() => dialog.querySelectorAll(".curve").forEach((div, i) => {
       const [kind, traces] = drawn[i];
-      Plotly.newPlot(div, traces, { ...look.layout(), height: 240, margin: { l: 50, r: 10, t: 30, b: 40 }, xaxis: look.axis("epoch"), yaxis: { ...look.axis(kind.replaceAll("_", " ")), rangemode: "tozero" }, legend: { orientation: "h", y: 1.2 } }, { ...look.config, displayModeBar: false });
+      Plotly.newPlot(div, traces, { ...look.layout(), width: div.clientWidth, height: 240, margin: { l: 50, r: 10, t: 30, b: 40 }, xaxis: look.axis("epoch"), yaxis: { ...look.axis(kind.replaceAll("_", " ")), rangemode: "tozero" }, legend: { orientation: "h", y: 1.2 } }, { ...look.config, displayModeBar: false });
     }));
   }
 

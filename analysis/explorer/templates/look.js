@@ -5,7 +5,7 @@ Explorer.look = (() => {
   const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "x", "cross", "triangle-down", "star", "pentagon", "hexagon"];
   const SCALE = "Viridis", MOST = 10;
   const config = {  // nothing leaves the page: no button that uploads it, and nowhere to upload it to
-    responsive: true, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, showLink: false, plotlyServerURL: "",
+    displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, showLink: false, plotlyServerURL: "",
     modeBarButtonsToRemove: ["sendDataToCloud", "editInChartStudio", "sendChartToCloud", "autoScale2d"],
   };
 
@@ -35,6 +35,14 @@ Explorer.look = (() => {
     };
   }
 
+  // The width of a plot, kept until the window's changes: to ask for it lays out the whole page.
+  const widths = new Map();
+  const width = (div) => {
+    if (!widths.has(div)) widths.set(div, div.clientWidth || 700);
+    return widths.get(div);
+  };
+  const resized = () => widths.clear();
+
   const font = (size = 12) => ({ family: view.css("--sans"), size, color: view.css("--ink") });
   const layout = () => ({
     font: font(), paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", selections: [],
@@ -47,5 +55,5 @@ Explorer.look = (() => {
     title: { text: title, font: font(12), standoff: 6 }, gridcolor: view.css("--rule"), linecolor: view.css("--soft"), zerolinecolor: view.css("--rule"),
     tickfont: { ...font(11), color: view.css("--soft") },
   });
-  return { of, layout, axis, font, config, SCALE, legible };
+  return { of, layout, axis, font, config, SCALE, legible, width, resized };
 })();

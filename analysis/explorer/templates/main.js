@@ -1,6 +1,6 @@
 // Menus, and what is drawn again when the view changes.
 (async () => {
-  const { view, runs, scatter, parallel, measures, details } = Explorer;
+  const { view, look, runs, scatter, parallel, measures, details } = Explorer;
   const get = (id) => document.getElementById(id);
 
   function options(id, first, test) {
@@ -73,6 +73,11 @@
   if (innerWidth < 640) get("narrow").open = false;
   view.watch(draw);
   addEventListener("hashchange", () => { view.read(); draw(); });
+  let wait = 0;
+  addEventListener("resize", () => {
+    clearTimeout(wait);
+    wait = setTimeout(() => { look.resized(); draw(); }, 100);
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   draw();
 })();

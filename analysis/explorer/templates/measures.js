@@ -11,7 +11,7 @@ Explorer.measures = (() => {
   function build() {
     const { measures } = view.data, families = [...new Set(measures.filter((m) => m.kind !== "target").map((m) => m.family))];
     get("family").innerHTML = `<option value="">measures and baselines</option><option>targets</option>${families.map((f) => `<option>${view.escaped(f)}</option>`).join("")}<option>everything</option>`;
-    get("measures").innerHTML = `<thead><tr>${[{ key: "name", text: "Measure" }, { key: "family", text: "Family" }, ...columns(), { key: "n", text: "n" }, { key: "report", text: "In the report" }]
+    get("measures").innerHTML = `<thead><tr>${[{ key: "name", text: "Measure" }, { key: "family", text: "Family" }, ...columns(), { key: "n", text: "n" }, { key: "report", text: `In the report${view.data.studies.length > 1 ? `, ${view.data.studies[0].name}` : ""}` }]
       .map((c) => `<th scope="col" data-key="${c.key}"><button type="button" data-sort="${c.key}">${view.escaped(c.text)}</button></th>`).join("")}</tr></thead><tbody></tbody>`;
     rows = measures.map((m, i) => {
       const tr = document.createElement("tr");

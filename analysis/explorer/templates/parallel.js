@@ -43,7 +43,7 @@ Explorer.parallel = (() => {
     ]);
     drawn = shown.map((v, i) => ({ variable: v, scale: scales[i] }));
     const wrapped = (name) => view.escaped(name).replace(/(.{9,}?) /g, "$1<br>");
-    const layout = { ...look.layout(), dragmode: "select", height: 330, margin: { l: 40, r: 50, t: 24, b: 60 }, annotations, shapes,
+    const layout = { ...look.layout(), width: look.width(div), dragmode: "select", height: 330, margin: { l: 40, r: 50, t: 24, b: 60 }, annotations, shapes,
       xaxis: { ...look.axis(""), range: [-0.15, shown.length - 1 + 0.35], tickvals: shown.map((_, i) => i), ticktext: shown.map((v) => wrapped(v.name)), showgrid: false, zeroline: false, fixedrange: true, tickangle: 0 },
       yaxis: { visible: false, range: [-0.06, 1.06], fixedrange: true } };
     const done = Plotly.react(div, all, layout, { ...look.config, displayModeBar: false });

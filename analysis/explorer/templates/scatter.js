@@ -2,7 +2,7 @@
 Explorer.scatter = (() => {
   const { view, look, runs: choice } = Explorer;
   const div = document.getElementById("scatter");
-  const PANELS = 12, SMALL = 6, LARGE = 20;
+  const PANELS = 12, SMALL = 6, LARGE = 20, MANY = 400;  // more points have no rims, which take a third of the time
   let told = null;  // what is said of each run where the pointer rests: made once
 
   const described = (run) => {
@@ -43,7 +43,7 @@ Explorer.scatter = (() => {
     const found = groups.map((own, i) => [own, marks.classes[i]]).filter(([own]) => own.length).map(([own, c]) => trace(own, {
       name: view.escaped(c.name), legendgroup: c.name,
       marker: {
-        symbol: c.symbol, size: view.of(state.size) ? own.map(size) : 9, opacity: 0.85, line: { width: 0.8, color: view.css("--paper") },
+        symbol: c.symbol, size: view.of(state.size) ? own.map(size) : 9, opacity: 0.85, line: { width: chosen.length > MANY ? 0 : 0.8, color: view.css("--paper") },
         ...(marks.scale ? { color: own.map((run) => marks.variable.values[run]), coloraxis: "coloraxis" } : { color: c.colour }),
       },
     }));
@@ -62,8 +62,8 @@ Explorer.scatter = (() => {
   function draw(chosen) {
     const { state, data } = view, x = view.of(state.x), y = view.of(state.y), marks = look.of(state.colour), shown = panels(), size = sizes(view.of(state.size));
     told ||= data.runs.id.map((_, run) => described(run));
-    const width = div.clientWidth || 700, columns = Math.min(shown.length, width > 640 ? (shown.length === 4 ? 2 : 3) : width > 480 ? 2 : 1), rows = Math.ceil(shown.length / columns);
-    const layout = { ...look.layout(), dragmode: "lasso", margin: { l: 60, r: 12, t: 34, b: 48 }, height: rows === 1 ? Math.max(340, Math.min(560, 0.7 * width)) : 90 + 260 * rows,
+    const width = look.width(div), columns = Math.min(shown.length, width > 640 ? (shown.length === 4 ? 2 : 3) : width > 480 ? 2 : 1), rows = Math.ceil(shown.length / columns);
+    const layout = { ...look.layout(), width, dragmode: "lasso", margin: { l: 60, r: 12, t: 34, b: 48 }, height: rows === 1 ? Math.max(340, Math.min(560, 0.7 * width)) : 90 + 260 * rows,
       showlegend: !marks.scale && Boolean(marks.variable), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, itemclick: false, itemdoubleclick: false, font: look.font(11) }, annotations: [] };
     if (marks.scale) layout.coloraxis = { colorscale: look.SCALE, colorbar: { title: { text: view.escaped(marks.variable.name), side: "right", font: look.font(11) }, thickness: 10, outlinewidth: 0, tickfont: look.font(11) } };
     const gap = [0.05, 0.1 + 0.05 / rows], plot = layout.height - layout.margin.t - layout.margin.b, head = shown[0].name ? 34 / plot : 0;  // of a panel, for its name

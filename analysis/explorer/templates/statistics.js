@@ -111,5 +111,5 @@ Explorer.statistics = (() => {
     return found;
   }
 
-  return { relate };
+  return { relate, significant, withoutRounding };
 })();

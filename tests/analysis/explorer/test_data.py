@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tyro
+from commands import command
 from synthetic import make
 
 from analysis.cli.train import Configuration
@@ -57,10 +59,10 @@ def test_the_command_trains_the_same_run(settings):
     config = train_config({"seed": 0, **settings})
     stored = {f"hp.{k}": v for k, v in config.model_dump(mode="json").items()}
     row = {k.removeprefix("hp."): float(v) if type(v) is int else v for k, v in stored.items()}  # as a table has them
-    command = train_again(row, "a b/runs")
-    assert command.startswith("landscape train ")
-    assert command.endswith(" --out 'a b/runs'")
-    words = command.removesuffix(" --out 'a b/runs'").split()[2:]
+    line = train_again(row, "a b/runs")
+    assert line.startswith("landscape train ")
+    assert line.endswith(" --out 'a b/runs'")
+    words = line.removesuffix(" --out 'a b/runs'").split()[2:]
     given = tyro.cli(Configuration, args=words)
     assert train_config(vars(given)).run_id == config.run_id
 
@@ -91,6 +93,14 @@ def test_bad_input(results, tmp_path):
     (tmp_path / "explorer.html").write_text("old")
     assert write_beside(empty, tmp_path, None) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_hands_the_other_study_over(monkeypatch, capsys, tmp_path):
+    told = {}
+    monkeypatch.setattr("analysis.reporting.pages.report", lambda path, **options: told.update(options) or path)
+    assert command("report", tmp_path, "--explore-with", "runs/b") == 0
+    assert told["explore_with"] == Path("runs/b")
+    assert "report: " in capsys.readouterr().out
 
 
 def test_a_measure_that_only_one_study_has_is_missing_in_the_other(results):

@@ -111,6 +111,7 @@ def test_a_run_is_opened_from_the_keyboard(here, data, results):
         assert word in text
     assert page.locator("dialog .curve svg").count() > 0
     rows = results.measures.query("run_id == @run and measure == 'top_eigenvalue'").sort_values("step")
+    assert "two tied parameters" in page.locator("dialog tr", has_text="parameter_norm").text_content()
     row = page.locator("dialog tr", has_text="top_eigenvalue").inner_text()
     assert f"{rows['value'].iloc[-1]:.4g} ± " in row
     assert here.probe("sticksOut") == []
@@ -162,12 +163,13 @@ def test_the_table_of_measures_is_searched_sorted_and_explained(here):
 
 
 def test_marks_are_legible_on_light_and_dark_pages(wide):
-    light = wide.probe("contrast")
-    wide.page.emulate_media(color_scheme="dark")
-    wide.rest()
-    dark = wide.probe("contrast")
-    wide.page.emulate_media(color_scheme="light")
-    wide.rest()
+    found = {}
+    for scheme in ("dark", "light"):
+        wide.page.evaluate("document.documentElement.dataset.ready = 'until the colours change'")
+        wide.page.emulate_media(color_scheme=scheme)
+        wide.rest()
+        found[scheme] = wide.probe("contrast")
+    light, dark = found["light"], found["dark"]
     assert light["paper"] > 0.95
     assert dark["paper"] < 0.05
     assert light["number"] == dark["number"] > 20

@@ -5,6 +5,8 @@ import pytest
 from scipy.stats import kendalltau
 
 from analysis.statistics.correlation import correlate
+from analysis.statistics.resampling import significant
+from analysis.statistics.units import ROUNDING, without_rounding
 
 pytestmark = pytest.mark.xdist_group("explorer")
 COLUMNS = ["value", "stratified", "within", "n_configurations", "n_runs", "cells", "groups"]
@@ -47,6 +49,18 @@ def test_pooled_is_the_tau_b_of_scipy(wide, levels):
         found = np.array(wide.page.evaluate("(given) => probes.alone(...given)", given), dtype=float)
         tau = kendalltau(x, y).statistic
         np.testing.assert_allclose(found[:3], [tau, tau if n > 2 else np.nan, tau], rtol=1e-12, atol=1e-15)
+
+
+def test_numbers_are_rounded_as_in_python_bit_for_bit(wide):
+    rng = np.random.default_rng(1)
+    given = np.concatenate([rng.standard_normal(300) * 10.0 ** rng.integers(-300, 300, 300), [0.0, 0.1 + 0.2, 5e-324]])
+    found = wide.page.evaluate("(x) => x.map(Explorer.statistics.significant)", given.tolist())
+    np.testing.assert_array_equal(np.array(found, dtype=float), significant(given))
+    near = rng.integers(1, 9, 200) * (1 + ROUNDING * rng.uniform(-2, 2, 200))
+    for row in (near, -near, np.round(near)):
+        call = "([x, r]) => [...Explorer.statistics.withoutRounding(Float64Array.from(x), r)]"
+        found = wide.page.evaluate(call, [row.tolist(), ROUNDING])
+        np.testing.assert_array_equal(np.array(found, dtype=float), without_rounding(row[None])[0])
 
 
 def test_means_are_rounded_as_in_python(wide):
