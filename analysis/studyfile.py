@@ -107,14 +107,14 @@ class StudyConfig(Strict):
         """Check before the first run what would fail after the last one: statistics, surfaces, and what they name.
 
         Args:
-            trust: Import metrics of surfaces, and shifted sets, that are named as module:function.
+            trust: Import measures, metrics of surfaces and shifted sets that are named as module:function.
 
         Raises:
             ValueError: Naming the key.
             PermissionError: For a module:function without `trust`.
         """
-        taken = plan(self.measures, examples=self.examples)
-        plan(self.trajectory.measures, examples=self.examples)
+        taken = plan(self.measures, examples=self.examples, trust=trust)
+        plan(self.trajectory.measures, examples=self.examples, trust=trust)
         check_shifted(self.shifted, trust=trust)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
