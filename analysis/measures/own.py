@@ -1,12 +1,10 @@
 """A measure of one's own: a function of a checkpoint, named as module:function."""
 
-import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -17,7 +15,7 @@ from analysis.measures.needs import Need
 from analysis.table import Row
 from landscape.estimate import Estimate
 from trainers.options import knobs
-from trainers.reference import call, load_reference
+from trainers.reference import call, load_reference, source_digest
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 SCORES = re.compile(r"(train|validation|test|gap|ood)_.*")  # what rows of scores are called, which others may not be
@@ -82,7 +80,7 @@ def own_measure(reference: str, taken: Mapping[str, str]) -> Measure:
     says = (inspect.getdoc(function) or f"One's own, {reference}.").partition("\n")[0]
     return Measure(
         rows, (name,), says, told["family"], told["higher_means"], told["sign"], "", "not known", usual=False,
-        needs=told["needs"], sampled=True, source=_source(function),
+        needs=told["needs"], sampled=True, source=source_digest(function),
     )  # fmt: skip
 
 
@@ -120,9 +118,3 @@ def _check_name(name: str, what: str, taken: Mapping[str, str]) -> None:
             f"{what} makes rows called {name!r}, {why}: take a name of letters, digits and _ that does not begin as "
             f"the scores do (train_, validation_, test_, gap_, ood_)."
         )
-
-
-def _source(function: Callable[..., Any]) -> str:
-    """A digest of the file that a function is in, by which what was measured is known."""
-    file = inspect.getsourcefile(inspect.unwrap(function))
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
