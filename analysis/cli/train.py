@@ -82,8 +82,8 @@ def train(
         download: Fetch the dataset to its path if it is not there.
         other_ranks: Under torchrun, go on with a run that another number of processes began.
     """
-    find_own_modules(config.method)  # type: ignore[attr-defined]
-    import_methods({"method": config.method}, trust=True)  # type: ignore[attr-defined]  # named on the command line
+    find_own_modules(config.method)
+    import_methods({"method": config.method}, trust=True)  # named on the command line
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(
         chosen.model, chosen.dataset, chosen.task, *(text for text in chosen.augment if Given.read(text).needs_trust)
