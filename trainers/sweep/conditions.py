@@ -148,7 +148,7 @@ def _checked(owner: str, key: str, value: Any) -> Any:
         return value
     if key == "method":
         try:
-            method_named(str(value))
+            method_named(value)
         except ValueError as error:
             raise ValueError(f"`when` of `{owner}`: {error}") from None
     try:

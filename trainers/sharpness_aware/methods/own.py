@@ -67,17 +67,17 @@ def options_of(entry: Method, given: Mapping[str, Any], *, owner: str, **how: An
     return dict(given) if entry is NOT_IMPORTED else checked(entry.compose, given, owner=owner, **how)
 
 
-def method_named(name: str) -> Method:
+def method_named(name: Any) -> Method:
     """A method of the registry; of one's own that was not imported an entry that cannot be used.
 
     Raises:
         ValueError: If there is none of that name, with the nearest.
     """
-    if name in METHODS:
+    if isinstance(name, str) and name in METHODS:
         return METHODS[name]
-    if is_reference(name) and well_formed(name):
+    if isinstance(name, str) and is_reference(name) and well_formed(name):
         return NOT_IMPORTED
     raise ValueError(
         f"`method` {name!r} is unknown; there are {sorted(METHODS)}, or your own as module:function."
-        f"{nearest(name, METHODS)}"
+        f"{nearest(str(name), METHODS)}"
     )
