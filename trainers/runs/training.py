@@ -38,6 +38,7 @@ from trainers.runs.stopping import Best, best_of
 from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
+from trainers.tasks.language import Language
 from trainers.tasks.registry import TASKS, learns_labels
 from trainers.tasks.task import check_targets, outputs_of, task_of
 
@@ -118,7 +119,9 @@ class Training:
         self.initial = start(model, config, run, classes=self.outputs)
         self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
-        if not is_reference(config.model):
+        if isinstance(self.task, Language):
+            self.task.check_model(self.model, inputs, vocabulary=self.outputs, name=config.model)
+        elif not is_reference(config.model):
             check_inputs(inputs, name=config.model, graph=self.data.graph is not None)
         elif config.task in TASKS:
             more = learns_labels(config.task)  # further logits are classes that no label names

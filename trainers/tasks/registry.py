@@ -1,16 +1,19 @@
 """The tasks by name: a literal registry. A new task is one class in a file of its own, and one entry here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.data.sources.text import TextReading
 from trainers.tasks.classification import Classification
+from trainers.tasks.language import Language
 from trainers.tasks.multilabel import Multilabel
 from trainers.tasks.nodes import Nodes
 from trainers.tasks.regression import Regression
 
 CLASSIFICATION = "classification"
 NODES = "nodes"
+LANGUAGE = "language"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,19 @@ TASKS: dict[str, TaskEntry] = {
         "0 or 1 of each label, (n, k)",
         settings=("label_noise",),
     ),
+    LANGUAGE: TaskEntry(
+        Language,
+        "The next token of a text, or hidden ones; options context, tokenizer, packing (packed, padded), objective "
+        "(next, masked).",
+        "whole numbers, (n, tokens)",
+        settings=("ascent",),
+    ),
 }
+
+
+def text_of(task: str, options: Mapping[str, Any]) -> TextReading | None:
+    """How a task by name, with options, has text become sequences; None for tasks of other data."""
+    return TextReading(**options) if task == LANGUAGE else None
 
 
 def learns_labels(task: str) -> bool:
