@@ -119,11 +119,12 @@ class Training:
         self.initial = start(model, config, run, classes=self.outputs)
         self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
-        if isinstance(self.task, Language):
-            self.task.check_model(self.model, inputs, vocabulary=self.outputs, name=config.model)
-        elif not is_reference(config.model):
+        if not is_reference(config.model):
             check_inputs(inputs, name=config.model, graph=self.data.graph is not None)
-        elif config.task in TASKS:
+        if isinstance(self.task, Language):
+            self.task.check_memory(inputs, vocabulary=self.outputs, chunk=config.chunk)
+            self.task.check_model(self.model, inputs, vocabulary=self.outputs, name=config.model)
+        elif is_reference(config.model) and config.task in TASKS:
             more = learns_labels(config.task)  # further logits are classes that no label names
             check_outputs(self.model, inputs, outputs=self.outputs, name=config.model, more=more)
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None

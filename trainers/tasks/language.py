@@ -10,10 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from landscape.labels import IGNORED
+from landscape.memory import require
 from trainers.data.sources.text import TextReading
 from trainers.randomness import seeded
 
 CHECKED = 2  # sequences by which a model is checked
+COPIES, FLOAT = 4, 4  # logits, their logarithms and two gradients; bytes of a number
 
 
 class Language:
@@ -106,6 +108,19 @@ class Language:
         """Logits and labels of the tokens that are targets, one row each."""
         there = targets != IGNORED
         return outputs.movedim(-2, -1)[..., there, :], targets[there]
+
+    def check_memory(self, x: Int[Tensor, "n t"], *, vocabulary: int, chunk: int) -> None:
+        """Check, before anything is computed, that the logits of a pass fit, with three more tensors of their size.
+
+        Raises:
+            MemoryError: If they do not, with the number of bytes.
+        """
+        require(
+            COPIES * FLOAT * chunk * x[:1].numel() * vocabulary,
+            x.device,
+            what=f"A pass of {chunk} sequences of {x[:1].numel()} tokens, with {vocabulary} logits each,",
+            instead="lower `micro_batch` or `context`, or take a smaller vocabulary",
+        )
 
     def check_model(self, model: nn.Module, x: Tensor, *, vocabulary: int, name: str) -> None:
         """Check, on a few sequences in evaluation mode, what a model gives and what it sees; it stays as it was.
