@@ -23,8 +23,8 @@ from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
 from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed
-from trainers.sharpness_aware.methods import METHODS
-from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
+from trainers.sharpness_aware.methods.own import method_named, options_of
+from trainers.sharpness_aware.spec import Base, GateName, MethodSpec
 from trainers.sweep.alike import why_alone
 from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels, text_of
 from trainers.weights.known import known_digest
@@ -166,7 +166,7 @@ class TrainConfig(Strict):
 
     # method
     method: str = "sgd"
-    """Name of a method (`landscape list methods`)."""
+    """Name of a method (`landscape list methods`), or your own as module:function."""
     base: Base = "sgd"
     """Base optimizer of a sharpness-aware method; bsam belongs to the method of that name."""
     rho: NonNegative | None = None
@@ -402,7 +402,7 @@ class TrainConfig(Strict):
         """
         entry, total = method_named(self.method), self.epochs * steps_per_epoch
         values: dict[str, Any] = {name: getattr(self, name) for name in SHARED}
-        values["options"] = checked(entry.compose, self.method_options, owner=f"method {self.method!r}")
+        values["options"] = options_of(entry, self.method_options, owner=f"method {self.method!r}")
         if entry.rho is None:
             values |= {"ascent": None, "gate": None}
         if values["gate"] is None:
@@ -416,11 +416,11 @@ class TrainConfig(Strict):
 
     def resolved(self) -> "TrainConfig":
         """The same run spelled out: defaults filled in, and what the method does not read set to its default."""
-        entry = METHODS[self.method]
+        entry = method_named(self.method)
         fields = type(self).model_fields
         unread: set[str] = set()
         changes: dict[str, Any] = {
-            "method_options": checked(entry.compose, self.method_options, owner=f"method {self.method!r}"),
+            "method_options": options_of(entry, self.method_options, owner=f"method {self.method!r}"),
             "checkpoints": tuple(sorted(set(self.checkpoints) - {0, self.epochs})),
         }
         if self.model in MODELS:

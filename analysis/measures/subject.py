@@ -32,6 +32,7 @@ from trainers.runtime import require_float64
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.parallel import cores
 from trainers.tasks.evaluation import batch_of, entries_of
 from trainers.tasks.registry import learns_labels
@@ -111,6 +112,7 @@ class Subject:
             initial = {name: stored.pop(name) for name in meta["names"]}
             buffers = stored
         config = run.config()
+        import_methods(config, trust=trust)
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
         weights = meta["average"]["kind"] if average else ""
         task = measured(task_of(config, trust=trust))

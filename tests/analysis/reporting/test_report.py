@@ -1,4 +1,5 @@
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -476,3 +477,20 @@ def test_the_paper_s_figures_have_its_width(page):
     for name, plate in FIGURES.items():
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (page.parent / f"figures/{name}.pdf").read_bytes())
         assert float(box[1]) / 72 == pytest.approx(WIDTHS[plate.paper], abs=0.01)
+
+
+class Slow:
+    """Takes long to be sent to another process."""
+
+    def __reduce__(self):
+        time.sleep(0.5)
+        return int, ()
+
+
+def test_what_is_sent_to_other_processes_does_not_change_under_way(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "SECTIONS", {"some": ["training_curves", "radius", next(iter(TABLES))]})
+    fresh = replace(results)  # which keeps nothing yet
+    vars(fresh)["slow"] = Slow()
+    before = len(vars(fresh))
+    pages._sections(fresh, tmp_path, 2)
+    assert len(vars(fresh)) > before, "drawing keeps more in it"
