@@ -1,7 +1,6 @@
 """The report of a study: one HTML file that stands alone, Markdown, and every figure and table as files."""
 
 import base64
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,24 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 from markupsafe import Markup, escape
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.figure import Figure
 
 from analysis.figures import FIGURES, NothingToDraw
+from analysis.labels import labelled
+from analysis.reporting.drawing import SCREEN, Edition, known, written
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.markup import code, escape_markdown, marked_markdown
 from analysis.reporting.table import captioned
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
-from analysis.style import rc
 from trainers.files.writing import write_bytes
 from trainers.sweep.parallel import cores, in_parallel, single_threaded
-
-DPI = 200
 
 BEYOND = ("partial", "prediction")  # statistics with a section of their own
 SECTIONS: dict[str, tuple[str, ...]] = {  # figures and tables, in order
@@ -110,12 +104,13 @@ def report(
     *,
     out: str | Path | None = None,
     figures: Sequence[str] | None = None,
+    edition: Edition | None = None,
     jobs: int | None = 1,
 ) -> Path:
     """Write the report of a study.
 
-    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` (PNG for screens, PDF at the width
-    of one or two columns of a paper) and `tables/<name>.{csv,tex}`. Each file is written aside and then renamed. The
+    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` (5.5 inches wide) and
+    `tables/<name>.{csv,tex}`. Each file is written aside and then renamed. The
     same results give the same bytes. What cannot be drawn, for want of data, is replaced by the reason, and files of
     that name from an earlier report are removed.
 
@@ -124,31 +119,41 @@ def report(
         out: Where to write; `<folder>/report` by default.
         figures: Names of `analysis.figures.FIGURES`: then only these figures' files are redone, and nothing else is
             touched.
+        edition: Medium, font, labels and measures. Figures for another medium than the screen are written beside the
+            report, into `figures/<medium>/`; all that there is something to show of where `figures` names none.
         jobs: Processes to draw with, this one among them; None is one a core.
 
     Returns:
-        The path of `report.html`, or of the folder of figures if `figures` is given.
+        The path of `report.html`, or of the folder of figures if only figures are written.
 
     Raises:
         FileNotFoundError: If the folder lacks a file, with the command that makes it.
         ValueError: If a name in `figures` is not known, or a figure that was asked for has nothing to show.
     """
-    if figures is not None:
-        unknown = [f for f in figures if f not in FIGURES]
-        if unknown:
-            raise ValueError(
-                f"`figures` holds {unknown}, which are not figures of the report; choose from {list(FIGURES)}."
-            )
+    chosen = edition or Edition()
+    known(figures or (), chosen.measures)
     given = results_or_folder
     results = given if isinstance(given, StudyResults) else StudyResults.load(given)
     folder = Path(out) if out is not None else results.folder / "report"
-    if figures is not None:
-        for name in figures:
-            drawn = _draw(results, name, folder / "figures")
-            if drawn.empty:
-                raise ValueError(f"`figures` asks for {name!r}, but there is nothing to draw: {drawn.empty}")
-        return folder / "figures"
-    sections, absent = _sections(results, folder, jobs)
+    if figures is not None or chosen.medium != SCREEN:
+        return _figures_alone(results, figures, chosen, folder / "figures")
+    with labelled(chosen.labels):
+        return _whole(results, chosen, folder, jobs)
+
+
+def _figures_alone(results: StudyResults, names: Sequence[str] | None, edition: Edition, folder: Path) -> Path:
+    """Write some figures, or all that an edition can show, and nothing else."""
+    place = folder if edition.medium == SCREEN else folder / edition.medium
+    can = [name for name, plate in FIGURES.items() if plate.chooses or not edition.measures]
+    for name in can if names is None else names:
+        drawn = _draw(results, name, edition, place)
+        if drawn.empty and names is not None:
+            raise ValueError(f"`figures` asks for {name!r}, but there is nothing to draw: {drawn.empty}")
+    return place
+
+
+def _whole(results: StudyResults, edition: Edition, folder: Path, jobs: int | None) -> Path:
+    sections, absent = _sections(results, edition, folder, jobs)
     context: dict[str, Any] = {
         "study": results.study,
         "name": str(results.study.get("name") or results.folder.name),
@@ -167,11 +172,13 @@ def report(
     return folder / "report.html"
 
 
-def _sections(results: StudyResults, folder: Path, jobs: int | None) -> tuple[list[Section], list[tuple[str, str]]]:
+def _sections(
+    results: StudyResults, edition: Edition, folder: Path, jobs: int | None
+) -> tuple[list[Section], list[tuple[str, str]]]:
     """The sections with what they hold; and titles of what there is nothing to show of, with the reason."""
     wanted = [name for names in SECTIONS.values() for name in names if name in FIGURES]
     share = max(1, min(cores() if jobs is None else jobs, len(wanted)))
-    shares = [(results, wanted[i::share], folder / "figures") for i in range(share)]
+    shares = [(results, wanted[i::share], edition, folder / "figures") for i in range(share)]
     with ThreadPoolExecutor(1) as beside:  # waits for the other processes, while this one works too
         others = beside.submit(list, in_parallel(_draw_some, shares[1:], jobs=share, isolate=share > 1))
         tables = {
@@ -200,41 +207,20 @@ def _sections(results: StudyResults, folder: Path, jobs: int | None) -> tuple[li
     return sections, [(", ".join(titles), reason) for reason, titles in absent.items()]
 
 
-def _draw_some(results: StudyResults, names: Sequence[str], folder: Path) -> list[Shown]:
-    return [_draw(results, name, folder) for name in names]
+def _draw_some(results: StudyResults, names: Sequence[str], edition: Edition, folder: Path) -> list[Shown]:
+    return [_draw(results, name, edition, folder) for name in names]
 
 
-def _draw(results: StudyResults, name: str, folder: Path) -> Shown:
+def _draw(results: StudyResults, name: str, edition: Edition, folder: Path) -> Shown:
     """Draw one figure and write its files; where there is nothing to draw, remove them and keep the reason."""
     plate = FIGURES[name]
     try:
-        with matplotlib.rc_context(rc("screen")):
-            figure, facts = plate.draw(results)
-            png = _rendered(figure, "png")
-        with matplotlib.rc_context(rc(plate.paper)):
-            pdf = _rendered(plate.draw(results)[0], "pdf")
+        png, facts = written(results, name, edition, folder)
     except NothingToDraw as nothing:
-        for suffix in (".png", ".pdf"):
-            (folder / f"{name}{suffix}").unlink(missing_ok=True)
         return Shown("figure", name, plate.title, empty=str(nothing))
-    write_bytes(folder / f"{name}.pdf", pdf)
-    write_bytes(folder / f"{name}.png", png)
     command = f"landscape report {_called(results)} --figure {name}"
     caption, notes = captioned(plate.says(results, facts))
     return Shown("figure", name, plate.title, caption, notes, command, alt=plate.alt, png=png)
-
-
-def _rendered(figure: Figure, kind: str) -> bytes:
-    # Dates and versions are left out, so that equal results give equal files. `savefig` gives the same bytes, but draws
-    # everything twice, the first time to no effect.
-    buffer = io.BytesIO()
-    figure.set_dpi(DPI)
-    if kind == "png":
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    else:
-        without = {"CreationDate": None, "Producer": None, "Creator": None}
-        FigureCanvasPdf(figure).print_pdf(buffer, metadata=without)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
 
 
 def _tabulate(results: StudyResults, name: str, folder: Path) -> Shown:

@@ -9,13 +9,14 @@ import pytest
 from synthetic import make, write
 
 from analysis.figures import FIGURES
+from analysis.media import MEDIA
 from analysis.reporting import pages
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS
 from analysis.statistics.catalogue import STATISTICS
-from analysis.style import WIDTHS, fixed
+from analysis.style import fixed
 
 pytestmark = pytest.mark.xdist_group("report")  # one page for all
 
@@ -473,6 +474,6 @@ def test_statistics_that_were_not_made_are_left_out_and_their_old_files_go(monke
 
 
 def test_the_paper_s_figures_have_its_width(page):
-    for name, plate in FIGURES.items():
+    for name in FIGURES:
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (page.parent / f"figures/{name}.pdf").read_bytes())
-        assert float(box[1]) / 72 == pytest.approx(WIDTHS[plate.paper], abs=0.01)
+        assert float(box[1]) / 72 == pytest.approx(MEDIA["screen"].width, abs=0.01)
