@@ -3,13 +3,16 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure, SubFigure
+from PIL import Image, ImageFilter
 
 from analysis import media
 from analysis.figures import FIGURES
@@ -20,6 +23,18 @@ from analysis.style import rc
 from trainers.files.writing import write_bytes
 
 DPI = 200
+SHADES = 25  # of each colour, between which a dark picture's are interpolated
+DARKEST, LIGHTEST = 0.21, 1.14  # lightness of what was white, which is that of the dark page, and of pure black
+TO_CONES = np.array([  # from linear sRGB
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+])  # fmt: skip
+TO_LAB = np.array([
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+])  # fmt: skip
 SCREEN = "screen"
 
 
@@ -125,6 +140,26 @@ def written(results: StudyResults, name: str, edition: Edition, folder: Path) ->
     write_bytes(folder / f"{name}.pdf", pdf)
     write_bytes(folder / f"{name}.png", png)
     return png, facts
+
+
+def dark(png: bytes) -> bytes:
+    """The same picture for a dark page: lightness turned round, hue and chroma kept (in Ottosson's OKLab, 2020)."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").filter(_turned()).quantize(128).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@cache
+def _turned() -> ImageFilter.Color3DLUT:
+    steps = np.linspace(0.0, 1.0, SHADES)
+    blue, green, red = (mesh.ravel() for mesh in np.meshgrid(steps, steps, steps, indexing="ij"))
+    rgb = np.stack([red, green, blue], axis=1)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    lab = np.cbrt(linear @ TO_CONES.T) @ TO_LAB.T
+    lab[:, 0] = DARKEST + (LIGHTEST - DARKEST) * (1 - lab[:, 0])
+    back = np.clip((lab @ np.linalg.inv(TO_LAB).T) ** 3 @ np.linalg.inv(TO_CONES).T, 0.0, 1.0)
+    seen = np.where(back <= 0.0031308, 12.92 * back, 1.055 * back ** (1 / 2.4) - 0.055)
+    return ImageFilter.Color3DLUT(SHADES, seen.ravel().tolist())
 
 
 # Dates and versions are left out, so that equal results give equal files. `savefig` gives the same bytes, but draws

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ import jinja2
 from markupsafe import Markup, escape
 
 from analysis.figures import FIGURES, NothingToDraw
+from analysis.glossary import TERMS
 from analysis.labels import labelled
-from analysis.reporting.drawing import SCREEN, Edition, known, written
+from analysis.measures.registry import family_of
+from analysis.reporting.drawing import SCREEN, Edition, dark, known, written
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.markup import code, escape_markdown, marked_markdown
-from analysis.reporting.table import captioned
+from analysis.reporting.numbers import to_tex
+from analysis.reporting.table import captioned, measure_in
 from analysis.reporting.tables import TABLES, Table, to_csv, to_latex, to_markdown
 from analysis.results import StudyResults
 from analysis.statistics.catalogue import STATISTICS
+from analysis.style import NAMES, measure_name
 from trainers.files.writing import write_bytes
 from trainers.sweep.parallel import cores, in_parallel, single_threaded
 
@@ -82,7 +87,12 @@ class Shown:
     @property
     def data_uri(self) -> str:
         """The PNG as a `data:` address, so that the page needs no other file."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+        return _address(self.png)
+
+    @property
+    def dark_uri(self) -> str:
+        """The same for a dark page."""
+        return _address(dark(self.png))
 
     @property
     def markdown(self) -> str:
@@ -109,10 +119,10 @@ def report(
 ) -> Path:
     """Write the report of a study.
 
-    Writes `report.html` (self-contained), `report.md`, `figures/<name>.{pdf,png}` (5.5 inches wide) and
-    `tables/<name>.{csv,tex}`. Each file is written aside and then renamed. The
-    same results give the same bytes. What cannot be drawn, for want of data, is replaced by the reason, and files of
-    that name from an earlier report are removed.
+    Writes `report.html` (self-contained), `report.md`, `numbers.tex` (the numbers as LaTeX commands),
+    `figures/<name>.{pdf,png}` (5.5 inches wide) and `tables/<name>.{csv,tex}`. Each file is written aside and then
+    renamed. The same results give the same bytes. What cannot be drawn, for want of data, is replaced by the reason,
+    and files of that name from an earlier report are removed.
 
     Args:
         results_or_folder: The study's results, or the folder they are read from.
@@ -164,7 +174,9 @@ def _whole(results: StudyResults, edition: Edition, folder: Path, jobs: int | No
         "numbers": key_numbers(results),
         "sections": sections,
         "absent": absent,
+        "words": _words(sections),
     }
+    write_bytes(folder / "numbers.tex", to_tex(results).encode("ascii"))
     text = _templates(marked_markdown).get_template("report.md.j2").render(context)
     write_bytes(folder / "report.md", text.encode("utf-8"))
     html = _templates(_marked).get_template("report.html.j2").render(context)
@@ -237,6 +249,10 @@ def _tabulate(results: StudyResults, name: str, folder: Path) -> Shown:
     return Shown("table", name, table.title, caption, notes, table=table)
 
 
+def _address(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
 def _called(results: StudyResults) -> str:
     """The folder as one would type it; of an absolute path only the name, for a report is passed on to others."""
     return results.folder.name if results.folder.is_absolute() else results.folder.as_posix()
@@ -280,6 +296,7 @@ def _templates(marked: Callable[[str], str]) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"marked": marked, "plain": escape_markdown, "code": code, "breakable": _breakable}
+    environment.filters |= {"measure": _measure, "spoken": _spoken, "heading": _heading}
     return environment
 
 
@@ -288,6 +305,41 @@ def _marked(text: str) -> Markup:
     code = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     code = re.sub(r" ([⚠†‡])|\[(−?[\d.]+), (−?[\d.]+)\]", _together, code)
     return Markup(code.replace("τ_b", "τ<sub>b</sub>"))
+
+
+def _spoken(text: str) -> Markup:
+    """The same where ids of measures in backticks become their names; the id shows where one points at the name."""
+    return Markup(re.sub(r"<code>([^<]+)</code>", _named, str(_marked(text))))
+
+
+def _named(match: re.Match[str]) -> str:
+    base = match[1].partition("[")[0]
+    if not (base in NAMES or base.startswith("M_gap_") or family_of(base)):
+        return match[0]
+    return f'<span class="named" title="{match[1]}">{escape(measure_name(unescape(match[1])))}</span>'
+
+
+def _measure(cell: str) -> Markup:
+    """A cell of a table: the name of a measure and, below it, its id."""
+    variant, marks = measure_in(cell)
+    name = measure_name(variant)
+    beside = Markup("" if name == variant else f'<code class="id">{_breakable(variant)}</code>')
+    return Markup(f"{_breakable(name + marks)}{beside}")
+
+
+def _heading(text: str) -> Markup:
+    """A heading of a table; a term of the glossary says what it means where one points at it."""
+    meaning = TERMS.get(text)
+    return _marked(text) if meaning is None else Markup(f'<abbr title="{escape(meaning)}">{_marked(text)}</abbr>')
+
+
+def _words(sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """The terms of the glossary that figures and tables use."""
+    items = [item for section in sections for item in section.items]
+    headings = [str(c) for item in items if item.table is not None for c in item.table.shown.columns]
+    said = " ".join([*headings, *(f"{item.title} {item.caption} {item.notes}" for item in items)])
+    pattern = r"(?<![\w-]){}(?![\w-])"
+    return [(term, meaning) for term, meaning in TERMS.items() if re.search(pattern.format(re.escape(term)), said)]
 
 
 def _breakable(text: object) -> Markup:

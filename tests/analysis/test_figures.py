@@ -443,7 +443,7 @@ def test_forgetting_by_size_is_the_mean_over_runs_in_order_of_size(results):
 
 def test_forgetting_by_size_needs_two_sizes(results):
     measures = results.measures[~results.measures["options"].str.contains('"m": (?:1,|"all")', regex=True)]
-    with pytest.raises(figures.NothingToDraw, match="one size m"):
+    with pytest.raises(figures.NothingToDraw, match="fewer than 3 sizes m"):
         figures.FIGURES["forgetting_by_m"].draw(replace(results, measures=measures))
 
 

@@ -28,6 +28,7 @@ BARS = {
     "outputs, I(X;Ŷ) (F_mi) and I(X;Ŷ|Y) (F_cmi)",
     ("KL", "dloss"): "how far predictions moved (KL, from before to after), and how much the loss rose",
 }
+POINTS = 3  # fewer show no curve
 LINES = (("F_mi", "cw"), ("KL", "dloss"))
 
 
@@ -52,9 +53,12 @@ def _forgetting_rows(
     if rows.empty:
         raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
     if over_time:
-        rows = rows[rows.groupby(["run_id", "provider"])["step"].transform("nunique") > 1]
-        if rows.empty:
+        at = rows.groupby(["run_id", "provider"])["step"].transform("nunique")
+        if not (at > 1).any():
             raise NothingToDraw("Forgetting was measured at the last checkpoint only.")
+        rows = rows[at >= POINTS]
+        if rows.empty:
+            raise NothingToDraw(f"Forgetting was measured at fewer than {POINTS} checkpoints, which show no curve.")
     sizes = rows["m"].dropna()
     if sizes.empty:
         return rows, "all"
@@ -101,8 +105,9 @@ def _by_size(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
         raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
     if (rows["radius"] == "iso-loss").any():
         rows = rows[rows["radius"] == "iso-loss"]
-    if rows["m"].nunique() < 2:
-        raise NothingToDraw("Forgetting was measured for one size m of the perturbation batch only.")
+    rows = rows[rows.groupby("provider")["m"].transform("nunique") >= POINTS]  # a panel of one point is an empty box
+    if rows.empty:
+        raise NothingToDraw(f"Forgetting was measured for fewer than {POINTS} sizes m of the perturbation batch.")
     figure = wanted.page(3.9)
     forgetting_by_size(figure, rows, measures=shown)
     return figure, {"runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}

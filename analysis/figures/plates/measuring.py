@@ -23,7 +23,7 @@ from analysis.style import counted, family
 from analysis.table import with_variant
 
 BARS = 24
-RADII = 3  # fewer points show no curve
+RADII = POINTS = 3  # fewer show no curve
 LINES = 2  # panels of a family along training
 FIRST = (  # of what was measured along training, these are shown first
     *("top_eigenvalue", "hessian_trace", "m_sharpness", "ascent_sharpness", "adaptive_ascent_sharpness"),
@@ -35,7 +35,10 @@ def _along(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     finished = results.configurations().query("status == 'finished'")
     rows = with_variant(results.measures).merge(finished, on="run_id", how="inner")
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    rows = rows[rows.groupby(["run_id", "variant"])["step"].transform("nunique") > 1]
+    at = rows.groupby(["run_id", "variant"])["step"].transform("nunique")
+    if (at > 1).any() and not (at >= POINTS).any():
+        raise NothingToDraw(f"Measures were taken at fewer than {POINTS} checkpoints, which show no curve.")
+    rows = rows[at >= POINTS]
     kinds = rows["measure"].map(family)
     columns = [names for kind in ("sharpness", "forgetting") if (names := _shown(rows[kinds == kind]))]
     if wanted.measures:

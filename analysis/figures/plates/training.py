@@ -8,6 +8,7 @@ from analysis.figures.plates.plate import OWN, Drawn, NothingToDraw, Plate, Want
 from analysis.results import StudyResults
 from analysis.style import counted
 
+POINTS = 3  # fewer show no curve
 RADII = 3  # of a method; fewer points show no curve
 
 
@@ -19,6 +20,8 @@ def _training(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     columns, words = (results.score.on("test"), results.score.on("train")), results.score.words
     if not np.isfinite(rows[list(columns)].to_numpy(dtype=float)).any():
         raise NothingToDraw(f"No {words} was recorded during training.")
+    if rows["epoch"].nunique() < POINTS:
+        raise NothingToDraw(f"The {words} was recorded at fewer than {POINTS} epochs, which show no curve.")
     figure = wanted.page(2.7)
     training_curves(figure, rows, columns=columns, methods=results.methods)
     return figure, {"rule": rule, "runs": counted(len(chosen), "run"), "score": words[:1].upper() + words[1:]}

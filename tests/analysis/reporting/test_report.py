@@ -32,7 +32,7 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found += [(tag, k, v) for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -41,7 +41,7 @@ class Links(HTMLParser):
 
 def test_every_figure_and_table_is_a_file(page):
     names = {p.relative_to(page.parent).as_posix() for p in page.parent.rglob("*") if p.is_file()}
-    wanted = {"report.html", "report.md"}
+    wanted = {"report.html", "report.md", "numbers.tex"}
     wanted |= {f"figures/{n}.{s}" for n in FIGURES for s in ("pdf", "png")}
     wanted |= {f"tables/{n}.{s}" for n in TABLES for s in ("csv", "tex")}
     assert names == wanted
@@ -57,8 +57,8 @@ def test_the_page_stands_alone(page):
     parser = Links()
     parser.feed(text)
     assert parser.open == []
-    assert {tag for tag, _, _ in parser.found} == {"img", "a"}
-    assert all(v.startswith("data:image/png;base64,") for tag, _, v in parser.found if tag == "img")
+    assert {tag for tag, _, _ in parser.found} == {"img", "source", "a"}
+    assert all(v.startswith("data:image/png;base64,") for tag, _, v in parser.found if tag != "a")
     anchors = [v for tag, _, v in parser.found if tag == "a"]
     assert all(v.startswith("#") and f'id="{v[1:]}"' in text for v in anchors)
     assert not re.search(r"https?://|url\(|@import|<script", text)
