@@ -51,8 +51,7 @@ def key(place: Place, handles: Sequence[Any], labels: Sequence[str] | None = Non
     if isinstance(place, Axes) and figure is not None and len(figure.axes) > 1:
         place.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0, ncols=columns)
     elif figure is not None:
-        at = "outside lower left" if below else "outside upper left"
-        figure.legend(handles, names, loc=at, ncols=columns)
+        figure.legend(handles, names, loc="outside lower left" if below else "outside upper left", ncols=columns)
 
 
 def _columns(names: Sequence[str], points: float) -> int:

@@ -71,8 +71,8 @@ def scatter(
         gap = ", " if sum(map(len, said)) + 2 < letters(ax) - 2 else "\n"  # the letters of $_b$ are room for the axis
         ax.set_title(gap.join(said) + more, fontweight="normal", fontsize="small", color=ALERT if turned else INK)
     powers = not logarithmic and bool(len(x)) and not SHORTEST <= np.abs(x).max() < LONGEST
-    beside = "left" if powers else "center"  # of the power of ten at the axis's right end
-    ax.set_xlabel(folded(measure_name(measure), letters(ax, size="medium") - (14 if powers else 8)), loc=beside)
+    room = letters(ax, size="medium") - (14 if powers else 8)  # beside the power of ten at the axis's right end
+    ax.set_xlabel(folded(measure_name(measure), room), loc="left" if powers else "center")
     ax.set_ylabel(measure_name(target))
     if not logarithmic:
         ax.xaxis.set_major_locator(MaxNLocator(5 if letters(ax) > ROOM else 3))
