@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,10 +23,10 @@ from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
 from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed
-from trainers.sharpness_aware.methods import METHODS
-from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
+from trainers.sharpness_aware.methods.own import method_named, options_of
+from trainers.sharpness_aware.spec import Base, GateName, MethodSpec
 from trainers.sweep.alike import why_alone
-from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels
+from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels, text_of
 from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
@@ -166,7 +166,7 @@ class TrainConfig(Strict):
 
     # method
     method: str = "sgd"
-    """Name of a method (`landscape list methods`)."""
+    """Name of a method (`landscape list methods`), or your own as module:function."""
     base: Base = "sgd"
     """Base optimizer of a sharpness-aware method; bsam belongs to the method of that name."""
     rho: NonNegative | None = None
@@ -265,6 +265,11 @@ class TrainConfig(Strict):
     # replication
     seed: Seed = 0
     """Seed of the initialisation, the order of the data and all other randomness of training."""
+
+    @pydantic.field_validator("init", mode="before")
+    @classmethod
+    def _no_start(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -397,7 +402,7 @@ class TrainConfig(Strict):
         """
         entry, total = method_named(self.method), self.epochs * steps_per_epoch
         values: dict[str, Any] = {name: getattr(self, name) for name in SHARED}
-        values["options"] = checked(entry.compose, self.method_options, owner=f"method {self.method!r}")
+        values["options"] = options_of(entry, self.method_options, owner=f"method {self.method!r}")
         if entry.rho is None:
             values |= {"ascent": None, "gate": None}
         if values["gate"] is None:
@@ -411,11 +416,11 @@ class TrainConfig(Strict):
 
     def resolved(self) -> "TrainConfig":
         """The same run spelled out: defaults filled in, and what the method does not read set to its default."""
-        entry = METHODS[self.method]
+        entry = method_named(self.method)
         fields = type(self).model_fields
         unread: set[str] = set()
         changes: dict[str, Any] = {
-            "method_options": checked(entry.compose, self.method_options, owner=f"method {self.method!r}"),
+            "method_options": options_of(entry, self.method_options, owner=f"method {self.method!r}"),
             "checkpoints": tuple(sorted(set(self.checkpoints) - {0, self.epochs})),
         }
         if self.model in MODELS:
@@ -424,6 +429,8 @@ class TrainConfig(Strict):
             entry_of_task = TASKS[self.task]
             options = checked(entry_of_task.make, self.task_options, owner=f"task {self.task!r}")
             changes["task_options"] = entry_of_task.resolved(options)
+        if (text := text_of(self.task, changes.get("task_options", {}))) is not None:
+            changes["task_options"] = asdict(text.resolved())
         changes["augment"] = spelled(self.augment)
         if self.init is not None:
             place = str(Path(self.init.removeprefix("hf:")).expanduser().absolute())

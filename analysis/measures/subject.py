@@ -32,8 +32,9 @@ from trainers.runtime import require_float64
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.parallel import cores
-from trainers.tasks.evaluation import batch_of
+from trainers.tasks.evaluation import batch_of, entries_of
 from trainers.tasks.registry import learns_labels
 from trainers.tasks.task import Classification, Task, batch_weight, measured, task_of
 from trainers.weights.foreign import place, read_foreign
@@ -111,6 +112,7 @@ class Subject:
             initial = {name: stored.pop(name) for name in meta["names"]}
             buffers = stored
         config = run.config()
+        import_methods(config, trust=trust)
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
         weights = meta["average"]["kind"] if average else ""
         task = measured(task_of(config, trust=trust))
@@ -215,7 +217,7 @@ class Subject:
         """Examples a pass."""
         if self.batch_size is not None:
             return self.batch_size
-        return min(BATCH, batch_of(self.data.train.take(slice(1))[0]))
+        return min(BATCH, batch_of(self.data.train.take(slice(1))[0], entries_of(self.task, self.data)))
 
     def risk_of(self, model: nn.Module, data: Any, **options: Any) -> EmpiricalRisk:
         """The task's loss of a model on data; options as of `EmpiricalRisk.from_model`."""

@@ -10,11 +10,12 @@ from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
 from landscape.spread import spread
-from trainers.sharpness_aware.arguments import check_known, check_model
+from trainers.sharpness_aware.arguments import check_known, check_model, check_trainable
 from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.gates import EveryK, joined
 from trainers.sharpness_aware.methods import Setting
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sharpness_aware.ranks import Noise, bare, circle_index
 from trainers.sharpness_aware.spec import Base, MethodSpec
 from trainers.sharpness_aware.trained import Trained
@@ -45,10 +46,11 @@ def make_base(spec: MethodSpec, model: nn.Module) -> Optimizer:
     """The base optimizer that a specification names, over a model's parameters; or the one that it holds.
 
     Raises:
-        ValueError: If it is not the one that the method needs.
+        ValueError: If it is not the one that the method needs, or there is nothing to train.
     """
     base: Any = spec.base
     if isinstance(base, str):
+        check_trainable(model)
         groups = decay_groups(bare(model), spec.weight_decay, exclude_small=not spec.decay_all)
         name, lr, fused = spec.entry.base or base, spec.lr, _fusable(groups)
         assert lr is not None
@@ -125,7 +127,7 @@ def make_optimizer(method: str, model: nn.Module, base: Base | Optimizer = "sgd"
     """Make an optimizer of the SAM family around a base optimizer.
 
     Args:
-        method: A name of `METHODS` (`landscape list methods`).
+        method: A name of `METHODS` (`landscape list methods`), or your own as module:function, which is imported.
         model: The model to train; with several processes the DistributedDataParallel model.
         base: "sgd", "adamw", or a torch optimizer over the model's parameters, or some of them: those are perturbed,
             clipped and cleared, and no others.
@@ -134,6 +136,7 @@ def make_optimizer(method: str, model: nn.Module, base: Base | Optimizer = "sgd"
     Raises:
         ValueError: For an unknown method or option (with the nearest name), or a value out of range.
     """
+    import_methods({"method": method}, trust=True)
     if isinstance(method, str):  # else `MethodSpec` says in which order they are given
         check_model(model)
     return optimizer_of(MethodSpec.of(method, base, settings), model)

@@ -4,13 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.data.sources.text import TextReading
 from trainers.tasks.classification import Classification
+from trainers.tasks.language import Language
 from trainers.tasks.multilabel import Multilabel
 from trainers.tasks.nodes import Nodes
 from trainers.tasks.regression import Regression
 
 CLASSIFICATION = "classification"
 NODES = "nodes"
+LANGUAGE = "language"
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,24 @@ TASKS: dict[str, TaskEntry] = {
         settings=("label_noise",),
         later=("pos_weight",),
     ),
+    LANGUAGE: TaskEntry(
+        Language,
+        "The next token of a text, or hidden ones; options context, tokenizer, packing (packed, padded), objective "
+        "(next, masked).",
+        "whole numbers, (n, tokens)",
+        settings=("ascent",),
+    ),
 }
 
 
 def targets_of(task: str) -> dict[str, bool]:
     """What a task by name asks of `load_dataset`: whether targets must be labels, and whether others are numbers."""
     return {"labels": learns_labels(task), "numbers": task in TASKS and TASKS[task].numbers}
+
+
+def text_of(task: str, options: Mapping[str, Any]) -> TextReading | None:
+    """How a task by name, with options, has text become sequences; None for tasks of other data."""
+    return TextReading(**options) if task == LANGUAGE else None
 
 
 def learns_labels(task: str) -> bool:
