@@ -248,7 +248,9 @@ class Study:
         along = self.config.trajectory
         where = along.condition
         examples = self.config.examples if examples is None else examples
-        chosen = plan(self.config.measures if measures is None else measures, examples=examples, settings=settings)
+        trust = self.trust or measures is not None
+        own = self.config.measures if measures is None else measures
+        chosen = plan(own, examples=examples, settings=settings, trust=trust)
         if measures is not None or all_checkpoints:
             every = chosen if all_checkpoints else None
             sets = self.shifted(shifted)
@@ -256,7 +258,7 @@ class Study:
         return to_measure(
             self.runs(),
             chosen,
-            plan(along.measures, examples=examples) if along.measures else None,
+            plan(along.measures, examples=examples, trust=self.trust) if along.measures else None,
             weights=those,
             trust=self.trust,
             shifted=self.shifted(shifted),

@@ -18,10 +18,11 @@ from trainers.data.shifted import check_shifted
 from trainers.files.reading import read_yaml
 from trainers.naming import nearest
 from trainers.reference import is_reference, load_reference
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.conditions import Condition
 from trainers.sweep.running import expand
 from trainers.sweep.search import RandomSearch
-from trainers.tasks.task import CLASSIFICATION
+from trainers.tasks.registry import learns_labels
 from trainers.weights.known import remember
 
 Options = dict[str, Any]
@@ -107,14 +108,14 @@ class StudyConfig(Strict):
         """Check before the first run what would fail after the last one: statistics, surfaces, and what they name.
 
         Args:
-            trust: Import metrics of surfaces, and shifted sets, that are named as module:function.
+            trust: Import measures, metrics of surfaces and shifted sets that are named as module:function.
 
         Raises:
             ValueError: Naming the key.
             PermissionError: For a module:function without `trust`.
         """
-        taken = plan(self.measures, examples=self.examples)
-        plan(self.trajectory.measures, examples=self.examples)
+        taken = plan(self.measures, examples=self.examples, trust=trust)
+        plan(self.trajectory.measures, examples=self.examples, trust=trust)
         check_shifted(self.shifted, trust=trust)
         if "targets" not in taken:
             raise ValueError("`measures` lacks targets, which all others are related to: add `targets: {}`.")
@@ -140,7 +141,7 @@ class StudyConfig(Strict):
 
         check_representatives("statistics.representatives", self.statistics.representatives)
         lead = self.statistics.lead
-        own = any(c.task != CLASSIFICATION for c in configs)  # whose scores nobody knows before they are made
+        own = any(not learns_labels(c.task) for c in configs)  # whose scores nobody knows before they are made
         if lead is not None and not own and lead.partition("[")[0] not in TARGETS:
             raise ValueError(
                 f"`statistics.lead` must be a target, one of {', '.join(TARGETS)}, got {lead!r}."
@@ -205,7 +206,7 @@ def read_study(path: str | Path, *, trust: bool = False, folder: Path | None = N
 
     Args:
         path: The file.
-        trust: Import metrics of surfaces, and shifted sets, that it names as module:function.
+        trust: Import methods, measures, metrics of surfaces and shifted sets that it names as module:function.
         folder: Of the study, where it is not runs/<name>: initial weights that are gone are known from its runs.
 
     Raises:
@@ -219,6 +220,7 @@ def read_study(path: str | Path, *, trust: bool = False, folder: Path | None = N
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no study: it must hold keys such as name, base, grid and methods.")
+    import_methods(values, trust=trust)
     study = StudyConfig.parse(values, where=str(path))
     assert isinstance(study, StudyConfig)
     study.recall(folder or Path("runs") / study.name)

@@ -23,10 +23,10 @@ from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
 from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed
-from trainers.sharpness_aware.methods import METHODS
-from trainers.sharpness_aware.spec import Base, GateName, MethodSpec, method_named
+from trainers.sharpness_aware.methods.own import method_named, options_of
+from trainers.sharpness_aware.spec import Base, GateName, MethodSpec
 from trainers.sweep.alike import why_alone
-from trainers.tasks.registry import CLASSIFICATION, TASKS
+from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels
 from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
@@ -166,7 +166,7 @@ class TrainConfig(Strict):
 
     # method
     method: str = "sgd"
-    """Name of a method (`landscape list methods`)."""
+    """Name of a method (`landscape list methods`), or your own as module:function."""
     base: Base = "sgd"
     """Base optimizer of a sharpness-aware method; bsam belongs to the method of that name."""
     rho: NonNegative | None = None
@@ -310,7 +310,7 @@ class TrainConfig(Strict):
             model_options(self.model, self.base_model_options)
         if self.task in TASKS:
             checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}")
-        if self.task != CLASSIFICATION:
+        if not learns_labels(self.task):
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         self._check_start()
         if self.nesterov and self.momentum == 0:
@@ -397,7 +397,7 @@ class TrainConfig(Strict):
         """
         entry, total = method_named(self.method), self.epochs * steps_per_epoch
         values: dict[str, Any] = {name: getattr(self, name) for name in SHARED}
-        values["options"] = checked(entry.compose, self.method_options, owner=f"method {self.method!r}")
+        values["options"] = options_of(entry, self.method_options, owner=f"method {self.method!r}")
         if entry.rho is None:
             values |= {"ascent": None, "gate": None}
         if values["gate"] is None:
@@ -411,11 +411,11 @@ class TrainConfig(Strict):
 
     def resolved(self) -> "TrainConfig":
         """The same run spelled out: defaults filled in, and what the method does not read set to its default."""
-        entry = METHODS[self.method]
+        entry = method_named(self.method)
         fields = type(self).model_fields
         unread: set[str] = set()
         changes: dict[str, Any] = {
-            "method_options": checked(entry.compose, self.method_options, owner=f"method {self.method!r}"),
+            "method_options": options_of(entry, self.method_options, owner=f"method {self.method!r}"),
             "checkpoints": tuple(sorted(set(self.checkpoints) - {0, self.epochs})),
         }
         if self.model in MODELS:

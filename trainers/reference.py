@@ -3,8 +3,10 @@
 Loading one imports, and so runs, the module: a reference that comes out of a file needs the user's permission.
 """
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +86,15 @@ def load_reference(text: str, *, trust: bool = True, key: str = "") -> Callable[
         raise ValueError(f"{said} is of type {type(target).__name__}, which cannot be called; name a function.")
     found: Callable[..., Any] = target
     return found
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """A digest of the file that a function is in, by which results of it are known; empty where there is no file."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        return ""
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
 
 
 def _misspelt(module: str) -> str:

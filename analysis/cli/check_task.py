@@ -9,7 +9,7 @@ from trainers.data.loading import load_dataset
 from trainers.models.building import build_model
 from trainers.randomness import seeded
 from trainers.tasks.check import check_task
-from trainers.tasks.registry import CLASSIFICATION, TASKS
+from trainers.tasks.registry import TASKS, learns_labels
 from trainers.tasks.task import named_task, outputs_of
 
 EXAMPLES = 16
@@ -61,10 +61,12 @@ def _first(
     """Outputs and targets of the first training examples."""
     numbers = task in TASKS and TASKS[task].numbers
     data = load_dataset(
-        dataset, validation_size=0, labels=task == CLASSIFICATION, numbers=numbers, columns=columns
+        dataset, validation_size=0, labels=learns_labels(task), numbers=numbers, columns=columns
     )  # fmt: skip
     count = outputs_of(made, data.classes)
-    network = build_model(model, shape=data.shape, classes=count, generator_seed=0, options=options).eval()
+    network = build_model(
+        model, shape=data.shape, classes=count, generator_seed=0, options=options, graph=data.graph
+    ).eval()
     x, y = data.train.take(slice(EXAMPLES))
     with seeded(0):
         return network(x).detach(), y

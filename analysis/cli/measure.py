@@ -58,8 +58,8 @@ def measure(
     Args:
         path: A study's folder, a folder of runs, one run, weights from elsewhere (.safetensors, .pt, .ckpt, .pth.tar,
             a folder of Hugging Face as hf:FOLDER), or a folder of them.
-        measures: Names (`landscape list measures`), or all; by default the study's own, or the usual ones. What the
-            table holds of other measures stays.
+        measures: Names (`landscape list measures`), all, or your own as module:function; by default the study's own, or
+            the usual ones. What the table holds of other measures stays.
         out_file: Where to write the table (Parquet); by default measures.parquet in the folder, or with ema or best
             measures.ema.parquet or measures.best.parquet.
         all_checkpoints: Measure every checkpoint of a run but the initial weights, not only the last one.
@@ -77,7 +77,7 @@ def measure(
         weights: For files of weights from elsewhere; of these, `--dataset` also says where data of runs have moved to.
     """
     named = None if shifted is None else parse_shifted(shifted)
-    find_own_modules(weights.model, weights.dataset, *(named or {}).values(), trust=trust)
+    find_own_modules(weights.model, weights.dataset, *(named or {}).values(), *(measures or ()), trust=trust)
     runtime = place.runtime(trains=False)
     target = out_file
     alone = foreign_place(path)

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("report.report", "Write the report of a finished study again."),
     "surface": Command("surface.surface", "Draw the loss surface around a model, or between models.", shared=True),
     "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets, tasks."),
+    "init": Command("init.init", "Write a study with data and a measure of your own, to start from."),
     "check-task": Command("check_task.check", "Try whether a task of one's own is as a task must be."),
 }
 ABOUT = "Loss landscapes, sharpness and perturbed forgetting."

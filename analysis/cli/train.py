@@ -19,6 +19,7 @@ from trainers.runs.loop import fit
 from trainers.runs.signals import Left
 from trainers.runs.tracking import TrackerName
 from trainers.runtime import started
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.weights.known import remember
 
 TRY_AGAIN = 75  # EX_TEMPFAIL: the same command continues
@@ -81,6 +82,8 @@ def train(
         download: Fetch the dataset to its path if it is not there.
         other_ranks: Under torchrun, go on with a run that another number of processes began.
     """
+    find_own_modules(config.method)
+    import_methods({"method": config.method}, trust=True)  # named on the command line
     chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
     find_own_modules(
         chosen.model, chosen.dataset, chosen.task, *(text for text in chosen.augment if Given.read(text).needs_trust)

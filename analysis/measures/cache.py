@@ -100,5 +100,7 @@ def option_hash(key: str, options: Mapping[str, Any], seed: int, context: Mappin
         seed: Of its random choices.
         context: What else decides it, such as the data's recipe.
     """
-    text = json.dumps([VERSION, MEASURES[key].version, key, options, seed, context], sort_keys=True, default=str)
+    entry = MEASURES[key]
+    known = [VERSION, entry.version, key, options, seed, context, *([entry.source] if entry.source else [])]
+    text = json.dumps(known, sort_keys=True, default=str)
     return f"{key}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

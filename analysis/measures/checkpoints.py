@@ -227,8 +227,9 @@ class WeightsFile:
         options = {"validation_size": None, **self.data}
         data = _data(recipe, device, lambda: with_shifted(load_dataset(**options), self.shifted))
         model = build_model(
-            self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options)
-        )
+            self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options),
+            graph=data.graph,
+        )  # fmt: skip
         subject = Subject.of_weights(self.path, model, data, ema=self.ema, seed=seed)
         return replace(subject, run_id=self.run_id, batch_size=self.batch_size).on(device)
 

@@ -33,6 +33,7 @@ class Measure:
         of_no_example: Its rows that no training example enters.
         shared: Whether processes of `torchrun` take it together, each on its part of the training examples, from sums
             of values, gradients and products; another is taken by one of them, whole.
+        source: A digest of the file of a measure of one's own; what was kept of another is measured again.
         version: Raise it when the measure comes to mean another number: what was kept is then measured again.
         usual: Whether it is taken where no measures are named; False for those that cost more, or say less, than the
             others.
@@ -55,3 +56,4 @@ class Measure:
     of_no_example: tuple[str, ...] = ()
     shared: bool = False
     version: int = 1
+    source: str = ""

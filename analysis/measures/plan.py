@@ -6,9 +6,10 @@ from typing import Any, Literal
 import yaml
 
 from analysis.measures.measure import Measure
-from analysis.measures.registry import MEASURES, entry_of, names
+from analysis.measures.registry import BUILT_IN, MEASURES, entry_of, names
 from trainers.naming import nearest
 from trainers.options import checked, knobs
+from trainers.reference import is_reference, load_reference
 
 Plan = dict[str, dict[str, Any]]  # measure -> options, all filled in
 Choice = Mapping[str, Mapping[str, Any] | None] | Sequence[str]
@@ -20,29 +21,35 @@ def plan(
     *,
     examples: Examples | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    trust: bool = True,
 ) -> Plan:
     """Check a choice of measures and fill in their options.
 
     Args:
-        measures: Names, or names with options; None takes the usual ones with their defaults, "all" stands for all
-            there are. The name of a row, such as top_eigenvalue, stands for the measure that makes it. Where the
-            targets are taken, the baselines go with them: no study is without what its measures must beat.
+        measures: Names, or names with options, or one's own as module:function; None takes the usual ones with their
+            defaults, "all" stands for all there are. The name of a row, such as top_eigenvalue, stands for the measure
+            that makes it. Where the targets are taken, the baselines go with them: no study is without what its
+            measures must beat.
         examples: Training examples that measures go through, a number or "all", where their own option of this name
             does not say it. None leaves it to the data: of more than 2,048 a stratified draw of 2,048 (1,024 for
             searches of the worst case).
         settings: Options of some of the measures, which take the place of those given with them.
+        trust: False refuses measures of one's own, for names that come out of a file.
 
     Raises:
         ValueError: For an unknown measure or option, with the nearest name; for settings of a measure that is not
             taken; or if `examples` is no number above 0.
+        PermissionError: For a measure of one's own, if `trust` is False.
     """
     given = [key for key, entry in MEASURES.items() if entry.usual] if measures is None else measures
     if not isinstance(given, Mapping):
         given = dict.fromkeys(given)
     if given.get("all", 0) is None:
-        given = {**dict.fromkeys(MEASURES), **{name: options for name, options in given.items() if name != "all"}}
-    others: dict[str, Mapping[str, Any]] = {_key(name): options for name, options in (settings or {}).items()}
-    taken = {_key(name): options for name, options in given.items()}
+        given = {**dict.fromkeys(BUILT_IN), **{name: options for name, options in given.items() if name != "all"}}
+    others: dict[str, Mapping[str, Any]] = {
+        _key(name, trust=trust): options for name, options in (settings or {}).items()
+    }
+    taken = {_key(name, trust=trust): options for name, options in given.items()}
     if "targets" in taken and "baselines" not in taken:
         taken["baselines"] = {}
     if missing := [key for key in others if key not in taken]:
@@ -80,15 +87,23 @@ def settings_of(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _key(name: str) -> str:
-    """The registry key of a measure or of a row.
+def _key(name: str, *, trust: bool = True) -> str:
+    """The registry key of a measure or of a row; a measure of one's own is imported.
 
     Raises:
         ValueError: If there is none, with the nearest name.
+        PermissionError: If it is one's own and `trust` is False.
     """
+    if is_reference(name):
+        load_reference(name, trust=trust, key="measures")
+        _ = MEASURES[name]  # checks it
+        return name
     key = entry_of(name)
     if key is None:
-        raise ValueError(f"measure {name!r} is unknown; there are {sorted(MEASURES)}.{nearest(name, names())}")
+        raise ValueError(
+            f"measure {name!r} is unknown; there are {sorted(BUILT_IN)}, or your own as module:function."
+            f"{nearest(name, names())}"
+        )
     return key
 
 

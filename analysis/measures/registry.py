@@ -21,18 +21,35 @@ from analysis.measures.catalogue import (
     targets,
 )
 from analysis.measures.measure import Family, Measure, Rows
+from analysis.measures.own import own_measure
 from analysis.table import Row
+from trainers.reference import is_reference
 
-MEASURES: dict[str, Measure] = {
-    **targets.MEASURES,
-    **baselines.MEASURES,
-    **curvature.MEASURES,
-    **sharpness.MEASURES,
-    **gradients.MEASURES,
-    **norms.MEASURES,
-    **complexity.MEASURES,
-    **forgetting.MEASURES,
-}
+
+class Measures(dict[str, Measure]):
+    """Measures by name; one of one's own, module:function, is imported when it is first asked for."""
+
+    def __missing__(self, key: str) -> Measure:
+        if not is_reference(key):
+            raise KeyError(key)
+        taken = {row: name for name, entry in self.items() for row in (name, *entry.rows)}
+        self[key] = own_measure(key, taken)
+        return self[key]
+
+
+MEASURES = Measures(
+    {
+        **targets.MEASURES,
+        **baselines.MEASURES,
+        **curvature.MEASURES,
+        **sharpness.MEASURES,
+        **gradients.MEASURES,
+        **norms.MEASURES,
+        **complexity.MEASURES,
+        **forgetting.MEASURES,
+    }
+)
+BUILT_IN = tuple(MEASURES)
 
 # Rows whose expected sign, or family, is not that of their registry entry; a sign of 0 where theory predicts none.
 SIGNS = {**baselines.SIGNS, **curvature.SIGNS, **complexity.SIGNS, **forgetting.SIGNS}

@@ -32,9 +32,11 @@ from trainers.runtime import require_float64
 from trainers.sharpness_aware.ascent import Gradient, IteratedGradient, Random
 from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.parallel import cores
 from trainers.tasks.evaluation import batch_of
-from trainers.tasks.task import CLASSIFICATION, Classification, Task, batch_weight, measured, task_of
+from trainers.tasks.registry import learns_labels
+from trainers.tasks.task import Classification, Task, batch_weight, measured, task_of
 from trainers.weights.foreign import place, read_foreign
 
 Inputs = tuple[Tensor, Tensor]
@@ -110,6 +112,7 @@ class Subject:
             initial = {name: stored.pop(name) for name in meta["names"]}
             buffers = stored
         config = run.config()
+        import_methods(config, trust=trust)
         subject = cls(model, data, meta["run_id"], step, meta["epoch"], config, initial, run, seed)
         weights = meta["average"]["kind"] if average else ""
         task = measured(task_of(config, trust=trust))
@@ -257,7 +260,7 @@ class Subject:
     def trained_plainly(self) -> bool:
         """Whether it is known that the training loss was the plain cross-entropy."""
         config = self.config
-        if config is None or config.task != CLASSIFICATION:
+        if config is None or not learns_labels(config.task):
             return False
         return config.loss == "cross_entropy" and config.label_smoothing == 0 and config.class_weights is None
 

@@ -14,7 +14,7 @@ from landscape import EmpiricalRisk
 from trainers.data.loading import Split
 from trainers.randomness import stream
 from trainers.runs.folder import Run, has_runs, in_double
-from trainers.tasks.task import CLASSIFICATION
+from trainers.tasks.registry import learns_labels
 
 
 def checkpoint_of(
@@ -79,7 +79,7 @@ def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:
     if "metrics" in recipe.model_fields_set:
         return recipe
     runs = [Run(place.folder) for place in places if isinstance(place, RunCheckpoint)]
-    labelled = all(run.config().task == CLASSIFICATION for run in runs)
+    labelled = all(learns_labels(run.config().task) for run in runs)
     return recipe if labelled else recipe.model_copy(update={"metrics": ("loss",)})
 
 

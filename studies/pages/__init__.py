@@ -3,6 +3,7 @@
 from studies.pages import (
     efficiency,
     fashion_mnist,
+    graphs,
     label_noise,
     late_phase,
     obf,
@@ -27,5 +28,6 @@ PAGES: dict[str, Page] = {
         predictors,
         fashion_mnist,
         transfer,
+        graphs,
     )
 }

@@ -10,11 +10,13 @@ from torch import Generator, Tensor
 
 from landscape.randomness import source_of
 from trainers.data.corruptions import CORRUPTIONS, corrupt
+from trainers.data.graphs import Graph
 from trainers.data.items import ItemInputs, targets_as_stored
 from trainers.data.sources.builtin import diabetes, digit_marks, digits, mnist1d
 from trainers.data.sources.folders import Reading
 from trainers.data.sources.functions import from_function
 from trainers.data.sources.named import SCHEMES, from_files, named
+from trainers.data.sources.networks import csbm, karate
 from trainers.data.sources.source import Shades, Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
 from trainers.data.spurious import patch_codes, stamp
@@ -52,6 +54,14 @@ DATASETS: dict[str, DatasetEntry] = {
         "442 patients, ten numbers each and one to be told, for `task` regression; standardised on the training part; "
         "comes with scikit-learn.",
         validation_size=88,
+    ),
+    "karate": DatasetEntry(
+        karate, "34 members of a club and their friendships, for `task` nodes; comes with networkx.", validation_size=8
+    ),
+    "csbm": DatasetEntry(
+        csbm,
+        "A generated graph of 1,000 nodes, 4 classes, 32 noisy features, for `task` nodes.",
+        validation_size=200,
     ),
     "digit_marks": DatasetEntry(
         digit_marks, "The digits with four marks (even, prime, above four, loop), for `task` multilabel."
@@ -202,6 +212,7 @@ def load_dataset(
         fill=0 if source.pixels is not None else None if source.shades is None else source.shades.fill,
         origin=source.origin,
         selected=() if classes is None else tuple(classes),
+        graph=source.graph,
     )
 
 
@@ -221,6 +232,18 @@ def read_source(name: str, *, input_size: int | None = None) -> Source:
     if isinstance(source, DataBundle):
         raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")
     return source
+
+
+def read_graph(name: str, *, trust: bool = True) -> Graph | None:
+    """The graph whose nodes are the examples of a data set by name; None for other data.
+
+    Raises:
+        PermissionError: If the name is a reference and `trust` is False.
+    """
+    if named(name) is not None or not (name in DATASETS or is_reference(name)):
+        return None
+    made = _source(name, None, 0, 0, labels=False, trust=trust)
+    return made.graph
 
 
 def noisy_labels(

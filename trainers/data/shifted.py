@@ -1,6 +1,7 @@
 """Shifted test sets from elsewhere: corrupted arrays, folders of corruptions or other images, data sets by name."""
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,11 @@ from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.data.sources.source import Source
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
 from trainers.naming import nearest
-from trainers.reference import is_reference, load_reference, well_formed
+from trainers.randomness import stream
+from trainers.reference import call, is_reference, load_reference, source_digest, well_formed
 
 LABELS = "labels.npy"
+OWN_SEVERITIES = (1, 2, 3)
 SEVERITIES = 5  # in every array, one after the other, as in CIFAR-10-C and CIFAR-100-C
 FOLDER = "imagefolder"
 PARTS = ("test", "val", "validation")  # of a folder that holds several
@@ -83,8 +86,10 @@ def shifted_sets(given: Mapping[str, str], *, trust: bool = False) -> tuple[Shif
     """The same, and that their files are there.
 
     Args:
-        given: By name a folder: of arrays as CIFAR-10-C has them, of `corruption/severity/class/image` as ImageNet-C,
-            or of `class/image` (`imagefolder:PATH` says the same); or the name of a data set, whose test set is taken.
+        given: By name a function of one's own that corrupts the test examples, (x, severity, generator) -> x for
+            severities 1, 2 and 3; or a folder: of arrays as CIFAR-10-C has them, of `corruption/severity/class/image`
+            as ImageNet-C, or of `class/image` (`imagefolder:PATH` says the same); or the name of a data set, whose test
+            set is taken.
         trust: False refuses `module:function`, for what comes out of a file.
 
     Raises:
@@ -128,7 +133,9 @@ def with_shifted(data: DataBundle, shifted: Sequence[Shifted]) -> DataBundle:
     makers: dict[str, Maker] = {name: partial(data.ood.__getitem__, name) for name in data.ood}
     for one in shifted:
         folder = _folder(one.source)
-        if folder is None:
+        if (own := _corruption(one.source)) is not None:
+            makers |= {f"{one.name}:{s}": partial(_corrupted, one, own, s, data.test) for s in OWN_SEVERITIES}
+        elif folder is None:
             makers[one.name] = partial(_of_source, one.name, one.source, data)
         elif (folder / LABELS).is_file():
             makers |= _of_arrays(one.name, folder, data)
@@ -148,7 +155,9 @@ def check_fit(data: DataBundle, shifted: Sequence[Shifted]) -> None:
         ValueError: If they do not fit the run's data.
     """
     for one in shifted:
-        if _folder(one.source) is None:
+        if _corruption(one.source) is not None:
+            data.ood[f"{one.name}:{OWN_SEVERITIES[0]}"]
+        elif _folder(one.source) is None:
             data.ood[one.name]
 
 
@@ -172,7 +181,8 @@ def _folder(source: str) -> Path | None:
 def _identity(name: str, source: str) -> str:
     folder = _folder(source)
     if folder is None:
-        return fingerprint(source) or source
+        own = _corruption(source)
+        return fingerprint(source) or (source if own is None else f"{source} {source_digest(own)}")
     sets = _layout(name, folder)
     if not sets:
         return Files(folder, tuple(sorted(path.name for path in folder.glob("*.npy")))).fingerprint
@@ -211,6 +221,32 @@ def _folders(path: Path) -> list[Path]:
 
 def _has_images(path: Path) -> bool:
     return any(p.suffix.lower() in ENDINGS for p in path.iterdir())
+
+
+# -- a corruption of one's own ---------------------------------------------------------------------------------------
+
+
+def _corruption(source: str) -> Callable[..., Tensor] | None:
+    """A function that corrupts the test examples, known by its argument `severity`; None for all else.
+
+    What names one was trusted when the sets were made.
+    """
+    if _folder(source) is not None or not (is_reference(source) and well_formed(source)):
+        return None
+    function = load_reference(source)
+    return function if "severity" in inspect.signature(function).parameters else None
+
+
+def _corrupted(one: Shifted, function: Callable[..., Tensor], severity: int, test: Split) -> Split:
+    x = replace(test, side=None).x
+    made = call(f"`shifted` {one.name!r}", function, x.clone(), severity, stream(0, f"corruption {one.source}"))
+    if not isinstance(made, Tensor) or made.shape != x.shape or not made.is_floating_point():
+        got = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(
+            f"`shifted` {one.name!r}: {one.source} must return the inputs corrupted, floating point of shape "
+            f"{tuple(x.shape)}, got {got}."
+        )
+    return replace(test, inputs=made.to(x.dtype), pixels=None, dtype=None)
 
 
 # -- arrays ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from landscape.memory import require
 from trainers.data.augmentation import Augmentation
 from trainers.data.items import ItemInputs, Pixels
 from trainers.data.reading import Reader
+
+if TYPE_CHECKING:
+    from trainers.data.graphs import Graph
 
 BATCH = 1024  # examples, where the caller does not say
 
@@ -243,6 +246,7 @@ class DataBundle:
         fill: What a stored input has where nothing is, for augmentation; None where that is not known.
         origin: What is noted about the data in a run's folder.
         selected: The source's labels of these classes, where they are not all of its classes; empty for all.
+        graph: Whose nodes the examples are, for the model; None for other data.
     """
 
     name: str
@@ -258,6 +262,7 @@ class DataBundle:
     fill: float | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
     selected: tuple[int, ...] = ()
+    graph: "Graph | None" = None
 
     def described(self) -> dict[str, Any]:
         """What is known about the data, in types that JSON knows."""

@@ -11,6 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from trainers.data.graphs import Graph
+from trainers.models.gcn import gcn
 from trainers.models.libraries import LIBRARIES, in_library, library_model
 from trainers.models.resnet import resnet18, resnet20, wide_resnet
 from trainers.models.vit import vit
@@ -80,10 +82,12 @@ class ModelEntry:
     Attributes:
         build: Called as build(shape, classes, **options); its keyword-only parameters are the options.
         help: One line on what it is.
+        graph: Whether it is built from a graph too, where examples are its nodes: build(shape, classes, graph).
     """
 
     build: Callable[..., nn.Module]
     help: str
+    graph: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -93,6 +97,7 @@ MODELS: dict[str, ModelEntry] = {
     "resnet18": ModelEntry(resnet18, "Residual network of four stages, 11 million parameters; options stem, width."),
     "wide_resnet": ModelEntry(wide_resnet, "Wide residual network, WRN-28-10; options depth, widen_factor, dropout."),
     "vit": ModelEntry(vit, "Vision transformer (attention, LayerNorm); options patch, dim, depth, heads, dropout."),
+    "gcn": ModelEntry(gcn, "Graph convolutions, of nodes or of graphs; options width, depth, dropout.", graph=True),
 }
 
 
@@ -112,6 +117,7 @@ def build_model(
     classes: int,
     generator_seed: int,
     options: Mapping[str, Any] | None = None,
+    graph: Graph | None = None,
     trust: bool = True,
 ) -> nn.Module:
     """Build a model, on the CPU and in train mode, with an initialisation that the seed alone decides.
@@ -120,12 +126,13 @@ def build_model(
 
     Args:
         name: A name in `MODELS`; one of a library, `timm:NAME`, `torchvision:NAME` or `hf:NAME-or-FOLDER`; or
-            `module:function`: a function that is called by keyword with `options` and with those of `shape` and
-            `classes` that it accepts, and returns a module.
+            `module:function`: a function that is called by keyword with `options` and with those of `shape`,
+            `classes` and `graph` that it accepts, and returns a module.
         shape: Shape of one input, without the batch axis.
         classes: Number of logits.
         generator_seed: Seed of the initialisation.
         options: Options of the model; those left out have their defaults.
+        graph: Whose nodes the examples are (`DataBundle.graph`); None for other data.
         trust: False refuses references, for names that come out of a file.
 
     Raises:
@@ -145,7 +152,7 @@ def build_model(
             return library_model(name, shape, classes, options or {})
     if is_reference(name) and well_formed(name):
         function = load_reference(name, trust=trust, key="model")
-        arguments = _accepted(function, {"shape": shape, "classes": classes}) | dict(options or {})
+        arguments = _accepted(function, {"shape": shape, "classes": classes, "graph": graph}) | dict(options or {})
         try:
             inspect.signature(function).bind(**arguments)
         except TypeError as error:
@@ -161,17 +168,41 @@ def build_model(
             )
         return model
     resolved = model_options(name, options or {})
+    entry = _entry(name)
     with seeded(generator_seed):
-        return _entry(name).build(shape, classes, **resolved)
+        return entry.build(shape, classes, *([graph] if entry.graph else []), **resolved)
 
 
-def check_inputs(x: Tensor, *, name: str) -> None:
-    """Check that inputs are numbers, as every built-in model takes them.
+def takes_graph(name: str, *, trust: bool = True) -> bool:
+    """Whether a model by name is built from the graph whose nodes are the examples.
 
     Raises:
-        ValueError: If they are whole numbers, such as tokens.
+        PermissionError: If the name is a reference and `trust` is False.
     """
-    if not x.is_floating_point():
+    if is_reference(name) and well_formed(name) and not in_library(name):
+        return "graph" in inspect.signature(load_reference(name, trust=trust, key="model")).parameters
+    return name in MODELS and MODELS[name].graph
+
+
+def check_inputs(x: Tensor, *, name: str, graph: bool = False) -> None:
+    """Check that inputs are numbers, as built-in models take them, or nodes where the model takes those.
+
+    Args:
+        x: A few inputs.
+        name: Of the model.
+        graph: Whether they are the nodes of a graph.
+
+    Raises:
+        ValueError: If they are whole numbers, such as tokens, or nodes for a model that does not take them.
+    """
+    if graph:
+        if not takes_graph(name):
+            able = [other for other, entry in MODELS.items() if entry.graph]
+            raise ValueError(
+                f"`model` {name!r} takes no nodes of a graph, which the examples are: take {' or '.join(able)}, or a "
+                f"model of your own, module:function with the argument `graph`."
+            )
+    elif not x.is_floating_point():
         raise ValueError(
             f"`model` {name!r} takes floating-point inputs, and those of the data are {x.dtype}, such as tokens: name "
             "a model of your own that embeds them, as module:function, or let the data have float32."

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trainers.data.loading import read_graph
 from trainers.files.kept import sealed
 from trainers.files.reading import Shape, check_shape, read_json
 from trainers.files.writing import DAMAGED, check_digest, digest, write_atomically, write_json
 from trainers.models.averaging import WeightAverage
-from trainers.models.building import build_model
+from trainers.models.building import build_model, takes_graph
 from trainers.models.starting import freeze
 from trainers.naming import nearest
 from trainers.weights.foreign import read_foreign
@@ -127,7 +128,7 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
-        PermissionError: If the model is a module:function and `trust` is False.
+        PermissionError: If the model, or the graph that it takes, is a module:function and `trust` is False.
         ValueError: If a file is damaged or truncated, or does not fit the model; or there is no average.
     """
     folder = Path(folder)
@@ -145,6 +146,7 @@ def load_checkpoint(
         classes=meta["classes"],
         generator_seed=config["seed"],
         options=config["model_options"],
+        graph=read_graph(config["dataset"], trust=trust) if takes_graph(config["model"], trust=trust) else None,
         trust=trust,
     )
     if config.get("precision") == "float64":

@@ -26,7 +26,7 @@ from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.runs.records import read_parts
-from trainers.tasks.registry import CLASSIFICATION, TASKS
+from trainers.tasks.registry import TASKS, learns_labels
 from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
@@ -233,7 +233,7 @@ class Run:
         """
         path = self.check("examples.npz")
         config, hint = self.config(), WAY_OUT
-        if config.task != CLASSIFICATION:
+        if not learns_labels(config.task):
             hint = "the run's task may not tell right from wrong"
         elif config.mixes and protocol == "presentation":
             hint = "examples were mixed when they were presented, and none had a label of its own: take 'sweep'"
@@ -332,7 +332,7 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "label_noise": config.label_noise,
         "spurious": config.spurious,
         "seed": config.data_seed,
-        "labels": config.task == CLASSIFICATION,
+        "labels": learns_labels(config.task),
         "numbers": config.task in TASKS and TASKS[config.task].numbers,
         "columns": config.target_columns,
         "input_size": config.input_size,

@@ -21,6 +21,7 @@ from trainers.runs.signals import Deadline, StopSignals
 from trainers.runs.tracking import Trackers, check_trackers
 from trainers.runs.training import Training
 from trainers.runtime import device_of
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.weights.known import remember
 
 __all__ = ["Training", "fit"]
@@ -96,8 +97,11 @@ def fit(
         SystemExit: With 128 + its number, after another signal.
     """
     deadline, ranks = Deadline(time_limit, begun=time.monotonic()), Ranks.of() if ranks is None else ranks
-    config = config if isinstance(config, TrainConfig) else train_config(config)
+    if not isinstance(config, TrainConfig):
+        import_methods(config, trust=trust)
+        config = train_config(config)
     remember(out, config.init)
+    import_methods(config, trust=trust)
     config = config.resolved()
     check_trackers(track)
     if config.executor == "population":

@@ -63,7 +63,7 @@ def normalises(config: TrainConfig, data: DataBundle, *, trust: bool) -> bool:
     """Whether the configured model normalises by the statistics of the examples of a pass."""
     model = build_model(
         config.model, shape=data.shape, classes=data.classes, generator_seed=config.seed,
-        options=config.model_options, trust=trust,
+        options=config.model_options, graph=data.graph, trust=trust,
     )  # fmt: skip
     return bool(tracking_modules(model))
 

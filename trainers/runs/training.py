@@ -38,8 +38,8 @@ from trainers.runs.stopping import Best, best_of
 from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
-from trainers.tasks.registry import TASKS
-from trainers.tasks.task import CLASSIFICATION, check_targets, outputs_of, task_of
+from trainers.tasks.registry import TASKS, learns_labels
+from trainers.tasks.task import check_targets, outputs_of, task_of
 
 ALONE = Ranks()
 FIRST = 8  # examples by which processes compare inputs that are not in memory
@@ -119,9 +119,9 @@ class Training:
         self.model = backend.laid_out(model.to(self.device)).train()
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
-            check_inputs(inputs, name=config.model)
+            check_inputs(inputs, name=config.model, graph=self.data.graph is not None)
         elif config.task in TASKS:
-            more = config.task == CLASSIFICATION  # further logits are classes that no label names
+            more = learns_labels(config.task)  # further logits are classes that no label names
             check_outputs(self.model, inputs, outputs=self.outputs, name=config.model, more=more)
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None
         if checkpoint_activations:
@@ -187,6 +187,7 @@ class Training:
             classes=self.outputs,
             generator_seed=self.config.seed,
             options=options,
+            graph=self.data.graph,
             trust=trust,
         )
 
@@ -199,8 +200,9 @@ class Training:
         train, first = self.train, self.train.take(slice(FIRST))[0]
         stored = [train.inputs] if isinstance(train.inputs, Tensor) and train.inputs.nbytes <= WHOLE else [first]
         held_out = [t for split in (self.data.validation, self.data.test) for t in (split.y, split.index)]
+        graph = [] if self.data.graph is None else [self.data.graph.x, self.data.graph.edges]
         return {
-            "data": digest_of([train.y, train.clean, train.index, *stored, *held_out]),
+            "data": digest_of([train.y, train.clean, train.index, *stored, *held_out, *graph]),
             "initial weights": digest_of(self.model.parameters()),
             "order of the examples": digest_of([self.order]),
         }
@@ -590,7 +592,7 @@ class Training:
             **{
                 name: np.array(rows, dtype=bool).reshape(-1, len(self.train))
                 for name, rows in self.correct.items()
-                if rows or (self.config.task == CLASSIFICATION and not self.config.mixes)
+                if rows or (learns_labels(self.config.task) and not self.config.mixes)
             },
         )
         log.finish()

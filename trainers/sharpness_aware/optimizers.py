@@ -15,6 +15,7 @@ from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.gates import EveryK, joined
 from trainers.sharpness_aware.methods import Setting
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sharpness_aware.ranks import Noise, bare, circle_index
 from trainers.sharpness_aware.spec import Base, MethodSpec
 from trainers.sharpness_aware.trained import Trained
@@ -125,7 +126,7 @@ def make_optimizer(method: str, model: nn.Module, base: Base | Optimizer = "sgd"
     """Make an optimizer of the SAM family around a base optimizer.
 
     Args:
-        method: A name of `METHODS` (`landscape list methods`).
+        method: A name of `METHODS` (`landscape list methods`), or your own as module:function, which is imported.
         model: The model to train; with several processes the DistributedDataParallel model.
         base: "sgd", "adamw", or a torch optimizer over the model's parameters, or some of them: those are perturbed,
             clipped and cleared, and no others.
@@ -134,6 +135,7 @@ def make_optimizer(method: str, model: nn.Module, base: Base | Optimizer = "sgd"
     Raises:
         ValueError: For an unknown method or option (with the nearest name), or a value out of range.
     """
+    import_methods({"method": method}, trust=True)
     if isinstance(method, str):  # else `MethodSpec` says in which order they are given
         check_model(model)
     return optimizer_of(MethodSpec.of(method, base, settings), model)

@@ -11,7 +11,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from trainers.naming import nearest
-from trainers.options import Frozen, checked, validated
+from trainers.options import Frozen, validated
 from trainers.sharpness_aware.arguments import (
     check_base,
     check_counts,
@@ -20,7 +20,8 @@ from trainers.sharpness_aware.arguments import (
     check_numbers,
 )
 from trainers.sharpness_aware.gates import AdaptiveNorm, Bernoulli, EveryK, Gate, Window
-from trainers.sharpness_aware.methods import METHODS, Method
+from trainers.sharpness_aware.methods import Method
+from trainers.sharpness_aware.methods.own import method_named, options_of
 from trainers.sharpness_aware.radii import (
     ConstantRadius,
     CosineRadius,
@@ -38,17 +39,6 @@ GateName = Literal["periodic", "random", "adaptive"]
 OF_BASE = ("lr", "momentum", "nesterov", "betas", "weight_decay")
 EXAMPLES = {"options": {"alpha": 0.1}, "gate_options": {"k": 5}, "base_shapes": {"0.weight": (64, 10)}}
 GATES: dict[str, type[Gate]] = {"periodic": EveryK, "random": Bernoulli, "adaptive": AdaptiveNorm}
-
-
-def method_named(name: str) -> Method:
-    """A method of the registry.
-
-    Raises:
-        ValueError: If there is none of that name, with the nearest.
-    """
-    if name not in METHODS:
-        raise ValueError(f"`method` {name!r} is unknown; there are {sorted(METHODS)}.{nearest(name, METHODS)}")
-    return METHODS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +145,7 @@ class MethodSpec:
     @property
     def entry(self) -> Method:
         """What the registry says of the method."""
-        return METHODS[self.method]
+        return method_named(self.method)
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
@@ -167,7 +157,7 @@ class MethodSpec:
         self._check_types()
         others = [f.name for f in fields(self)]
         given = self.options.given if isinstance(self.options, Frozen) else self.options
-        knobs = checked(entry.compose, given, owner=f"method {self.method!r}", text=False, others=others)
+        knobs = options_of(entry, given, owner=f"method {self.method!r}", text=False, others=others)
         self._freeze(options=Frozen(knobs, given))
         self._check_names(entry)
         self._check_base(entry)

@@ -12,6 +12,7 @@ from trainers.models.building import MODELS
 from trainers.naming import nearest
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
+from trainers.sharpness_aware.methods.own import method_named
 
 TAKES_RHO = "takes_rho"  # no configuration key: whether the method has a radius
 MISSING: Any = object()  # an option whose default is not known, such as that of a user's own model
@@ -145,11 +146,11 @@ def _checked(owner: str, key: str, value: Any) -> Any:
     """A value in the type of its key."""
     if "." in key:
         return value
-    if key == "method" and str(value) not in METHODS:
-        raise ValueError(
-            f"`when` of `{owner}`: `method` {value!r} is unknown; there are {sorted(METHODS)}."
-            f"{nearest(str(value), METHODS)}"
-        )
+    if key == "method":
+        try:
+            method_named(value)
+        except ValueError as error:
+            raise ValueError(f"`when` of `{owner}`: {error}") from None
     try:
         return _typed(key, value)
     except pydantic.ValidationError as error:

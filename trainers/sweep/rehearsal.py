@@ -10,6 +10,7 @@ from trainers.randomness import seeded
 from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, data_options, load_data
 from trainers.runs.training import Training
+from trainers.sharpness_aware.methods.own import import_methods
 
 
 def rehearse(
@@ -66,6 +67,7 @@ def check_trust(configs: Sequence[TrainConfig], *, trust: bool) -> None:
         PermissionError: If there is one, and `trust` is False.
         ValueError: If there is no such module or function.
     """
+    import_methods(configs, trust=trust)
     own = [("dataset", config.dataset) for config in configs if is_reference(config.dataset)]
     own += [("model", config.model) for config in configs if is_reference(config.model)]
     own += [

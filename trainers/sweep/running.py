@@ -18,6 +18,7 @@ from trainers.runs.loop import fit
 from trainers.runs.signals import seconds_of
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import Runtime
+from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.alike import populations, why_alone
 from trainers.sweep.cluster import on_ray
 from trainers.sweep.parallel import Stopped, in_parallel, log, single_threaded, stopped_by_signals
@@ -139,6 +140,7 @@ def train_all(
     runtime = Runtime.of(**place)
     end = None if time_limit is None else time.time() + seconds_of(time_limit)
     remember(out, *(config.init for config in configs))
+    import_methods(configs, trust=trust)
     if runtime.executor == "population":
         configs = in_population(configs)
     for reason, count in Counter(why_alone(c) for c in map(_asked, configs) if c is not None).items():

@@ -6,9 +6,11 @@ from typing import Any
 
 from trainers.tasks.classification import Classification
 from trainers.tasks.multilabel import Multilabel
+from trainers.tasks.nodes import Nodes
 from trainers.tasks.regression import Regression
 
 CLASSIFICATION = "classification"
+NODES = "nodes"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class TaskEntry:
         targets: One line on the targets that data must have.
         numbers: Whether targets are numbers, which data that are standardised have standardised too.
         settings: Settings of a run that need labels, and have a meaning here all the same.
+        labels: Whether it learns labels as `Classification` does, with all settings that need them.
+        nodes: Whether examples are the nodes of a graph.
     """
 
     make: Callable[..., Any]
@@ -28,6 +32,8 @@ class TaskEntry:
     targets: str
     numbers: bool = False
     settings: tuple[str, ...] = ()
+    labels: bool = False
+    nodes: bool = False
 
 
 TASKS: dict[str, TaskEntry] = {
@@ -35,6 +41,14 @@ TASKS: dict[str, TaskEntry] = {
         Classification,
         "One label of each example, by cross-entropy; settings loss, label_smoothing, class_weights.",
         "whole numbers from 0, (n,)",
+        labels=True,
+    ),
+    NODES: TaskEntry(
+        Nodes,
+        "One label of each node of a graph; settings as for classification.",
+        "whole numbers from 0, (nodes,)",
+        labels=True,
+        nodes=True,
     ),
     "regression": TaskEntry(
         Regression,
@@ -50,3 +64,8 @@ TASKS: dict[str, TaskEntry] = {
         settings=("label_noise",),
     ),
 }
+
+
+def learns_labels(task: str) -> bool:
+    """Whether a task by name learns labels as `Classification` does."""
+    return task in TASKS and TASKS[task].labels

@@ -11,7 +11,8 @@ from trainers.options import checked
 from trainers.reference import call, load_reference
 from trainers.tasks.classification import Classification
 from trainers.tasks.losses import Loss
-from trainers.tasks.registry import CLASSIFICATION, TASKS
+from trainers.tasks.nodes import Nodes
+from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels
 
 if TYPE_CHECKING:
     from trainers.config import TrainConfig
@@ -73,10 +74,12 @@ def task_of(config: "TrainConfig", *, trust: bool = False, data: "DataBundle | N
         PermissionError: If `trust` is False.
     """
     reference = config.task
-    if reference == CLASSIFICATION:
+    if learns_labels(reference):
         weights = config.class_weights
         given = None if weights is None or data is None else class_weights(weights, data.train.y, data.classes)
-        return Classification(config.loss, config.label_smoothing, config.smoothing_convention, given)
+        made = TASKS[reference].make
+        task: Task = made(config.loss, config.label_smoothing, config.smoothing_convention, given)
+        return task
     return named_task(reference, config.task_options, trust=trust)
 
 
@@ -127,11 +130,18 @@ def outputs_of(task: Task, entries: int) -> int:
 
 
 def check_targets(task: Task, data: "DataBundle") -> None:
-    """Check that the targets of data are those of a task that says which it learns.
+    """Check that the targets of data are those of a task that says which it learns, and that nodes go to their task.
 
     Raises:
         ValueError: If not.
     """
+    if isinstance(task, Nodes) and data.graph is None:
+        raise ValueError(
+            f"`task` 'nodes' learns labels of the nodes of a graph, and `dataset` {data.name!r} has none: take karate, "
+            f"csbm or a function that returns a graph (docs/graphs.md)."
+        )
+    if type(task) is Classification and data.graph is not None:
+        raise ValueError(f"`dataset` {data.name!r}: the examples are nodes of a graph: take `task` 'nodes'.")
     check: Callable[[Tensor, str], None] | None = getattr(task, "check_targets", None)
     for part in ("train", "validation", "test") if check is not None else ():
         split = getattr(data, part)

@@ -33,7 +33,8 @@ from analysis.measures.subject import Subject
 from analysis.table import Row
 from landscape import EmpiricalRisk, Estimate
 from trainers.data.splits import Split
-from trainers.tasks.task import CLASSIFICATION, Classification, Task
+from trainers.tasks.registry import learns_labels
+from trainers.tasks.task import Classification, Task
 
 __all__ = [
     "DESCRIPTIONS",
@@ -300,7 +301,7 @@ def _final_loss(subject: Subject, here: Row) -> Row:
         column = "average_train_loss" if subject.weights else "train_loss"
         ends = subject.run.history()[column].dropna()
         if len(ends):
-            labelled = subject.config.task == CLASSIFICATION
+            labelled = learns_labels(subject.config.task)
             options = {"from": "history", "loss": subject.config.loss if labelled else subject.task.name}
             if subject.config.class_weights is not None:
                 options["class_weights"] = json.dumps(subject.config.class_weights)

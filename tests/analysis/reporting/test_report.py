@@ -1,4 +1,5 @@
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -11,6 +12,7 @@ from synthetic import make, write
 from analysis.figures import FIGURES
 from analysis.media import MEDIA
 from analysis.reporting import pages
+from analysis.reporting.drawing import Edition
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
@@ -477,3 +479,20 @@ def test_the_paper_s_figures_have_its_width(page):
     for name in FIGURES:
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (page.parent / f"figures/{name}.pdf").read_bytes())
         assert float(box[1]) / 72 == pytest.approx(MEDIA["screen"].width, abs=0.01)
+
+
+class Slow:
+    """Takes long to be sent to another process."""
+
+    def __reduce__(self):
+        time.sleep(0.5)
+        return int, ()
+
+
+def test_what_is_sent_to_other_processes_does_not_change_under_way(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "SECTIONS", {"some": ["training_curves", "radius", next(iter(TABLES))]})
+    fresh = replace(results)  # which keeps nothing yet
+    vars(fresh)["slow"] = Slow()
+    before = len(vars(fresh))
+    pages._sections(fresh, Edition(), tmp_path, 2)
+    assert len(vars(fresh)) > before, "drawing keeps more in it"

@@ -32,6 +32,7 @@ VARIANTS = {
         "model_options": {"width": 2, "blocks": 1}, "checkpoints": [],
     },
     "balanced": {"method": "obf", "m": 7, "class_weights": "balanced", "sampler": "balanced", "train_size": 120},
+    "nodes of a graph": {"task": "nodes", "dataset": "csbm", "model": "gcn", "method": "sam"},
 }  # fmt: skip
 NEEDS = {
     "sam_on": {"model": "vit", "model_options": {"dim": 16, "depth": 1, "heads": 2, "dropout": 0.2}, "lr": 0.02},

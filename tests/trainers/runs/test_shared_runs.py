@@ -43,7 +43,8 @@ def refused(ranks, function, **arguments):
     ({"method": "looksam", "sharing": "group", "group_size": 2, "augment": ("mixup:0.4",)}, {"m": True}),
     ({"method": "sam", "sharing": "global", "dataset": "workers_runs:items", "label_noise": 0, "test_size": None,
       "augment": ("crop:1", "flip")}, {}),
-], ids=["sgd", "global", "batch", "chunk", "group", "read one by one"])  # fmt: skip
+    ({"method": "sam", "sharing": "global", "task": "nodes", "dataset": "csbm", "model": "gcn"}, {}),
+], ids=["sgd", "global", "batch", "chunk", "group", "read one by one", "nodes"])  # fmt: skip
 def test_ranks_train_what_one_process_trains(tmp_path, changes, same):
     for ranks in (2, 4) if same or changes.get("m") else (4,):
         status, reason, folder = together(ranks, "trained", out=str(tmp_path / str(ranks)), changes=changes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from trainers.data.graphs import as_graph, of_nodes, packed
 from trainers.data.items import ItemInputs, in_memory, pixels_of, read, targets_of
 from trainers.data.rereading import PARTS, check_repeats
 from trainers.data.sources.source import Shades, Source, bounds
@@ -27,13 +28,14 @@ def from_function(
     """Read the data that a user's function returns.
 
     The function is called with those of the keyword arguments `train_size` (here the size of train and validation
-    together, or None for all) and `seed` that it accepts, and returns two map-style `torch.utils.data.Dataset`s of
-    (x, y), (train, test), or three, (train, validation, test): x an array or tensor of one shape, floating point, int64
-    for tokens or uint8 for images (c, h, w); y an integer label from 0. A `Split` may stand for a data set; one alone
-    is split by the seed. A `DataBundle` is taken as it is. The number of classes is the largest label plus one, or the
-    length of the train set's `classes` where that is larger. Inputs of shape (c, h, w) count as images. Without
-    `labels`, y is whatever the task takes, in tensors of one shape; in place of the number of classes stands the number
-    of entries of one target.
+    together, or None for all) and `seed` that it accepts, and returns two map-style `torch.utils.data.Dataset`s of (x,
+    y), (train, test), or three, (train, validation, test): x an array or tensor of one shape, floating point, int64 for
+    tokens or uint8 for images (c, h, w); y an integer label from 0. A `Split` may stand for a data set; one alone is
+    split by the seed. A `DataBundle` is taken as it is, and graphs as `trainers.data.graphs.as_graph` reads them: one,
+    whose nodes are the examples, or a list of several, each an example. The number of classes is the largest label plus
+    one, or the length of the train set's `classes` where that is larger. Inputs of shape (c, h, w) count as images.
+    Without `labels`, y is whatever the task takes, in tensors of one shape; in place of the number of classes stands
+    the number of entries of one target.
 
     All are read into memory if that takes an eighth of what is free, or their attribute `in_memory` is True; otherwise
     items are read whenever they are needed, and a data set's `targets`, as torchvision's have them, save a first pass
@@ -53,6 +55,8 @@ def from_function(
         return _sets(call(f"`dataset` {name!r}", function, **arguments), name)
 
     returned = call(f"`dataset` {name!r}", function, **arguments)
+    if (source := _of_graphs(returned, name, tuple(arguments))) is not None:
+        return source
     sets = _sets(returned, name)
     known = (function, *arguments.items())
 
@@ -130,6 +134,22 @@ def _sets(result: Any, name: str) -> list[Any]:
             + (f" of length {len(result)}." if isinstance(result, tuple | list) else ".")
         )
     return [_as_set(part, name) for part in parts]
+
+
+def _of_graphs(returned: Any, name: str, arguments: tuple[str, ...]) -> Source | None:
+    """Examples that are the nodes of one graph, or graphs in a list; None where something else was returned."""
+    where = f"`dataset` {name!r}"
+    one = as_graph(returned, where)
+    several = [as_graph(part, f"{where}, {i}") for i, part in enumerate(returned)] if isinstance(returned, list) else []
+    many = [graph for graph in several if graph is not None]
+    if one is None and (not many or len(many) < len(several)):
+        return None
+    if arguments:
+        raise ValueError(
+            f"{where} returns graphs, which are split here, by their masks or by the seed: let it take no "
+            f"`{arguments[0]}`."
+        )
+    return of_nodes(one, where) if one is not None else packed(many, where)
 
 
 def _as_set(part: Any, name: str) -> Any:

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Shaped
 from torch import Tensor
 
 from trainers.data.items import ItemInputs, Pixels
+
+if TYPE_CHECKING:
+    from trainers.data.graphs import Graph
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Source:
         origin: What is noted about the data in a run's folder, such as their fingerprint.
         standardise: Whether inputs, and targets that are numbers, are brought to mean 0 and deviation 1 by the mean and
             deviation of the training examples.
+        graph: Whose nodes the examples are, for the model; None for other data.
         shared: Whether the inputs belong to others too; those of a single owner are put in the order of the splits in
             place, so that they are never in memory twice.
     """
@@ -70,6 +74,7 @@ class Source:
     origin: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = True
     standardise: bool = False
+    graph: "Graph | None" = None
 
     @property
     def shape(self) -> tuple[int, ...]:
