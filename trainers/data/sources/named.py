@@ -77,7 +77,7 @@ SCHEMES: dict[str, Scheme] = {name: _standard(name) for name in STANDARD} | {
     "hf": Scheme(
         hugging_face.find,
         lambda name, files, reading, *, labels: hugging_face.load(name, files, reading),  # noqa: ARG005
-        "hf:PATH. Images of Hugging Face's datasets, in a folder that `save_to_disk` made; needs landscape[data].",
+        "hf:PATH. Images of Hugging Face's datasets, in a folder that `save_to_disk` made; needs landscape-lab[data].",
         _of_files(hugging_face.find),
         images=True,
     ),
