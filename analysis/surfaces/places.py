@@ -75,11 +75,11 @@ def checkpoint_of(
 
 
 def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:
-    """The recipe; where it leaves the metrics open, without the error if a run's task is not classification."""
+    """The recipe; where it leaves the metrics open, without the error if a task learns no labels."""
     if "metrics" in recipe.model_fields_set:
         return recipe
-    runs = [Run(place.folder) for place in places if isinstance(place, RunCheckpoint)]
-    labelled = all(learns_labels(run.config().task) for run in runs)
+    tasks = [Run(p.folder).config().task if isinstance(p, RunCheckpoint) else p.task for p in places]
+    labelled = all(map(learns_labels, tasks))
     return recipe if labelled else recipe.model_copy(update={"metrics": ("loss",)})
 
 
