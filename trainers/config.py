@@ -314,7 +314,7 @@ class TrainConfig(Strict):
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
         if self.task in TASKS:
-            checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}")
+            TASKS[self.task].make(**checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}"))
         if not learns_labels(self.task):
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         self._check_start()
@@ -426,8 +426,9 @@ class TrainConfig(Strict):
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
         if self.task in TASKS:
-            made = TASKS[self.task].make
-            changes["task_options"] = checked(made, self.task_options, owner=f"task {self.task!r}")
+            entry_of_task = TASKS[self.task]
+            options = checked(entry_of_task.make, self.task_options, owner=f"task {self.task!r}")
+            changes["task_options"] = entry_of_task.resolved(options)
         if (text := text_of(self.task, changes.get("task_options", {}))) is not None:
             changes["task_options"] = asdict(text.resolved())
         changes["augment"] = spelled(self.augment)

@@ -28,6 +28,8 @@ class TaskEntry:
         settings: Settings of a run that need labels, and have a meaning here all the same.
         labels: Whether it learns labels as `Classification` does, with all settings that need them.
         nodes: Whether examples are the nodes of a graph.
+        later: Options that came after the first runs of the task: at their defaults they are left out of a resolved
+            configuration, so that those runs keep their names.
     """
 
     make: Callable[..., Any]
@@ -37,6 +39,12 @@ class TaskEntry:
     settings: tuple[str, ...] = ()
     labels: bool = False
     nodes: bool = False
+    later: tuple[str, ...] = ()
+
+    def resolved(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked options as a resolved configuration holds them."""
+        usual = self.make()
+        return {k: v for k, v in options.items() if k not in self.later or v != getattr(usual, k)}
 
 
 TASKS: dict[str, TaskEntry] = {
@@ -62,9 +70,10 @@ TASKS: dict[str, TaskEntry] = {
     ),
     "multilabel": TaskEntry(
         Multilabel,
-        "Which of several labels apply, each by its own binary cross-entropy.",
+        "Which of several labels apply, each by its own binary cross-entropy; option pos_weight.",
         "0 or 1 of each label, (n, k)",
         settings=("label_noise",),
+        later=("pos_weight",),
     ),
     LANGUAGE: TaskEntry(
         Language,
@@ -74,6 +83,11 @@ TASKS: dict[str, TaskEntry] = {
         settings=("ascent",),
     ),
 }
+
+
+def targets_of(task: str) -> dict[str, bool]:
+    """What a task by name asks of `load_dataset`: whether targets must be labels, and whether others are numbers."""
+    return {"labels": learns_labels(task), "numbers": task in TASKS and TASKS[task].numbers}
 
 
 def text_of(task: str, options: Mapping[str, Any]) -> TextReading | None:

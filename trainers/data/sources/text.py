@@ -228,7 +228,7 @@ def _hugging_face(name: str) -> Any:
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
-        raise ImportError(f"`tokenizer` {name!r} needs transformers: pip install 'landscape[text]'.") from error
+        raise ImportError(f"`tokenizer` {name!r} needs transformers: pip install 'landscape-lab[text]'.") from error
     try:
         return transformers.AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of many kinds
