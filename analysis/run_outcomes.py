@@ -84,5 +84,5 @@ def _scores(run: Run) -> dict[str, float]:
     found = {str(name): float(last[name]) for name in history.columns if str(name).startswith(SPLITS)}
     validation, test = score.on("validation"), score.on("test")
     evaluated = history[history[validation].notna() & history[test].notna()]
-    best = evaluated.loc[evaluated[validation].idxmin()] if len(evaluated) else pd.Series(dtype=float)
+    best = evaluated.iloc[int(evaluated[validation].to_numpy().argmin())] if len(evaluated) else pd.Series(dtype=float)
     return found | {f"{name}_stopped": float(best.get(name, np.nan)) for name in (validation, test)}

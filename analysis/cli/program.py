@@ -13,9 +13,10 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from analysis.version import version
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _command(arguments: list[str]) -> int:
         print(_help())
         return 0 if name else 2
     if name == "--version":
-        print(f"landscape {version('landscape')}")
+        print(f"landscape {version()}")
         return 0
     if name not in COMMANDS:
         from trainers.naming import nearest

@@ -213,7 +213,7 @@ class WeightsFile:
         """What else decides its numbers."""
         data = {**self.data, "name": identity(self.data["name"])}
         model = HF if self.own_model else self.model
-        given = {"model": model, "model_options": dict(self.model_options), "data": data}
+        given: dict[str, Any] = {"model": model, "model_options": dict(self.model_options), "data": data}
         if (self.task, dict(self.task_options)) != (CLASSIFICATION, {}):
             given["task"] = [self.task, dict(self.task_options)]
         return {**given, "ema": True} if self.ema else given

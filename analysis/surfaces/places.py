@@ -78,7 +78,8 @@ def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:
     """The recipe; where it leaves the metrics open, without the error if a task learns no labels."""
     if "metrics" in recipe.model_fields_set:
         return recipe
-    tasks = [Run(p.folder).config().task if isinstance(p, RunCheckpoint) else p.task for p in places]
+    tasks = [Run(place.folder).config().task for place in places if isinstance(place, RunCheckpoint)]
+    tasks += [place.task for place in places if isinstance(place, WeightsFile)]
     labelled = all(map(learns_labels, tasks))
     return recipe if labelled else recipe.model_copy(update={"metrics": ("loss",)})
 

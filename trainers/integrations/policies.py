@@ -17,7 +17,7 @@ from trainers.sharpness_aware.optimizers import make_optimizer
 try:
     import gymnasium
 except ImportError as error:
-    raise ImportError("`trainers.integrations.policies` needs gymnasium: pip install 'landscape[rl]'") from error
+    raise ImportError("`trainers.integrations.policies` needs gymnasium: pip install 'landscape-lab[rl]'") from error
 
 POLE = 0.5  # half the length of CartPole's pole, in metres
 DISCOUNT = 0.99
@@ -173,7 +173,8 @@ def noisy(policy: nn.Module, scale: float, generator: Generator) -> nn.Module:
     """A copy whose weights have Gaussian noise of this share of the norm of each tensor, in expectation of squares."""
     copy = deepcopy(policy)
     for w in copy.parameters():
-        w += scale * w.norm() / w.numel() ** 0.5 * torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        drawn = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        w.add_(drawn * (scale * w.norm() / w.numel() ** 0.5))
     return copy
 
 
