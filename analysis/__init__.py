@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from analysis.forgetting.spurious import SpuriousData, spurious_forgetting
     from analysis.forgetting.tasks import task_forgetting
     from analysis.forgetting.trajectory import forgetting_curve, second_half
+    from analysis.labels import Labels
     from analysis.measures.catalogue.targets import (
         TARGETS,
         fit_temperature,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from analysis.measures.registry import MEASURES
     from analysis.measures.subject import Subject
     from analysis.progress import shown
+    from analysis.reporting.drawing import figure
     from analysis.reporting.pages import report
     from analysis.results import StudyResults
     from analysis.run_outcomes import outcomes
@@ -63,6 +65,7 @@ __all__ = [
     "Displacements",
     "ExampleForgetting",
     "Information",
+    "Labels",
     "OwnPerturbation",
     "SpuriousData",
     "Study",
@@ -76,6 +79,7 @@ __all__ = [
     "data_forgetting",
     "example_forgetting",
     "feature_forgetting",
+    "figure",
     "fit_temperature",
     "fixed_effects",
     "forgetting_curve",
@@ -117,6 +121,7 @@ _MODULES = {
     "Displacements": "forgetting.displacements",
     "ExampleForgetting": "forgetting.examples",
     "Information": "forgetting.information",
+    "Labels": "labels",
     "OwnPerturbation": "forgetting.providers",
     "SpuriousData": "forgetting.spurious",
     "Study": "study",
@@ -130,6 +135,7 @@ _MODULES = {
     "data_forgetting": "forgetting.ensembles",
     "example_forgetting": "forgetting.examples",
     "feature_forgetting": "forgetting.features",
+    "figure": "reporting.drawing",
     "fit_temperature": "measures.catalogue.targets",
     "fixed_effects": "statistics.slopes",
     "forgetting_curve": "forgetting.trajectory",

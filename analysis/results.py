@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ from trainers.files.reading import Shape, read_json, read_table
 from trainers.naming import nearest
 from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
+
+if TYPE_CHECKING:
+    from analysis.explorer.page import Explorer
 
 HISTORY = ("run_id", *RECORDED)
 CORRELATIONS = (*CORRELATION_COLUMNS, "expected_sign")
@@ -207,6 +210,22 @@ class StudyResults:
             if (told := folder / "statistics.json").exists()
             else {},
         )
+
+    def explore(self, *others: "StudyResults") -> "Explorer":
+        """The explorer: a page to choose axes and runs on, shown where it stands last in a notebook's cell.
+
+        Args:
+            *others: Studies to see side by side with this one.
+
+        Returns:
+            The page; `.save(path)` writes it to a file that needs no other.
+
+        Raises:
+            ValueError: If a study has no measured run, or is given twice.
+        """
+        from analysis.explorer.page import explorer  # which needs this module
+
+        return explorer([self, *others])
 
     @cached_property
     def methods(self) -> list[str]:

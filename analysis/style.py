@@ -8,16 +8,14 @@ tell them apart, and markers differ as well, so that a grey print still reads.
 import math
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-Medium = Literal["screen", "paper-single", "paper-double"]
-
-# Width in inches: one and two columns of a usual two-column paper; the screen is a page about 700 pixels wide.
-WIDTHS: dict[str, float] = {"screen": 5.7, "paper-single": 3.3, "paper-double": 6.8}
-_BASE_SIZE: dict[str, float] = {"screen": 9.0, "paper-single": 7.0, "paper-double": 8.0}
+from analysis import labels as own_labels
+from analysis import media
+from analysis.media import Medium
 
 INK = "#22262b"
 MUTED = "#6b7280"
@@ -118,22 +116,22 @@ PROVIDERS: dict[str, str] = {
 RADII: dict[str, str] = {"own": "moved as far as in training", "iso-loss": "moved to equal loss increase"}
 
 
-def rc(medium: Medium = "screen") -> dict[Any, Any]:
-    """Matplotlib settings for one medium, to be used as `with matplotlib.rc_context(rc("paper-single")):`.
+def rc(medium: str | Medium = "screen") -> dict[Any, Any]:
+    """Matplotlib settings for one medium, to be used as `with matplotlib.rc_context(rc("icml")):`.
 
     Text stays text in PDF and SVG (font type 42), so that it can be searched and journals accept it.
 
     Raises:
         ValueError: If `medium` is not known.
     """
-    if medium not in WIDTHS:
-        raise ValueError(f"`medium` must be one of {list(WIDTHS)}, got {medium!r}.")
-    size = _BASE_SIZE[medium]
+    chosen = media.medium(medium)
+    size = chosen.size
     return {
-        "figure.figsize": (WIDTHS[medium], 0.62 * WIDTHS[medium]),
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
+        "figure.figsize": (chosen.width, 0.62 * chosen.width),
+        "font.family": media.FONTS[chosen.font],
         "font.size": size,
+        "mathtext.fontset": "stix" if chosen.font == "serif" else "dejavusans",
+        "mathtext.default": "regular",  # τ and its index in the type of the text: one font less to embed
         "axes.titlesize": size,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
@@ -197,13 +195,14 @@ def ordered(labels: Iterable[str]) -> list[str]:
 def looks(labels: Iterable[str]) -> Mapping[str, tuple[str, str, str]]:
     """Shown name, colour and marker of each method; those without a fixed colour take one from a cycle, by name.
 
-    Pass all the methods of a study at once: a label outside `METHODS` has the same colour in two figures only if the
-    two were given the same labels.
+    What `labelled` has in force comes first. Pass all the methods of a study at once: a label outside `METHODS` has
+    the same colour in two figures only if the two were given the same labels.
     """
     names = ordered(labels)
     strangers = [n for n in names if n not in METHODS]
     cycle = {n: (_shown(n), *_CYCLE[i % len(_CYCLE)]) for i, n in enumerate(strangers)}
-    return {n: METHODS.get(n) or cycle[n] for n in names}
+    given = own_labels.in_force()
+    return {n: given.look(n, METHODS.get(n) or cycle[n]) for n in names}
 
 
 def _shown(label: str) -> str:
@@ -241,22 +240,21 @@ def family(measure: str) -> str:
 def measure_name(variant: str) -> str:
     """What figures call a measure or a variant of one: `right → wrong [OBF, iso-loss, m=64, held out]`.
 
-    A name that is not in `NAMES` loses its underscores, but for symbols such as F_mi.
+    What `labelled` has in force comes first. A name that is not in `NAMES` loses its underscores, but for symbols such
+    as F_mi.
     """
+    given = own_labels.in_force().measures
+    if variant in given:
+        return given[variant]
     base, bracket, options = variant.partition("[")
     gap = base.startswith("M_gap_")
     base = base.removeprefix("M_gap_")
-    name = NAMES.get(base) or (base if base.startswith(_KEPT) else base.replace("_", " "))
+    name = given.get(base) or NAMES.get(base) or (base if base.startswith(_KEPT) else base.replace("_", " "))
     name = f"M-gap of {name}" if gap else name
     if not bracket:
         return name
     parts = [PROVIDERS.get(part, part).replace("_", " ") for part in options.rstrip("]").split(", ")]
     return f"{name} [{', '.join(parts)}]"
-
-
-def wrapped(name: str, width: int = 30) -> str:
-    """A measure's name on two lines, options below, where it is longer than a narrow panel takes."""
-    return name.replace(" [", "\n[", 1) if len(name) > width else name
 
 
 def fixed(value: Any, digits: int = 2) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.candidates import lineup, noisy_labels
 from analysis.figures.correlations import leading, of_target
 from analysis.figures.plates.correlations import forest_page
-from analysis.reporting.pages import DPI
+from analysis.reporting.drawing import DPI
 from analysis.results import StudyResults
 from analysis.style import fixed, interval, rc
 

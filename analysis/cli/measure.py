@@ -77,7 +77,8 @@ def measure(
         weights: For files of weights from elsewhere; of these, `--dataset` also says where data of runs have moved to.
     """
     named = None if shifted is None else parse_shifted(shifted)
-    find_own_modules(weights.model, weights.dataset, *(named or {}).values(), *(measures or ()), trust=trust)
+    own = (weights.model, weights.dataset, weights.task, *(named or {}).values(), *(measures or ()))
+    find_own_modules(*own, trust=trust)
     runtime = place.runtime(trains=False)
     target = out_file
     alone = foreign_place(path)

@@ -4,12 +4,15 @@
 """
 
 from analysis.figures.calibration import calibration
-from analysis.figures.correlations import comparison_plot, correlation_matrix, forest, matrix_rows, strongest
+from analysis.figures.comparisons import comparison_plot
+from analysis.figures.correlations import matrix_rows, strongest
 from analysis.figures.costs import measure_costs
 from analysis.figures.curvature import edge_of_stability, eigenvalue_curves, layer_traces, spectrum
 from analysis.figures.curves import accuracy_by_radius, training_curves
 from analysis.figures.events import forgetting_histogram
+from analysis.figures.forest import forest
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves
+from analysis.figures.matrix import correlation_matrix
 from analysis.figures.methods import cost_against_error, paths_on_surface
 from analysis.figures.plates import FIGURES, NothingToDraw, Plate
 from analysis.figures.radii import sharpness_by_radius

@@ -5,8 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from analysis.figures.room import key, letters
 from analysis.style import INK, looks, ordered
 
+ROOM = 24  # letters across a panel, for four ticks
 SHIFT = 0.15  # of the lines of one method, up and down
 # Rows of the targets: as trained, after temperature scaling, and the axis.
 SCORES: dict[str, tuple[str, str]] = {
@@ -55,11 +57,11 @@ def calibration(
         ax.set_ylim(len(labels) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.margins(x=0.08)
-        ax.locator_params(axis="x", nbins=4)
+        ax.locator_params(axis="x", nbins=4 if letters(ax) > ROOM else 2)
         ax.set_xlabel(title)
         ax.grid(axis="x")
     handles = [Line2D([], [], ls="", marker="o", mec=INK, mfc=INK, ms=5.5, label="as trained")]
     if shift:
         handles.append(Line2D([], [], ls="", marker="o", mec=INK, mfc="white", ms=5.5, label="temperature scaled"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    key(figure, handles)
     return figure

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from analysis.figures.room import key
 from analysis.style import FAMILIES
 
 
@@ -40,7 +41,5 @@ def measure_costs(ax: Axes, costs: pd.DataFrame, *, unit: str) -> Axes:
     ax.set_xlabel(unit)
     ax.grid(axis="x")
     handles = [Patch(color=FAMILIES[f], label=f) for f in FAMILIES if f in set(rows["family"])]
-    figure = ax.get_figure(root=True)
-    if figure is not None:
-        figure.legend(handles=handles, loc="outside upper left", ncols=4)
+    key(ax, handles)
     return ax

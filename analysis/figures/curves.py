@@ -7,6 +7,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.room import key
 from analysis.score import is_share
 from analysis.style import looks, ordered
 
@@ -101,7 +102,7 @@ def accuracy_by_radius(
     ax.set_xlabel("Radius ρ (in each method's own units)")
     ax.set_ylabel(_label(target))
     ax.grid()
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    key(ax, *ax.get_legend_handles_labels())
     return ax
 
 
@@ -125,4 +126,4 @@ def legend(
         )
         for n in labels
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 7))
+    key(figure, handles)

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.room import key
 from analysis.style import INK, looks, ordered
 
 NEVER = "never"
@@ -59,5 +60,5 @@ def forgetting_histogram(ax: Axes, shares: pd.DataFrame, *, methods: list[str] |
     ax.set_xlabel("Times forgotten")
     ax.set_ylabel("Training examples (%)")
     ax.grid(axis="y")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    key(ax, *ax.get_legend_handles_labels())
     return ax

@@ -13,8 +13,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.curves import legend
+from analysis.figures.room import folded, key, letters
 from analysis.style import EXPOSURES, MUTED, PROVIDERS, RADII, looks, ordered
 
+NAME = 9  # letters that the name of a provider needs below its bars
 UNITS = {
     "cw": "right → wrong (share)",
     "wc": "wrong → right (share)",
@@ -51,11 +53,11 @@ def forgetting_curves(
         raise ValueError(f'`by` must be "exposure" or "method", got {by!r}.')
     providers = _present(rows["provider"], PROVIDERS)
     lines = _exposure_lines() if by == "exposure" else _method_lines(methods or list(rows["method"]))
-    key = "split" if by == "exposure" else "method"
+    column = "split" if by == "exposure" else "method"
     for ax, here in _panels(figure, rows, measures, "provider", {p: _perturbs(p) for p in providers}, "Epoch"):
         ax.axhline(0, color=MUTED, lw=0.8)
         for name, (colour, style) in lines.items():
-            by_epoch = here[here[key] == name].groupby("epoch")["value"]
+            by_epoch = here[here[column] == name].groupby("epoch")["value"]
             mean, sd = by_epoch.mean(), by_epoch.std().fillna(0.0)
             ax.plot(mean.index, mean, color=colour, ls=style, marker="o", ms=2.5)
             ax.fill_between(mean.index, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
@@ -66,7 +68,7 @@ def forgetting_curves(
         handles = [
             Line2D([], [], color=c, ls=s, label=n) for k, (n, c, s) in EXPOSURES.items() if k in set(rows["split"])
         ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+        key(figure, handles)
     return figure
 
 
@@ -94,10 +96,11 @@ def forgetting_bars(
                 ax.annotate("not measured", (x, 0), (0, 3), textcoords="offset points", ha="center",
                             fontsize="x-small", color=MUTED)  # fmt: skip
         ax.axhline(0, color=MUTED, lw=0.8)
-        ax.set_xticks(range(len(providers)), [PROVIDERS.get(p, p) for p in providers])
+        size = "small" if letters(ax) > NAME * len(providers) else "x-small"
+        ax.set_xticks(range(len(providers)), [PROVIDERS.get(p, p) for p in providers], fontsize=size)
         ax.tick_params(axis="x", length=0)
     handles = [Patch(color=c, label=n) for k, (n, c, _) in EXPOSURES.items() if k in set(rows["split"])]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    key(figure, handles)
     return figure
 
 
@@ -107,15 +110,16 @@ def _panels(
 ) -> Iterator[tuple[Axes, pd.DataFrame]]:  # fmt: skip
     """Measures down, values of a column with their titles across: each panel with its rows, and what all have."""
     panels = figure.subplots(len(measures), len(across), squeeze=False, sharex=True, sharey="row")
+    room = letters(panels[0, 0], size="x-large") - 3  # of bold titles
     for (i, measure), (j, (value, title)) in product(enumerate(measures), enumerate(across.items())):
         ax = panels[i, j]
         yield ax, rows[(rows["measure"] == measure) & (rows[column] == value)]
         if i == 0:
-            ax.set_title(title)
+            ax.set_title(folded(title, room))
         if j == 0:
             ax.set_ylabel(UNITS.get(measure, measure))
         if below and i == len(measures) - 1:
-            ax.set_xlabel(below)
+            ax.set_xlabel(folded(below, room))
         ax.grid(axis="y")
 
 
@@ -162,7 +166,7 @@ def forgetting_by_size(
             ax.errorbar(at, mean, yerr=sd, color=colour, ls=style, marker="o", ms=4, elinewidth=0.9)
         ax.set_xticks(range(len(sizes)), [m if isinstance(m, str) else f"{m:g}" for m in sizes])
     handles = [Line2D([], [], color=EXPOSURES[k][1], ls=EXPOSURES[k][2], label=EXPOSURES[k][0]) for k in shown]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    key(figure, handles)
     return figure
 
 

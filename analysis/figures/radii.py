@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from analysis.figures.room import key
 from analysis.style import INK, looks, ordered
 
 
@@ -55,5 +56,5 @@ def sharpness_by_radius(ax: Axes, rises: pd.DataFrame, *, methods: list[str] | N
         second = bool(np.isfinite(rows["curvature"]).any())
         handles.append(Line2D([], [], color=INK, lw=1.0, ls="--"))
         names.append("second order" if second else "first order")
-    ax.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    key(ax, handles, names)
     return ax

@@ -9,7 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.style import ALERT, INK, MUTED, fixed, interval, looks, measure_name, ordered, wrapped
+from analysis.figures.room import folded, letters
+from analysis.style import ALERT, INK, MUTED, fixed, interval, looks, measure_name, ordered
+
+SHORTEST, LONGEST = 1e-3, 1e4  # largest value of a linear axis that is written without a power of ten
+ROOM = 40  # letters across a panel, for five ticks
 
 
 def scatter(
@@ -59,17 +63,20 @@ def scatter(
             _line(ax, here, colour, logarithmic=logarithmic)
     if row is not None:
         value = interval(row["value"], row["low"], row["high"])
-        granulated = "" if psi is None or not np.isfinite(psi) else f", Ψ = {fixed(psi)}"
+        granulated = "" if psi is None or not np.isfinite(psi) else f"Ψ = {fixed(psi)}, "
         turned = [f"inside methods {fixed(row['within'])}"] * reversal
         turned += [f"inside cells {fixed(row['stratified'])}"] * _opposite(row)
         more = f"\n⇄ {', '.join(turned)}" if turned else ""
-        ax.set_title(f"τ$_b$ = {value}{granulated}, n = {row['n_configurations']}{more}", fontweight="normal",
-                     fontsize="small", color=ALERT if turned else INK)  # fmt: skip
-    ax.set_xlabel(wrapped(measure_name(measure)))
+        said = [f"τ$_b$ = {value}", f"{granulated}n = {row['n_configurations']}"]
+        gap = ", " if sum(map(len, said)) + 2 < letters(ax) - 2 else "\n"  # the letters of $_b$ are room for the axis
+        ax.set_title(gap.join(said) + more, fontweight="normal", fontsize="small", color=ALERT if turned else INK)
+    powers = not logarithmic and bool(len(x)) and not SHORTEST <= np.abs(x).max() < LONGEST
+    room = letters(ax, size="medium") - (14 if powers else 8)  # beside the power of ten at the axis's right end
+    ax.set_xlabel(folded(measure_name(measure), room), loc="left" if powers else "center")
     ax.set_ylabel(measure_name(target))
     if not logarithmic:
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.ticklabel_format(axis="x", style="sci", scilimits=(-2, 4), useMathText=True)
+        ax.xaxis.set_major_locator(MaxNLocator(5 if letters(ax) > ROOM else 3))
+        ax.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
     ax.grid()
     return ax
 

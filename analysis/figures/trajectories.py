@@ -8,7 +8,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.curves import legend
-from analysis.style import FAMILIES, MUTED, family, ink, looks, measure_name, ordered, wrapped
+from analysis.figures.room import folded, letters
+from analysis.style import FAMILIES, MUTED, family, ink, looks, measure_name, ordered
 
 
 def along_training(
@@ -57,7 +58,11 @@ def along_training(
                 ax.set_yscale("log")
             elif len(every) and float(every.min()) < 0 < float(every.max()):
                 ax.axhline(0, color=MUTED, lw=0.8, zorder=0)
-            ax.set_title(wrapped(measure_name(name)), fontsize="small", color=ink(FAMILIES[family(name)]))
+            ax.set_title(
+                folded(measure_name(name), letters(ax, size="large") - 4),
+                fontsize="small",
+                color=ink(FAMILIES[family(name)]),
+            )
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(axis="y")
             if ax is panels[len(names) - 1, j]:

@@ -1,126 +1,160 @@
 """Tables as LaTeX: as large as fits the width of a page, with names that wrap, booktabs rules and a short caption.
 
-Widths are estimated from the number of characters. A table that is too wide in the smallest type is scaled to the width
-of the text; one that is longer than a page goes on over several.
+Widths are estimated from the number of characters. A table that is too wide in the smallest type has its columns in
+blocks, one below the other; one that is longer than a page goes on in further tables of the same number.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.reporting.table import Table, captioned
+import pandas as pd
+
+from analysis.reporting.table import Table, captioned, measure_in
+from analysis.style import measure_name
 
 WIDTH, HEIGHT = 345.0, 520.0  # points: the text of LaTeX's article class in 10 pt, narrower than most papers'
-FONTS = {"normalsize": (5.2, 12.0), "small": (4.8, 11.0), "footnotesize": (4.4, 9.5), "scriptsize": (4.1, 8.0)}
+FONTS = {"normalsize": (5.2, 12.0), "small": (4.8, 11.0), "footnotesize": (4.4, 9.5), "scriptsize": (4.3, 8.0)}
 SMALLEST = "scriptsize"
 GAP = 6.0  # points between columns
 NARROW, WIDE = 11, 26  # characters: what a column of words may be squeezed to, and what it has where there is room
 NOTES = 4.2  # points a character of the notes
+ROUGH = 10.0  # points by which an estimated width may be wrong
+ABOVE = 36.0  # points of caption and rules
 
 
 def to_latex(table: Table) -> str:
-    """A LaTeX table with booktabs rules; its first line names the packages that it needs, its notes stand below."""
+    """A LaTeX table that needs booktabs alone, as its first line says; its notes stand below."""
     caption, notes = captioned(table.note)
-    layout = _layout(table)
-    if layout.height > HEIGHT:
-        layout = _layout(table, long=True)
+    shown = table.shown.assign(**{name: [_named(str(cell)) for cell in table.shown[name]] for name in table.ids})
     head = rf"\caption{{{marked_latex(table.title)}. {marked_latex(caption)}}}"
     label = rf"\label{{tab:{table.name.replace('_', '-')}}}"
     said = rf"\par\smallskip\noindent\parbox{{\linewidth}}{{\footnotesize\sloppy {marked_latex(notes)}}}"
     below = [said] if notes else []
-    setting = [rf"\{layout.font}", rf"\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}"]
-    columns, names, rows = layout.columns, _row(layout.names), [_row(row) for row in layout.cells]
-    if layout.long:
-        return _text(
-            *_needs("longtable"), "{", *setting, rf"\begin{{longtable}}{{{columns}}}", rf"{head}{label} \\",
-            r"\toprule", names, r"\midrule", r"\endfirsthead", r"\toprule", names, r"\midrule", r"\endhead",
-            *rows, r"\bottomrule", r"\end{longtable}", "}", *below,
-        )  # fmt: skip
-    scaled = layout.scale < 1
-    inside = layout.height + 9.5 * math.ceil(len(notes) * NOTES / WIDTH) < HEIGHT
-    return _text(
-        *_needs(*["graphicx"] * scaled), r"\begin{table}", r"\centering", head, label, *setting,
-        *[r"\resizebox{\linewidth}{!}{%"] * scaled, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", names,
-        r"\midrule", *rows, r"\bottomrule", r"\end{tabular}" + "}" * scaled,
-        *(below if inside else []), r"\end{table}", *([] if inside else below),
-    )  # fmt: skip
+    blocks = _blocks(shown, table.text)
+    font = min((_font(block, table.text) for block in blocks), key=lambda name: FONTS[name])
+    layouts = [_layout(block, table.text, font) for block in blocks]
+    pages = _pages(layouts)
+    inside = _height(layouts, pages[-1]) + 9.5 * math.ceil(len(notes) * NOTES / WIDTH) < HEIGHT
+    lines = [r"% \usepackage{booktabs}"]
+    for page in pages:
+        again = page is not pages[0]
+        lines += [r"\addtocounter{table}{-1}"] * again
+        lines += [r"\begin{table}", r"\centering"]
+        lines += [rf"\caption{{{marked_latex(table.title)} (continued).}}"] if again else [head, label]
+        lines += [rf"\{font}", rf"\setlength{{\tabcolsep}}{{{GAP / 2:g}pt}}"]
+        for layout in layouts:
+            lines += [r"\par\medskip"] * (layout is not layouts[0])
+            rows = [_row(row) for row in layout.cells[page.start : page.stop]]
+            lines += [rf"\begin{{tabular}}{{{layout.columns}}}", r"\toprule", _row(layout.names), r"\midrule", *rows]
+            lines += [r"\bottomrule", r"\end{tabular}"]
+        lines += below if inside and page is pages[-1] else []
+        lines += [r"\end{table}"]
+    return "\n".join([*lines, *([] if inside else below)]) + "\n"
 
 
-def _needs(*more: str) -> list[str]:
-    return [rf"% \usepackage{{{','.join(['booktabs', *more])}}}"]
-
-
-def _text(*lines: str) -> str:
-    return "\n".join(lines) + "\n"
+def _named(cell: str) -> str:
+    """A cell with the id of a measure as LaTeX's readers see it."""
+    variant, marks = measure_in(cell)
+    return measure_name(variant) + marks
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a table is set.
+    """How a block of columns is set.
 
     Attributes:
-        font: Size of its type.
         columns: What `tabular` takes.
         names: Headings, escaped, on several lines where they are longer than what stands below.
         cells: Rows, escaped.
-        scale: What it has to be scaled by to fit the width of the text, at most 1.
-        height: Expected, in points, as scaled.
-        long: Whether it goes on over several pages.
+        head: Expected height of the headings, in points.
+        heights: Of the rows.
     """
 
-    font: str
     columns: str
     names: list[str]
     cells: list[list[str]]
-    scale: float
-    height: float
-    long: bool
+    head: float
+    heights: list[float]
 
 
-def _layout(table: Table, *, long: bool = False) -> _Layout:
-    """The largest type in which all columns fit side by side, those of words squeezed as far as that needs.
+def _widths(shown: pd.DataFrame) -> tuple[list[list[str]], list[int]]:
+    """Headings on lines no longer than what stands below, and the characters that each column wants."""
+    found = []
+    for name in shown.columns:
+        widest = max((len(str(cell)) for cell in shown[name]), default=0)
+        lines = _wrapped(str(name), max(widest, 4))
+        found.append((lines, max(widest, *map(len, lines))))
+    return [lines for lines, _ in found], [width for _, width in found]
 
-    Args:
-        table: What to set.
-        long: Over several pages, which cannot be scaled: words are squeezed as far as it takes.
-    """
-    names = [str(name) for name in table.shown.columns]
-    cells = [[str(cell) for cell in row] for row in table.shown.itertuples(index=False)]
-    words = [name in table.text for name in names]
-    widths = [max([len(row[k]) for row in cells] or [0]) for k in range(len(names))]
-    lines = [_wrapped(name, max(width, 4)) for name, width in zip(names, widths, strict=True)]
-    widths = [max(width, *map(len, line)) for width, line in zip(widths, lines, strict=True)]
-    wanted = [w for w, word in zip(widths, words, strict=True) if word]
-    room = WIDTH - GAP * (len(names) - 1)
-    numbers = sum(widths) - sum(wanted)
-    fitting = [f for f, (character, _) in FONTS.items() if room / character - numbers >= _least(wanted, WIDE)]
-    font = fitting[0] if fitting else SMALLEST
+
+def _blocks(shown: pd.DataFrame, text: Sequence[str]) -> list[pd.DataFrame]:
+    """The columns in as few blocks as fit in the smallest type, words squeezed; each begins with the first column."""
+    _, widths = _widths(shown)
+    least = [min(w, NARROW) if name in text else w for name, w in zip(shown.columns, widths, strict=True)]
+    character, _ = FONTS[SMALLEST]
+    blocks: list[list[int]] = [[0][: len(least)]]
+    for k in range(1, len(least)):
+        wide = sum(least[i] * character + GAP for i in [*blocks[-1], k]) - GAP
+        if wide > WIDTH - ROUGH and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(k)
+    return [shown.iloc[:, places] for places in blocks]
+
+
+def _font(shown: pd.DataFrame, text: Sequence[str]) -> str:
+    """The largest type in which all columns fit side by side."""
+    _, widths = _widths(shown)
+    wanted = [w for w, name in zip(widths, shown.columns, strict=True) if name in text]
+    room, numbers = WIDTH - GAP * (len(widths) - 1), sum(widths) - sum(wanted)
+    return next(
+        (f for f, (character, _) in FONTS.items() if room / character - numbers >= _least(wanted, WIDE)), SMALLEST
+    )
+
+
+def _layout(shown: pd.DataFrame, text: Sequence[str], font: str) -> _Layout:
+    """Columns side by side, those of words squeezed as far as that needs."""
+    lines, widths = _widths(shown)
+    words = [name in text for name in shown.columns]
     character, leading = FONTS[font]
-    free = room / character - numbers
-    scaled = free < _least(wanted, NARROW) and not long
-    given = iter([float(min(w, WIDE)) for w in wanted] if scaled else _squeezed(wanted, free))
+    room = (WIDTH - GAP * (len(widths) - 1)) / character
+    wanted = [w for w, word in zip(widths, words, strict=True) if word]
+    given = iter(_squeezed(wanted, room - sum(widths) + sum(wanted)))
     shares = [next(given) if word else width for width, word in zip(widths, words, strict=True)]
     tight = [word and share < width for word, share, width in zip(words, shares, widths, strict=True)]
     kinds = [
         rf"p{{{share * character:.0f}pt}}" if squeezed else "l" if word else "r"
         for share, squeezed, word in zip(shares, tight, words, strict=True)
     ]
-    total = sum(shares) * character + GAP * (len(names) - 1)
-    scale = min(1.0, WIDTH / total) if scaled else 1.0
+    cells = [[str(cell) for cell in row] for row in shown.itertuples(index=False)]
     high = [
         max(math.ceil(1.1 * len(c) / max(share, 1)) if t else 1 for c, share, t in zip(row, shares, tight, strict=True))
         for row in cells
     ]
-    height = scale * leading * (sum(high) + max(map(len, lines), default=1) + 1) + 36
     return _Layout(
-        font,
         "@{}" + "".join(kinds) + "@{}",
         [_stacked(line, word) for line, word in zip(lines, words, strict=True)],
         [[_cell(cell, squeezed) for cell, squeezed in zip(row, tight, strict=True)] for row in cells],
-        scale,
-        height,
-        long,
+        leading * (max(map(len, lines), default=1) + 1) + 8,
+        [leading * lines_of_row for lines_of_row in high],
     )
+
+
+def _height(layouts: Sequence[_Layout], rows: range) -> float:
+    return ABOVE + sum(layout.head + sum(layout.heights[i] for i in rows) for layout in layouts)
+
+
+def _pages(layouts: Sequence[_Layout]) -> list[range]:
+    """The rows of each page."""
+    pages = [range(0)]
+    for i in range(len(layouts[0].cells)):
+        longer = range(pages[-1].start, i + 1)
+        if _height(layouts, longer) > HEIGHT and len(pages[-1]):
+            longer = range(i, i + 1)
+            pages.append(longer)
+        else:
+            pages[-1] = longer
+    return pages
 
 
 def _least(widths: Sequence[int], most: int) -> int:

@@ -14,9 +14,12 @@ import pandas as pd
 
 from analysis.reporting.markup import escape_markdown, plain_cells
 from analysis.statistics.statistic import Cell
+from analysis.style import measure_name
 
 SHOWN_ROWS = 25  # on the page; the CSV file holds every row
 NOTHING = ("", "–")  # cells that say nothing
+OF_MEASURES = ("Measure", "First", "Second", "Target", "Strongest measure")
+_MARKED = re.compile(r"(.*?)((?: [†‡⚠]+)?)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,17 @@ class Table:
     optional: bool = False
     below: Mapping[int, pd.DataFrame] = field(default_factory=dict)
 
+    @property
+    def ids(self) -> list[str]:
+        """Columns of `shown` that hold ids of measures: a reader sees names, with the id beside where there is room."""
+        return [str(name) for name in self.shown.columns if name in OF_MEASURES]
+
+
+def measure_in(cell: str) -> tuple[str, str]:
+    """The id of a measure in a cell, and the marks behind it."""
+    match = _MARKED.fullmatch(cell)
+    return (match[1], match[2]) if match else (cell, "")
+
 
 _NEXT = re.compile(r"(?<=[.?])\s+(?=[A-ZΨ|`⇄⚠†‡≤]|[np]: )")  # where a sentence begins
 
@@ -71,12 +85,25 @@ def to_markdown(table: Table) -> str:
     """A pipe table; what Markdown takes for markup in its cells is escaped."""
     columns = list(table.shown.columns)
 
+    ids = [name in table.ids for name in columns]
+
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
+    def told(cells: Sequence[Any]) -> str:
+        parts = [_beside(str(c)) if of else escape_markdown(str(c)) for c, of in zip(cells, ids, strict=True)]
+        return "| " + " | ".join(parts) + " |"
+
     rule = ["---" if c in table.text else "---:" for c in columns]
-    rows = [line([str(v) for v in row]) for row in table.shown.itertuples(index=False)]
+    rows = [told(row) for row in table.shown.itertuples(index=False)]
     return "\n".join([line([str(c) for c in columns]), "|" + "|".join(rule) + "|", *rows])
+
+
+def _beside(cell: str) -> str:
+    """`largest eigenvalue (top_eigenvalue) †`."""
+    variant, marks = measure_in(cell)
+    name = measure_name(variant)
+    return escape_markdown(cell if name == variant else f"{name} ({variant}){marks}")
 
 
 def written(rows: pd.DataFrame, cells: Mapping[str, Cell]) -> pd.DataFrame:

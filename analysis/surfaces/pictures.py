@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from analysis.figures.room import inches
 from analysis.figures.surfaces import (
     Along,
     Slice,
@@ -20,8 +21,9 @@ from analysis.figures.surfaces import (
     plane,
     section,
 )
+from analysis.figures.surfaces.comparison import WIDE
 from analysis.figures.surfaces.scales import quantity
-from analysis.style import WIDTHS, Medium, rc
+from analysis.style import rc
 from analysis.surfaces.context import prediction_of
 from analysis.surfaces.sheets import Sheet
 from landscape.surfaces import Surface
@@ -82,9 +84,7 @@ def save(found: Iterator[Picture], folder: Path, suffixes: Sequence[str]) -> Ite
             yield path
 
 
-def drawn(
-    sheets: Sequence[Sheet], folder: Path, *, between: str | None = None, medium: Medium = "screen"
-) -> list[Path]:
+def drawn(sheets: Sequence[Sheet], folder: Path, *, between: str | None = None, medium: str = "screen") -> list[Path]:
     """PNGs for a screen, or PDFs for a paper."""
     with mpl.rc_context(rc(medium)):
         return list(save(pictures(sheets, between=between), folder, [".png"] if medium == "screen" else [".pdf"]))
@@ -201,7 +201,7 @@ def _ends(surface: Surface) -> tuple[str, str]:
 
 
 def _wide() -> bool:
-    return float(mpl.rcParams["figure.figsize"][0]) > WIDTHS["paper-single"] * 1.4
+    return inches() > WIDE
 
 
 def _relief_size(count: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from markupsafe import escape
 
 from analysis.measures.checkpoints import Checkpoint
 from analysis.progress import quiet
-from analysis.style import Medium, rc
+from analysis.style import rc
 from analysis.surfaces.between import Fit, Tell, silent
 from analysis.surfaces.computing import Track, metrics_of, told_time
 from analysis.surfaces.drawing import draw
@@ -83,7 +83,7 @@ class Survey:
             parts.append(to_markdown(remarks, title))
         return "\n".join(parts)
 
-    def pictures(self, medium: Medium = "screen") -> list["Picture"]:
+    def pictures(self, medium: str = "screen") -> list["Picture"]:
         """All figures, at the width of a medium."""
         from analysis.surfaces.pictures import pictures  # figures are slow to import
 
@@ -110,7 +110,7 @@ class Survey:
         note = self.folder / "reading.md"
         write_bytes(note, self.notes().encode())
         found = [page, note]
-        for medium in ("screen", "paper-double"):
+        for medium in ("screen", "page"):
             found += drawn(self.sheets, self.folder, between=self.recipe.between, medium=medium)
         if vtk:
             found += [write_vtk(s.surface, self.folder / f"{_slug(s.name)}.vts") for s in self.sheets]

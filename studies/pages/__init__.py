@@ -10,6 +10,7 @@ from studies.pages import (
     perturbation_batch,
     predictors,
     spurious,
+    tabular,
     transfer,
 )
 from studies.pages.page import Answer, Page
@@ -29,5 +30,6 @@ PAGES: dict[str, Page] = {
         fashion_mnist,
         transfer,
         graphs,
+        tabular,
     )
 }

@@ -143,7 +143,7 @@ def test_a_trace_without_parts_is_refused(ax):
         layer_traces(ax, Estimate(1.0, 0.1, 10))
 
 
-@pytest.mark.parametrize("medium", ["screen", "paper-single"])
+@pytest.mark.parametrize("medium", ["screen", "icml"])
 def test_they_draw_in_every_medium(medium, tmp_path):
     with mpl.rc_context(rc(medium)):
         figure = Figure(figsize=(4, 6), layout="constrained")

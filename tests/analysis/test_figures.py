@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from synthetic import make
 
 from analysis import figures, style
+from analysis.figures.room import folded
 from analysis.measures.registry import MEASURES, family_of
+from analysis.media import MEDIA
 from analysis.table import with_variant
 
 
@@ -21,7 +23,7 @@ def results():
 
 @pytest.fixture
 def ax():
-    return Figure(figsize=(4, 3), layout="constrained").add_subplot()
+    return Figure(figsize=(8, 3), layout="constrained").add_subplot()
 
 
 def line_colours(ax):
@@ -60,7 +62,7 @@ def test_families_agree_with_the_registry_of_measures():
     assert found["bottom_eigenvalue"] == "other"
 
 
-@pytest.mark.parametrize("medium", style.WIDTHS)
+@pytest.mark.parametrize("medium", MEDIA)
 def test_text_in_pdf_stays_text(medium):
     settings = style.rc(medium)
     assert (settings["pdf.fonttype"], settings["ps.fonttype"]) == (42, 42)
@@ -144,8 +146,9 @@ def test_no_two_measures_have_one_name():
 
 
 def test_long_names_are_put_on_two_lines():
-    assert style.wrapped("F_mi [OBF, iso-loss, m=64, other train]") == "F_mi\n[OBF, iso-loss, m=64, other train]"
-    assert style.wrapped("largest eigenvalue") == "largest eigenvalue"
+    assert folded("F_mi [OBF, iso-loss, m=64, other train]", 34) == "F_mi\n[OBF, iso-loss, m=64, other train]"
+    assert folded("F_mi [OBF, iso-loss, m=64]", 18) == "F_mi\n[OBF, iso-loss,\nm=64]"
+    assert folded("largest eigenvalue", 18) == "largest eigenvalue"
 
 
 def test_an_unknown_medium_is_refused():
@@ -353,47 +356,6 @@ def test_level_lines_stand_for_methods_without_a_radius(results, ax):
     assert "ASAM" in labels
 
 
-def words(figure):
-    """Every text that a reader sees, with its place in pixels; tick labels by axis."""
-    axes = [ax for ax in figure.axes if ax.get_visible()]
-    single = [*figure.texts, *(t for legend in figure.legends for t in legend.get_texts())]
-    single += [t for ax in axes for t in (*ax.texts, ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label)]
-    ticks = []
-    for ax in axes:
-        for places, labels, limits in (
-            (ax.get_xticks(), ax.get_xticklabels(), ax.get_xlim()),
-            (ax.get_yticks(), ax.get_yticklabels(), ax.get_ylim()),
-        ):
-            low, high = sorted(limits)
-            ticks.append([t for at, t in zip(places, labels, strict=False) if low <= at <= high])
-    return [t for t in single if t.get_text().strip()], [[t for t in row if t.get_text()] for row in ticks]
-
-
-@pytest.mark.parametrize("name", figures.FIGURES)
-def test_figures_are_legible_on_paper_and_have_full_captions(results, name):
-    plate = figures.FIGURES[name]
-    with mpl.rc_context(style.rc(plate.paper)):
-        figure, facts = plate.draw(results)
-        figure.draw_without_rendering()
-        assert figure.get_figwidth() == style.WIDTHS[plate.paper]
-        single, ticks = words(figure)
-        edge = figure.bbox.padded(1.0)
-        for text in [*single, *(t for row in ticks for t in row)]:
-            assert text.get_fontsize() >= 5.5, text
-            box = text.get_window_extent()
-            assert edge.contains(box.x0, box.y0), text
-            assert edge.contains(box.x1, box.y1), text
-        labels = [ax.xaxis.label.get_window_extent() for ax in figure.axes if ax.get_visible() and ax.get_xlabel()]
-        assert not [a for a, b in itertools.combinations(labels, 2) if a.overlaps(b)], name
-        for row in ticks:
-            boxes = [t.get_window_extent() for t in row if t.get_rotation() == 0]
-            assert not [a for a, b in itertools.pairwise(boxes) if a.padded(-0.5).overlaps(b)], name
-    caption = plate.says(results, facts)
-    assert "{" not in caption
-    assert caption.endswith(".")
-    assert plate.alt.endswith(".")
-
-
 def test_the_forest_caption_tells_how_many_were_tried(results):
     _, facts = figures.FIGURES["forest"].draw(results)
     tried = results.correlations.query("target == 'gap_error' and coefficient == 'kendall' and role == 'candidate'")
@@ -481,7 +443,7 @@ def test_forgetting_by_size_is_the_mean_over_runs_in_order_of_size(results):
 
 def test_forgetting_by_size_needs_two_sizes(results):
     measures = results.measures[~results.measures["options"].str.contains('"m": (?:1,|"all")', regex=True)]
-    with pytest.raises(figures.NothingToDraw, match="one size m"):
+    with pytest.raises(figures.NothingToDraw, match="fewer than 3 sizes m"):
         figures.FIGURES["forgetting_by_m"].draw(replace(results, measures=measures))
 
 

@@ -127,7 +127,7 @@ def test_the_taylor_line_is_the_series_at_the_weights(curvature):
     rho, y = line.get_data()
     np.testing.assert_allclose(y, 1.5 * rho + (2 * rho**2 if math.isfinite(curvature) else 0), rtol=1e-12)
     order = "second order" if math.isfinite(curvature) else "first order"
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["SGD", order]
+    assert [t.get_text() for t in ax.figure.legends[0].get_texts()] == ["SGD", order]
     with pytest.raises(ValueError, match="`rises` holds no rise above 0"):
         sharpness_by_radius(ax, rises.assign(value=-1.0))
 

@@ -26,7 +26,7 @@ from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.runs.records import read_parts
-from trainers.tasks.registry import TASKS, learns_labels
+from trainers.tasks.registry import learns_labels, targets_of, text_of
 from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
@@ -332,12 +332,12 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "label_noise": config.label_noise,
         "spurious": config.spurious,
         "seed": config.data_seed,
-        "labels": learns_labels(config.task),
-        "numbers": config.task in TASKS and TASKS[config.task].numbers,
+        **targets_of(config.task),
         "columns": config.target_columns,
         "input_size": config.input_size,
         "on_corrupt": config.on_corrupt,
         "digest": config.dataset_digest,
+        "text": text_of(config.task, config.task_options),
     }
 
 

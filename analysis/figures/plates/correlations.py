@@ -4,36 +4,38 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from analysis.candidates import compared, lineup, noisy_labels
-from analysis.figures.correlations import (
-    comparison_plot,
-    correlation_matrix,
-    forest,
-    matrix_rows,
-    of_target,
-    strongest_baselines,
-)
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, leading, page
+from analysis.figures.comparisons import comparison_lines, comparison_plot
+from analysis.figures.correlations import matrix_rows, of_target, strongest_baselines
+from analysis.figures.forest import forest, forest_lines
+from analysis.figures.matrix import CELL, correlation_matrix
+from analysis.figures.plates.plate import OWN, Drawn, NothingToDraw, Plate, Wanted, leading
+from analysis.figures.room import key, letters
 from analysis.figures.scatter import line_handles, scatter, turns
 from analysis.results import StudyResults
 from analysis.statistics.correlation_rows import BASELINE, completed
 from analysis.statistics.exchangeability import COMPLETE_CELLS, INSIDE_METHODS
-from analysis.style import FAMILIES, counted, family, from_to, looks
+from analysis.style import FAMILIES, counted, family, from_to, looks, measure_name
 
 TOP = 20  # rows of a figure that a reader can still take in
 PANELS = 4  # scatter plots, where there are fewer families
 TARGETS = 9  # columns of the matrix
 
 
-def _forest(results: StudyResults) -> tuple[Figure, Facts]:
+def _forest(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     target, _ = leading(results)
     rows = of_target(results.correlations, target)
-    standings = [standing for standing in lineup(results, rows) if standing.stands_for]
-    records, noisy = [standing.row for standing in standings], noisy_labels(results)
+    standings, noisy = lineup(results, rows), noisy_labels(results)
+    records = [standing.row for standing in standings if standing.stands_for]
+    which = "one measure of each family, named in the study's file or the usual one,"
+    if wanted.measures:
+        of_name = {row["measure"]: row for row in rows.to_dict("records")}
+        names = wanted.named([*(standing.row["measure"] for standing in standings), *of_name])
+        records, which = [of_name[name] for name in names], "the measures asked for,"
     stratified = any(np.isfinite(row["stratified"]) for row in records)
-    figure = forest_page(pd.DataFrame(records), results.ceilings, target, noisy=noisy)
+    figure = forest_page(pd.DataFrame(records), results.ceilings, target, noisy=noisy, wanted=wanted)
     hollow = "mean of τ_b inside each method"
     if stratified:
         cells, dropped = (max(int(row[name]) for row in records) for name in ("cells", "cells_dropped"))
@@ -49,7 +51,8 @@ def _forest(results: StudyResults) -> tuple[Figure, Facts]:
     )
     tried = int(((rows["role"] != BASELINE) & np.isfinite(rows["value"].to_numpy(dtype=float))).sum())
     return figure, {
-        "target": target, "all": tried, "n": from_to(pd.Series([row["n_configurations"] for row in records])),
+        "target": target, "which": which, "all": tried,
+        "n": from_to(pd.Series([row["n_configurations"] for row in records])),
         "by_method": _by_method(records), "hollow": hollow, "known": known,
         "broken": "; broken ones resample inside cells" if stratified else "",
         "noisy": "‡: sorts examples by the noisy labels that were given. " if noisy else "",
@@ -65,28 +68,30 @@ def _by_method(records: list[dict[Any, Any]]) -> str:
     return "".join(f"; for {number} of them {what}" for what, number in counts.items() if number)
 
 
-def forest_page(rows: pd.DataFrame, ceilings: pd.DataFrame, target: str, *, noisy: bool) -> Figure:
-    """The forest plot of these rows of correlations, in their order, on a page of its own."""
-    figure = page(1.3 + (0.36 if np.isfinite(rows["stratified"].astype(float)).any() else 0.24) * len(rows))
-    names = rows["measure"].tolist()
-    forest(figure.add_subplot(), rows, target=target, measures=names, ceilings=ceilings, noisy=noisy)
+def forest_page(
+    rows: pd.DataFrame, ceilings: pd.DataFrame, target: str, *, noisy: bool, wanted: Wanted = OWN
+) -> Figure | SubFigure:
+    """The forest plot of these rows of correlations, in their order, on a page of its own or where it is wanted."""
+    lines, _ = forest_lines(rows.to_dict("records"), noisy=noisy)
+    figure, ax = wanted.panel(1.3 + lines.height * len(rows))
+    forest(ax, rows, target=target, measures=rows["measure"].tolist(), ceilings=ceilings, noisy=noisy)
     return figure
 
 
-def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
+def _comparison(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     rows = results.comparisons[np.isfinite(results.comparisons["difference"].to_numpy(dtype=float))]
     order = [t for t in results.targets if t in set(rows["target"])] or list(rows["target"].unique())
     if not order:
         raise NothingToDraw("No two measures were compared: the study names no pair of which both were measured.")
     here = rows[rows.index.isin(compared(results, order[0]).index)]
-    pairs = len(here[["forgetting", "sharpness"]].drop_duplicates())
-    lines = min(pairs, 12)
+    pairs = list(here[["forgetting", "sharpness"]].drop_duplicates().itertuples(index=False, name=None))
+    lines = comparison_lines(pairs[:12], marks=min(here["pairs"].nunique(), 2))
     inside = "pairs" in here.columns and (here["pairs"] == "stratified").any()
     drawn = "low_draws" in here.columns and np.isfinite(here["low_draws"].to_numpy(dtype=float)).any()
-    figure = page(0.9 + 0.36 * lines)
-    comparison_plot(figure.add_subplot(), here, top=12)
+    figure, ax = wanted.panel(0.9 + lines.height * len(lines.names))
+    comparison_plot(ax, here, top=12)
     return figure, {
-        "target": order[0], "shown": lines, "all": pairs, "n": from_to(here["n_configurations"]),
+        "target": order[0], "shown": len(lines.names), "all": len(pairs), "n": from_to(here["n_configurations"]),
         "inside": "Below, on a broken line: over pairs inside cells of equal hyper-parameters of training. " if inside
         else "",
         "drawn": f" Thin, and in numbers: resampling draws of the data too.{results.facts()['overlap']}" if drawn
@@ -94,10 +99,11 @@ def _comparison(results: StudyResults) -> tuple[Figure, Facts]:
     }  # fmt: skip
 
 
-def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
+def _scatter(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     target, rows = leading(results)
-    points = {m: results.points(m, target) for m in _panels(results, target, rows)}
-    of_measure = {row["measure"]: row for row in rows.to_dict("records")}
+    of_measure = {row["measure"]: row for row in of_target(results.correlations, target).to_dict("records")}
+    shown = wanted.named([*rows["measure"], *of_measure]) if wanted.measures else _panels(results, target, rows)
+    points = {m: results.points(m, target) for m in shown}
     drawn = [of_measure[name] for name, places in points.items() if name in of_measure and len(places)]
     if not drawn:
         raise NothingToDraw(f"No configuration has both a measure and {target} at its last checkpoint.")
@@ -105,7 +111,7 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     columns = min(2, len(drawn))
     lines = -(-len(drawn) // columns)
     turned = any(row["reversal"] for row in drawn)
-    figure = page(0.5 + 2.35 * lines)
+    figure = wanted.page(0.5 + 2.35 * lines)
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for ax in panels.flat[len(drawn) :]:
         ax.set_visible(False)
@@ -116,10 +122,8 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
         ax.set_ylabel("")
     found = {label: h for ax in panels.flat for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     names = [look[0] for look in looks(results.methods).values()]
-    unique = {name: found[name] for name in names if name in found}
-    handles = [*unique.values(), *(line_handles() if turned else [])]
-    labels = [*unique, *(h.get_label() for h in handles[len(unique) :])]
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(6, len(handles)))
+    handles = [*(found[name] for name in names if name in found), *(line_handles() if turned else [])]
+    key(figure, handles)
     every = int(rows["reversal"].astype(bool).sum())
     said = (
         "In none of them do the pooled and the within-method sign differ"
@@ -136,7 +140,9 @@ def _scatter(results: StudyResults) -> tuple[Figure, Facts]:
     )
     families = {family(row["measure"]) for row in drawn}
     what = "one measure of each family, which the study's file names or else the usual one"
-    if len(drawn) > len(families):
+    if wanted.measures:
+        what = "the measures asked for"
+    elif len(drawn) > len(families):
         what += f", and others, {len(drawn)} in all"
     each = "hp.data_seed" in results.runs and results.runs["hp.data_seed"].nunique() > 1
     less = ", without what a draw of the data adds to all configurations alike" if each else ""
@@ -169,20 +175,23 @@ def _left_out(every: pd.Series, shown: pd.Series) -> str:
     return f"Left out: {', '.join(parts)}" if parts else "None is left out"
 
 
-def _matrix(results: StudyResults) -> tuple[Figure, Facts]:
+def _matrix(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     leading(results)
     rows = completed(results.correlations[results.correlations["coefficient"] == "kendall"])
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    known_targets = [t for t in results.targets if t in set(rows["target"])]
-    targets = known_targets[:TARGETS]
-    rows = rows[rows["target"].isin(targets)]
     every = pd.Series(rows.loc[rows["role"] != BASELINE, "measure"].unique())
+    if wanted.measures:
+        rows = rows[rows["measure"].isin(wanted.named(rows["measure"]))]
+    known_targets = [t for t in results.targets if t in set(rows["target"])]
+    longest = max(len(measure_name(name)) for name in matrix_rows(rows, top=TOP))
+    targets = known_targets[: max(1, min(TARGETS, (letters() - longest) // CELL))]
+    rows = rows[rows["target"].isin(targets)]
     known = len(strongest_baselines(rows, targets))
-    figure = page(1.2 + 0.2 * (min(len(every), TOP) + known))
     kept = pd.Series(matrix_rows(rows, top=TOP))
-    correlation_matrix(figure.add_subplot(), rows, top=TOP, targets=targets)
+    figure, ax = wanted.panel(1.6 + 0.2 * (len(kept) + known))
+    correlation_matrix(ax, rows, top=TOP, targets=targets)
     left = _left_out(every, kept)
-    if rest := known_targets[TARGETS:]:
+    if rest := known_targets[len(targets) :]:
         left += f". Of the targets {', '.join(f'`{name}`' for name in rest)} have no column"
     return figure, {"shown": len(kept), "all": len(every), "known": known, "left": left}
 
@@ -191,15 +200,15 @@ PLATES: dict[str, Plate] = {
     "forest": Plate(
         title="Which measures go with generalisation",
         draw=_forest,
+        chooses=True,
         caption=(
-            "Kendall's τ_b with `{target}` over {n} configurations, each averaged over its seeds: one measure of "
-            "each family, named in the study's file or the usual one, of the {all} that were tried; {known}. Filled: "
-            "over all pairs of configurations. Hollow: {hollow}. Lines: {intervals}{by_method}{broken}. ⇄: a sign that "
-            "differs from the pooled one, within methods (upper line) or inside cells (lower line), or a "
-            "difference beyond chance. ⚠: some values carry a warning. †: sees held-out labels, so judge it "
-            "against the validation error. {noisy}Band: noise ceiling, of the target against itself. Measures are "
-            "raw: a positive value means that a larger measure goes with a larger target. The table has all "
-            "variants, with p-values corrected for all that were tried."
+            "Kendall's τ_b with `{target}` over {n} configurations, each averaged over its seeds: {which} of the {all} "
+            "that were tried; {known}. Filled: over all pairs of configurations. Hollow: {hollow}. Lines: "
+            "{intervals}{by_method}{broken}. ⇄: a sign that differs from the pooled one, within methods (upper line) "
+            "or inside cells (lower line), or a difference beyond chance. ⚠: some values carry a warning. †: sees "
+            "held-out labels, so judge it against the validation error. {noisy}Band: noise ceiling, of the target "
+            "against itself. Measures are raw: a positive value means that a larger measure goes with a larger "
+            "target. The table has all variants, with p-values corrected for all that were tried."
         ),
         alt="Forest plot of correlations with intervals, one line a measure.",
     ),
@@ -218,6 +227,7 @@ PLATES: dict[str, Plate] = {
     "scatter": Plate(
         title="Configuration by configuration",
         draw=_scatter,
+        chooses=True,
         caption=(
             "Each point is a configuration, averaged over its seeds at the last checkpoint; whiskers are one "
             "standard deviation over seeds{drawn}. Shown against `{target}`: {shown}, "
@@ -229,6 +239,7 @@ PLATES: dict[str, Plate] = {
     "correlation_matrix": Plate(
         title="Measures by targets",
         draw=_matrix,
+        chooses=True,
         caption=(
             "Kendall's τ_b of measures (rows, grouped by family) with targets (columns): first the {known} "
             "strongest baselines, then the {shown} of {all} measures with the largest absolute value over the "

@@ -5,11 +5,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.figures.events import forgetting_histogram
 from analysis.figures.forgetting import forgetting_bars, forgetting_by_size, forgetting_curves, size_order
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, runs_of_methods, with_options
+from analysis.figures.plates.plate import (
+    OWN,
+    Drawn,
+    NothingToDraw,
+    Plate,
+    Wanted,
+    last_of,
+    runs_of_methods,
+    with_options,
+)
 from analysis.results import StudyResults
 from analysis.style import counted, from_to
 from analysis.table import last_step
@@ -20,6 +28,7 @@ BARS = {
     "outputs, I(X;Ŷ) (F_mi) and I(X;Ŷ|Y) (F_cmi)",
     ("KL", "dloss"): "how far predictions moved (KL, from before to after), and how much the loss rose",
 }
+POINTS = 3  # fewer show no curve
 LINES = (("F_mi", "cw"), ("KL", "dloss"))
 
 
@@ -44,9 +53,12 @@ def _forgetting_rows(
     if rows.empty:
         raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
     if over_time:
-        rows = rows[rows.groupby(["run_id", "provider"])["step"].transform("nunique") > 1]
-        if rows.empty:
+        at = rows.groupby(["run_id", "provider"])["step"].transform("nunique")
+        if not (at > 1).any():
             raise NothingToDraw("Forgetting was measured at the last checkpoint only.")
+        rows = rows[at >= POINTS]
+        if rows.empty:
+            raise NothingToDraw(f"Forgetting was measured at fewer than {POINTS} checkpoints, which show no curve.")
     sizes = rows["m"].dropna()
     if sizes.empty:
         return rows, "all"
@@ -55,18 +67,18 @@ def _forgetting_rows(
     return rows[rows["m"] == m], m
 
 
-def _bars(results: StudyResults) -> tuple[Figure, Facts]:
+def _bars(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     rows, m = _forgetting_rows(results)
     rows = last_step(rows)
-    figure = page(5.2)
+    figure = wanted.page(5.2)
     shown = _drawn(rows, BARS)
     forgetting_bars(figure, rows, measures=shown)
     return figure, {"m": _whole(m), "shown": BARS[shown], "runs": counted(rows["run_id"].nunique(), "run")}
 
 
-def _curves(results: StudyResults) -> tuple[Figure, Facts]:
+def _curves(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     rows, m = _forgetting_rows(results, radius="iso-loss", over_time=True)
-    figure = page(3.9)
+    figure = wanted.page(3.9)
     forgetting_curves(figure, rows, measures=_drawn(rows, LINES), methods=results.methods)
     return figure, {
         "m": _whole(m), "runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows),
@@ -74,17 +86,17 @@ def _curves(results: StudyResults) -> tuple[Figure, Facts]:
     }  # fmt: skip
 
 
-def _by_method(results: StudyResults) -> tuple[Figure, Facts]:
+def _by_method(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     rows, m = _forgetting_rows(results, radius="iso-loss", over_time=True)
     rows = rows[(rows["split"] == "held_out") & rows["provider"].isin(["sam", "obf"])]
     if rows.empty:
         raise NothingToDraw("Neither SAM's nor OBF's perturbation was measured on held-out examples.")
-    figure = page(3.9)
+    figure = wanted.page(3.9)
     forgetting_curves(figure, rows, by="method", measures=_drawn(rows, LINES), methods=results.methods)
     return figure, {"m": _whole(m), "each": runs_of_methods(rows), "radius": _radii(results, rows)}
 
 
-def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
+def _by_size(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     rows = last_step(results.forgetting())
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float)) & (rows["provider"] != "zero")]
     shown = _drawn(rows, LINES)
@@ -93,9 +105,10 @@ def _by_size(results: StudyResults) -> tuple[Figure, Facts]:
         raise NothingToDraw("No perturbed forgetting was measured on a finished run.")
     if (rows["radius"] == "iso-loss").any():
         rows = rows[rows["radius"] == "iso-loss"]
-    if rows["m"].nunique() < 2:
-        raise NothingToDraw("Forgetting was measured for one size m of the perturbation batch only.")
-    figure = page(3.9)
+    rows = rows[rows.groupby("provider")["m"].transform("nunique") >= POINTS]  # a panel of one point is an empty box
+    if rows.empty:
+        raise NothingToDraw(f"Forgetting was measured for fewer than {POINTS} sizes m of the perturbation batch.")
+    figure = wanted.page(3.9)
     forgetting_by_size(figure, rows, measures=shown)
     return figure, {"runs": counted(rows["run_id"].nunique(), "run"), "radius": _radii(results, rows)}
 
@@ -112,7 +125,7 @@ def _whole(m: Any) -> str:
     return m if isinstance(m, str) else f"{float(m):g}"
 
 
-def _events(results: StudyResults) -> tuple[Figure, Facts]:
+def _events(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     chosen, rule = results.best_configurations()
     rows = with_options(last_of(results, chosen, "share_forgotten"), "protocol", "events")
     if rows.empty:
@@ -121,8 +134,8 @@ def _events(results: StudyResults) -> tuple[Figure, Facts]:
         )
     protocol = "presentation" if (rows["protocol"] == "presentation").any() else str(rows["protocol"].iloc[0])
     shown = rows[rows["protocol"] == protocol].rename(columns={"value": "share"})
-    figure = page(2.8)
-    forgetting_histogram(figure.add_subplot(), shown, methods=results.methods)
+    figure, ax = wanted.panel(2.8)
+    forgetting_histogram(ax, shown, methods=results.methods)
     when = "each time an example came up in training" if protocol == "presentation" else "after each epoch"
     return figure, {"rule": rule, "runs": counted(shown["run_id"].nunique(), "run"), "when": when}
 
@@ -137,7 +150,6 @@ PLATES: dict[str, Plate] = {
             "forgotten either. Mean and one standard deviation over {runs}; for each method: {rule}."
         ),
         alt="Histogram of forgetting events by method, with the examples that were never learned apart.",
-        paper="paper-single",
     ),
     "forgetting_bars": Plate(
         title="What a perturbation makes the model forget",

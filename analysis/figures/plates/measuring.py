@@ -2,11 +2,19 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.figures.calibration import SCORES, calibration
 from analysis.figures.costs import measure_costs
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, last_of, page, runs_of_methods, with_options
+from analysis.figures.plates.plate import (
+    OWN,
+    Drawn,
+    NothingToDraw,
+    Plate,
+    Wanted,
+    last_of,
+    runs_of_methods,
+    with_options,
+)
 from analysis.figures.radii import sharpness_by_radius
 from analysis.figures.reliability import reliability_diagram
 from analysis.figures.trajectories import along_training
@@ -15,7 +23,7 @@ from analysis.style import counted, family
 from analysis.table import with_variant
 
 BARS = 24
-RADII = 3  # fewer points show no curve
+RADII = POINTS = 3  # fewer show no curve
 LINES = 2  # panels of a family along training
 FIRST = (  # of what was measured along training, these are shown first
     *("top_eigenvalue", "hessian_trace", "m_sharpness", "ascent_sharpness", "adaptive_ascent_sharpness"),
@@ -23,22 +31,34 @@ FIRST = (  # of what was measured along training, these are shown first
 )
 
 
-def _along(results: StudyResults) -> tuple[Figure, Facts]:
+def _along(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     finished = results.configurations().query("status == 'finished'")
     rows = with_variant(results.measures).merge(finished, on="run_id", how="inner")
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
-    rows = rows[rows.groupby(["run_id", "variant"])["step"].transform("nunique") > 1]
+    at = rows.groupby(["run_id", "variant"])["step"].transform("nunique")
+    if (at > 1).any() and not (at >= POINTS).any():
+        raise NothingToDraw(f"Measures were taken at fewer than {POINTS} checkpoints, which show no curve.")
+    rows = rows[at >= POINTS]
     kinds = rows["measure"].map(family)
     columns = [names for kind in ("sharpness", "forgetting") if (names := _shown(rows[kinds == kind]))]
-    if not len(rows[kinds == "sharpness"]):
+    if wanted.measures:
+        asked = wanted.named(rows["variant"])
+        columns = [asked[: -(-len(asked) // 2)], asked[-(-len(asked) // 2) :]] if len(asked) > 1 else [asked]
+    elif not len(rows[kinds == "sharpness"]):
         raise NothingToDraw(
             "Sharpness was measured at the last checkpoint only; name its measures under `trajectory` in the study."
         )
     lines = max(map(len, columns))
-    figure = page(0.6 + 1.75 * lines)
+    figure = wanted.page(0.6 + 1.75 * lines)
     along_training(figure, rows, columns=columns, methods=results.methods)
     shown = rows[rows["variant"].isin([name for names in columns for name in names])]
-    return figure, {"each": runs_of_methods(shown), "all": rows["variant"].nunique(), "shown": sum(map(len, columns))}
+    what = "The measures asked for" if wanted.measures else "Measures of sharpness (left) and forgetting (right)"
+    return figure, {
+        "what": what,
+        "each": runs_of_methods(shown),
+        "all": rows["variant"].nunique(),
+        "shown": sum(map(len, columns)),
+    }
 
 
 def _shown(rows: pd.DataFrame) -> list[str]:
@@ -54,17 +74,17 @@ def _shown(rows: pd.DataFrame) -> list[str]:
     return [str(v) for v in best["variant"].head(LINES)]
 
 
-def _calibration(results: StudyResults) -> tuple[Figure, Facts]:
+def _calibration(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     chosen, rule = results.best_configurations()
     rows = last_of(results, chosen, *SCORES, *(scaled for scaled, _ in SCORES.values()))
     if not rows["measure"].isin(["ece", "brier"]).any():
         raise NothingToDraw("Calibration was not measured on a finished run.")
-    figure = page(1.1 + 0.28 * rows["method"].nunique())
+    figure = wanted.page(1.1 + 0.28 * rows["method"].nunique())
     calibration(figure, rows, methods=results.methods)
     return figure, {"rule": rule, "runs": counted(rows["run_id"].nunique(), "run")}
 
 
-def _costs(results: StudyResults) -> tuple[Figure, Facts]:
+def _costs(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     entries = results.entries()
     timed = bool(np.isfinite(entries["seconds"].to_numpy(dtype=float)).any())
     entries = entries.assign(cost=entries["seconds" if timed else "gradients"])
@@ -73,8 +93,8 @@ def _costs(results: StudyResults) -> tuple[Figure, Facts]:
         raise NothingToDraw("Neither the seconds of the measures nor their expected costs are known.")
     shown = rows.head(BARS)
     free = sorted(entries.loc[entries["cost"] == 0, "measure"])
-    figure = page(1.0 + 0.21 * len(shown))
-    measure_costs(figure.add_subplot(), shown, unit="seconds a checkpoint" if timed else "gradients a checkpoint")
+    figure, ax = wanted.panel(1.0 + 0.21 * len(shown))
+    measure_costs(ax, shown, unit="seconds a checkpoint" if timed else "gradients a checkpoint")
     what = (
         "Seconds that each measure took at a checkpoint, mean over checkpoints; a measure that comes after others may "
         "use what they left, such as per-example gradients"
@@ -92,18 +112,18 @@ def _costs(results: StudyResults) -> tuple[Figure, Facts]:
     return figure, {"what": what, "left": left}
 
 
-def _reliability(results: StudyResults) -> tuple[Figure, Facts]:
+def _reliability(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     chosen, rule = results.best_configurations()
     rows = last_of(results, chosen, "bin_accuracy")
     if rows.empty:
         raise NothingToDraw("The bins of confidence were not measured: name `reliability` among the study's measures.")
     bins = with_options(rows, "bin", "confidence", "bins").assign(accuracy=rows["value"], n=rows["draws"])
-    figure = page(4.2)
+    figure = wanted.page(4.2)
     reliability_diagram(figure, bins, methods=results.methods)
     return figure, {"rule": rule, "runs": counted(rows["run_id"].nunique(), "run"), "bins": bins["bins"].iloc[0]}
 
 
-def _by_radius(results: StudyResults) -> tuple[Figure, Facts]:
+def _by_radius(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     chosen, rule = results.best_configurations()
     rows = with_options(last_of(results, chosen, "ascent_sharpness"), "rho")
     rows = rows[rows["value"] > 0]
@@ -116,8 +136,8 @@ def _by_radius(results: StudyResults) -> tuple[Figure, Facts]:
     bend = with_options(last_of(results, chosen, "surrogate_gap_directional"), "rho").sort_values("rho")
     curvature = bend.drop_duplicates("run_id").set_index("run_id")["value"]  # at the smallest radius: least beside gᵀHg
     rises = rows.assign(slope=rows["run_id"].map(slope), curvature=rows["run_id"].map(curvature))
-    figure = page(3.2)
-    sharpness_by_radius(figure.add_subplot(), rises, methods=results.methods)
+    figure, ax = wanted.panel(3.2)
+    sharpness_by_radius(ax, rises, methods=results.methods)
     known = bool(np.isfinite(rises["curvature"].to_numpy(dtype=float)).any())
     return figure, {"rule": rule, "runs": counted(rises["run_id"].nunique(), "run"),
                     "line": "ρ‖g‖ + ρ²κ/2, κ the curvature along the gradient" if known else "ρ‖g‖"}  # fmt: skip
@@ -134,7 +154,6 @@ PLATES: dict[str, Plate] = {
             "pooled by method; for each method: {rule}."
         ),
         alt="Accuracy against confidence, one line a method, with the share of predictions in each bin.",
-        paper="paper-single",
     ),
     "sharpness_by_radius": Plate(
         title="Sharpness by radius",
@@ -145,14 +164,14 @@ PLATES: dict[str, Plate] = {
             "Medians and quartiles over {runs}; for each method: {rule}."
         ),
         alt="Rise of the loss against the radius, one colour a method, with the Taylor line.",
-        paper="paper-single",
     ),
     "along_training": Plate(
         title="Sharpness and forgetting along training",
         draw=_along,
+        chooses=True,
         caption=(
-            "Measures of sharpness (left) and forgetting (right) at each checkpoint, {shown} of the {all} that were "
-            "measured along training; one line a method, {each}."
+            "{what} at each checkpoint, {shown} of the {all} that were measured along training; one line a method, "
+            "{each}."
         ),
         alt="Measures of sharpness and of forgetting over epochs, one line a method.",
     ),
@@ -165,13 +184,11 @@ PLATES: dict[str, Plate] = {
             "validation data. Smaller is better. Mean and one standard deviation over {runs}; for each method: {rule}."
         ),
         alt="Calibration error, Brier score and test loss by method, before and after temperature scaling.",
-        paper="paper-single",
     ),
     "costs": Plate(
         title="What the measures cost",
         draw=_costs,
         caption="{what}. {left}",
         alt="Bars of the cost of each measure.",
-        paper="paper-single",
     ),
 }

@@ -1,26 +1,93 @@
 """What a figure of the report is, and what all of them share."""
 
+import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 
 from analysis.figures import correlations
 from analysis.results import StudyResults
-from analysis.style import Medium, from_to
+from analysis.style import from_to
 from analysis.table import last_step
 
 Facts = dict[str, Any]
+Drawn = tuple[Figure | SubFigure, Facts]
 SCREEN_SIZE = 9.0  # size of text, in points, for which the heights of figures are given
 
 
 class NothingToDraw(Exception):  # noqa: N818 -- not an error: the report prints the reason in place of the figure
     """There is nothing to draw; the message says why, in a sentence for the reader."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a figure beyond its study.
+
+    Attributes:
+        measures: What to show, from the top down: ids, or whole names of variants; empty is the figure's own choice.
+        on: Where to draw: axes, or for several panels a figure or part of one; None is a page of its own.
+    """
+
+    measures: tuple[str, ...] = ()
+    on: Axes | Figure | SubFigure | None = None
+
+    def page(self, height: float) -> Figure | SubFigure:
+        """A figure as wide as the medium in force, as high as given on a screen, less where the text is smaller.
+
+        Raises:
+            ValueError: If there are only axes to draw on.
+        """
+        if isinstance(self.on, Axes):
+            raise ValueError("`on` is one Axes, but the figure has several panels: give a Figure or SubFigure.")
+        if self.on is not None:
+            return self.on
+        width = float(mpl.rcParams["figure.figsize"][0])
+        size = float(mpl.rcParams["font.size"])
+        return Figure(figsize=(width, height * size / SCREEN_SIZE), layout="constrained")
+
+    def panel(self, height: float) -> tuple[Figure | SubFigure, Axes]:
+        """The same with one pair of axes, which may be given."""
+        if isinstance(self.on, Axes):
+            figure = self.on.get_figure(root=False)
+            assert figure is not None
+            return figure, self.on
+        figure = self.page(height)
+        return figure, figure.add_subplot()
+
+    def named(self, known: Iterable[str]) -> list[str]:
+        """The variants asked for: an id stands for its first variant among those that there are.
+
+        Raises:
+            ValueError: If one was not measured.
+        """
+        every = list(dict.fromkeys(known))
+        found = []
+        for name in self.measures:
+            match = next((v for v in every if v == name or v.partition("[")[0] == name), None)
+            if match is None:
+                near = difflib.get_close_matches(name, [*every, *(v.partition("[")[0] for v in every)], n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "see the table of correlations."
+                raise ValueError(f"`measures` holds {name!r}, which has no value for this figure: {hint}")
+            found.append(match)
+        return list(dict.fromkeys(found))
+
+
+OWN = Wanted()
+
+
+class Draw(Protocol):
+    """Draws a figure of a study, and returns the facts that its caption names."""
+
+    def __call__(self, results: StudyResults, wanted: Wanted = ..., /) -> Drawn:
+        """Draw it at the width that `style.rc` set; raises `NothingToDraw` with the reason."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,25 +100,18 @@ class Plate:
             `NothingToDraw` with the reason.
         caption: Text with `{facts}` to be filled in.
         alt: What a reader who cannot see the figure is told.
-        paper: The medium of its PDF: one column of a paper, or two.
+        chooses: Whether it takes the measures to show.
     """
 
     title: str
-    draw: Callable[[StudyResults], tuple[Figure, Facts]]
+    draw: Draw
     caption: str
     alt: str
-    paper: Medium = "paper-double"
+    chooses: bool = False
 
     def says(self, results: StudyResults, facts: Facts) -> str:
         """The caption, with the facts of the drawing and of the study's statistics filled in."""
         return self.caption.format(**results.facts(), **facts)
-
-
-def page(height: float) -> Figure:
-    """A figure as wide as the medium in force, as high as given on a screen, less where the text is smaller."""
-    width = float(mpl.rcParams["figure.figsize"][0])
-    size = float(mpl.rcParams["font.size"])
-    return Figure(figsize=(width, height * size / SCREEN_SIZE), layout="constrained")
 
 
 def leading(results: StudyResults) -> tuple[str, pd.DataFrame]:

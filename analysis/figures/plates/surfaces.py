@@ -1,23 +1,22 @@
 """Figures of the report on loss surfaces: of one run of each of some methods, on common axes and one scale."""
 
-from matplotlib.figure import Figure
-
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, page
+from analysis.figures.plates.plate import OWN, Drawn, NothingToDraw, Plate, Wanted
 from analysis.figures.surfaces import comparison
+from analysis.figures.surfaces.comparison import columns_of
 from analysis.figures.surfaces.scales import compact
 from analysis.results import StudyResults
 from analysis.surfaces.context import number, prediction_of
 from landscape.surfaces import Surface
 
-HEIGHT = 3.1  # inches on a screen, of a row of planes
+HEIGHT, NARROW_HEIGHT = 3.1, 2.7  # inches on a screen, of a row of three planes, and of two
 
 
-def _compared(results: StudyResults, metric: str) -> tuple[Figure, Facts]:
+def _compared(results: StudyResults, metric: str, wanted: Wanted) -> Drawn:
     surfaces = {name: s for name, s in results.surfaces.items() if metric in s.values and len(s.grid.shape) == 2}
     if not surfaces:
         raise NothingToDraw("No surfaces were drawn: name methods under `surfaces` in the study.")
-    rows = -(-len(surfaces) // 3)
-    figure = page(HEIGHT * rows)
+    columns = columns_of(len(surfaces))
+    figure = wanted.page((HEIGHT if columns > 2 else NARROW_HEIGHT) * -(-len(surfaces) // columns))
     second = {name: p for name, s in surfaces.items() if (p := prediction_of(s, metric)) is not None}
     scale = comparison(figure, surfaces, metric=metric, predictions=second)
     first = next(iter(surfaces.values()))
@@ -54,7 +53,7 @@ def _share(surfaces: dict[str, Surface], metric: str) -> str:
 def _plate(metric: str, what: str) -> Plate:
     return Plate(
         title=f"Surfaces of the {what}",
-        draw=lambda results: _compared(results, metric),
+        draw=lambda results, wanted=OWN: _compared(results, metric, wanted),
         caption=(
             f"{what[:1].upper()}{what[1:]} over {{axes}}, one run of each method at the configuration that validation "
             "data choose, on {n} examples; one scale for all.{broken}{share}{said}"

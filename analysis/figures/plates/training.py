@@ -2,17 +2,17 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.figures.curves import accuracy_by_radius, training_curves
-from analysis.figures.plates.plate import Facts, NothingToDraw, Plate, page
+from analysis.figures.plates.plate import OWN, Drawn, NothingToDraw, Plate, Wanted
 from analysis.results import StudyResults
 from analysis.style import counted
 
+POINTS = 3  # fewer show no curve
 RADII = 3  # of a method; fewer points show no curve
 
 
-def _training(results: StudyResults) -> tuple[Figure, Facts]:
+def _training(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     chosen, rule = results.best_configurations()
     if chosen.empty:
         raise NothingToDraw("No run finished, so there is no curve to draw.")
@@ -20,12 +20,14 @@ def _training(results: StudyResults) -> tuple[Figure, Facts]:
     columns, words = (results.score.on("test"), results.score.on("train")), results.score.words
     if not np.isfinite(rows[list(columns)].to_numpy(dtype=float)).any():
         raise NothingToDraw(f"No {words} was recorded during training.")
-    figure = page(2.7)
+    if rows["epoch"].nunique() < POINTS:
+        raise NothingToDraw(f"The {words} was recorded at fewer than {POINTS} epochs, which show no curve.")
+    figure = wanted.page(2.7)
     training_curves(figure, rows, columns=columns, methods=results.methods)
     return figure, {"rule": rule, "runs": counted(len(chosen), "run"), "score": words[:1].upper() + words[1:]}
 
 
-def _radius(results: StudyResults) -> tuple[Figure, Facts]:
+def _radius(results: StudyResults, wanted: Wanted = OWN) -> Drawn:
     if "hp.rho" not in results.runs.columns:
         raise NothingToDraw("The runs have no radius `rho`.")
     final, rule = results.best_configurations("hp.rho")
@@ -36,8 +38,8 @@ def _radius(results: StudyResults) -> tuple[Figure, Facts]:
         raise NothingToDraw("No finished run was trained with a radius above 0.")
     if rho[rho > 0].groupby(final["method"]).nunique().max() < RADII:
         raise NothingToDraw(f"No method was trained with {RADII} or more radii, and fewer show no curve.")
-    figure = page(2.8)
-    accuracy_by_radius(figure.add_subplot(), final, target=target, methods=results.methods)
+    figure, ax = wanted.panel(2.8)
+    accuracy_by_radius(ax, final, target=target, methods=results.methods)
     return figure, {"rule": rule, "score": results.score.words}
 
 
@@ -51,7 +53,6 @@ PLATES: dict[str, Plate] = {
             "first tenth of training."
         ),
         alt="Test and training score over epochs, one line a method.",
-        paper="paper-single",
     ),
     "radius": Plate(
         title="Error by radius",
@@ -62,6 +63,5 @@ PLATES: dict[str, Plate] = {
             "than those of plain ones, so lines may be compared in height but not from left to right."
         ),
         alt="Final test score against the perturbation radius, one line a method.",
-        paper="paper-single",
     ),
 }

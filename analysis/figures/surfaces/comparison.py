@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from analysis.figures.room import inches
 from analysis.figures.surfaces import marks
 from analysis.figures.surfaces.contour import colour_bar, contour
 from analysis.figures.surfaces.line import Slice, lines
@@ -65,8 +66,8 @@ def comparison(
         slices = [Slice(s, name, metric, second.get(name)) for name, s in surfaces.items()]
         lines(figure.subplots(), slices, cut=cut)
         return scale
-    wide = figure.bbox.width / figure.dpi > WIDE
-    k = columns or min(len(surfaces), 3 if wide else 2)
+    wide = inches(figure) > WIDE
+    k = columns or columns_of(len(surfaces), figure)
     rows = -(-len(surfaces) // k)
     if form == "relief":
         axes = figure.subplots(rows, k, squeeze=False, subplot_kw={"projection": "3d"})
@@ -85,14 +86,20 @@ def comparison(
     if form == "relief":
         _arrange_reliefs(figure, next(iter(surfaces.values())), scale, len(surfaces))
         return scale
-    room = figure.bbox.width / figure.dpi / (k + 0.6)
+    room = inches(figure) / (k + (0.6 if wide else 1.2))
     for i, ax in enumerate(used):
+        ax.tick_params(labelbottom=i + k >= len(used) or not _common(surfaces, 0))
         ax.set_xlabel(marks.fitted(ax.get_xlabel(), ax, room) if i + k >= len(used) or not _common(surfaces, 0) else "")
         ax.set_ylabel(marks.fitted(ax.get_ylabel(), ax, room) if not i % k or not _common(surfaces, 1) else "")
     assert drawn is not None
     colour_bar(figure, drawn, used, scale)
     marks.legend_below(figure, used, columns=4 if wide else 2)
     return scale
+
+
+def columns_of(count: int, figure: Figure | SubFigure | None = None) -> int:
+    """How many of so many panels stand in a row: 3 at most in a wide figure, or page to be, 2 in a narrow one."""
+    return min(count, 3 if inches(figure) > WIDE else 2)
 
 
 def numbers_at_centre(surface: Surface, metric: str) -> list[str]:

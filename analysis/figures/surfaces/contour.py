@@ -1,6 +1,6 @@
 """Planes as filled contours with labelled lines, and what lies over them: second order, paths, perturbed points."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.path import Path
 
+from analysis.figures.room import inches
 from analysis.figures.surfaces import marks
 from analysis.figures.surfaces.overlays import draw_paths, path_panels
 from analysis.figures.surfaces.scales import MAP, Cut, Kind, Scale, checked, shared_scale
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # the package of surfaces draws with these figures
     from analysis.surfaces.trajectory import SurfacePath
 
 LABELLED = 0.35  # of the plane's diagonal: lines that reach less far have no room for a label
+LABEL = 0.36  # inches that a label needs for itself
 STEPS = 24  # of colour between two labelled lines' range: fine enough to look even, few enough for a small PDF
 
 
@@ -73,11 +75,16 @@ def contour(
         at = scale.positions(values)
         drawn = ax.contour(x, y, places, levels=at, colors=INK, linewidths=0.5, alpha=0.65, zorder=2)
         texts = dict(zip(at, scale.labels(values), strict=True))
-        reach = np.hypot(x[-1] - x[0], y[-1] - y[0])
-        long = [level for level, path in zip(at, drawn.get_paths(), strict=True) if _extent(path) > LABELLED * reach]
-        for text in ax.clabel(drawn, levels=long, fmt=texts, fontsize="x-small", inline=True, inline_spacing=2):
-            text.set_color(INK)
-            text.set_path_effects(marks.HALO)
+        size = np.array([x[-1] - x[0], y[-1] - y[0]])
+        paths_of = dict(zip(at, drawn.get_paths(), strict=True))
+        places_of = _spread(paths_of, np.array([x[0], y[0]]), size, LABEL / inches(ax))
+        for level, place in places_of.items():
+            label = ax.clabel(
+                drawn, levels=[level], manual=[place], fmt=texts, fontsize="x-small", inline=True, inline_spacing=2
+            )
+            for text in label:
+                text.set_color(INK)
+                text.set_path_effects(marks.HALO)
     if prediction is not None and len(values):
         _second_order(ax, surface, prediction, scale, values)
     marks.mark_evaluated(ax, surface)
@@ -101,10 +108,32 @@ def _second_order(ax: Axes, surface: Surface, prediction: marks.Prediction, scal
     ax.add_line(Line2D([], [], color=marks.SECOND_ORDER, lw=0.9, ls="--", label=label))
 
 
-def _extent(path: Path) -> float:
-    """Diagonal of the box around the longest of a level's lines: one that only cuts corners off has no room."""
-    pieces = path.to_polygons(closed_only=False) if len(np.asarray(path.vertices)) else []
-    return max((float(np.hypot(*np.ptp(np.asarray(piece), axis=0))) for piece in pieces), default=0.0)
+def _spread(
+    paths: Mapping[float, Path], corner: np.ndarray, size: np.ndarray, gap: float
+) -> dict[float, tuple[float, float]]:
+    """Where each level has its label: on its longest line, as far from the others as it goes.
+
+    Args:
+        paths: Lines of each level.
+        corner: Lower left of the plane.
+        size: Of the plane.
+        gap: Least distance from another label, in widths of the plane; a level without such a place has no label.
+    """
+    taken = [np.array([x, 0.0]) for x in (1.0, 0.8, 0.6)]  # where the cosine of the axes stands
+    found = {}
+    for level, path in paths.items():
+        pieces = path.to_polygons(closed_only=False) if len(np.asarray(path.vertices)) else []
+        scaled = [(np.asarray(piece) - corner) / size for piece in pieces]
+        longest = max(scaled, key=lambda piece: float(np.hypot(*np.ptp(piece, axis=0))), default=np.empty((0, 2)))
+        inside = longest[((longest > gap / 2) & (longest < 1 - gap / 2)).all(axis=1)]
+        if not len(inside) or np.hypot(*np.ptp(longest, axis=0)) < LABELLED * np.sqrt(2):
+            continue
+        distance = np.min([np.hypot(*(inside - place).T) for place in taken], axis=0)
+        if distance.max() >= gap:
+            taken.append(inside[distance.argmax()])
+            x, y = corner + size * taken[-1]
+            found[level] = (float(x), float(y))
+    return found
 
 
 def colour_bar(

@@ -16,6 +16,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from analysis.figures.room import letters
 from analysis.figures.surfaces.scales import compact
 from analysis.style import INK, MUTED
 from landscape.surfaces import Surface
@@ -24,6 +25,7 @@ HALO: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=2
 SECOND_ORDER = "#c04000"  # of what the second order predicts, on lines and in planes
 STRETCHED = 4.0  # a plane longer than this times its height is not drawn with equal units
 WIDE = 34  # letters of a label that a narrow panel has room for
+TICKS = 32  # letters across a panel from which four ticks have room
 LETTER = 0.6  # width of a letter, in sizes of the text
 
 
@@ -91,8 +93,9 @@ def frame(ax: Axes, surface: Surface, *, short: bool = False) -> None:
     shape = (x[-1] - x[0]) / (y[-1] - y[0])
     if same_units(surface) and 1 / STRETCHED < shape < STRETCHED:
         ax.set_aspect("equal")
-    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ticks = 4 if letters(ax) > TICKS else 2
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     for spine in ax.spines.values():
         spine.set_visible(True)
     ax.text(

@@ -158,11 +158,18 @@ def _second_order_holds(surface: Surface, metric: str, exact: SecondOrder) -> Re
     slack = 1e-4 * max(abs(exact.value), 1e-12)  # rounding, where the rise itself is tiny
     bad = ~(abs(values - predicted) <= WITHIN * abs(values - exact.value) + slack)
     if not bad.any():
-        return fine("second order", "The second order predicts the whole picture to a fifth of the rise.")
+        return fine(
+            "second order",
+            "Gradient and Hessian at the centre predict the whole picture, "
+            "with an error of at most a fifth of the rise.",
+        )
     holds = far[far < far[bad].min()]
     share = float(holds.max()) if len(holds) else 0.0
     text = (
-        f"The second order predicts the rise to a fifth within {percent(share)} of the picture's reach: further out, "
-        "curvature at the centre says little."
+        f"Gradient and Hessian at the centre predict the rise of the loss, with an error of at most a fifth, up to "
+        f"{percent(share)} of the way to the picture's edge; further out they say little."
+        if share > 0
+        else "Gradient and Hessian at the centre predict the rise of the loss nowhere in the picture with an error of "
+        "at most a fifth: it shows more than they know."
     )
     return Remark("second order", "fine" if share >= NEAR else "mind", text)

@@ -8,7 +8,10 @@
     responsive: true, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false, showLink: false, plotlyServerURL: "",
     modeBarButtonsToRemove: ["lasso2d", "select2d", "sendDataToCloud", "editInChartStudio", "sendChartToCloud"],
   };
-  const font = { family: "system-ui, sans-serif", size: 12, color: "#22262b" };
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const theme = () => (dark.matches ? { ink: "#e6e8eb", paper: "#1e2227", grid: "#4a525c" } : { ink: "#22262b", paper: "#ffffff", grid: "#d5d9de" });
+  const font = () => ({ family: "system-ui, sans-serif", size: 12, color: theme().ink });
+  const axis = () => ({ gridcolor: theme().grid, zerolinecolor: theme().grid, automargin: true });  // room for long names
   const number = (v) => (v === null || v === undefined ? "–" : Number(v.toPrecision(4)).toString().replace("-", "−"));
   const chosen = (id, other) => (get(id) ? get(id).value : other);
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/\n/g, " ");
@@ -55,7 +58,7 @@
     const s = slice(model);
     const cut = s.u.map((row) => row.map((v) => (v === null ? null : Math.min(v, 1))));
     const width = div.clientWidth || 380, size = Math.min(1, width / 430);  // names of axes need room beside it
-    const title = (i) => ({ title: { text: plain(model.axes[i]), font: { ...font, size: 11 } } });
+    const title = (i) => ({ gridcolor: theme().grid, title: { text: plain(model.axes[i]), font: { ...font(), size: 11 } } });
     const traces = [{
       type: "surface", x: s.x, y: s.y, z: cut, surfacecolor: s.u, cmin: 0, cmax: 1, colorscale: data.map, showscale: false,
       text: s.text, hovertemplate: "%{text}<extra></extra>", connectgaps: false,
@@ -63,10 +66,10 @@
       lighting: { ambient: 0.72, diffuse: 0.55, specular: 0.08, roughness: 0.9 },
     }];
     Plotly.react(div, traces, {
-      height: Math.max(240, Math.min(380, 0.95 * width)), margin: { l: 0, r: 0, t: 0, b: 0 }, font, uirevision: "kept", paper_bgcolor: "#fff",
+      height: Math.max(240, Math.min(380, 0.95 * width)), margin: { l: 0, r: 0, t: 0, b: 0 }, font: font(), uirevision: "kept", paper_bgcolor: theme().paper,
       scene: {
         xaxis: title(0), yaxis: title(1), aspectmode: "manual", aspectratio: { x: size, y: size, z: 0.6 * size },
-        zaxis: { title: { text: plain(metric().label), font: { ...font, size: 11 } }, range: [-0.02, 1], tickvals: scale().ticks, ticktext: scale().texts },
+        zaxis: { gridcolor: theme().grid, title: { text: plain(metric().label), font: { ...font(), size: 11 } }, range: [-0.02, 1], tickvals: scale().ticks, ticktext: scale().texts },
         camera: { eye: { x: 1.35, y: -1.45, z: 0.95 }, projection: { type: "orthographic" } },
       },
     }, config);
@@ -97,8 +100,8 @@
     const range = (c) => [c[0], c[c.length - 1]];
     const shapes = dims === 2 ? [{ type: "line", x0: s.x[0], x1: s.x[s.x.length - 1], y0: s.y[slider(model)], y1: s.y[slider(model)], line: { color: "#22262b", width: 1, dash: "dot" } }] : [];
     Plotly.react(div, traces, {
-      height: Math.max(260, Math.min(400, 0.9 * (div.clientWidth || 400))), margin: { l: 56, r: 10, t: 34, b: 44 }, font, shapes, paper_bgcolor: "#fff", legend: { orientation: "h", y: 1.12 }, showlegend: model.paths.length > 0,
-      xaxis: { title: { text: plain(model.axes[0]) }, range: range(s.x), constrain: "domain" }, yaxis: { title: { text: plain(model.axes[1]) }, range: range(s.y), constrain: "domain", ...(model.equal ? { scaleanchor: "x" } : {}) },
+      height: Math.max(260, Math.min(400, 0.9 * (div.clientWidth || 400))), margin: { l: 56, r: 10, t: 34, b: 44 }, font: font(), shapes, paper_bgcolor: theme().paper, plot_bgcolor: theme().paper, legend: { orientation: "h", y: 1.12 }, showlegend: model.paths.length > 0,
+      xaxis: { ...axis(), title: { text: plain(model.axes[0]) }, range: range(s.x), constrain: "domain" }, yaxis: { ...axis(), title: { text: plain(model.axes[1]) }, range: range(s.y), constrain: "domain", ...(model.equal ? { scaleanchor: "x" } : {}) },
     }, config);
   }
 
@@ -145,8 +148,8 @@
     const first = data.models[0];
     const where = dims === 1 ? "" : `, at ${plain(first.axes[1])} = ${number(held())}`;
     Plotly.react(get("lines"), traces, {
-      height: 320, margin: { l: 60, r: 12, t: 34, b: 46 }, font, paper_bgcolor: "#fff", legend: { orientation: "h", y: 1.15, traceorder: "normal" }, showlegend: true,
-      xaxis: { title: { text: plain(first.axes[0]) + where } }, yaxis: { title: { text: plain(metric().label) } },
+      height: 320, margin: { l: 60, r: 12, t: 34, b: 46 }, font: font(), paper_bgcolor: theme().paper, plot_bgcolor: theme().paper, legend: { orientation: "h", y: 1.15, traceorder: "normal" }, showlegend: true,
+      xaxis: { ...axis(), title: { text: plain(first.axes[0]) + where } }, yaxis: { ...axis(), title: { text: plain(metric().label) } },
       yaxis2: { overlaying: "y", range: [0, 1.02], visible: false },
     }, config);
   }
@@ -193,6 +196,7 @@
   }
   for (const id of ["metric", "scale"]) if (get(id)) get(id).addEventListener("change", draw);
   if (get("model")) get("model").addEventListener("change", () => { layout(); draw(); });
+  dark.addEventListener("change", draw);
   layout();
   draw();
   document.documentElement.dataset.ready = "yes";

@@ -10,13 +10,15 @@ import pytest
 from synthetic import make, write
 
 from analysis.figures import FIGURES
+from analysis.media import MEDIA
 from analysis.reporting import pages
+from analysis.reporting.drawing import Edition
 from analysis.reporting.findings import findings, key_numbers
 from analysis.reporting.pages import report
 from analysis.reporting.tables import TABLES
 from analysis.results import CEILINGS, COMPARISONS, CORRELATIONS
 from analysis.statistics.catalogue import STATISTICS
-from analysis.style import WIDTHS, fixed
+from analysis.style import fixed
 
 pytestmark = pytest.mark.xdist_group("report")  # one page for all
 
@@ -32,7 +34,7 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found += [(tag, k, v) for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -41,7 +43,7 @@ class Links(HTMLParser):
 
 def test_every_figure_and_table_is_a_file(page):
     names = {p.relative_to(page.parent).as_posix() for p in page.parent.rglob("*") if p.is_file()}
-    wanted = {"report.html", "report.md"}
+    wanted = {"report.html", "report.md", "numbers.tex", "explorer.html"}
     wanted |= {f"figures/{n}.{s}" for n in FIGURES for s in ("pdf", "png")}
     wanted |= {f"tables/{n}.{s}" for n in TABLES for s in ("csv", "tex")}
     assert names == wanted
@@ -57,10 +59,11 @@ def test_the_page_stands_alone(page):
     parser = Links()
     parser.feed(text)
     assert parser.open == []
-    assert {tag for tag, _, _ in parser.found} == {"img", "a"}
-    assert all(v.startswith("data:image/png;base64,") for tag, _, v in parser.found if tag == "img")
+    assert {tag for tag, _, _ in parser.found} == {"img", "source", "a"}
+    assert all(v.startswith("data:image/png;base64,") for tag, _, v in parser.found if tag != "a")
     anchors = [v for tag, _, v in parser.found if tag == "a"]
-    assert all(v.startswith("#") and f'id="{v[1:]}"' in text for v in anchors)
+    assert anchors.count("explorer.html") == 1  # which lies beside it
+    assert all(v.startswith("#") and f'id="{v[1:]}"' in text for v in anchors if v != "explorer.html")
     assert not re.search(r"https?://|url\(|@import|<script", text)
     assert str(page.parent) not in text
 
@@ -474,9 +477,9 @@ def test_statistics_that_were_not_made_are_left_out_and_their_old_files_go(monke
 
 
 def test_the_paper_s_figures_have_its_width(page):
-    for name, plate in FIGURES.items():
+    for name in FIGURES:
         box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", (page.parent / f"figures/{name}.pdf").read_bytes())
-        assert float(box[1]) / 72 == pytest.approx(WIDTHS[plate.paper], abs=0.01)
+        assert float(box[1]) / 72 == pytest.approx(MEDIA["screen"].width, abs=0.01)
 
 
 class Slow:
@@ -492,5 +495,5 @@ def test_what_is_sent_to_other_processes_does_not_change_under_way(results, tmp_
     fresh = replace(results)  # which keeps nothing yet
     vars(fresh)["slow"] = Slow()
     before = len(vars(fresh))
-    pages._sections(fresh, tmp_path, 2)
+    pages._sections(fresh, Edition(), tmp_path, 2)
     assert len(vars(fresh)) > before, "drawing keeps more in it"

@@ -2,6 +2,7 @@ import io
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from synthetic import make
 from analysis.candidates import corrected_p, lineup
 from analysis.reporting import tables
 from analysis.reporting.latex import marked_latex
+from analysis.reporting.numbers import command, to_tex
 from analysis.reporting.table import captioned, remarks
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation_rows import completed
@@ -37,14 +39,17 @@ def test_csv_holds_the_raw_values(results, name):
 def test_latex_is_a_booktabs_table_of_the_right_shape(results, name):
     table = tables.TABLES[name](results)
     text = tables.to_latex(table)
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
-        assert text.count(rule) == 1 + ("longtable" in text and rule != r"\bottomrule")  # on every page
-    body = text.split("\\midrule\n")[-1].split(r"\bottomrule")[0].strip().removeprefix("\\endhead\n").split("\n")
-    assert len(body) == len(table.shown)
-    width = len(table.shown.columns)
-    for line in body:
-        assert line.endswith(r"\tabularnewline")
-        assert line.replace(r"\&", "").count("&") == width - 1
+    assert text.startswith("% \\usepackage{booktabs}\n")
+    blocks = re.findall(r"\\midrule\n(.*?)\n?\\bottomrule", text, re.DOTALL)
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{@{}", r"\end{tabular}" + "\n"):
+        assert text.count(rule) == len(blocks)
+    rows = [line for block in blocks for line in block.split("\n") if line]
+    shapes = Counter(line.replace(r"\&", "").count("&") + 1 for line in rows)
+    tables_of_columns = sum(shapes.values()) / max(len(table.shown), 1)  # blocks of columns, one below the other
+    assert tables_of_columns == int(tables_of_columns)
+    columns = sum(width * rows for width, rows in shapes.items()) / max(len(table.shown), 1)
+    assert len(table.shown) == 0 or columns == len(table.shown.columns) + tables_of_columns - 1
+    assert all(line.endswith(r"\tabularnewline") for line in rows)
     # Nothing special is left bare, and nothing is beyond ASCII but what LaTeX takes as it is.
     assert "_" not in text.replace(r"\_", "").replace(r"$\tau_b$", "").replace("\\label", "")
     assert not [c for c in text if ord(c) > 127]
@@ -347,12 +352,13 @@ def test_every_latex_table_compiles_and_fits_the_page(results, tmp_path):
     for name, (shown, words) in made.items():
         frame = pd.DataFrame(shown)
         texts[name] = tables.to_latex(tables.Table(name, "A table", "Caption. Notes on `it`.", frame, frame, words))
-    assert "resizebox" in texts["wide"]
-    assert "longtable" in texts["far"]
+    assert texts["wide"].count(r"\toprule") > 1  # blocks of columns
+    assert texts["far"].count("(continued)") == texts["far"].count(r"\begin{table}") - 1 > 0
+    texts["numbers"] = to_tex(results) + r"Of \lsRuns\ runs: \lsTauTopEigenvalue\ \lsTauTopEigenvalueInterval."
     for name, text in texts.items():
         (tmp_path / f"{name}.tex").write_text(text, encoding="ascii")
     body = "\n".join(rf"\typeout{{Table {name}}}\input{{{name}.tex}}\clearpage" for name in texts)
-    packages = r"\usepackage{booktabs,graphicx,longtable}"
+    packages = r"\usepackage{booktabs}"
     (tmp_path / "all.tex").write_text(rf"\documentclass{{article}}{packages}\begin{{document}}{body}\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
@@ -362,3 +368,23 @@ def test_every_latex_table_compiles_and_fits_the_page(results, tmp_path):
         table = line if line.startswith("Table ") else table
         assert "too large for page" not in line, table
         assert not re.match(r"Overfull \\hbox \((\d{2,}|[5-9])[\d.]*pt", line), (table, line)  # 5 points are not seen
+
+
+def test_numbers_for_a_text_are_those_of_the_tables(results):
+    text = to_tex(results)
+    found = dict(re.findall(r"^\\newcommand\{\\(ls[A-Za-z]+)\}\{(.*)\} % .+$", text, re.MULTILINE))
+    assert len(found) == text.count("newcommand")  # no name twice
+    row = results.correlations.query("target == 'gap_error' and coefficient == 'kendall'").set_index("measure")
+    own = row.loc["top_eigenvalue"]
+    assert found["lsTauTopEigenvalue"].replace("$-$", "−") == fixed(own["value"])
+    assert found["lsTauTopEigenvalueInterval"].replace("$-$", "−") == f"[{fixed(own['low'])}, {fixed(own['high'])}]"
+    assert found["lsRuns"] == str(len(results.runs))
+    assert found["lsConfigurations"] == "17"
+    best = tables.methods(results).data.set_index("method").loc["sam", "test_error_mean"]
+    assert found["lsTestErrorSam"] == f"{100 * best:.2f}"
+    assert not [c for c in text if ord(c) > 127]
+
+
+def test_names_of_commands_are_letters():
+    assert command("Tau", "F_mi[obf, iso-loss, m=64, held_out]") == "lsTauFMiObfIsoLossMSixFourHeldOut"
+    assert command("Tau", "steps_to_ce_0.1") == "lsTauStepsToCeZeroOne"

@@ -556,7 +556,7 @@ def test_profiles_refuse_what_does_not_fit(ax):
         Along(np.zeros(2), np.zeros(3), np.zeros(3))
 
 
-@pytest.mark.parametrize("medium", ["screen", "paper-single", "paper-double"])
+@pytest.mark.parametrize("medium", ["screen", "icml", "page"])
 def test_they_draw_in_every_medium_with_text_as_text(medium, tmp_path):
     with mpl.rc_context(rc(medium)):
         width = mpl.rcParams["figure.figsize"][0]

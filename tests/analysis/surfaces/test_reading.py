@@ -224,16 +224,16 @@ def test_a_saddle_and_a_quadratic_that_does_not_hold_are_told():
         r.text for r in said(made(second_order={**QUADRATIC, "curvature": [[9.0, 0.0], [0.0, 0.5]]}), "second order")
     ]
     assert any("points around the centre bend by 2" in text and "say 9" in text for text in far)
-    assert any("within 0 % of the picture's reach" in text for text in far)
+    assert any("nowhere in the picture" in text for text in far)
     assert [r.text for r in said(made(second_order=QUADRATIC), "second order")] == [
-        "The second order predicts the whole picture to a fifth of the rise."
+        "Gradient and Hessian at the centre predict the whole picture, with an error of at most a fifth of the rise."
     ]
 
 
 def test_how_far_the_second_order_holds():
     surface = made(lambda x, y: bowl(x, y) + 1.0 * x**4, second_order=QUADRATIC)  # x⁴ < x²/4 up to 0.5
     (remark,) = said(surface, "second order")
-    assert "within 50 % of the picture's reach" in remark.text
+    assert "up to 50 % of the way to the picture's edge" in remark.text
     assert remark.level == "fine"
 
 
