@@ -85,8 +85,12 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "report.report",
         "Write the report of a finished study again.",
-        examples=("landscape report runs/smoke", "landscape report runs/smoke --figure forest"),
-        first=("figure",),
+        examples=(
+            "landscape report runs/smoke",
+            "landscape report runs/smoke --figure forest --medium icml --font serif",
+            "landscape report runs/smoke --explore-with runs/digits",
+        ),
+        first=("figure", "medium", "measures", "labels", "font", "explore-with"),
     ),
     "surface": Command(
         "surface.surface",
