@@ -6,11 +6,11 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args, get_type_hints
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("landscape", "trainers", "analysis")
-LISTS = ("methods", "measures", "models", "datasets", "augmentations", "tasks")
 
 
 def pages() -> dict[str, str]:
@@ -49,8 +49,11 @@ def _commands() -> str:
 
 
 def _names() -> str:
+    from analysis.cli.listing import list_names
+
+    lists = get_args(get_type_hints(list_names)["what"])
     parts = ["# What there is, by name\n\nAs `landscape list` shows it.\n"]
-    parts.extend(f"## {what.capitalize()}\n\n```text\n{_shown(['list', what])}\n```\n" for what in LISTS)
+    parts.extend(f"## {what.capitalize()}\n\n```text\n{_shown(['list', what])}\n```\n" for what in lists)
     return "\n".join(parts)
 
 
