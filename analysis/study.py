@@ -27,6 +27,7 @@ from analysis.statistics.correlation import Correlations, correlate, defaults
 from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
+from analysis.version import version
 from trainers.config import TrainConfig
 from trainers.data.shifted import Shifted, shifted_sets
 from trainers.data.sources.named import fingerprint
@@ -411,7 +412,7 @@ def pays(study: StudyConfig, runtime: Runtime, folder: Path) -> bool:
 
 def environment() -> dict[str, Any]:
     """What a result may depend on besides its configuration."""
-    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "landscape")
+    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn")
     versions = {}
     for name in packages:
         try:
@@ -421,6 +422,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **versions,
+        "landscape": version(),
         "platform": platform.platform(),
         "processor": processor(),
         "cores": cores(),

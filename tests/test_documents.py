@@ -21,6 +21,19 @@ def test_the_readmes_python_runs_as_written(smoke, capsys):
     assert scope["pairs"].converged
 
 
+def test_the_first_study_runs_as_written(smoke, tmp_path, capsys):
+    from analysis import StudyConfig, read_study
+
+    text = (ROOT / "docs" / "first_study.md").read_text()
+    blocks = {kind: re.findall(rf"```{kind}\n(.*?)```", text, flags=re.DOTALL) for kind in ("python", "yaml")}
+    for block in blocks["python"]:
+        exec(block.replace("runs/smoke", str(smoke)), {})
+    assert "measure" in capsys.readouterr().out
+    for block in blocks["yaml"]:
+        (tmp_path / "mine.yaml").write_text(block)
+        assert isinstance(read_study(tmp_path / "mine.yaml"), StudyConfig)
+
+
 def test_what_the_readme_names_exists():
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"`?((?:studies|notebooks|docs|benchmarks)/[\w./]+\w)`?", text):

@@ -131,7 +131,7 @@ class TokenEvaluation:
         at = self.at[torch.from_numpy(numbers)]
         parts = zip(x.split(self._size(x)), at.split(self._size(x)), strict=True) if len(x) else ()
         found = [self._pooled(self._outputs(some, theta), places) for some, places in parts]
-        return torch.cat(found) if found else torch.empty(0, self.told["classes"])
+        return torch.cat(found) if found else torch.empty(0, int(self.told["classes"]))
 
     def _outputs(self, x: Tensor, theta: Params) -> Float[Tensor, "n v t"]:
         return self.asked.outputs_of(on_inputs(self.risk, [x]), theta)

@@ -49,7 +49,7 @@ class DatasetEntry:
 
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(digits, "1,797 handwritten digits of 8 x 8 pixels, 10 classes; comes with scikit-learn."),
-    "mnist1d": DatasetEntry(mnist1d, "5,000 generated signals of 40 points, 10 classes; needs landscape[mnist1d]."),
+    "mnist1d": DatasetEntry(mnist1d, "5,000 generated signals of 40 points, 10 classes; needs landscape-lab[mnist1d]."),
     "diabetes": DatasetEntry(
         diabetes,
         "442 patients, ten numbers each and one to be told, for `task` regression; standardised on the training part; "

@@ -17,7 +17,7 @@ from trainers.sharpness_aware.optimizers import make_optimizer
 try:
     import gymnasium
 except ImportError as error:
-    raise ImportError("`trainers.integrations.policies` needs gymnasium: pip install 'landscape[rl]'") from error
+    raise ImportError("`trainers.integrations.policies` needs gymnasium: pip install 'landscape-lab[rl]'") from error
 
 POLE = 0.5  # half the length of CartPole's pole, in metres
 DISCOUNT = 0.99

@@ -61,7 +61,8 @@ class Transformer(nn.Module):
         """Logits at each place, with the vocabulary on the second axis."""
         x = self.norm(self.blocks(self.embed(tokens) + self.positions[: tokens.shape[1]]))
         weight = self.embed.weight if self.head is None else self.head.weight
-        return (x @ weight.T).transpose(1, 2)
+        logits: Tensor = x @ weight.T
+        return logits.transpose(1, 2)
 
 
 def gpt(

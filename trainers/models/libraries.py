@@ -316,5 +316,5 @@ def _import(module: str, extra: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"models of {package} need the package {package}: pip install 'landscape[{extra}]' ({error})."
+            f"models of {package} need the package {package}: pip install 'landscape-lab[{extra}]' ({error})."
         ) from error

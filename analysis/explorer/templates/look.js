@@ -27,10 +27,11 @@ Explorer.look = (() => {
     if (v && v.numeric && (v.measure || v.levels.length > MOST)) return { variable: v, scale: true, classes: data.methods.map((m) => ({ name: m.name, colour: m.colour, symbol: m.symbol })), at: (run) => data.runs.method[run] };
     if (!v) return { variable: null, classes: [{ name: "runs", colour: legible(COLOURS[0]), symbol: "circle" }], at: () => 0 };
     if (id === "method") return { variable: v, classes: data.methods.map((m) => ({ name: m.name, colour: legible(m.colour), symbol: m.symbol })), at: (run) => data.runs.method[run] };
-    const place = new Map(v.levels.map((level, i) => [String(level), i])), n = v.levels.length;
+    const shown = v.levels.length > MOST ? v.levels.slice(0, MOST - 1) : v.levels;  // more colours are not told apart
+    const place = new Map(shown.map((level, i) => [String(level), i])), n = shown.length;
     return {
       variable: v,
-      classes: [...v.levels, "–"].map((level, i) => ({ name: view.shown(level), colour: legible(i === n ? "#8c9196" : COLOURS[i % COLOURS.length]), symbol: SYMBOLS[i % SYMBOLS.length] })),
+      classes: [...shown, v.levels.length > MOST ? "others" : "–"].map((level, i) => ({ name: view.shown(level), colour: legible(i === n ? "#8c9196" : COLOURS[i % COLOURS.length]), symbol: SYMBOLS[i % SYMBOLS.length] })),
       at: (run) => place.get(String(v.values[run])) ?? n,
     };
   }

@@ -52,7 +52,7 @@ def load(name: str, files: Files, reading: Reading) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"`dataset` {name!r} needs `datasets`: pip install 'landscape[data]'.") from error
+        raise ImportError(f"`dataset` {name!r} needs `datasets`: pip install 'landscape-lab[data]'.") from error
     try:
         found = datasets.load_from_disk(str(files.root))
     except Exception as error:  # a damaged folder fails in any way

@@ -79,7 +79,7 @@ SCHEMES: dict[str, Scheme] = {name: _standard(name) for name in STANDARD} | {
         hugging_face.find,
         lambda name, files, reading, *, labels: hugging_face.load(name, files, reading),  # noqa: ARG005
         "hf:PATH. Images, or text for `task` language, of Hugging Face's datasets, in a folder that `save_to_disk` "
-        "made; needs landscape[data].",
+        "made; needs landscape-lab[data].",
         _of_files(hugging_face.find),
         images=True,
     ),

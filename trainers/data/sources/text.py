@@ -1,6 +1,7 @@
 """Text as tokens: `pydoc`, which comes with every Python, and `text:FILE`; bytes, or a tokenizer of Hugging Face."""
 
 import functools
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -225,11 +226,11 @@ def tokenizer_of(reading: TextReading) -> tuple[Any, int]:
 @functools.lru_cache(maxsize=4)
 def _hugging_face(name: str) -> Any:
     try:
-        from transformers import AutoTokenizer
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
-        raise ImportError(f"`tokenizer` {name!r} needs transformers: pip install 'landscape[text]'.") from error
+        raise ImportError(f"`tokenizer` {name!r} needs transformers: pip install 'landscape-lab[text]'.") from error
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of many kinds
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:150]
         raise ValueError(
