@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from scipy.special import stdtrit
 
-from landscape.showing import table
+from landscape.showing import html_table
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +65,7 @@ class Estimate:
         """A table with the 95 % interval and the parts, for a notebook."""
         rows = [(self.method or "value", self), *self.parts.items()]
         shown = [(name, str(e), "{:.4g} to {:.4g}".format(*e.interval())) for name, e in rows]
-        return table(shown, head=("", "estimate", "95 % interval"))
+        return html_table(shown, head=("", "estimate", "95 % interval"))
 
     def __str__(self) -> str:
         open_end = "" if self.converged else ", not converged"

@@ -21,7 +21,7 @@ from landscape.loaded import Batches, LoadedBatches, cut_batches, in_memory
 from landscape.params import Params, real_parts, select
 from landscape.precision import own_precision
 from landscape.ranks import Ranks
-from landscape.showing import table
+from landscape.showing import html_table
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class EmpiricalRisk:
 
     def _repr_html_(self) -> str:
         """A table, for a notebook."""
-        return table(self._facts(), caption="empirical risk")
+        return html_table(self._facts(), caption="empirical risk")
 
     def _facts(self) -> list[tuple[str, str]]:
         """What it is, in words; nothing is computed for it."""

@@ -17,7 +17,7 @@ from landscape.progress import Progress
 from landscape.randomness import source_of
 from landscape.risk import EmpiricalRisk
 from landscape.sharpness import Sharpness, ascent_sharpness
-from landscape.showing import table
+from landscape.showing import html_table
 from landscape.spectral import Eigenpairs, top_eigenpairs, trace
 
 TOP = 0.01  # residual allowed, of the largest modulus
@@ -73,7 +73,7 @@ class Summary:
     def _repr_html_(self) -> str:
         """A table, for a notebook."""
         caption = f"{self.examples:,} examples, {self.parameters:,} parameters"
-        return table(self.rows(), head=("", "value", "error"), caption=caption)
+        return html_table(self.rows(), head=("", "value", "error"), caption=caption)
 
 
 def summary(

@@ -15,7 +15,7 @@ from landscape.operators.protocol import SymmetricOperator
 from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.randomness import source_of
-from landscape.showing import table
+from landscape.showing import html_table
 from landscape.spectral.basis import loses_digits
 from landscape.spectral.extremes import Found, Goal, Which, find, interrupted
 from landscape.spectral.krylov import Krylov, images_kept, working_dtype
@@ -64,7 +64,7 @@ class Eigenpairs:
         """A table, for a notebook."""
         pairs = zip(self.values.tolist(), self.residuals.tolist(), strict=True)
         rows = [(i, f"{value:.6g}", f"{residual:.1e}") for i, (value, residual) in enumerate(pairs, start=1)]
-        return table(rows, head=("", "eigenvalue", "residual"), caption=self._state())
+        return html_table(rows, head=("", "eigenvalue", "residual"), caption=self._state())
 
     def __repr__(self) -> str:
         lines = [f"Eigenpairs({self._state()})"]
