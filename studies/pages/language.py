@@ -60,10 +60,10 @@ def verdicts(runs: dict[str, pd.DataFrame]) -> list[Verdict]:
     found = []
     for study, words in STUDIES.items():
         of = {method: chosen(mine, TARGET, CHOOSE) for method, mine in runs[study].groupby("method")}
-        edge = edge_of_grid(runs[study][runs[study]["method"] == "sgd"], of["sgd"].name, "lr")
+        edge = edge_of_grid(runs[study][runs[study]["method"] == "adamw"], of["adamw"].name, "lr")
         doubt = f"of AdamW, {edge}" if edge else ""
         for method in METHODS:
-            gap = (of[method] - of["sgd"]).to_numpy()
+            gap = (of[method] - of["adamw"]).to_numpy()
             contrast = Contrast(
                 "against AdamW", gap, INTEREST, scale=1, unit="nats a token", digits=3,
                 open_if_held=doubt, open_if_excluded=doubt,
@@ -100,7 +100,7 @@ PAGE = Page(
     "first case. And does what a perturbation makes the model forget tell which model has the lower held-out loss? A "
     "transformer of about 120,000 weights (two blocks, width 64, embedding tied) on bytes of Python's own "
     "documentation in sequences of 64, AdamW as the base optimizer: (a) 3,000 sequences in one epoch, (b) 375 in "
-    "eight, which is as many steps. Each with AdamW alone (`sgd` in the tables: no perturbation), SAM and OBF (rho "
+    "eight, which is as many steps. Each with AdamW alone, SAM and OBF (rho "
     "0.02 and 0.1) and ASAM (rho 0.1 and 0.5), at the learning rates 0.001 and 0.004, on five draws of the data, "
     "which decide the initial weights and the order too; AdamW alone also at 0.016: 75 runs. Test: 512 sequences of "
     "the same register. AdamW took half as many gradients as SAM.",
