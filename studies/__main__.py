@@ -18,7 +18,7 @@ LATER = {
     "transfer": "739ab94",
     "graphs": "60c85f2",
     "tabular": "dc515ab",
-    "language": "7cc162b",
+    "language": "a9c94d5",
 }
 EXTENDED = {"efficiency": "af23124", "label_noise": "398ad33"}  # of grids extended later, by validation data alone
 
