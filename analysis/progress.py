@@ -1,82 +1,26 @@
-"""Progress of long work: a bar with the time left on a terminal, a few plain lines elsewhere."""
+"""Progress of long work: a bar with the time left on a terminal and in a notebook, a few plain lines elsewhere."""
 
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
+from html import escape
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from analysis.pace import Pace, Work
 from landscape.progress import Status
 
 LINE_SECONDS = 10.0  # between plain lines
 SILENCE = 60.0  # at most, where an item ends, between plain lines of items
+BAR_SECONDS = 0.1  # between states of a bar in a notebook
 
 console = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What items cost beside each other, in any unit, and how many are worked on at once.
-
-    Attributes:
-        of: The cost of an item that was done; 0 for one that was done before.
-        total: The cost of all.
-        at_once: Processes.
-    """
-
-    of: Callable[[Any], float]
-    total: float
-    at_once: int = 1
-
-
-class Pace:
-    """How far work has come, and how long the rest may take.
-
-    What has been done is what items that ended cost, and half of what is worked on now.
-
-    Args:
-        total: The cost of all items.
-        at_once: How many are worked on at once.
-        clock: Seconds.
-    """
-
-    def __init__(self, total: float, at_once: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        self.total, self.at_once, self.clock = total, at_once, clock
-        self.begun, self.done, self.items = clock(), 0.0, 0
-
-    def add(self, cost: float) -> None:
-        """Count an item that has ended; one that cost nothing was there before."""
-        self.done += cost
-        self.items += cost > 0
-
-    @property
-    def spent(self) -> float:
-        """Seconds since the beginning."""
-        return self.clock() - self.begun
-
-    @property
-    def left(self) -> float:
-        """Seconds that the rest may take; NaN until an item has ended."""
-        if not self.items:
-            return math.nan
-        rest = max(0.0, self.total - self.done)
-        begun = min((self.at_once - 1) * self.done / self.items, rest) / 2
-        return self.spent * (rest - begun) / (self.done + begun)
 
 
 class TimeLeft(ProgressColumn):
@@ -97,8 +41,7 @@ def track(items: Iterable[Any], what: str, total: int, work: Work | None = None)
         total: Number of items.
         work: What they cost; by default all the same, one at a time.
     """
-    work = work or Work(lambda _: 1.0, total)
-    pace = Pace(work.total, work.at_once)
+    pace = Pace(work or Work(lambda _: 1.0, total))
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -107,20 +50,53 @@ def track(items: Iterable[Any], what: str, total: int, work: Work | None = None)
         with Progress(*columns, console=console) as bar:
             task = bar.add_task(what, total=total, pace=pace)
             for item in items:
-                pace.add(work.of(item))
+                pace.add(item)
                 bar.advance(task)
                 yield item
         return
-    marks = {max(1, round(total * share)) for share in (0.1, 0.25, 0.5, 0.75, 1)}
-    said = pace.clock()
-    print(f"{what}: 0 of {total}", file=sys.stderr, flush=True)
+    say = _in_notebook(what, total) if console.is_jupyter else _in_lines(what, total)
+    say(0, pace)
     for done, item in enumerate(items, start=1):
-        pace.add(work.of(item))
-        if done in marks or pace.clock() - said >= SILENCE:
-            left = "" if math.isnan(pace.left) else f", about {pace.left:.0f} s left"
-            print(f"{what}: {done} of {total} after {pace.spent:.0f} s{left}", file=sys.stderr, flush=True)
-            said = pace.clock()
+        pace.add(item)
+        say(done, pace)
         yield item
+
+
+def _in_lines(what: str, total: int) -> Callable[[int, Pace], None]:
+    """Plain lines: at the beginning, at shares of the items, and where an item ends after a long silence."""
+    marks = {0, *(max(1, round(total * share)) for share in (0.1, 0.25, 0.5, 0.75, 1))}
+    said = 0.0
+
+    def say(done: int, pace: Pace) -> None:
+        nonlocal said
+        if done in marks or pace.spent - said >= SILENCE:
+            told = f" {pace}" if done else ""
+            print(f"{what}: {done} of {total}{told}", file=sys.stderr, flush=True)
+            said = pace.spent
+
+    return say
+
+
+def _in_notebook(what: str, total: int) -> Callable[[int, Pace], None]:
+    """A bar of HTML; rich's would need ipywidgets, and nothing of it would be left in the stored notebook."""
+    show, written = _place(), -math.inf
+
+    def say(done: int, pace: Pace) -> None:
+        nonlocal written
+        if done == total or pace.spent - written >= BAR_SECONDS:
+            line = escape(f"{what}: {done} of {total} {pace}")
+            show(f'<progress value="{done}" max="{total}"></progress> {line}')
+            written = pace.spent
+
+    return say
+
+
+def _place() -> Callable[[str], None]:
+    """A place in a notebook's output, whose HTML each call replaces."""
+    from IPython.display import HTML, display  # there wherever a notebook runs
+
+    handle = display(HTML(""), display_id=True)
+    return lambda text: handle.update(HTML(text))
 
 
 def quiet(items: Iterable[Any], what: str, total: int, work: Work | None = None) -> Iterator[Any]:  # noqa: ARG001
@@ -131,17 +107,23 @@ def quiet(items: Iterable[Any], what: str, total: int, work: Work | None = None)
 def shown(what: str = "points") -> Callable[..., None]:
     """A function to give as `progress`: to the estimators of `landscape`, and to `scan`.
 
-    It writes one line on stderr: again and again on a terminal, elsewhere at the end, and at most every 10 s before.
+    It writes one line on stderr: again and again on a terminal (and in a notebook's output), elsewhere at the end, and
+    at most every 10 s before.
 
     Args:
         what: What numbers that come without a `Status` count.
     """
     written = time.monotonic()
+    show = _place() if console.is_jupyter else None
 
     def tell(now: Status | int, total: int | None = None) -> None:
         nonlocal written
         text = str(now) if total is None else f"{now}/{total} {what}"
-        if console.is_terminal:
+        if show is not None:
+            if now == total or time.monotonic() - written >= BAR_SECONDS:
+                show(escape(text))
+                written = time.monotonic()
+        elif console.is_terminal:
             console.print(text, end="\n" if now == total else "\r", highlight=False, overflow="crop", no_wrap=True)
         elif now == total or time.monotonic() - written >= LINE_SECONDS:
             print(text, file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -22,7 +22,7 @@ from analysis import table
 from analysis.measures.collect import Call, Weights, tabulate, take, to_measure, work_of
 from analysis.measures.plan import Choice, Examples, plan
 from analysis.measures.registry import expected_sign
-from analysis.progress import Work
+from analysis.pace import Work
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import Correlations, correlate, defaults
 from analysis.studyfile import StudyConfig, read_study
@@ -58,7 +58,13 @@ __all__ = [
     "write_statistics",
 ]
 
-Track = Callable[[Iterable[Any], str, int, Work], Iterator[Any]]  # shows progress over (items, what, how many, cost)
+
+class Track(Protocol):
+    """Shows progress over items, and yields them."""
+
+    def __call__(self, items: Iterable[Any], what: str, total: int, work: Work | None = None) -> Iterator[Any]: ...
+
+
 MADE = "delete it and run `landscape study` again"
 
 

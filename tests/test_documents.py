@@ -63,6 +63,7 @@ SMALLER = {  # what a notebook says, and what is run of it here: every cell, wit
     "02_curvature": {"STEPS = 600": "STEPS = 60"},
     "03_sam_family": {'"epochs": 15,': '"epochs": 2,', '"evaluate_every": 15,': '"evaluate_every": 2,'},
     "06_surfaces": {'"points": 31,': '"points": 9,', "points=41,": "points=9,"},
+    "08_policy": {"SEEDS, UPDATES, PLAYED = 5, 100, 20": "SEEDS, UPDATES, PLAYED = 2, 3, 2"},
 }
 
 

@@ -13,7 +13,7 @@ from analysis.measures.catalogue.targets import SOMETIMES, TARGETS
 from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
 from analysis.measures.plan import Choice, Plan, plan
 from analysis.measures.taking import Begin, silent
-from analysis.progress import Work
+from analysis.pace import Work
 from analysis.table import Row
 from landscape.progress import Progress
 from landscape.ranks import Ranks

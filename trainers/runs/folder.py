@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from landscape.showing import html_table
 from trainers.config import TrainConfig, fits, train_config
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, with_shifted
@@ -72,6 +73,20 @@ class Run:
     """
 
     folder: Path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """What was trained, how, and where it stands, for a notebook."""
+        settings, status = self.settings(), self.status()
+        shown = ("model", "dataset", "task", "method", "rho", "lr", "batch_size", "epochs", "seed")
+        rows = [(key, settings[key]) for key in shown if settings.get(key) is not None]
+        last = self.history().iloc[-1] if (self.folder / "history.parquet").exists() else {}
+        scores = ("train_loss", "train_error", "test_loss", "test_error")
+        rows += [(key, f"{last[key]:.4g}") for key in scores if key in last]
+        state = " ".join(part for part in (status["status"], status["reason"]) if part)
+        return html_table([*rows, ("status", state)], caption=f"run {self.run_id}")
 
     @property
     def run_id(self) -> str:
