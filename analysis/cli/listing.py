@@ -1,6 +1,6 @@
 """`landscape list`: what there is, by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import tyro
@@ -36,7 +36,7 @@ def list_names(what: tyro.conf.Positional[What], *, task: str | None = None) -> 
     return 0
 
 
-def entries(what: What) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def entries(what: What) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
     """What there is of a kind.
 
     Returns:
@@ -53,8 +53,8 @@ def entries(what: What) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if what == "statistics":
         from analysis.statistics.catalogue import STATISTICS  # likewise
 
-        told = [(name, entry.title) for name, entry in STATISTICS.items()]
-        return ("name", "what it answers"), [("correlations", "Each measure with each target"), *told]
+        titles = [(name, entry.title) for name, entry in STATISTICS.items()]
+        return ("name", "what it answers"), [("correlations", "Each measure with each target"), *titles]
     registries: dict[str, Mapping[str, Any]]
     registries = {
         "models": MODELS, "datasets": {**DATASETS, **SCHEMES}, "augmentations": AUGMENTATIONS, "tasks": TASKS,
@@ -90,7 +90,7 @@ def _measures() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     ]
 
 
-def _for_task(task: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _for_task(task: str) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
     """Whether each measure applies to a task."""
     find_own_modules(task)
     of_task = measured(named_task(task))

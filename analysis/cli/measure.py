@@ -23,7 +23,7 @@ from analysis.measures.checkpoints import (
     measure_checkpoint,
     weight_files,
 )
-from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure, work_of
 from analysis.measures.plan import checked_examples, plan, settings_of
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
@@ -153,7 +153,7 @@ def measure(
         left = budget(calls, runtime)
         if left.checkpoints:
             print(announcement(left, runtime.processes), file=sys.stderr)
-        return track(take(calls, runtime), "measuring", len(calls))
+        return track(take(calls, runtime), "measuring", len(calls), work_of(calls, runtime))
 
     first, unfit = sized()
     if chosen_weights and not first and unfit:
