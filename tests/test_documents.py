@@ -68,6 +68,7 @@ SMALLER = {  # what a notebook says, and what is run of it here: every cell, wit
     "03_sam_family": {'"epochs": 15,': '"epochs": 2,', '"evaluate_every": 15,': '"evaluate_every": 2,'},
     "07_your_checkpoints": {"range(60)": "range(3)", "points=21": "points=5"},
     "06_surfaces": {'"points": 31,': '"points": 9,', "points=41,": "points=9,"},
+    "08_policy": {"SEEDS, UPDATES, PLAYED = 5, 100, 20": "SEEDS, UPDATES, PLAYED = 2, 3, 2"},
 }
 
 

@@ -368,9 +368,10 @@ class TrainConfig(Strict):
         }
         for key, given in labelled.items():
             if given and key not in known:
-                raise ValueError(
-                    f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
-                )
+                own = key == "ascent" and self.ascent is None  # which comes with the method
+                said = f"`method` {self.method!r} ascends an objective that" if own else f"`{key}`"
+                out = "take another method" if own else "leave it out"
+                raise ValueError(f"{said} needs labels, that is `task` 'classification', got {self.task!r}: {out}.")
 
     def _check_start(self) -> None:
         if self.init is not None and not self.init.strip():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from analysis.cli.output import show_table
+from analysis.cli.output import say, show_table
 from trainers.files.writing import write_bytes
 from trainers.runtime import Runtime
 
@@ -57,7 +57,7 @@ def compare(
     for row in shown.shown.to_dict("records"):
         name = ", ".join(str(row[key]) for key in (group, *by))
         remarks = f"; {row['remarks']}" if row["remarks"] else ""
-        print(f"{name}: {row['chosen']}, chosen from {row['chosen from']}{remarks}")
-    print(shown.note)
+        say(f"{name}: {row['chosen']}, chosen from {row['chosen from']}{remarks}")
+    say(shown.note)
     print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
     return 0 if comparison["mean"].notna().any() else 1

@@ -4,13 +4,13 @@ import ast
 import contextlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("landscape", "trainers", "analysis")
-LISTS = ("methods", "measures", "models", "datasets", "augmentations", "tasks")
 
 
 def pages() -> dict[str, str]:
@@ -40,7 +40,8 @@ def _package(package: str) -> str:
 
 
 def _commands() -> str:
-    from analysis.cli.program import ABOUT, COMMANDS
+    from analysis.cli.commands import COMMANDS
+    from analysis.cli.help import ABOUT
 
     parts = [f"# Command line\n\n{ABOUT} This is what `--help` shows.\n\n```text\n{_shown(['--help'])}\n```\n"]
     for name, command in COMMANDS.items():
@@ -49,9 +50,19 @@ def _commands() -> str:
 
 
 def _names() -> str:
+    from analysis.cli.listing import KINDS, entries
+
     parts = ["# What there is, by name\n\nAs `landscape list` shows it.\n"]
-    parts.extend(f"## {what.capitalize()}\n\n```text\n{_shown(['list', what])}\n```\n" for what in LISTS)
+    for what in KINDS:
+        columns, rows = entries(what)
+        lines = [columns, ["---"] * len(columns), *([f"`{name}`", *map(_cell, told)] for name, *told in rows)]
+        parts.append(f"## {what.capitalize()}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a table in Markdown shows it."""
+    return re.sub(r"([|*_<>\[\]`])", r"\\\1", text)
 
 
 def _shown(arguments: Sequence[str]) -> str:

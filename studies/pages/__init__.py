@@ -5,6 +5,7 @@ from studies.pages import (
     fashion_mnist,
     graphs,
     label_noise,
+    language,
     late_phase,
     obf,
     perturbation_batch,
@@ -31,5 +32,6 @@ PAGES: dict[str, Page] = {
         transfer,
         graphs,
         tabular,
+        language,
     )
 }

@@ -98,5 +98,5 @@ def test_refusals(monkeypatch):
         play(untrained(0), episodes=1, seed=0, pole=-1)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.delitem(sys.modules, "trainers.integrations.policies")
-    with pytest.raises(ImportError, match=r"needs gymnasium: pip install 'landscape\[rl\]'"):
+    with pytest.raises(ImportError, match=r"needs gymnasium: pip install 'landscape-lab\[rl\]'"):
         __import__("trainers.integrations.policies")
