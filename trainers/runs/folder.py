@@ -82,7 +82,9 @@ class Run:
         settings, status = self.settings(), self.status()
         shown = ("model", "dataset", "task", "method", "rho", "lr", "batch_size", "epochs", "seed")
         rows = [(key, settings[key]) for key in shown if settings.get(key) is not None]
-        last = self.history().iloc[-1] if (self.folder / "history.parquet").exists() else {}
+        last: Mapping[str, Any] | pd.Series = (
+            self.history().iloc[-1] if (self.folder / "history.parquet").exists() else {}
+        )
         scores = ("train_loss", "train_error", "test_loss", "test_error")
         rows += [(key, f"{last[key]:.4g}") for key in scores if key in last]
         state = " ".join(part for part in (status["status"], status["reason"]) if part)
