@@ -18,7 +18,9 @@ from trainers.randomness import seeded
 from trainers.runs.folder import Run
 from trainers.runs.records import StepLog
 from trainers.runs.training import Training
+from trainers.sweep.parallel import single_threaded
 
+AT_ONCE = 1.0  # seconds that a whole evaluation may take to be tried
 KINDS = 16  # of runs that are timed; more are taken to be like the last one
 # settings that change what a run computes, but hardly how long a step of it takes
 SAME_PACE = (
@@ -110,7 +112,7 @@ def _kind(kinds: dict[str, Kind], config: TrainConfig, study: Study) -> Kind:
         if len(kinds) >= KINDS:
             return next(reversed(kinds.values()))
         with TemporaryDirectory() as folder, seeded(0):
-            kinds[key] = _timed(config, study, Run(Path(folder) / config.run_id))
+            kinds[key] = single_threaded(_timed, config, study, Run(Path(folder) / config.run_id))  # as runs are
     return kinds[key]
 
 
@@ -119,13 +121,7 @@ def _timed(config: TrainConfig, study: Study, run: Run) -> Kind:
     training.begin(StepLog(run.folder, None))
     training.train_step()  # the first is slow
     step = timed(_stepper(training))
-    inputs = training.train.take(slice(config.batch_size))[0]
-
-    def forward() -> None:
-        with torch.no_grad():
-            training.model(inputs)
-
-    passes = sum(map(len, (training.data.train, training.data.validation, training.data.test))) / len(inputs)
+    evaluation = _evaluating(training)
     training.reader.close()
     checkpoint = run.checkpoint(0)
     size = sum(path.stat().st_size for path in checkpoint.iterdir())
@@ -137,7 +133,21 @@ def _timed(config: TrainConfig, study: Study, run: Run) -> Kind:
         else {},
     )
     last, between = (math.fsum(pace.seconds(chosen).values()) for chosen in plans)
-    return Kind(step, training.batches, passes * timed(forward), (last, between), size, len(training.train))
+    return Kind(step, training.batches, evaluation, (last, between), size, len(training.train))
+
+
+def _evaluating(training: Training) -> float:
+    """Seconds of an evaluation; of large data, as many forward passes of a batch as it takes."""
+    training.model.eval()
+    inputs = training.train.take(slice(training.config.batch_size))[0]
+
+    def forward() -> None:
+        with torch.no_grad():
+            training.model(inputs)
+
+    passes = sum(map(len, (training.data.train, training.data.validation, training.data.test))) / len(inputs)
+    seconds = passes * timed(forward)
+    return timed(training.evaluation) if seconds < AT_ONCE else seconds
 
 
 def _stepper(training: Training) -> Callable[[], None]:
