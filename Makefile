@@ -11,7 +11,7 @@ export MKL_NUM_THREADS ?= 1
 # where it is set, every process would compile the packages again, and pytest every test file
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup study test stress notebooks site bench gpu lint clean
+.PHONY: setup study test stress notebooks site bench gpu lint newcomer matrix clean
 
 setup: $(VENV)/.ready
 
@@ -54,6 +54,14 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# from nothing to a figure for a paper in a fresh environment, with the time of each step; within 15 minutes
+newcomer:
+	$(PYTHON) benchmarks/newcomer.py
+
+# the smoke study on the oldest and the newest torch, with every Python from 3.11 to 3.13 at hand
+matrix:
+	$(PYTHON) benchmarks/matrix.py
 
 clean:
 	rm -rf $(VENV) runs
