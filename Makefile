@@ -11,7 +11,7 @@ export MKL_NUM_THREADS ?= 1
 # where it is set, every process would compile the packages again, and pytest every test file
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup study test stress notebooks bench gpu lint clean
+.PHONY: setup study test stress notebooks site bench gpu lint clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,12 @@ stress: setup
 
 notebooks: setup
 	$(BIN)/python notebooks/build.py
+
+# the documentation, in build/site; the gallery's figures are those of a small study. Its search needs a server:
+# python -m http.server -d build/site
+site: setup
+	$(BIN)/landscape study studies/smoke.yaml
+	LANDSCAPE_SITE_STUDY=$(CURDIR)/runs/smoke NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
 
 bench: setup
 	$(BIN)/python -m benchmarks

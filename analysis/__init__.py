@@ -172,7 +172,11 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"analysis.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    from difflib import get_close_matches  # `landscape.naming` would import torch
+
+    close = get_close_matches(name, __all__, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(f"module 'analysis' has no attribute {name!r}.{meant}")
 
 
 def __dir__() -> list[str]:

@@ -3,9 +3,12 @@
 import functools
 from typing import Any, Literal, cast
 
+from torch import nn
+
 from analysis.measures.subject import Subject
 from analysis.surfaces import survey
 from analysis.surfaces.between import Curve, Tell
+from analysis.surfaces.in_memory import surface_of_model
 from analysis.surfaces.recipe import Recipe
 from landscape.paths import ModelState
 from trainers.randomness import stream
@@ -29,4 +32,14 @@ def fitted(
     return curve, dict(SETTINGS)
 
 
-surface = functools.wraps(survey.surface)(functools.partial(survey.surface, fit=fitted))
+@functools.wraps(survey.surface)
+def surface(*models: Any, **options: Any) -> survey.Survey:
+    """See `survey.surface`."""
+    if not (models and isinstance(models[0], nn.Module)):
+        return survey.surface(*models, fit=fitted, **options)
+    if len(models) != 3:
+        raise ValueError(
+            f"`models` begins with a model in memory and has {len(models)} parts: "
+            "give analysis.surface(model, loss, data)."
+        )
+    return surface_of_model(*models, **options)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
 
 def leave_working_folder() -> None:
@@ -30,4 +31,25 @@ def find_own_modules(*names: str | None, trust: bool = False) -> None:
         sys.path.append(here)
 
 
+def refuse_shadows() -> None:
+    """Refuse to go on with another's package under the name of one of ours.
+
+    Python looks in the folder of a script, a notebook or `python -c`, and in PYTHONPATH, before it looks where
+    packages are installed. A folder without `__init__.py` comes after ours and does no harm.
+
+    Raises:
+        ImportError: With the place of the other one.
+    """
+    ours = os.path.dirname(os.path.dirname(__file__))  # noqa: PTH120 - as above
+    for name in ("trainers", "landscape"):
+        found = find_spec(name)
+        place = os.path.dirname(found.origin) if found is not None and found.origin else None  # noqa: PTH120
+        if place is not None and not os.path.samefile(os.path.dirname(place), ours):  # noqa: PTH120, PTH121
+            raise ImportError(
+                f"Python finds another `{name}` before that of Landscape: {place}. Rename it, or start from another "
+                f"folder (the program `landscape` does not look in the working folder; PYTHONPATH may name it)."
+            )
+
+
 leave_working_folder()
+refuse_shadows()

@@ -17,8 +17,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -29,14 +30,18 @@ from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import defaults
 from analysis.statistics.correlation_rows import COLUMNS as CORRELATION_COLUMNS
 from analysis.statistics.correlation_rows import UNKNOWN, completed
-from analysis.style import EXPOSURES, counted, family, method_labels
+from analysis.style import EXPOSURES, counted, family, interval, measure_name, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
+from landscape.showing import html_table
 from landscape.surfaces import Surface
 from trainers.files.reading import Shape, read_json, read_table
 from trainers.naming import nearest
 from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
+
+if TYPE_CHECKING:
+    from analysis.explorer.page import Explorer
 
 HISTORY = ("run_id", *RECORDED)
 CORRELATIONS = (*CORRELATION_COLUMNS, "expected_sign")
@@ -158,6 +163,23 @@ class StudyResults:
             f"folder {str(self.folder)!r}>"
         )
 
+    def _repr_html_(self) -> str:
+        """What the study is, and its strongest correlations with the first target, for a notebook."""
+        said = f"<p>{escape(repr(self))}</p>"
+        if not (self.targets and len(self.correlations)):
+            return said
+        target = self.targets[0]
+        from analysis.figures.correlations import strongest  # figures are slow to import
+
+        found = strongest(self.correlations, target=target, top=5)
+        rows = [
+            (f"{measure_name(m)} ({m})", interval(value, low, high))
+            for m, value, low, high in found[["measure", "value", "low", "high"]].itertuples(index=False)
+        ]
+        return said + html_table(
+            rows, head=("measure", "Kendall's τ"), caption=f"strongest with {measure_name(target)}"
+        )
+
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read a study's folder.
@@ -207,6 +229,22 @@ class StudyResults:
             if (told := folder / "statistics.json").exists()
             else {},
         )
+
+    def explore(self, *others: "StudyResults") -> "Explorer":
+        """The explorer: a page to choose axes and runs on, shown where it stands last in a notebook's cell.
+
+        Args:
+            *others: Studies to see side by side with this one.
+
+        Returns:
+            The page; `.save(path)` writes it to a file that needs no other.
+
+        Raises:
+            ValueError: If a study has no measured run, or is given twice.
+        """
+        from analysis.explorer.page import explorer  # which needs this module
+
+        return explorer([self, *others])
 
     @cached_property
     def methods(self) -> list[str]:

@@ -8,11 +8,18 @@ from trainers.runs.folder import ERROR, leading_score
 SHARES = ("error", "accuracy")  # of examples, between 0 and 1, unless it is said what kind of error:
 AMOUNTS = ("squared", "absolute", "relative", "standard")
 
+LARGER = ("r2", "average_precision", "accuracy")  # numbers of whole sets that are the better the larger
+
 
 def is_share(name: str) -> bool:
     """Whether a score or metric, such as test_error, is a share of examples, which is shown in percent."""
     said = name.replace("_", " ").split()
     return any(word in SHARES and said[max(0, i - 1)] not in AMOUNTS for i, word in enumerate(said))
+
+
+def direction(name: str) -> int:
+    """1 for what is the better the smaller it is, as errors and losses are; -1 for R², precision and accuracy."""
+    return -1 if name.partition("[")[0].endswith(LARGER) else 1
 
 
 @dataclass(frozen=True)

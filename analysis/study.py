@@ -12,21 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
 from pydantic import Field
 
 from analysis import table
-from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure, work_of
 from analysis.measures.plan import Choice, Examples, plan
 from analysis.measures.registry import expected_sign
+from analysis.pace import Work
 from analysis.statistics.catalogue import STATISTICS
 from analysis.statistics.correlation import Correlations, correlate, defaults
 from analysis.studyfile import StudyConfig, read_study
 from analysis.surfaces.places import checkpoint_of
 from analysis.surfaces.recipe import recipe
+from analysis.version import version
 from trainers.config import TrainConfig
 from trainers.data.shifted import Shifted, shifted_sets
 from trainers.data.sources.named import fingerprint
@@ -38,6 +40,7 @@ from trainers.reference import is_reference, load_reference
 from trainers.runs.folder import Run, list_runs
 from trainers.runs.tracking import check_trackers
 from trainers.runtime import HERE, Runtime
+from trainers.sharpness_aware.methods.own import method_named
 from trainers.sweep.alike import SMALL
 from trainers.sweep.cluster import import_ray
 from trainers.sweep.parallel import cores
@@ -55,7 +58,13 @@ __all__ = [
     "write_statistics",
 ]
 
-Track = Callable[[Iterable[Any], str, int], Iterator[Any]]  # shows progress over (items, what, how many)
+
+class Track(Protocol):
+    """Shows progress over items, and yields them."""
+
+    def __call__(self, items: Iterable[Any], what: str, total: int, work: Work | None = None) -> Iterator[Any]: ...
+
+
 MADE = "delete it and run `landscape study` again"
 
 
@@ -212,7 +221,18 @@ class Study:
             time_limit=self.time_limit,
             track=self.track_with,
         )
-        return list(track(ended, "training", len(configs)))
+        return list(track(ended, "training", len(configs), self._work(configs)))
+
+    def _work(self, configs: Sequence[TrainConfig]) -> Work:
+        """What training has to do, in epochs of plain gradients: with a perturbation an epoch costs two, roughly."""
+        runs = self.folder / "runs"
+        costs = {
+            c.run_id: 0
+            if Run(runs / c.run_id).finished
+            else c.epochs * (1 if method_named(c.method).rho is None else 2)
+            for c in configs
+        }
+        return Work(lambda run: costs.get(run.run_id, 0), sum(costs.values()), self.runtime.processes)
 
     def shifted(self, given: Mapping[str, str] | None = None) -> tuple[Shifted, ...]:
         """The shifted test sets from elsewhere that the study names, or that are given in their place.
@@ -269,7 +289,7 @@ class Study:
         """Measure what is not measured yet, and write measures.parquet."""
 
         def measured(calls: Sequence[Call]) -> Iterator[pd.DataFrame]:
-            return track(take(calls, self.runtime), "measuring", len(calls))
+            return track(take(calls, self.runtime), "measuring", len(calls), work_of(calls, self.runtime))
 
         return tabulate(self.folder / "measures.parquet", self.to_measure, measured)
 
@@ -411,7 +431,7 @@ def pays(study: StudyConfig, runtime: Runtime, folder: Path) -> bool:
 
 def environment() -> dict[str, Any]:
     """What a result may depend on besides its configuration."""
-    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "landscape")
+    packages = ("torch", "numpy", "scipy", "pandas", "scikit-learn")
     versions = {}
     for name in packages:
         try:
@@ -421,6 +441,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **versions,
+        "landscape": version(),
         "platform": platform.platform(),
         "processor": processor(),
         "cores": cores(),

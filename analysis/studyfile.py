@@ -26,6 +26,7 @@ from trainers.tasks.registry import learns_labels
 from trainers.weights.known import remember
 
 Options = dict[str, Any]
+SPLITS = ("train_", "validation_", "test_", "gap_")  # that begin the names of scores
 
 
 class Trajectory(Strict):
@@ -130,10 +131,12 @@ class StudyConfig(Strict):
                     f"`weights` is {self.weights!r}, and {lacking} of {len(configs)} runs are trained without `{key}`: "
                     f"set it in `base`, or leave `weights` out."
                 )
+        own = any(not learns_labels(c.task) for c in configs)  # whose scores nobody knows before they are made
         compared = dict.fromkeys(name for pair in self.statistics.compare for name in pair)
         for key, chosen in (("compare", compared), ("representatives", self.statistics.representatives.values())):
             for name in chosen:
-                if entry_of(measure := name.partition("[")[0]) is None:
+                scored = own and name.startswith(SPLITS)
+                if entry_of(measure := name.partition("[")[0]) is None and not scored:
                     raise ValueError(
                         f"`statistics.{key}` names {name!r}, which is no measure.{nearest(measure, names())}"
                     )
@@ -141,7 +144,6 @@ class StudyConfig(Strict):
 
         check_representatives("statistics.representatives", self.statistics.representatives)
         lead = self.statistics.lead
-        own = any(not learns_labels(c.task) for c in configs)  # whose scores nobody knows before they are made
         if lead is not None and not own and lead.partition("[")[0] not in TARGETS:
             raise ValueError(
                 f"`statistics.lead` must be a target, one of {', '.join(TARGETS)}, got {lead!r}."

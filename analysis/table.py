@@ -37,7 +37,7 @@ COLUMNS: dict[str, str] = {
 # The options that tell two rows of one measure apart; the rest is context, recorded but not part of the name.
 SEEDS = ("seed", "data_seed")  # runs that differ in these alone are of one configuration
 SEED_COLUMNS = tuple(f"hp.{name}" for name in SEEDS)
-NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol", "bin", "events")
+NAMING = ("provider", "radius", "corruption", "severity", "rho", "m", "alpha", "protocol", "bin", "events", "entry")
 # Options that are named only where they are not the usual ones.
 USUAL = {
     "examples": 2048,  # of a larger training set

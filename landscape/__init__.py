@@ -1,8 +1,11 @@
 """Mathematics of the loss surface at a point: tensors in, tensors out."""
 
+from typing import Any
+
 from landscape.complexity import fold, layer_norms, log_path_norm
 from landscape.estimate import Estimate
 from landscape.evaluate import Evaluation, evaluate
+from landscape.naming import nearest
 from landscape.objectives import obf_loss
 from landscape.operators import (
     EmpiricalFisher,
@@ -68,6 +71,7 @@ from landscape.spectral import (
     top_eigenpairs,
     trace,
 )
+from landscape.summary import Summary, summary
 from landscape.surfaces import (
     Axes,
     Axis,
@@ -116,6 +120,7 @@ __all__ = [
     "Shifted",
     "SpectralDensity",
     "Sum",
+    "Summary",
     "Surface",
     "SurrogateGap",
     "SymmetricOperator",
@@ -159,6 +164,7 @@ __all__ = [
     "scan",
     "second_order",
     "spectral_density",
+    "summary",
     "surrogate_gap",
     "to_scipy",
     "top_eigenpairs",
@@ -168,3 +174,18 @@ __all__ = [
     "worst_case_radius",
     "worst_case_sharpness",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata  # slow, and rarely asked for
+
+        try:
+            return metadata.version("landscape-lab")
+        except metadata.PackageNotFoundError:  # from a source tree
+            return "unknown"
+    raise AttributeError(f"module 'landscape' has no attribute {name!r}.{nearest(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

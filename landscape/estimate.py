@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from scipy.special import stdtrit
 
+from landscape.showing import html_table
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A number from a sample, with its standard error.
 
@@ -55,6 +57,15 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
+    def _repr_html_(self) -> str:
+        """A table with the 95 % interval and the parts, for a notebook."""
+        rows = [(self.method or "value", self), *self.parts.items()]
+        shown = [(name, str(e), "{:.4g} to {:.4g}".format(*e.interval())) for name, e in rows]
+        return html_table(shown, head=("", "estimate", "95 % interval"))
 
     def __str__(self) -> str:
         open_end = "" if self.converged else ", not converged"

@@ -21,11 +21,12 @@ from landscape.loaded import Batches, LoadedBatches, cut_batches, in_memory
 from landscape.params import Params, real_parts, select
 from landscape.precision import own_precision
 from landscape.ranks import Ranks
+from landscape.showing import html_table
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EmpiricalRisk:
     """L(θ) = Σ_b w_b L_b(θ) / Σ_b w_b: the mean loss over all examples, whatever the sizes of the batches.
 
@@ -119,6 +120,25 @@ class EmpiricalRisk:
             wanted = select(list(everything), parameters)
         theta = {name: everything[name].detach() for name in wanted}
         return cls(pure, loss, as_batches(data, pure.module), theta, weight)
+
+    def __repr__(self) -> str:
+        return f"EmpiricalRisk({'; '.join(f'{what} {value}' for what, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        """A table, for a notebook."""
+        return html_table(self._facts(), caption="empirical risk")
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What it is, in words; nothing is computed for it."""
+        p = sum(t.numel() for t in self.theta.values())
+        model = type(self.predict.module if isinstance(self.predict, PureModel) else self.predict).__name__
+        return [
+            ("model", model),
+            ("loss", getattr(self.loss, "__name__", type(self.loss).__name__)),
+            ("examples", f"{self.n:,} in {len(self.batches)} batch{'es' * (len(self.batches) != 1)}"),
+            ("parameters", f"{p:,} in {len(self.theta)} tensor{'s' * (len(self.theta) != 1)} on {self.device}"),
+            ("mode", self.mode),
+        ]
 
     @property
     def names(self) -> list[str]:

@@ -75,7 +75,6 @@ def forgotten(after):
 
 
 toy = pd.DataFrame({name: {k: float(v) for k, v in forgotten(p).items()} for name, p in changes.items()}).T
-assert np.allclose(toy.loc["confidence falls, one is lost a class"], [0.138948579, 0.1257910107, 0.0131575683, 0.5])
 toy.round(4) + 0.0  # no minus before a zero
 
 # %% [markdown]
@@ -126,7 +125,6 @@ frame = table(
     )
 )  # fmt: skip
 shown = ["F_mi", "F_use", "F_cmi", "cw", "dCE"]
-assert (frame[(frame["provider"] == "zero") & frame["measure"].isin(shown)]["value"] == 0).all()
 part = frame[frame["measure"].isin(shown) & (frame["radius"] == "iso-loss")]
 part.pivot_table(index=["split", "provider"], columns="measure", values="value")[shown].round(4)
 

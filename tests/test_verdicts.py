@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.run_outcomes import ERRORS
+from analysis.run_outcomes import LAST, STOPPED
 from analysis.statistics.methods import chosen, edge_of_grid
 from studies.pages.choices import by_cost, contrast, matrix, slopes, with_radius_zero
 from studies.pages.predictors import BASELINES, FLATNESS, HYPOTHESIS, decided
@@ -127,7 +127,11 @@ def runs(**settings):
     for number, (method, values) in enumerate(settings.items()):
         for k, (value, error) in enumerate(values.items()):
             for seed in (0, 1):
-                row = dict.fromkeys(ERRORS, error + 0.01 * seed) | {"method": method, "seed": seed, "epochs": 30}
+                row = dict.fromkeys((*LAST, *STOPPED), error + 0.01 * seed) | {
+                    "method": method,
+                    "seed": seed,
+                    "epochs": 30,
+                }
                 perturbed = not method.startswith("sgd")
                 row |= {"rho": value if perturbed else np.nan, "lr": 0.02 if perturbed else value}
                 rows.append(row | {"configuration": 100 * number + k})

@@ -1,5 +1,8 @@
 """Data, models and the SAM family: everything that turns a configuration into checkpoints."""
 
+from typing import Any
+
+from landscape.naming import nearest
 from landscape.objectives import obf_loss
 from trainers.config import TrainConfig
 from trainers.data.loading import DATASETS, load_dataset
@@ -57,3 +60,11 @@ __all__ = [
     "save_checkpoint",
     "train_all",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"module 'trainers' has no attribute {name!r}.{nearest(name, __all__)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

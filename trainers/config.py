@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,7 @@ from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_form
 from trainers.sharpness_aware.methods.own import method_named, options_of
 from trainers.sharpness_aware.spec import Base, GateName, MethodSpec
 from trainers.sweep.alike import why_alone
-from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels
+from trainers.tasks.registry import CLASSIFICATION, TASKS, learns_labels, text_of
 from trainers.weights.known import known_digest
 
 SCHEMA = 1  # part of the hash: raise it when the same configuration comes to mean another computation
@@ -266,6 +266,11 @@ class TrainConfig(Strict):
     seed: Seed = 0
     """Seed of the initialisation, the order of the data and all other randomness of training."""
 
+    @pydantic.field_validator("init", mode="before")
+    @classmethod
+    def _no_start(cls, value: Any) -> Any:
+        return None if value == "none" else value
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _draw_of_the_data(cls, values: Any) -> Any:
@@ -309,7 +314,7 @@ class TrainConfig(Strict):
             model_options(self.model, self.model_options)
             model_options(self.model, self.base_model_options)
         if self.task in TASKS:
-            checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}")
+            TASKS[self.task].make(**checked(TASKS[self.task].make, self.task_options, owner=f"task {self.task!r}"))
         if not learns_labels(self.task):
             self._check_labels(entry.ascent if self.ascent is None else self.ascent)
         self._check_start()
@@ -363,9 +368,10 @@ class TrainConfig(Strict):
         }
         for key, given in labelled.items():
             if given and key not in known:
-                raise ValueError(
-                    f"`{key}` needs labels, that is `task` 'classification', got {self.task!r}: leave it out."
-                )
+                own = key == "ascent" and self.ascent is None  # which comes with the method
+                said = f"`method` {self.method!r} ascends an objective that" if own else f"`{key}`"
+                out = "take another method" if own else "leave it out"
+                raise ValueError(f"{said} needs labels, that is `task` 'classification', got {self.task!r}: {out}.")
 
     def _check_start(self) -> None:
         if self.init is not None and not self.init.strip():
@@ -421,8 +427,11 @@ class TrainConfig(Strict):
         if self.model in MODELS:
             changes["model_options"] = model_options(self.model, self.model_options)
         if self.task in TASKS:
-            made = TASKS[self.task].make
-            changes["task_options"] = checked(made, self.task_options, owner=f"task {self.task!r}")
+            entry_of_task = TASKS[self.task]
+            options = checked(entry_of_task.make, self.task_options, owner=f"task {self.task!r}")
+            changes["task_options"] = entry_of_task.resolved(options)
+        if (text := text_of(self.task, changes.get("task_options", {}))) is not None:
+            changes["task_options"] = asdict(text.resolved())
         changes["augment"] = spelled(self.augment)
         if self.init is not None:
             place = str(Path(self.init.removeprefix("hf:")).expanduser().absolute())

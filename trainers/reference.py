@@ -15,7 +15,19 @@ from typing import Any
 from trainers.naming import nearest
 
 # What may stand before a colon and is no module: `scheme:rest` names data by their path, or models of a library.
-DATA_SCHEMES = ("fashion_mnist", "mnist", "cifar10", "cifar100", "svhn", "imagefolder", "npz", "hf", "csv")
+DATA_SCHEMES = (
+    "fashion_mnist",
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "imagefolder",
+    "npz",
+    "hf",
+    "csv",
+    "pydoc",
+    "text",
+)
 MODEL_SCHEMES = ("timm", "torchvision", "hf")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from analysis.cli.output import show_table
+from analysis.cli.output import say, show_table
 from trainers.files.writing import write_bytes
 from trainers.runtime import Runtime
 
@@ -15,8 +15,8 @@ def compare(
     baseline: str = "sgd",
     group: str = "method",
     by: tuple[str, ...] = (),
-    target: str = "test_error",
-    choose: str = "validation_error",
+    target: str | None = None,
+    choose: str | None = None,
     level: float | None = None,
     device: str = "cpu",
 ) -> int:
@@ -27,21 +27,24 @@ def compare(
         baseline: The group that the others are compared with.
         group: What to compare: the method, or any other setting of the runs.
         by: Settings for whose values the comparison is made separately, such as label_noise.
-        target: An error of the last epoch (test_error, train_error, ...), or a measured variant.
-        choose: The error or variant that chooses each group's configuration.
+        target: A score of the last epoch (test_error, test_absolute_error, train_loss, ...) or a measured variant, such
+            as test_r2; by default the test score that the runs' task leads with.
+        choose: The score or variant that chooses each group's configuration; by default the same on validation data.
         level: Coverage of the intervals; by default the study's own, or 0.95.
         device: Taken as by the other commands, and checked: a comparison is of tables, and computed on the CPU.
     """
     Runtime(device)
     from analysis.reporting.methods import method_comparison
     from analysis.reporting.tables import to_csv, to_markdown
-    from analysis.run_outcomes import ERRORS, outcomes  # statistics are slow to import
+    from analysis.run_outcomes import outcomes, score_of  # statistics are slow to import
     from analysis.statistics.methods import compare_methods
     from analysis.study import Study
 
     if level is None:
         level = Study.open(path).config.statistics.level if (path / "study.json").exists() else 0.95
-    runs = outcomes(path, [name for name in dict.fromkeys((target, choose)) if name not in ERRORS])
+    score = score_of(path)
+    target, choose = target or score.on("test"), choose or score.on("validation")
+    runs = outcomes(path, [target, choose])
     comparison = compare_methods(runs, baseline=baseline, group=group, by=by, target=target, choose=choose, level=level)
     shown = method_comparison(comparison, runs, group=group, by=by, target=target, choose=choose, level=level)
     write_bytes(path / "comparison.csv", to_csv(shown).encode())
@@ -54,7 +57,7 @@ def compare(
     for row in shown.shown.to_dict("records"):
         name = ", ".join(str(row[key]) for key in (group, *by))
         remarks = f"; {row['remarks']}" if row["remarks"] else ""
-        print(f"{name}: {row['chosen']}, chosen from {row['chosen from']}{remarks}")
-    print(shown.note)
+        say(f"{name}: {row['chosen']}, chosen from {row['chosen from']}{remarks}")
+    say(shown.note)
     print(f"tables: {path / 'comparison.csv'}, {path / 'comparison.md'}")
     return 0 if comparison["mean"].notna().any() else 1

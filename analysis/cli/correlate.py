@@ -9,7 +9,7 @@ import pandas as pd
 import tyro
 
 from analysis import table as tables
-from analysis.cli.output import show_table
+from analysis.cli.output import say, show_table
 from analysis.style import fixed
 from trainers.runs.folder import has_runs, list_runs
 
@@ -115,7 +115,7 @@ def show_correlations(frame: pd.DataFrame, top: int) -> None:
         rows = [_row(row) for row in shown.itertuples()]
         show_table(columns, rows, right=set(columns[1:-1]), fold=("measure",), title=f"Kendall tau_b with {target}")
         for remark, of_remark in shown[shown["warnings"] != ""].groupby("warnings", sort=False):
-            print(f"note: {remark}: {', '.join(of_remark['measure'])}")
+            say(f"note: {remark}: {', '.join(of_remark['measure'])}")
     corrections = " or ".join(sorted(set(kendall["correction"])))
     print(
         f"p: corrected for the number of measures ({corrections}); ≤: no permutation reached it;\n"

@@ -23,7 +23,7 @@ from analysis.measures.checkpoints import (
     measure_checkpoint,
     weight_files,
 )
-from analysis.measures.collect import Call, Weights, tabulate, take, to_measure
+from analysis.measures.collect import Call, Weights, tabulate, take, to_measure, work_of
 from analysis.measures.plan import checked_examples, plan, settings_of
 from analysis.measures.registry import MEASURES
 from analysis.path import find_own_modules
@@ -77,7 +77,8 @@ def measure(
         weights: For files of weights from elsewhere; of these, `--dataset` also says where data of runs have moved to.
     """
     named = None if shifted is None else parse_shifted(shifted)
-    find_own_modules(weights.model, weights.dataset, *(named or {}).values(), *(measures or ()), trust=trust)
+    own = (weights.model, weights.dataset, weights.task, *(named or {}).values(), *(measures or ()))
+    find_own_modules(*own, trust=trust)
     runtime = place.runtime(trains=False)
     target = out_file
     alone = foreign_place(path)
@@ -152,7 +153,7 @@ def measure(
         left = budget(calls, runtime)
         if left.checkpoints:
             print(announcement(left, runtime.processes), file=sys.stderr)
-        return track(take(calls, runtime), "measuring", len(calls))
+        return track(take(calls, runtime), "measuring", len(calls), work_of(calls, runtime))
 
     first, unfit = sized()
     if chosen_weights and not first and unfit:

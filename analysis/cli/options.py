@@ -10,6 +10,7 @@ from analysis.measures.checkpoints import WeightsFile
 from trainers.backend import USUAL, Backend
 from trainers.config import Option
 from trainers.runtime import Executor, Runtime
+from trainers.tasks.registry import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Foreign:
         validation_size: Number of validation examples; by default 500, or none of fewer.
         label_noise: Label noise of the training data.
         data_seed: Seed of the split and the noise.
+        task: What the model was trained to do: classification, regression, ... (`landscape list tasks`), or
+            module:Class.
+        task_options: The task's options.
+        target_columns: For csv:FILE: the columns that are targets, by name; by default the last one.
     """
 
     model: str | None = None
@@ -97,15 +102,22 @@ class Foreign:
     validation_size: int | None = None
     label_noise: float = 0.0
     data_seed: int = 0
+    task: str = CLASSIFICATION
+    task_options: dict[str, Option] | None = None
+    target_columns: tuple[str, ...] = ()
 
     @property
     def data(self) -> dict[str, Any]:
-        """Options of `trainers.load_dataset`; a validation size left out is not part of what rows depend on."""
-        options = {
+        """Options of `trainers.load_dataset`; what is left out is not part of what rows depend on."""
+        options: dict[str, Any] = {
             "name": self.dataset or "digits", "train_size": self.train_size, "label_noise": self.label_noise,
             "seed": self.data_seed,
         }  # fmt: skip
-        return options if self.validation_size is None else {**options, "validation_size": self.validation_size}
+        if self.validation_size is not None:
+            options["validation_size"] = self.validation_size
+        if self.target_columns:
+            options["columns"] = self.target_columns
+        return options
 
     def of(self, path: Path, known: str | None = None, *, ema: bool = False) -> WeightsFile:
         """The weights at a path with these.
@@ -120,8 +132,11 @@ class Foreign:
         """
         model = self.model or known
         if model is None:
-            raise ValueError(f"`--model` is needed to measure the weights in {path}: a name or module:function.")
-        return WeightsFile(path, model, self.model_options or {}, self.data, ema=ema)
+            raise ValueError(f"`--model` is needed for the weights in {path}: a name or module:function.")
+        return WeightsFile(
+            path, model, self.model_options or {}, self.data, ema=ema, task=self.task,
+            task_options=self.task_options or {},
+        )  # fmt: skip
 
 
 Here = Annotated[Place, tyro.conf.OmitArgPrefixes]

@@ -10,48 +10,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from analysis.cli.commands import COMMANDS
+from analysis.cli.help import of_command, of_program
+from analysis.version import version
 
-@dataclass(frozen=True)
-class Command:
-    """A command of the program.
-
-    Attributes:
-        place: The module of `analysis.cli`, and the function in it; imported when the command is used.
-        help: One line.
-        shared: Whether processes of `torchrun` share its work.
-    """
-
-    place: str
-    help: str
-    shared: bool = False
-
-    def function(self) -> Callable[..., int]:
-        """What the command calls."""
-        module, _, name = self.place.partition(".")
-        function: Callable[..., int] = getattr(import_module(f"analysis.cli.{module}"), name)
-        return function
-
-
-COMMANDS: dict[str, Command] = {
-    "study": Command("study.study", "Run a study: train, measure, relate to generalisation, report."),
-    "train": Command("train.train", "Train one run, or continue it.", shared=True),
-    "measure": Command("measure.measure", "Measure checkpoints of runs, or weights from elsewhere.", shared=True),
-    "correlate": Command("correlate.correlate", "Relate measures to generalisation."),
-    "compare": Command("compare.compare", "Compare the methods of a study, paired by seed."),
-    "report": Command("report.report", "Write the report of a finished study again."),
-    "surface": Command("surface.surface", "Draw the loss surface around a model, or between models.", shared=True),
-    "list": Command("listing.list_names", "Show what there is: methods, measures, models, datasets, tasks."),
-    "init": Command("init.init", "Write a study with data and a measure of your own, to start from."),
-    "check-task": Command("check_task.check", "Try whether a task of one's own is as a task must be."),
-}
-ABOUT = "Loss landscapes, sharpness and perturbed forgetting."
 SAFE_PATH = "PYTHONSAFEPATH"
 STOPPED = 128  # exit codes of signals are this and their number
 WAYS_OUT = {
@@ -101,15 +67,18 @@ def _command(arguments: list[str]) -> int:
     """Call the command that the arguments name."""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help", ""):
-        print(_help())
+        print(of_program())
         return 0 if name else 2
     if name == "--version":
-        print(f"landscape {version('landscape')}")
+        print(f"landscape {version()}")
         return 0
     if name not in COMMANDS:
         from trainers.naming import nearest
 
         raise ValueError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}")
+    if {"-h", "--help"} & set(arguments[1:]):
+        print(of_command(name))
+        return 0
     if _several() and not COMMANDS[name].shared:
         others = ", ".join(f"`{n}`" for n, command in COMMANDS.items() if command.shared)
         way = "; `--executor ray` or `--shard` spread it over machines" if name == "study" else ""
@@ -138,9 +107,7 @@ def _parsed(name: str, arguments: list[str]) -> Callable[[], int]:
     try:
         with redirect_stderr(box):
             call: Callable[[], int] = tyro.cli(command, prog=f"landscape {name}", args=arguments)
-    except SystemExit as end:
-        if not end.code:  # the help was shown
-            raise
+    except SystemExit:
         raise ValueError(f"{_in_a_line(box.getvalue())} `landscape {name} --help` shows the options.") from None
     return call
 
@@ -156,16 +123,6 @@ def _in_a_line(box: str) -> str:
     close = get_close_matches(wrong[1], known, n=1) if wrong else []
     meant = f" Did you mean {close[0]}?" if close else ""
     return f"{message[:1].lower()}{message[1:]}.{meant}"
-
-
-def _help() -> str:
-    """The commands, without loading what they need."""
-    wide = max(map(len, COMMANDS))
-    lines = [f"  {name:<{wide}}  {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join([
-        "usage: landscape COMMAND [OPTIONS]", "", ABOUT, "", "commands:", *lines, "",
-        "`landscape COMMAND --help` shows the options of a command, `landscape --version` the version.",
-    ])  # fmt: skip
 
 
 def _message(error: Exception) -> tuple[str, int]:

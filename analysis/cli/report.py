@@ -14,6 +14,7 @@ def report(
     measures: tuple[str, ...] = (),
     labels: Path | None = None,
     font: Literal["sans", "serif"] | None = None,
+    explore_with: Path | None = None,
 ) -> int:
     """Write the report of a study, or only some of its figures, for a screen or a paper.
 
@@ -26,6 +27,7 @@ def report(
             order: ids such as top_eigenvalue, or names of variants as in the tables.
         labels: YAML file with your names and colours of methods and measures.
         font: Sans or serif; serif goes with papers set in Times.
+        explore_with: Folder of another study, to see side by side with this one in explorer.html.
     """
     from analysis.labels import Labels
     from analysis.reporting.drawing import Edition
@@ -34,5 +36,6 @@ def report(
     edition = Edition(medium, font, Labels() if labels is None else Labels.read(labels), measures)
     if measures and figure is None:
         raise ValueError("`measures` are chosen for some figures: name them, as in --figure forest.")
-    print(f"report: {write_report(path, figures=figure, edition=edition, jobs=None).resolve()}")
+    written = write_report(path, figures=figure, edition=edition, jobs=None, explore_with=explore_with)
+    print(f"report: {written.resolve()}")
     return 0

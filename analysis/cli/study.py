@@ -3,7 +3,8 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from shutil import disk_usage
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,6 +14,9 @@ from analysis.progress import track
 from trainers.data.sources.named import download as fetch
 from trainers.runs.tracking import TrackerName
 from trainers.sweep.running import parse_shard
+
+if TYPE_CHECKING:
+    from analysis.study import Study
 
 
 def study(
@@ -27,6 +31,7 @@ def study(
     track_with: Annotated[tuple[TrackerName, ...], tyro.conf.arg(name="track")] = (),
     checkpoint_activations: bool = False,
     download: bool = False,
+    dry_run: bool = False,
 ) -> int:
     """Run a study from its file to the report; what is done already is kept.
 
@@ -41,13 +46,14 @@ def study(
         track_with: Show the runs in TensorBoard or W&B too, while they train.
         checkpoint_activations: Compute activations again in backward passes instead of keeping them: less memory.
         download: Fetch datasets to their paths where they are not there.
+        dry_run: Say how many runs there are, what they would take in time and disk, and what is missing; train nothing.
     """
     from analysis.study import Study, pays, read_study
 
     find_own_modules(trust=trust)
     runtime = replace(place.runtime(), checkpoint_activations=checkpoint_activations)
     config = read_study(file, trust=trust, folder=out_folder)
-    if download:
+    if download and not dry_run:
         for name in dict.fromkeys(c.dataset for c in config.configs()):
             fetch(name)
     folder = out_folder or Path("runs") / config.name
@@ -60,6 +66,8 @@ def study(
         shard=None if shard is None else parse_shard(shard), time_limit=time_limit, command=command,
         track_with=track_with,
     )  # fmt: skip
+    if dry_run:
+        return show_forecast(work)
     if shard is not None:
         work.prepare(extend=extend)
         ended = work.train(track)
@@ -72,3 +80,20 @@ def study(
     print(f"report: {path.resolve()}")
     finished = any(run.status()["status"] == "finished" for run in work.runs())
     return 1 if not finished or any(status["status"] == "failed" for _, status in bad) else 0
+
+
+def show_forecast(work: "Study") -> int:
+    """Print what a study would take; the exit code is 2 where something is missing, which is said as an error."""
+    from analysis.forecast import forecast
+    from analysis.measures.budget import shown
+
+    found = forecast(work)
+    jobs = min(work.runtime.processes, max(1, found.left))
+    free = disk_usage(next(p for p in (work.folder.absolute(), *work.folder.absolute().parents) if p.exists())).free
+    print(f"runs: {found.runs}, of which {found.left} are left to train")
+    if found.left:
+        spent = f"training {shown(found.training / jobs)}, measuring {shown(found.measuring / jobs)}"
+        print(f"time: about {shown(found.duration(jobs))} on {jobs} processes ({spent}), statistics and report apart")
+        print(f"disk: about {found.size / 1e6:.0f} MB of {free / 1e9:.0f} GB free, in {work.folder}")
+    print("missing: nothing" if found.size < free else "missing: room on the disk")
+    return 0 if found.size < free else 2

@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from analysis.cli.options import ELSEWHERE, HERE, Elsewhere, Here
+from analysis.measures.checkpoints import Checkpoint, foreign_place
 from analysis.path import find_own_modules
 from analysis.progress import track
 from analysis.surfaces.places import checkpoint_of
@@ -89,17 +90,19 @@ def surface(
 
     if models and all(m.suffix == ".npz" for m in models):
         return show_survey(read_survey(*models, out=out_folder), vtk=vtk)
-    find_own_modules(weights.model, weights.dataset, *(metrics or ()), trust=trust)
+    find_own_modules(weights.model, weights.dataset, weights.task, *(metrics or ()), trust=trust)
     runtime = place.runtime(trains=False)
     chosen = recipe(
         axes=axes, between=between, align=align, points=points, radius=radius, normalise=normalise, metrics=metrics,
         splits=splits, examples=examples, batch_size=batch_size, mode=mode, refine=refine, precision=precision, rho=rho,
         batch=batch, centred=centred, numbers=numbers, seed=seed,
     )  # fmt: skip
-    foreign: dict[str, Any] = {
-        "model": weights.model, "model_options": weights.model_options, "data": weights.data, "ema": ema,
-    }  # fmt: skip
-    places = [checkpoint_of(m, step=step, trust=trust, moved=weights.dataset, **foreign) for m in models]
+    places: list[Checkpoint] = [
+        weights.of(*foreign, ema=ema)
+        if (foreign := foreign_place(m)) is not None
+        else checkpoint_of(m, step=step, trust=trust, moved=weights.dataset, ema=ema)
+        for m in models
+    ]
     if cost:
         print(time_needed(places, chosen, runtime))
         return 0

@@ -1,6 +1,6 @@
 """`landscape train`: one run, or a search of its radius."""
 
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +37,7 @@ def _arguments() -> type:
 
 
 if TYPE_CHECKING:
-    Configuration = Any
+    Configuration = TrainConfig
 else:
     Configuration = tyro.conf.OmitArgPrefixes[_arguments()]
 
@@ -84,7 +84,7 @@ def train(
     """
     find_own_modules(config.method)
     import_methods({"method": config.method}, trust=True)  # named on the command line
-    chosen = train_config({f.name: getattr(config, f.name) for f in fields(config)})
+    chosen = train_config({name: getattr(config, name) for name in TrainConfig.model_fields})
     find_own_modules(
         chosen.model, chosen.dataset, chosen.task, *(text for text in chosen.augment if Given.read(text).needs_trust)
     )

@@ -95,6 +95,10 @@ class Evaluation:
         """Outputs of several models at once."""
         return Outputs.from_logits(torch.stack(logits), self.labels[self.places(chosen)])
 
+    def rows(self, chosen: Int[Array, " m"]) -> Int[Array, " m"]:
+        """Which examples of the plan the training examples are by these numbers: themselves."""
+        return chosen
+
     def places(self, chosen: Int[Array, " m"] | None) -> Int[Array, " k"]:
         """Which of all examples each output is of."""
         return np.concatenate([self.seen, chosen]) if self.apart and chosen is not None else self.seen

@@ -6,7 +6,7 @@ available. In every number, positive means forgotten.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from analysis.forgetting.information import Correction
 from analysis.forgetting.metrics import ALL_METRICS, METRICS
 from analysis.forgetting.providers import OwnPerturbation, Scope
 from analysis.forgetting.tally import SPLITS, Plan, Tally, record, summarise
+from analysis.forgetting.tokens import TokenEvaluation
 from analysis.table import Row
 from landscape import EmpiricalRisk, Params, displaced
 from landscape.objectives import Link
@@ -135,6 +136,7 @@ def measure_displacements(
     resamples: int = 0,
     level: float = 0.95,
     others: int | None = None,
+    task: Any = None,
     generator: Generator | None = None,
 ) -> list[Row]:
     """`perturbed_forgetting` for displacements that are given as an object; the other arguments are its own.
@@ -151,6 +153,8 @@ def measure_displacements(
         level: See there.
         others: Training examples, the first ones, that stand for "other_train", less those in B; None means all. Every
             B is then evaluated by itself, so that a displacement costs a pass over these, the held-out data and B.
+        task: One whose examples have many predictions (its `tokens`), which are then compared each, see
+            `analysis.forgetting.tokens`; None for classifiers.
         generator: See there.
 
     Raises:
@@ -158,9 +162,18 @@ def measure_displacements(
     """
     _check_options(metrics, gaps, contrasts, correction)
     generator = source_of(generator)
-    evaluation = Evaluation(risk, held_out, asked, others=others)
+    evaluation: Evaluation | TokenEvaluation
+    if task is None:
+        evaluation = Evaluation(risk, held_out, asked, others=others)
+    else:
+        if resamples:
+            raise ValueError(
+                f"`resamples` draws examples independently, which the tokens of a sequence are not, got {resamples}: "
+                f"leave it out for the errors over batches."
+            )
+        evaluation = TokenEvaluation(risk, held_out, asked, task)
     labels, n_train = evaluation.labels, evaluation.n_train
-    draws = asked.draw(n_train, generator)
+    draws = asked.draw(len(evaluation.x), generator)
     drawn = None
     if resamples:
         source = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
@@ -184,7 +197,7 @@ def measure_displacements(
             if move is None:
                 tally.missed += 1
                 continue
-            tally.moved(draw.number, draw.index, move)
+            tally.moved(draw.number, evaluation.rows(draw.index), move)
             if move.length == 0:  # θ has not moved: the outputs are those before, bit for bit
                 record([tally], here, here, sets, places, draw.number, plan)
                 continue
@@ -199,6 +212,8 @@ def measure_displacements(
     rows: list[Row] = []
     for cell, tally in tallies.items():
         rows += summarise(tally, asked, cell, plan, finite=finite)
+    if isinstance(evaluation, TokenEvaluation):
+        return [replace(row, options={**row.options, **evaluation.told}) for row in rows]
     if not evaluation.by_batch:
         return rows
     return [replace(row, options={**row.options, "bn": "batch"}) for row in rows]

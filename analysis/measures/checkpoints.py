@@ -30,6 +30,8 @@ from trainers.models.building import build_model
 from trainers.runs.checkpoint import read_weights
 from trainers.runs.digests import WHOLE, digest_of
 from trainers.runs.folder import Run, data_options, hugging_face, load_data
+from trainers.tasks.registry import CLASSIFICATION, targets_of
+from trainers.tasks.task import check_targets, measured, named_task, outputs_of
 from trainers.weights.fitting import heads
 from trainers.weights.foreign import read_foreign
 from trainers.weights.places import AVERAGE, PARAMS, ending, files_of
@@ -170,6 +172,8 @@ class WeightsFile:
         ema: Take the average of weights (EMA, SWA) in the file.
         shifted: Shifted test sets from elsewhere.
         batch_size: Examples a pass, see `Subject`.
+        task: What the model was trained to do, by name or module:Class.
+        task_options: The task's options.
     """
 
     path: Path
@@ -180,6 +184,8 @@ class WeightsFile:
     ema: bool = False
     shifted: tuple[Shifted, ...] = ()
     batch_size: int | None = None
+    task: str = CLASSIFICATION
+    task_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -207,7 +213,9 @@ class WeightsFile:
         """What else decides its numbers."""
         data = {**self.data, "name": identity(self.data["name"])}
         model = HF if self.own_model else self.model
-        given = {"model": model, "model_options": dict(self.model_options), "data": data}
+        given: dict[str, Any] = {"model": model, "model_options": dict(self.model_options), "data": data}
+        if (self.task, dict(self.task_options)) != (CLASSIFICATION, {}):
+            given["task"] = [self.task, dict(self.task_options)]
         return {**given, "ema": True} if self.ema else given
 
     @property
@@ -223,15 +231,18 @@ class WeightsFile:
 
     def load(self, seed: int, device: str = "cpu") -> Subject:
         """The checkpoint, ready to be measured on a device."""
-        recipe = json.dumps([dict(self.data), [vars(one) for one in self.shifted]], sort_keys=True, default=str)
-        options = {"validation_size": None, **self.data}
+        trained = named_task(self.task, self.task_options)
+        options = {"validation_size": None, **targets_of(self.task), **self.data}
+        recipe = json.dumps([options, [vars(one) for one in self.shifted]], sort_keys=True, default=str)
         data = _data(recipe, device, lambda: with_shifted(load_dataset(**options), self.shifted))
+        check_targets(trained, data)
         model = build_model(
-            self.model, shape=data.shape, classes=data.classes, generator_seed=0, options=dict(self.model_options),
-            graph=data.graph,
+            self.model, shape=data.shape, classes=outputs_of(trained, data.classes), generator_seed=0,
+            options=dict(self.model_options), graph=data.graph,
         )  # fmt: skip
         subject = Subject.of_weights(self.path, model, data, ema=self.ema, seed=seed)
-        return replace(subject, run_id=self.run_id, batch_size=self.batch_size).on(device)
+        task = measured(trained)
+        return replace(subject, task=task, run_id=self.run_id, batch_size=self.batch_size).on(device)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor by its name in the file."""

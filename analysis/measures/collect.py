@@ -13,6 +13,7 @@ from analysis.measures.catalogue.targets import SOMETIMES, TARGETS
 from analysis.measures.checkpoints import Checkpoint, RunCheckpoint, failure, kept_rows, measure_checkpoint
 from analysis.measures.plan import Choice, Plan, plan
 from analysis.measures.taking import Begin, silent
+from analysis.pace import Work
 from analysis.table import Row
 from landscape.progress import Progress
 from landscape.ranks import Ranks
@@ -199,6 +200,19 @@ def take(calls: Sequence[Call], runtime: Runtime = HERE) -> Iterator[pd.DataFram
         yield from on_ray(measured, there, runtime, lost=_lost, folder=folder)
     else:
         yield from in_parallel(measured, todo, jobs=runtime.limit, devices=runtime.devices, lost=_lost)
+
+
+def work_of(calls: Sequence[Call], runtime: Runtime = HERE) -> Work:
+    """What `take` has to do, in measures: those of a checkpoint cost as much as there are, and nothing if kept."""
+    costs = {
+        (place.run_id, place.step): 0.0 if kept_rows(place, wanted, seed) is not None else float(len(wanted))
+        for place, wanted, seed in calls
+    }
+
+    def of(rows: pd.DataFrame) -> float:
+        return costs.get((rows["run_id"].iloc[0], rows["step"].iloc[0]), 0.0) if len(rows) else 0.0
+
+    return Work(of, math.fsum(costs.values()), runtime.processes)
 
 
 def tabulate(

@@ -5,10 +5,11 @@ from typing import Literal
 
 from trainers.tasks.task import Task
 
-Need = Literal["probabilities", "decisions", "divergence", "cross-entropy", "images"]
+Need = Literal["probabilities", "predictions", "decisions", "divergence", "cross-entropy", "images"]
 
 ASKED: dict[Need, str] = {
     "probabilities": "probabilities of classes",
+    "predictions": "probabilities of classes",
     "decisions": "one decision an example that is right or wrong",
     "divergence": "predictions that are distributions",
     "cross-entropy": "the plain cross-entropy of one label",
@@ -32,8 +33,10 @@ def no_probabilities(task: Task) -> str:
 def _has(task: Task, need: Need) -> bool:
     if need == "decisions":  # of a task of one's own, only its scores tell
         return bool(getattr(task, "decides", True))
+    if need == "predictions":
+        return hasattr(task, "probabilities") or hasattr(task, "tokens")
     if need == "divergence":
-        return hasattr(task, "divergence") or hasattr(task, "probabilities")
+        return hasattr(task, "divergence") or _has(task, "predictions")
     if need == "cross-entropy":
         return task.name == "cross_entropy"
     return need == "images" or hasattr(task, need)

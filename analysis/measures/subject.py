@@ -34,7 +34,7 @@ from trainers.sharpness_aware.memory import EmaResidual
 from trainers.sharpness_aware.methods import METHODS, Setting
 from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.parallel import cores
-from trainers.tasks.evaluation import batch_of
+from trainers.tasks.evaluation import batch_of, entries_of
 from trainers.tasks.registry import learns_labels
 from trainers.tasks.task import Classification, Task, batch_weight, measured, task_of
 from trainers.weights.foreign import place, read_foreign
@@ -217,7 +217,7 @@ class Subject:
         """Examples a pass."""
         if self.batch_size is not None:
             return self.batch_size
-        return min(BATCH, batch_of(self.data.train.take(slice(1))[0]))
+        return min(BATCH, batch_of(self.data.train.take(slice(1))[0], entries_of(self.task, self.data)))
 
     def risk_of(self, model: nn.Module, data: Any, **options: Any) -> EmpiricalRisk:
         """The task's loss of a model on data; options as of `EmpiricalRisk.from_model`."""

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.reporting.lead import listed
 from analysis.reporting.table import Table, plain
 from analysis.results import StudyResults
-from analysis.score import Score, is_share
+from analysis.score import Score, direction, is_share
 from analysis.statistics.methods import compare_methods, edge_of_grid
 from analysis.style import counted, fixed, looks, ordered, p_value
 from analysis.table import SEEDS, last_step
@@ -61,7 +61,7 @@ def method_comparison(
             ],
             "seeds": comparison["seeds"].astype(str),
             f"difference to {baseline}": [_difference(row, scale, digits) for row in records],
-            "verdict": [_verdict(row, 1 - level) for row in records],
+            "verdict": [_verdict(row, 1 - level, target) for row in records],
             "p": [_p(p) for p in comparison["p"]],
             "p (Holm)": [_p(p) for p in comparison["p_holm"]],
             "p (flips)": [_p(p) for p in comparison["p_flip"]],
@@ -74,7 +74,8 @@ def method_comparison(
         else ("at the end of training")
     )
     note = (
-        f"Is one {group} better than {baseline}? Each row is the configuration of its {group} with the lowest mean "
+        f"Is one {group} better than {baseline}? Each row is the configuration of its {group} with the "
+        f"{'lowest' if direction(choose) > 0 else 'highest'} mean "
         f"{choose.replace('_', ' ')}, paired with {baseline} over the seeds. Mean ± standard deviation over seeds "
         f"{when}; difference with its {100 * level:g} % t interval. p: paired t test, corrected by Holm over the "
         "table, and by random sign flips, which with n pairs cannot fall below 2/2^n. The verdict goes by the "
@@ -147,7 +148,7 @@ def verdicts(results: StudyResults) -> str:
     if not any(np.isfinite(row["p"]) for row in others):
         return f"Whether any method differs from {baseline} was not tested: it needs two seeds of each."
     found = {
-        word: [row for row in others if _verdict(row, alpha) == word]
+        word: [row for row in others if _verdict(row, alpha, score.on("test")) == word]
         for word in ("better", "worse", "not shown to differ")
     }
     parts = []
@@ -190,14 +191,14 @@ def _runs(results: StudyResults) -> pd.DataFrame:
     return settings.join(units).join(errors).reset_index()
 
 
-def _verdict(row: Mapping[Any, Any], alpha: float) -> str:
+def _verdict(row: Mapping[Any, Any], alpha: float, target: str) -> str:
     if not np.isfinite(row["difference"]) and not row["warnings"]:
         return "baseline"
     if not np.isfinite(row["p_holm"]):
         return "not tested"
     if row["p_holm"] >= alpha:
         return "not shown to differ"
-    return "better" if row["difference"] < 0 else "worse"
+    return "better" if direction(target) * row["difference"] < 0 else "worse"
 
 
 def _settings(runs: pd.DataFrame, row: dict[Any, Any], group: str, by: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from analysis.explorer.page import write_beside
 from analysis.figures import FIGURES, NothingToDraw
 from analysis.glossary import TERMS
 from analysis.labels import labelled
@@ -117,13 +118,15 @@ def report(
     figures: Sequence[str] | None = None,
     edition: Edition | None = None,
     jobs: int | None = 1,
+    explore_with: str | Path | None = None,
 ) -> Path:
     """Write the report of a study.
 
-    Writes `report.html` (self-contained), `report.md`, `numbers.tex` (the numbers as LaTeX commands),
-    `figures/<name>.{pdf,png}` (5.5 inches wide) and `tables/<name>.{csv,tex}`. Each file is written aside and then
-    renamed. The same results give the same bytes. What cannot be drawn, for want of data, is replaced by the reason,
-    and files of that name from an earlier report are removed.
+    Writes `report.html` (self-contained), `explorer.html` (to choose runs in, `StudyResults.explore`), `report.md`,
+    `numbers.tex` (the numbers as LaTeX commands), `figures/<name>.{pdf,png}` (5.5 inches wide) and
+    `tables/<name>.{csv,tex}`. Each file is written aside and then renamed. The same results give the same bytes. What
+    cannot be drawn, for want of data, is replaced by the reason, and files of that name from an earlier report are
+    removed.
 
     Args:
         results_or_folder: The study's results, or the folder they are read from.
@@ -133,6 +136,7 @@ def report(
         edition: Medium, font, labels and measures. Figures for another medium than the screen are written beside the
             report, into `figures/<medium>/`; all that there is something to show of where `figures` names none.
         jobs: Processes to draw with, this one among them; None is one a core.
+        explore_with: Folder of another study, which the explorer shows side by side with this one.
 
     Returns:
         The path of `report.html`, or of the folder of figures if only figures are written.
@@ -143,13 +147,15 @@ def report(
     """
     chosen = edition or Edition()
     known(figures or (), chosen.measures)
+    if explore_with is not None and (figures is not None or chosen.medium != SCREEN):
+        raise ValueError("`explore_with` goes with the whole report: leave `figures` and the medium out.")
     given = results_or_folder
     results = given if isinstance(given, StudyResults) else StudyResults.load(given)
     folder = Path(out) if out is not None else results.folder / "report"
     if figures is not None or chosen.medium != SCREEN:
         return _figures_alone(results, figures, chosen, folder / "figures")
     with labelled(chosen.labels):
-        return _whole(results, chosen, folder, jobs)
+        return _whole(results, chosen, folder, jobs, explore_with)
 
 
 def _figures_alone(results: StudyResults, names: Sequence[str] | None, edition: Edition, folder: Path) -> Path:
@@ -163,7 +169,9 @@ def _figures_alone(results: StudyResults, names: Sequence[str] | None, edition: 
     return place
 
 
-def _whole(results: StudyResults, edition: Edition, folder: Path, jobs: int | None) -> Path:
+def _whole(
+    results: StudyResults, edition: Edition, folder: Path, jobs: int | None, explore_with: str | Path | None
+) -> Path:
     sections, absent = _sections(results, edition, folder, jobs)
     context: dict[str, Any] = {
         "study": results.study,
@@ -175,6 +183,7 @@ def _whole(results: StudyResults, edition: Edition, folder: Path, jobs: int | No
         "numbers": key_numbers(results),
         "sections": sections,
         "absent": absent,
+        "explorer": write_beside(results, folder, explore_with),
         "words": _words(sections),
     }
     write_bytes(folder / "numbers.tex", to_tex(results).encode("ascii"))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.score import direction
 from analysis.statistics.resampling import holm
 from analysis.table import SEEDS
 
@@ -31,9 +32,10 @@ def compare_methods(
 ) -> pd.DataFrame:
     """Compare groups of runs with a baseline, at one configuration each.
 
-    For each group and each value of `by`, the configuration with the lowest mean of `choose` over its seeds is taken,
-    among those without a diverged seed if there is one. Its values of the target are then paired with the baseline's by
-    seed (runs of one seed share their data, their initial weights and the order of their batches).
+    For each group and each value of `by`, the configuration with the best mean of `choose` over its seeds is taken (the
+    lowest; of R², precision and accuracy the highest, see `analysis.score.direction`), among those without a diverged
+    seed if there is one. Its values of the target are then paired with the baseline's by seed (runs of one seed share
+    their data, their initial weights and the order of their batches).
 
     The difference has a t interval and the p-value of a paired t test, which takes differences over seeds for normal;
     beside it stands the p-value of the sign-flip permutation test, which does not, and which with n pairs cannot fall
@@ -45,7 +47,7 @@ def compare_methods(
         baseline: The group that others are compared with.
         group: Column of the groups.
         by: Columns whose values are compared separately.
-        target: Column to compare, smaller is better.
+        target: Column to compare.
         choose: Column that chooses the configuration; None takes the target itself, which is optimistic.
         configuration: Column that tells configurations apart.
         seed: Columns by which runs are paired, of those that the table has.
@@ -54,8 +56,8 @@ def compare_methods(
 
     Returns:
         One row a group and cell: the columns of `by`, group, configuration, configurations (how many to choose from),
-        seeds, mean, deviation, difference (to the baseline, negative is better), low, high, p, p_flip, p_holm, pairs,
-        warnings.
+        seeds, mean, deviation, difference (to the baseline; of errors, negative is better), low, high, p, p_flip,
+        p_holm, pairs, warnings.
 
     Raises:
         ValueError: If a column is missing, or the baseline is not there.
@@ -102,7 +104,7 @@ def chosen(
     configuration: str = "configuration",
     seed: Sequence[str] = ("seed",),
 ) -> pd.Series:
-    """The target by seed at the configuration with the lowest mean of `choose`, whose number is the series' name.
+    """The target by seed at the configuration with the best mean of `choose`, whose number is the series' name.
 
     Configurations with fewer runs that were lost (diverged, or without a finite value) come first. Arguments as for
     `compare_methods`; empty, with the name NaN, where there is no run.
@@ -112,6 +114,7 @@ def chosen(
     by = choose or target
     finite = np.isfinite(runs[by].to_numpy(dtype=float)) & np.isfinite(runs[target].to_numpy(dtype=float))
     scores = runs.assign(_lost=~finite).groupby(configuration).agg(lost=("_lost", "sum"), score=(by, "mean"))
+    scores["score"] *= direction(by)
     best = scores.sort_values(["lost", "score"], kind="stable").index[0]
     rows = runs[(runs[configuration] == best) & finite]
     found: pd.Series = rows.groupby(list(seed))[target].mean()

@@ -1,8 +1,6 @@
 """One page for a browser: surfaces to turn and to cut, how to read them, and their numbers, in a single file."""
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from matplotlib.colors import to_hex
 
 from analysis.figures.surfaces.marks import axis_label, cosine_text, not_finite, pending, same_units
 from analysis.figures.surfaces.scales import MAP, Scale, checked, compact, quantity, shared_scale, with_error
+from analysis.offline import POLICY, in_script, plotly_script
 from analysis.style import looks
 from analysis.surfaces.reading import ANSWERS, reading, reading_together, verdict
 from analysis.surfaces.trajectory import SurfacePath
@@ -22,7 +21,6 @@ from trainers.files.writing import write_bytes
 
 DIGITS = 7  # significant, of the numbers in the page
 COLOURS = 12  # of the map
-ELSEWHERE = re.compile(r"https://[a-z.-]*(?:plotly\.com|plot\.ly)[^\"'`\s]*")  # where plotly would upload charts to
 FACTS = {
     "run": "Run",
     "step": "Step",
@@ -75,10 +73,7 @@ def write_page(
     for surface in given.values():
         for metric in metrics:
             checked(surface, metric, dimensions=len(first.grid.shape))
-    try:
-        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
-    except ImportError:
-        raise ImportError("the interactive page needs plotly: pip install plotly.") from None
+    plotly = plotly_script()
     drawn = [m for m in metrics if any(np.isfinite(s.values[m].numpy()).any() for s in given.values())]
     if not drawn:
         raise ValueError("`surfaces` have no finite value: there is nothing to draw.")
@@ -106,8 +101,9 @@ def write_page(
         "axes": [axis_label(first, i) for i in range(len(first.axes))],
         "cosine": cosine_text(first),
         "command": command,
-        "plotly": Markup(ELSEWHERE.sub("", get_plotlyjs()).replace("</script", "<\\/script")),
-        "data": Markup(_json(data)),
+        "policy": POLICY,
+        "plotly": Markup(plotly),
+        "data": Markup(in_script(data)),
     }
     page = _templates().get_template("page.html.j2").render(context)
     path = Path(path)
@@ -226,11 +222,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else compact(value)
-
-
-def _json(data: Any) -> str:
-    """JSON that cannot end the script that holds it."""
-    return json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _templates() -> jinja2.Environment:

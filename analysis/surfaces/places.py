@@ -75,11 +75,12 @@ def checkpoint_of(
 
 
 def suited(recipe: Recipe, places: Sequence[Checkpoint]) -> Recipe:
-    """The recipe; where it leaves the metrics open, without the error if a run's task is not classification."""
+    """The recipe; where it leaves the metrics open, without the error if a task learns no labels."""
     if "metrics" in recipe.model_fields_set:
         return recipe
-    runs = [Run(place.folder) for place in places if isinstance(place, RunCheckpoint)]
-    labelled = all(learns_labels(run.config().task) for run in runs)
+    tasks = [Run(place.folder).config().task for place in places if isinstance(place, RunCheckpoint)]
+    tasks += [place.task for place in places if isinstance(place, WeightsFile)]
+    labelled = all(map(learns_labels, tasks))
     return recipe if labelled else recipe.model_copy(update={"metrics": ("loss",)})
 
 

@@ -181,6 +181,9 @@ def surface(
 
     What was computed before is read back; what was interrupted goes on. Under `torchrun` the processes share the work.
 
+    `analysis.surface(model, loss, data)` is the same around a model in memory, see
+    `analysis.surfaces.in_memory.surface_of_model`.
+
     Args:
         models: Runs' folders, RUN/checkpoints/STEP, or files of weights. Several are compared on the same kind of axes
             (the same random draw, each in its own weights' scale) over the same reach; with pca axes the plane is the

@@ -1,6 +1,7 @@
 """The generalised Gauss-Newton matrix."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -24,7 +25,8 @@ class GaussNewton(OutputSpaceOperator):
 
     Positive semidefinite for a loss that is convex in the outputs; for softmax with cross-entropy it is also the true
     Fisher matrix. A_i is taken in closed form, diag(p_i) - p_i p_iᵀ, for cross-entropy on rows of logits and integer
-    labels, and by autograd otherwise. The outputs are all output tensors that the loss uses, so a model may return a
+    labels, also of logits (n, c, ...) with the classes on the second axis as torch has them, and by autograd
+    otherwise. The outputs are all output tensors that the loss uses, so a model may return a
     dict, a tuple or an output object.
 
     Paths are those of `OutputSpaceOperator`; arguments, attributes and errors those of `RiskOperator`.
@@ -55,14 +57,30 @@ class GaussNewton(OutputSpaceOperator):
 
     def _output_map(self, i: int, outputs: Outputs, loss: Tensor, batch: Batch) -> OutputMap:  # noqa: ARG002
         out, y = outputs[0], batch[1]
-        labels = isinstance(y, Tensor) and not y.is_floating_point() and out.ndim == 2 and y.shape == out.shape[:1]
-        known = labels and len(outputs) == 1 and plain_cross_entropy(self.point.risk.loss)
-        if known and not bool((y == IGNORED).any()):
-            p, n = out.detach().softmax(-1), len(out)
-            return lambda u: [(p * u[0] - p * (p * u[0]).sum(-1, keepdim=True)) / n]
+        labels = isinstance(y, Tensor) and not y.is_floating_point() and out.ndim >= 2
+        known = labels and y.shape == out.shape[:1] + out.shape[2:] and len(outputs) == 1
+        if known and plain_cross_entropy(self.point.risk.loss):
+            counts = y != IGNORED
+            if bool(counts.all()):
+                return partial(_softmax_curvature, out, None, y.numel())
+            if bool(counts.any()):
+                return partial(_softmax_curvature, out, counts[:, None], int(counts.sum()))
         with torch.enable_grad():
             slopes = torch.autograd.grad(loss, outputs, create_graph=True, retain_graph=True, materialize_grads=True)
         return lambda u: list(pull(slopes, outputs, u))
+
+
+def _softmax_curvature(out: Tensor, counts: Tensor | None, n: int, u: Outputs) -> Outputs:
+    """(diag(p) - p pᵀ) u / n of each prediction that counts, with two tensors as large as the outputs and no more.
+
+    The probabilities of a large vocabulary are made anew at each product, and not kept between products.
+    """
+    p = out.detach().softmax(1)
+    image = p * u[0]
+    image.sub_(p.mul_(image.sum(1, keepdim=True)))
+    if counts is not None:
+        image.mul_(counts)
+    return [image.div_(n)]
 
 
 def _at_outputs(point: Point, out: Any) -> Point:

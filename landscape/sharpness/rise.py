@@ -10,7 +10,7 @@ from landscape.estimate import Estimate
 from landscape.params import Params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sharpness(Estimate):
     """A rise of the loss under a perturbation, with what describes that perturbation.
 

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import torch
@@ -18,16 +19,18 @@ from landscape.operators.protocol import SymmetricOperator, dense
 from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.randomness import source_of
+from landscape.showing import curve
 from landscape.spectral.draws import signs
 from landscape.spectral.krylov import Krylov, working_dtype
 
 EXACT_SIZE = 256  # up to here the eigenvalues of the whole matrix cost no more than an estimate
 ZERO = 1e-3  # of the largest modulus: where single precision may put the nodes of eigenvalues that are zero
 BESIDE = 4  # vectors beside the basis: the next one, and an image while it is made orthogonal
+CURVE = 200  # points of the curve in a notebook
 BANDWIDTH = 0.01  # default standard deviation of the smoothing, in units of the nodes' range
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpectralDensity:
     """The density of eigenvalues φ(t) = (1/p) Σ_i δ(t - λ_i), as weighted nodes from independent runs.
 
@@ -53,6 +56,22 @@ class SpectralDensity:
     products: int
     exact: bool
     converged: bool = True
+
+    def __repr__(self) -> str:
+        how = "exact" if self.exact else f"{self.runs} run{'s' * (self.runs != 1)}, {self.products} products"
+        state = "" if self.converged else ", NOT converged"
+        return f"SpectralDensity(p = {self.p:,} between {self.nodes[0]:.4g} and {self.nodes[-1]:.4g}; {how}{state})"
+
+    def _repr_html_(self) -> str:
+        """The curve log(1 + p · range · φ), in which single eigenvalues are seen, for a notebook."""
+        low, high = float(self.nodes[0]), float(self.nodes[-1])
+        if low == high:
+            return f"<p>{escape(repr(self))}</p>"
+        heights = self.density(torch.linspace(low, high, CURVE, dtype=torch.float64)) * (high - low) * self.p
+        shown = curve(
+            heights.log1p().tolist(), ends=(f"{low:.4g}", f"{high:.4g}"), title="log(1 + p · range · density)"
+        )
+        return f"<p>{escape(repr(self))}</p>{shown}"
 
     def density(self, grid: Float[Tensor, " g"], *, sigma: float | None = None) -> Float[Tensor, " g"]:
         """The density smoothed by a Gaussian of standard deviation sigma, at the points of a grid.

@@ -15,6 +15,7 @@ from landscape.operators.protocol import SymmetricOperator
 from landscape.precision import in_own_precision
 from landscape.progress import Progress, watching
 from landscape.randomness import source_of
+from landscape.showing import html_table
 from landscape.spectral.basis import loses_digits
 from landscape.spectral.extremes import Found, Goal, Which, find, interrupted
 from landscape.spectral.krylov import Krylov, images_kept, working_dtype
@@ -55,9 +56,18 @@ class Eigenpairs:
     path: str = ""
     space: Subspace | None = field(default=None, compare=False)
 
-    def __repr__(self) -> str:
+    def _state(self) -> str:
         state = "converged" if self.converged else "NOT converged" if self.verified else "NOT converged, interrupted"
-        lines = [f"Eigenpairs({self.which}; {state} after {self.products} products)"]
+        return f"{self.which}; {state} after {self.products} products"
+
+    def _repr_html_(self) -> str:
+        """A table, for a notebook."""
+        pairs = zip(self.values.tolist(), self.residuals.tolist(), strict=True)
+        rows = [(i, f"{value:.6g}", f"{residual:.1e}") for i, (value, residual) in enumerate(pairs, start=1)]
+        return html_table(rows, head=("", "eigenvalue", "residual"), caption=self._state())
+
+    def __repr__(self) -> str:
+        lines = [f"Eigenpairs({self._state()})"]
         pairs = zip(self.values.tolist(), self.residuals.tolist(), strict=True)
         return "\n".join(lines + [f"  {value: .6g}  residual {residual:.1e}" for value, residual in pairs])
 

@@ -5,11 +5,13 @@ from studies.pages import (
     fashion_mnist,
     graphs,
     label_noise,
+    language,
     late_phase,
     obf,
     perturbation_batch,
     predictors,
     spurious,
+    tabular,
     transfer,
 )
 from studies.pages.page import Answer, Page
@@ -29,5 +31,7 @@ PAGES: dict[str, Page] = {
         fashion_mnist,
         transfer,
         graphs,
+        tabular,
+        language,
     )
 }

@@ -14,6 +14,7 @@ TARGET = "test_error"
 FLATNESS = ("top_eigenvalue", "hessian_trace")
 BASELINES = ("train_loss", "train_error", "validation_error")
 DISCOVERY = "predictors_noisy"  # the task on which the hypothesis was found: shown, and not counted
+OTHERS = (*FLATNESS, *BASELINES)
 INTEREST = 0.1  # of a difference of |tau_b|
 PAIRS = {"pooled": "pooled", "stratified": "inside cells"}
 SHOWN = 12
@@ -82,10 +83,10 @@ def ends(row: pd.Series) -> tuple[float, float]:
     return float(row[resampled[0]]), float(row[resampled[1]])
 
 
-def decided(rows: pd.DataFrame, others: Sequence[str]) -> str:
+def decided(rows: pd.DataFrame, others: Sequence[str], sign: int = -1) -> str:
     """Holds, Does not hold, or Inconclusive: the measure against all of the others, pooled and inside cells.
 
-    Holds: tau_b negative and every difference of |tau_b| above 0. Does not hold: an interval leaves no room for a
+    Holds: tau_b of this sign and every difference of |tau_b| above 0. Does not hold: an interval leaves no room for a
     lead of 0.1 over one of them. Others that are constant on the task are left out.
     """
     compared = rows[rows["other"].isin(others) & np.isfinite(rows["difference"].to_numpy(dtype=float))]
@@ -93,17 +94,15 @@ def decided(rows: pd.DataFrame, others: Sequence[str]) -> str:
     if compared.empty or np.isnan(intervals).any():
         return "Inconclusive"
     lows, highs = intervals.T
-    if min(lows) > 0 and compared["tau_forgetting"].max() < 0:
+    if min(lows) > 0 and (sign * compared["tau_forgetting"]).min() > 0:
         return "Holds"
     return "Does not hold" if min(highs) < INTEREST else "Inconclusive"
 
 
-def in_cells(rows: pd.DataFrame) -> str:
+def in_cells(rows: pd.DataFrame, others: Sequence[str] = OTHERS) -> str:
     """The coefficients inside cells, of the hypothesis and of what it is compared with."""
     here = rows[rows["pairs"] == "stratified"].drop_duplicates("other").set_index("other")
-    texts = [
-        f"{other} {fixed(here.loc[other, 'tau_sharpness'])}" for other in (*FLATNESS, *BASELINES) if other in here.index
-    ]
+    texts = [f"{other} {fixed(here.loc[other, 'tau_sharpness'])}" for other in others if other in here.index]
     return ", ".join([f"forgetting {fixed(here['tau_forgetting'].iloc[0])}", *texts]) if len(here) else "not known"
 
 
@@ -137,14 +136,16 @@ def comparison_table(rows: pd.DataFrame) -> list[str]:
     return [*lines, "", f"Intervals resample {resampled}."]
 
 
-def strongest(results: StudyResults, hypothesis: str = HYPOTHESIS, target: str = TARGET) -> list[str]:
+def strongest(
+    results: StudyResults, hypothesis: str = HYPOTHESIS, target: str = TARGET, others: Sequence[str] = OTHERS
+) -> list[str]:
     """The measures with the largest coefficient inside cells, the baselines and those of the hypothesis."""
     table = of_target(results.correlations, target)
     rows = table[table["coefficient"] == "kendall"].drop_duplicates("measure").set_index("measure")
     rows = rows[np.isfinite(rows["value"].to_numpy(dtype=float))]
     rows = rows.reindex(rows["stratified"].abs().sort_values(ascending=False).index)
     candidates = rows.index[rows["role"] == "candidate"]
-    named = rows.index.map(base_name).isin([*FLATNESS, *BASELINES])
+    named = rows.index.map(base_name).isin(others)
     keep = rows.index.isin([*candidates[:SHOWN], hypothesis]) | named
     lines = ["| measure | tau_b pooled | tau_b inside cells | p inside cells, corrected | reversal |"]
     lines += ["|---|---:|---:|---:|---|"]
@@ -185,11 +186,11 @@ def seen(folders: Folders) -> str:
     return able_to_decide({f"`{name}`": of_hypothesis(StudyResults.load(folder)) for name, folder in folders.items()})
 
 
-def able_to_decide(comparisons: dict[str, pd.DataFrame]) -> str:
+def able_to_decide(comparisons: dict[str, pd.DataFrame], others: Sequence[str] = OTHERS) -> str:
     """The same of comparisons by the name of what they are about."""
     halves = {}
     for name, every in comparisons.items():
-        rows = every[every["other"].isin([*FLATNESS, *BASELINES])]
+        rows = every[every["other"].isin(others)]
         halves[name] = float(np.nanmedian([np.diff(ends(row))[0] / 2 for _, row in rows.iterrows()]))
     texts = ", ".join(f"±{fixed(half)} ({name})" for name, half in halves.items())
     able = "can" if max(halves.values()) <= INTEREST else "cannot"

@@ -185,7 +185,7 @@ def test_train_measure_correlate_list(tmp_path, capsys):
     for what in ("methods", "measures", "models", "datasets"):
         assert run("list", what) == 0
     out = capsys.readouterr().out
-    for name in ("gsam", "hessian_trace", "resnet20", "landscape[mnist1d]"):
+    for name in ("gsam", "hessian_trace", "resnet20", "landscape-lab[mnist1d]"):
         assert name in out
 
 

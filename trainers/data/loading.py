@@ -18,6 +18,7 @@ from trainers.data.sources.functions import from_function
 from trainers.data.sources.named import SCHEMES, from_files, named
 from trainers.data.sources.networks import csbm, karate
 from trainers.data.sources.source import Shades, Source
+from trainers.data.sources.text import TextReading
 from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
 from trainers.data.spurious import patch_codes, stamp
 from trainers.data.standardising import standardised
@@ -48,7 +49,7 @@ class DatasetEntry:
 
 DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(digits, "1,797 handwritten digits of 8 x 8 pixels, 10 classes; comes with scikit-learn."),
-    "mnist1d": DatasetEntry(mnist1d, "5,000 generated signals of 40 points, 10 classes; needs landscape[mnist1d]."),
+    "mnist1d": DatasetEntry(mnist1d, "5,000 generated signals of 40 points, 10 classes; needs landscape-lab[mnist1d]."),
     "diabetes": DatasetEntry(
         diabetes,
         "442 patients, ten numbers each and one to be told, for `task` regression; standardised on the training part; "
@@ -86,6 +87,7 @@ def load_dataset(
     input_size: int | None = None,
     on_corrupt: str = "refuse",
     digest: str | None = None,
+    text: TextReading | None = None,
 ) -> DataBundle:
     """Read a data set and split it, without overlap.
 
@@ -122,6 +124,7 @@ def load_dataset(
         input_size: Side to which images of files are brought; None takes them as they are.
         on_corrupt: "refuse" stops at images that cannot be read; "skip" leaves them out, after reading all once.
         digest: Fingerprint that named files must have; None takes any.
+        text: How text becomes sequences, for `task` language; None for other tasks.
 
     Returns:
         The splits, on the CPU. Corrupted copies of the test set are in `ood` where inputs are images or signals.
@@ -135,10 +138,10 @@ def load_dataset(
     check_seed(seed)
     if name in DATASETS and validation_size == USUAL:
         validation_size = DATASETS[name].validation_size
-    reading = Reading(input_size, on_corrupt, tuple(columns))
+    reading = Reading(input_size, on_corrupt, tuple(columns), text)
     if named(name) is not None:
         source = from_files(name, reading, labels=labels, digest=digest)
-    elif reading != Reading():
+    elif reading != Reading(text=text):
         raise ValueError(
             f"`input_size` and `on_corrupt` are for files of images, and `target_columns` for csv:FILE, got `dataset` "
             f"{name!r}: leave them out."
@@ -199,6 +202,8 @@ def load_dataset(
                 makers[f"{kind}:{severity}"] = functools.partial(_corrupted, test, source.shades, kind, severity, seed)
     if spurious is not None:
         makers["spurious"] = functools.partial(_random_patches, test, source.classes, source.shades, seed)
+    for kind, (x, y) in source.registers.items():
+        makers[kind] = functools.partial(Split, x, y, y, torch.arange(len(y)))
     return DataBundle(
         name=name,
         train=split(2),
@@ -213,21 +218,24 @@ def load_dataset(
         origin=source.origin,
         selected=() if classes is None else tuple(classes),
         graph=source.graph,
+        text=source.text,
+        shifted=tuple(source.registers),
     )
 
 
-def read_source(name: str, *, input_size: int | None = None) -> Source:
+def read_source(name: str, *, input_size: int | None = None, text: TextReading | None = None) -> Source:
     """All examples of a data set by name, before they are split.
 
     Args:
         name: As for `load_dataset`.
         input_size: Side to which images of files are brought; other data do not read it.
+        text: How text becomes sequences.
 
     Raises:
         ValueError: If it is unknown, or a function that splits its data by itself.
     """
     if (scheme := named(name)) is not None:
-        return from_files(name, Reading(input_size if scheme.images else None))
+        return from_files(name, Reading(input_size if scheme.images else None, text=text))
     source = _source(name, None, 0, 0, labels=True, trust=True)
     if isinstance(source, DataBundle):
         raise ValueError(f"`dataset` {name!r} returns a bundle of splits: let it return data sets, (train, test).")

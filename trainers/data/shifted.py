@@ -22,6 +22,7 @@ from trainers.data.sources.files import Files
 from trainers.data.sources.folders import ENDINGS, ImageFiles, Reading, images_of
 from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.data.sources.source import Source
+from trainers.data.sources.text import TextReading
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
 from trainers.naming import nearest
 from trainers.randomness import stream
@@ -141,7 +142,9 @@ def with_shifted(data: DataBundle, shifted: Sequence[Shifted]) -> DataBundle:
             makers |= _of_arrays(one.name, folder, data)
         else:
             makers |= {one.name + place: _of_folder(one.name, path, data) for place, path in _layout(one.name, folder)}
-    return replace(data, ood=ShiftedSplits(makers), shifted=tuple(name for name in makers if name not in data.ood))
+    return replace(
+        data, ood=ShiftedSplits(makers), shifted=(*data.shifted, *(name for name in makers if name not in data.ood))
+    )
 
 
 def check_fit(data: DataBundle, shifted: Sequence[Shifted]) -> None:
@@ -368,7 +371,7 @@ class Grey(Dataset[tuple[Tensor, int]]):
 
 def _of_source(name: str, source: str, data: DataBundle) -> Split:
     """The test set of a data set, or all of one that has none."""
-    found = _source(source, _side(data) if len(data.shape) == 3 else None)
+    found = _source(source, _side(data) if len(data.shape) == 3 else None, data.text)
     index = torch.arange(found.test_start or 0, len(found.y))
     stored = data.test.inputs
     if found.shape != data.test.stored_shape or found.inputs.dtype != stored.dtype:
@@ -384,15 +387,15 @@ def _of_source(name: str, source: str, data: DataBundle) -> Split:
         number = torch.tensor([known.get(label, -1) for label in names])
         index = index[number[y] >= 0]
         y = number[found.y[index]]
-    else:
+    elif data.text is None:
         _require_labels(name, y, data)
     inputs = found.inputs[index] if isinstance(found.inputs, Tensor) else found.inputs
     return Split(inputs, y, y, index, data.test.pixels, side=data.test.side, among=among, note=note)
 
 
 @cache
-def _source(source: str, input_size: int | None) -> Source:
-    return read_source(source, input_size=input_size)
+def _source(source: str, input_size: int | None, text: TextReading | None) -> Source:
+    return read_source(source, input_size=input_size, text=text)
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------

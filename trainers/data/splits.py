@@ -20,6 +20,7 @@ from trainers.data.reading import Reader
 
 if TYPE_CHECKING:
     from trainers.data.graphs import Graph
+    from trainers.data.sources.text import TextReading
 
 BATCH = 1024  # examples, where the caller does not say
 
@@ -247,6 +248,7 @@ class DataBundle:
         origin: What is noted about the data in a run's folder.
         selected: The source's labels of these classes, where they are not all of its classes; empty for all.
         graph: Whose nodes the examples are, for the model; None for other data.
+        text: How text became sequences; None for other data.
     """
 
     name: str
@@ -263,6 +265,7 @@ class DataBundle:
     origin: Mapping[str, Any] = field(default_factory=dict)
     selected: tuple[int, ...] = ()
     graph: "Graph | None" = None
+    text: "TextReading | None" = None
 
     def described(self) -> dict[str, Any]:
         """What is known about the data, in types that JSON knows."""

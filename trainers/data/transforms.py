@@ -182,5 +182,5 @@ def torchvision_v2(needed_by: str) -> Any:
     try:
         from torchvision.transforms import v2
     except ImportError as error:
-        raise ImportError(f"`augment` {needed_by!r} needs torchvision: pip install 'landscape[vision]'.") from error
+        raise ImportError(f"`augment` {needed_by!r} needs torchvision: pip install 'landscape-lab[vision]'.") from error
     return v2

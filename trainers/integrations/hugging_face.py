@@ -16,7 +16,7 @@ try:
     from transformers import Trainer
 except ImportError as error:
     raise ImportError(
-        "`trainers.integrations.hugging_face` needs transformers: pip install 'landscape[text]'"
+        "`trainers.integrations.hugging_face` needs transformers: pip install 'landscape-lab[text]'"
     ) from error
 
 Objective = Callable[[Any, Mapping[str, Any]], Tensor]

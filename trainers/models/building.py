@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainers.data.graphs import Graph
 from trainers.models.gcn import gcn
+from trainers.models.gpt import gpt
 from trainers.models.libraries import LIBRARIES, in_library, library_model
 from trainers.models.resnet import resnet18, resnet20, wide_resnet
 from trainers.models.vit import vit
@@ -83,11 +84,13 @@ class ModelEntry:
         build: Called as build(shape, classes, **options); its keyword-only parameters are the options.
         help: One line on what it is.
         graph: Whether it is built from a graph too, where examples are its nodes: build(shape, classes, graph).
+        tokens: Whether inputs are tokens.
     """
 
     build: Callable[..., nn.Module]
     help: str
     graph: bool = False
+    tokens: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -98,6 +101,7 @@ MODELS: dict[str, ModelEntry] = {
     "wide_resnet": ModelEntry(wide_resnet, "Wide residual network, WRN-28-10; options depth, widen_factor, dropout."),
     "vit": ModelEntry(vit, "Vision transformer (attention, LayerNorm); options patch, dim, depth, heads, dropout."),
     "gcn": ModelEntry(gcn, "Graph convolutions, of nodes or of graphs; options width, depth, dropout.", graph=True),
+    "gpt": ModelEntry(gpt, "Transformer of text; options width, depth, heads, dropout, tied, causal.", tokens=True),
 }
 
 
@@ -202,10 +206,16 @@ def check_inputs(x: Tensor, *, name: str, graph: bool = False) -> None:
                 f"`model` {name!r} takes no nodes of a graph, which the examples are: take {' or '.join(able)}, or a "
                 f"model of your own, module:function with the argument `graph`."
             )
-    elif not x.is_floating_point():
+    elif name in MODELS and MODELS[name].tokens:
+        if x.is_floating_point():
+            raise ValueError(
+                f"`model` {name!r} takes tokens, and inputs of the data are {x.dtype}: take another model."
+            )
+    elif not x.is_floating_point() and not in_library(name):
         raise ValueError(
-            f"`model` {name!r} takes floating-point inputs, and those of the data are {x.dtype}, such as tokens: name "
-            "a model of your own that embeds them, as module:function, or let the data have float32."
+            f"`model` {name!r} takes floating-point inputs, and those of the data are {x.dtype}, such as tokens: take "
+            "gpt or hf:FOLDER for text, a model of your own that embeds them, as module:function, or let the data have "
+            "float32."
         )
 
 

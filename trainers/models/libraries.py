@@ -89,29 +89,15 @@ def hugging_face_model(name: str, shape: tuple[int, ...], classes: int, options:
     """
     transformers = _import("transformers", "text")
     known = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-    folder, values, kind = Path(name), dict[str, Any](), name
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"`model` 'hf:{name}' has no config.json: give a folder that Hugging Face wrote.")
-        values = {k: v for k, v in read_json(folder / "config.json").items() if k not in LEFT_OUT}
-        kind = str(values.get("model_type"))
-    elif "/" in name or "\\" in name:
-        raise FileNotFoundError(
-            f"`model` 'hf:{name}' is no folder here, and nothing is downloaded: give the folder of a model, as "
-            f"`save_pretrained` writes it, or a type of model such as hf:vit."
-        )
+    kind, values = configuration(name, "vit")
     if kind not in known:
         raise ValueError(
             f"`model` 'hf:{name}' is of type {kind!r}, which is no image classifier of Hugging Face."
             f"{nearest(kind, known)}"
         )
-    config: Any = _made(lambda: type(transformers.AutoConfig.for_model(kind)).from_dict(values), f"hf:{name}", options)
+    config = config_of(name, kind, values, options)
     side = shape[1] if shape[1] == shape[2] else list(shape[1:])
     settings = {"num_labels": classes, "num_channels": shape[0], "image_size": side}
-    for key in options:
-        if not hasattr(config, key):
-            own = [setting for setting in config.to_dict() if not setting.startswith("_")]
-            raise ValueError(f"model 'hf:{name}' has no option `{key}`.{nearest(key, own)}")
 
     def make() -> nn.Module:
         for key, value in {**{k: v for k, v in settings.items() if hasattr(config, k)}, **options}.items():
@@ -125,9 +111,97 @@ def hugging_face_model(name: str, shape: tuple[int, ...], classes: int, options:
     return model
 
 
+def configuration(name: str, example: str) -> tuple[str, dict[str, Any]]:
+    """The type of a model of Hugging Face, and its settings where a folder has them.
+
+    Args:
+        name: A folder with a config.json, or the type itself.
+        example: Of a type, for messages.
+
+    Raises:
+        FileNotFoundError: If a folder has no configuration, or is not there.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"`model` 'hf:{name}' has no config.json: give a folder that Hugging Face wrote.")
+        values = {k: v for k, v in read_json(folder / "config.json").items() if k not in LEFT_OUT}
+        return str(values.get("model_type")), values
+    if "/" in name or "\\" in name:
+        raise FileNotFoundError(
+            f"`model` 'hf:{name}' is no folder here, and nothing is downloaded: give the folder of a model, as "
+            f"`save_pretrained` writes it, or a type of model such as hf:{example}."
+        )
+    return name, {}
+
+
+def config_of(name: str, kind: str, values: dict[str, Any], options: Options) -> Any:
+    """The configuration of a model of Hugging Face, which has all the options.
+
+    Raises:
+        ValueError: If it has not, or values do not fit.
+    """
+    transformers = _import("transformers", "text")
+    config: Any = _made(lambda: type(transformers.AutoConfig.for_model(kind)).from_dict(values), f"hf:{name}", options)
+    for key in options:
+        if not hasattr(config, key):
+            own = [setting for setting in config.to_dict() if not setting.startswith("_")]
+            raise ValueError(f"model 'hf:{name}' has no option `{key}`.{nearest(key, own)}")
+    return config
+
+
 def _logits(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
     logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
     return logits
+
+
+def language_model(name: str, context: int, vocabulary: int, options: Options) -> nn.Module:
+    """A language model of Hugging Face with random weights: of the next token, or of hidden ones if it is no decoder.
+
+    A type of model's own is as large in vocabulary as the text; that of a folder stays as it is, if it is large enough.
+    The model returns its logits alone, the vocabulary on the second axis.
+
+    Raises:
+        FileNotFoundError: If a folder has no configuration.
+        ValueError: If the type has no language model (it gives no logits of tokens), the vocabulary is too small, or
+            sequences are longer than its context.
+    """
+    transformers = _import("transformers", "text")
+    auto = transformers.models.auto.modeling_auto
+    kind, values = configuration(name, "gpt2")
+    hidden, following = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if kind not in hidden and kind not in following:
+        raise ValueError(
+            f"`model` 'hf:{name}' is of type {kind!r}, which gives no logits of tokens in Hugging Face, and so nothing "
+            f"that labels could be compared with: take a type such as hf:gpt2.{nearest(kind, [*following, *hidden])}"
+        )
+    config = config_of(name, kind, values, options)
+    for key, value in {**({} if values else {"vocab_size": vocabulary}), **options}.items():
+        setattr(config, key, value)
+    config.use_cache = False
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):  # which may lie outside of a small vocabulary
+        if (getattr(config, key, None) or 0) >= config.vocab_size:
+            setattr(config, key, None)
+    if config.vocab_size < vocabulary:
+        raise ValueError(
+            f"`model` 'hf:{name}' has a vocabulary of {config.vocab_size} tokens, and the text {vocabulary}: raise "
+            f"vocab_size by `model_options`, or take another `tokenizer`."
+        )
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and longest < context:
+        raise ValueError(
+            f"`model` 'hf:{name}' has a context of {longest} tokens, and sequences have {context}: take --task-options "
+            f"context {longest}, or raise max_position_embeddings (n_positions of gpt2) by `model_options`."
+        )
+    decoder = kind not in hidden or getattr(config, "is_decoder", False)
+    made_by = transformers.AutoModelForCausalLM if decoder else transformers.AutoModelForMaskedLM
+    model: nn.Module = _made(lambda: made_by.from_config(config, trust_remote_code=False), f"hf:{name}", options)
+    model.register_forward_hook(_token_logits)
+    return model.train()
+
+
+def _token_logits(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+    return _logits(_module, _inputs, output).transpose(1, 2)
 
 
 LIBRARIES: dict[str, Callable[[str, tuple[int, ...], int, Options], nn.Module]] = {
@@ -138,7 +212,8 @@ LIBRARIES: dict[str, Callable[[str, tuple[int, ...], int, Options], nn.Module]] 
 HELP = {
     "timm:NAME": "A model of timm, such as timm:vit_small_patch16_224; options are those of timm.create_model.",
     "torchvision:NAME": "A classifier of torchvision, such as torchvision:resnet50, for images of three channels.",
-    "hf:NAME-or-FOLDER": "An image classifier of Hugging Face: a type, such as hf:vit, or a folder with a config.json; "
+    "hf:NAME-or-FOLDER": "An image classifier of Hugging Face, or of text a language model: a type, such as hf:vit or "
+    "hf:gpt2, or a folder with a config.json; "
     "options are those of its configuration.",
     "module:function": "Your own: a function that returns a torch.nn.Module, see docs/your_model.md.",
 }
@@ -157,6 +232,8 @@ def library_model(name: str, shape: tuple[int, ...], classes: int, options: Opti
         ValueError: If there is no such model or option, or the shape does not fit it.
     """
     library, _, rest = name.partition(":")
+    if library == "hf" and len(shape) == 1:
+        return language_model(rest, shape[0], classes, options)
     model = LIBRARIES[library](rest, images(shape, name), classes, options)
     return _checked(model, name, shape, classes)
 
@@ -239,5 +316,5 @@ def _import(module: str, extra: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"models of {package} need the package {package}: pip install 'landscape[{extra}]' ({error})."
+            f"models of {package} need the package {package}: pip install 'landscape-lab[{extra}]' ({error})."
         ) from error

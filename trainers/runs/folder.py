@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from landscape.showing import html_table
 from trainers.config import TrainConfig, fits, train_config
 from trainers.data.loading import DataBundle, load_dataset
 from trainers.data.shifted import Shifted, with_shifted
@@ -26,7 +27,7 @@ from trainers.files.lock import LOCK
 from trainers.files.reading import Shape, read_arrays, read_json, read_table
 from trainers.files.writing import check_digest, digest, remove_asides, write_atomically, write_json
 from trainers.runs.records import read_parts
-from trainers.tasks.registry import TASKS, learns_labels
+from trainers.tasks.registry import learns_labels, targets_of, text_of
 from trainers.weights.places import META, WAY_OUT
 
 HISTORY = (
@@ -72,6 +73,22 @@ class Run:
     """
 
     folder: Path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """What was trained, how, and where it stands, for a notebook."""
+        settings, status = self.settings(), self.status()
+        shown = ("model", "dataset", "task", "method", "rho", "lr", "batch_size", "epochs", "seed")
+        rows = [(key, settings[key]) for key in shown if settings.get(key) is not None]
+        last: Mapping[str, Any] | pd.Series = (
+            self.history().iloc[-1] if (self.folder / "history.parquet").exists() else {}
+        )
+        scores = ("train_loss", "train_error", "test_loss", "test_error")
+        rows += [(key, f"{last[key]:.4g}") for key in scores if key in last]
+        state = " ".join(part for part in (status["status"], status["reason"]) if part)
+        return html_table([*rows, ("status", state)], caption=f"run {self.run_id}")
 
     @property
     def run_id(self) -> str:
@@ -332,12 +349,12 @@ def data_options(config: TrainConfig) -> dict[str, Any]:
         "label_noise": config.label_noise,
         "spurious": config.spurious,
         "seed": config.data_seed,
-        "labels": learns_labels(config.task),
-        "numbers": config.task in TASKS and TASKS[config.task].numbers,
+        **targets_of(config.task),
         "columns": config.target_columns,
         "input_size": config.input_size,
         "on_corrupt": config.on_corrupt,
         "digest": config.dataset_digest,
+        "text": text_of(config.task, config.task_options),
     }
 
 

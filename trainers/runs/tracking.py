@@ -138,6 +138,6 @@ def _import(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"`track` {package!r} needs the package {package}: pip install 'landscape[track]' "
+            f"`track` {package!r} needs the package {package}: pip install 'landscape-lab[track]' "
             f"or pip install {package} ({error})."
         ) from error

@@ -38,6 +38,7 @@ from trainers.runs.stopping import Best, best_of
 from trainers.runtime import device_of, require_float64
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.tasks.evaluation import LiveEvaluation
+from trainers.tasks.language import Language
 from trainers.tasks.registry import TASKS, learns_labels
 from trainers.tasks.task import check_targets, outputs_of, task_of
 
@@ -120,7 +121,10 @@ class Training:
         inputs = self.train.take(slice(2))[0]
         if not is_reference(config.model):
             check_inputs(inputs, name=config.model, graph=self.data.graph is not None)
-        elif config.task in TASKS:
+        if isinstance(self.task, Language):
+            self.task.check_memory(inputs, vocabulary=self.outputs, chunk=config.chunk)
+            self.task.check_model(self.model, inputs, vocabulary=self.outputs, name=config.model)
+        elif is_reference(config.model) and config.task in TASKS:
             more = learns_labels(config.task)  # further logits are classes that no label names
             check_outputs(self.model, inputs, outputs=self.outputs, name=config.model, more=more)
         self.average = WeightAverage(self.model, config.average, config.average_decay) if config.average else None

@@ -20,6 +20,12 @@ def check_model(model: Any) -> None:
         )
 
 
+def check_trainable(model: nn.Module) -> None:
+    """Raise a ValueError if the model has nothing to train."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
+
+
 def check_base(base: Any) -> None:
     """Raise a ValueError unless `base` is an optimizer that can take the gradient of a step and update once."""
     kind = base.__name__ if isinstance(base, type) else type(base).__name__

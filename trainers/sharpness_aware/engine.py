@@ -89,7 +89,7 @@ class SharpnessAware(Optimizer):
         lr = float(base.param_groups[0]["lr"])
         self.shrink = ShrinkPerturb.of(model, spec.shrink_perturb, lr) if spec.shrink_perturb else None
         self.grad_clip, self.grad_scaler, self.skip_nonfinite = spec.grad_clip, spec.grad_scaler, spec.skip_nonfinite
-        self.sharing, self.diagnose = spec.sharing, spec.diagnose
+        self._method, self.sharing, self.diagnose = spec.method, spec.sharing, spec.diagnose
         self.steps_taken = 0
         self.last = StepRecord()
         self._trained = Trained(model, base)
@@ -581,7 +581,9 @@ class SharpnessAware(Optimizer):
         """
         if self._open is not None:
             raise ValueError("`state_dict` was called in the middle of a step: end it with `step()` first.")
-        extra: dict[str, Any] = {"steps_taken": self.steps_taken, "parts": self.parts.state_dict()}
+        extra: dict[str, Any] = {
+            "method": self._method, "steps_taken": self.steps_taken, "parts": self.parts.state_dict(),
+        }  # fmt: skip
         if self.shrink is not None:
             extra["shrink_initial"] = dict(self.shrink.initial)
         if self._scale is not None:
@@ -600,6 +602,12 @@ class SharpnessAware(Optimizer):
         if "sharpness_aware" not in state_dict:
             raise ValueError("`state_dict` is not from a sharpness-aware optimizer: it lacks 'sharpness_aware'.")
         extra = self._own(state_dict["sharpness_aware"])
+        method = extra.get("method", self._method)  # which older states do not tell
+        if method != self._method:
+            raise ValueError(
+                f"`state_dict` is of method {method!r}, and this optimizer's is {self._method!r}: make it with that "
+                f"method, or hand the base optimizer's part alone to `optimizer.base.load_state_dict`."
+            )
         before = self.parts.state_dict()
         try:
             self.parts.load_state_dict(extra["parts"])

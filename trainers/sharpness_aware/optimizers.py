@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
 from landscape.spread import spread
-from trainers.sharpness_aware.arguments import check_known, check_model
+from trainers.sharpness_aware.arguments import check_known, check_model, check_trainable
 from trainers.sharpness_aware.bsam import BSAM
 from trainers.sharpness_aware.engine import SharpnessAware
 from trainers.sharpness_aware.gates import EveryK, joined
@@ -46,10 +46,11 @@ def make_base(spec: MethodSpec, model: nn.Module) -> Optimizer:
     """The base optimizer that a specification names, over a model's parameters; or the one that it holds.
 
     Raises:
-        ValueError: If it is not the one that the method needs.
+        ValueError: If it is not the one that the method needs, or there is nothing to train.
     """
     base: Any = spec.base
     if isinstance(base, str):
+        check_trainable(model)
         groups = decay_groups(bare(model), spec.weight_decay, exclude_small=not spec.decay_all)
         name, lr, fused = spec.entry.base or base, spec.lr, _fusable(groups)
         assert lr is not None

@@ -224,6 +224,12 @@ class MethodSpec:
             mine = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name in OF_BASE}
             check_given_base(self.base, {name: value for name, (value, usual) in mine.items() if value != usual})
             return
+        if entry.base is not None and self.base not in ("sgd", entry.base):  # the first is what is said of none
+            alone = f", or take method {self.base!r} for that optimizer alone" if entry.rho is None else ""
+            raise ValueError(
+                f"`base` {self.base!r} is not what method {self.method!r} steps with, which is {entry.base!r}: leave "
+                f"`base` out{alone}."
+            )
         if self.base == "bsam" and entry.base != "bsam":
             raise ValueError(f"`base` 'bsam' belongs to method 'bsam', got method {self.method!r}; take sgd or adamw.")
         if self.lr is None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from trainers.sharpness_aware.arguments import check_trainable
 from trainers.sharpness_aware.ranks import bare
 
 _requires_grad = attrgetter("requires_grad")
@@ -55,8 +56,7 @@ class Trained:
         self._names: dict[nn.Parameter, str] = {}  # what the groups hold and the model has, or had at the last look
         self._known: set[nn.Parameter] = set()  # all of the model's, at the last look
         self._orphans: set[nn.Parameter] = set()  # what the groups hold of layers that the model has no more
-        if not any(p.requires_grad for p in self.model.parameters()):
-            raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train.")
+        check_trainable(self.model)
         self.look()
 
     @property

@@ -1,4 +1,4 @@
-"""Calls spread over the machines of a Ray cluster that share a file system; an extra, `landscape[ray]`."""
+"""Calls spread over the machines of a Ray cluster that share a file system; an extra, `landscape-lab[ray]`."""
 
 import importlib
 import importlib.metadata
@@ -154,7 +154,7 @@ def import_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise ImportError(
-            f"executor 'ray' needs Ray ({error}): pip install 'landscape[ray]', on every machine; on one machine "
+            f"executor 'ray' needs Ray ({error}): pip install 'landscape-lab[ray]', on every machine; on one machine "
             f"executor 'processes' does the same without it."
         ) from None
 
@@ -162,7 +162,7 @@ def import_ray() -> Any:
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     result = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for name in ("landscape", "torch", "numpy"):
+    for name in ("landscape-lab", "torch", "numpy"):
         try:
             result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -19,16 +19,24 @@ T = TypeVar("T")
 
 ALONE = Ranks()
 CHECKED = 8  # examples
+FEW, MANY = 4096, 2**22  # outputs of an example that are no matter, and those of a batch that are enough
+COUNTS = " counts"  # what examples count for, among their scores
 CLEAN = "clean_"  # before the name of a score against labels without noise
 
 
-def batch_of(x: Tensor) -> int:
-    """Examples a forward pass without gradient, for inputs like these.
+def batch_of(x: Tensor, entries: int = 1) -> int:
+    """Examples a forward pass without gradient, for inputs like these, with so many outputs each.
 
     Large batches of large inputs fall out of a processor's cache, which makes a pass of a convolutional network two to
     three times slower; small inputs, and other devices, are as fast in one batch.
     """
-    return 2048 if x.device.type != "cpu" else max(128, min(2048, 2**17 // max(1, x[:1].numel())))
+    usual = 2048 if x.device.type != "cpu" else max(128, min(2048, 2**17 // max(1, x[:1].numel())))
+    return usual if entries <= FEW else max(1, min(usual, MANY // entries))
+
+
+def entries_of(task: Task, data: DataBundle) -> int:
+    """Outputs of an example, where it has many: a logit for each token of the vocabulary at each place."""
+    return data.classes * math.prod(data.shape) if hasattr(task, "tokens") else 1
 
 
 class LiveEvaluation:
@@ -48,9 +56,10 @@ class LiveEvaluation:
 
     def __init__(self, model: nn.Module, task: Task, train: Split, data: DataBundle, ranks: Ranks = ALONE) -> None:
         self.task, self.noisy, self.ranks = task, bool(train.noisy.any()), ranks
+        entries = entries_of(task, data)
         held_out = {"validation": data.validation, "test": data.test}
-        self.risks = {"train": _risk(model, task, train, ranks, noisy=self.noisy)} | {
-            name: _risk(model, task, split.to(train.device, workers=train.workers), ranks)
+        self.risks = {"train": _risk(model, task, train, ranks, noisy=self.noisy, entries=entries)} | {
+            name: _risk(model, task, split.to(train.device, workers=train.workers), ranks, entries=entries)
             for name, split in held_out.items()
             if len(split)
         }
@@ -76,7 +85,7 @@ class LiveEvaluation:
 
     def _columns(self, split: str) -> tuple[dict[str, float], Mapping[str, Tensor]]:
         noisy = self.noisy and split == "train"
-        risk, scores = self.risks[split], self._noisy_scores if noisy else self.task.scores
+        risk, scores = self.risks[split], self._noisy_scores if noisy else self._scores
 
         def part() -> Part | None:
             if risk is None:
@@ -85,10 +94,13 @@ class LiveEvaluation:
             return found.loss, math.fsum(risk.weights), found.examples
 
         loss, examples = _together([p for p in self.ranks.each(part) if p is not None])
-        return {
-            f"{split}_loss": loss,
-            **{f"{split}_{name}": _mean(score) for name, score in examples.items()},
-        }, examples
+        scored = {name: score for name, score in examples.items() if name != COUNTS}
+        means = {f"{split}_{name}": _mean(score, examples.get(COUNTS)) for name, score in scored.items()}
+        return {f"{split}_loss": loss, **means}, scored
+
+    def _scores(self, outputs: Any, targets: Tensor) -> Mapping[str, Tensor]:
+        given = self.task.scores(outputs, targets)
+        return {**given, COUNTS: self.task.counts(targets)} if hasattr(self.task, "counts") else given
 
     def _noisy_scores(self, outputs: Any, targets: Tensor) -> Mapping[str, Tensor]:
         given, clean = (self.task.scores(outputs, y) for y in targets.unbind(1))
@@ -146,7 +158,7 @@ def _together(parts: Sequence[Part]) -> tuple[float, Mapping[str, Tensor]]:
 
 
 def _risk(
-    model: nn.Module, task: Task, split: Split, ranks: Ranks = ALONE, *, noisy: bool = False
+    model: nn.Module, task: Task, split: Split, ranks: Ranks = ALONE, *, noisy: bool = False, entries: int = 1
 ) -> EmpiricalRisk | None:
     """The risk of a model that has its own weights, whatever θ is; with `noisy`, targets are the given and the true.
 
@@ -162,7 +174,7 @@ def _risk(
         if first == last:
             return None
         order = torch.arange(first, last, device=split.device)
-    batches = split.batches(order, size=batch_of(split.take(slice(1))[0]))
+    batches = split.batches(order, size=batch_of(split.take(slice(1))[0], entries))
     risk = EmpiricalRisk(lambda _, x: model(x), loss, batches, {"": torch.zeros((), device=split.device)}, weight)
     # a model that draws random numbers has a history too
     risk.trust.once(("repeatable", risk.predict, risk.loss, risk.mode), lambda: None)
@@ -173,6 +185,11 @@ def _of_given(function: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
     return lambda first, both: function(first, both[:, 0])
 
 
-def _mean(score: Tensor) -> float:
-    """The mean over examples; of true and false one minus the share of the false, as histories have always had it."""
+def _mean(score: Tensor, counts: Tensor | None = None) -> float:
+    """The mean over examples, weighted by `counts` if given.
+
+    Of true and false it is one minus the share of the false, as histories have always had it.
+    """
+    if counts is not None:
+        return float((score * counts).sum() / counts.sum())
     return 1 - float((~score).float().mean()) if score.dtype == torch.bool else float(score.mean())

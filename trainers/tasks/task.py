@@ -34,6 +34,9 @@ class Task(Protocol):
         plain                        the task that is measured, where another loss (of smoothed labels, say) is trained
         outputs(entries)             outputs of a model for targets of so many entries; without it as many
         check_targets(y, where)      raises a ValueError for targets that the task cannot learn
+        counts(targets)              what each example counts for in means, (n,); their sum is `weight` of them all
+        tokens(outputs, targets)     where an example has many predictions: logits (k, classes) and labels (k,) of all
+        of_loss(loss, bytes)         numbers by name that follow from the mean loss alone, such as the perplexity
     """
 
     @property
@@ -159,6 +162,9 @@ def example_weights(task: Task, targets: Any) -> Tensor | None:
     """What each example counts for, of shape (n,) in float64; None where all count alike."""
     if task.weight is None:
         return None
+    if hasattr(task, "counts"):
+        each: Tensor = task.counts(targets)
+        return each
     return torch.tensor([float(task.weight(targets[i : i + 1])) for i in range(len(targets))], dtype=torch.float64)
 
 

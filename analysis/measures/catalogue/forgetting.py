@@ -154,8 +154,9 @@ def perturbed_forgetting(
     """
     sizes = m if isinstance(m, tuple) else (m,)
     check_some("m", sizes)
-    labelled = not no_probabilities(subject.task)
-    if not labelled and (resamples or outputs != "softmax"):
+    tokens = hasattr(subject.task, "tokens")
+    labelled = tokens or not no_probabilities(subject.task)
+    if (tokens or not labelled) and (resamples or outputs != "softmax"):
         raise ValueError(
             f"`resamples` and `outputs` are for classes, got {resamples} and {outputs!r} for the task with loss "
             f"{subject.task.name!r}: leave them out."
@@ -275,6 +276,7 @@ def _measure(
     rows = measure_displacements(
         subject.risk, pair(subject.held_out), asked, metrics=metrics, gaps=gaps, contrasts=contrasts,
         correction=correction, resamples=resamples, others=OTHERS if subject.drawn else None,
+        task=subject.task if hasattr(subject.task, "tokens") else None,
         generator=subject.generator("forgetting"),
     )  # fmt: skip
     # how far θ moved is said once, by the usual entry
@@ -367,7 +369,7 @@ MEASURES = {
         "about 90",
         usual=False,
         gradients=90,
-        needs=("probabilities",),
+        needs=("predictions",),
         sampled=True,
     ),
     "forgetting_of_bias": Measure(
@@ -381,7 +383,7 @@ MEASURES = {
         "about 90",
         usual=False,
         gradients=90,
-        needs=("probabilities",),
+        needs=("predictions",),
         sampled=True,
     ),
     "membership": Measure(

@@ -26,6 +26,7 @@ from analysis.measures.catalogue.calibration import (
 )
 from analysis.measures.catalogue.checks import check_count
 from analysis.measures.catalogue.shifts import Sets, rows_of_copies, rows_of_families
+from analysis.measures.catalogue.token_targets import token_rows
 from analysis.measures.catalogue.values import Answers, Value, further, loss, not_finite, of_set, scored, uneven
 from analysis.measures.measure import Measure, Rows
 from analysis.measures.needs import no_probabilities
@@ -276,6 +277,9 @@ def targets(subject: Subject, *, bins: int = 15) -> Rows:
     for among the training inputs where both are in memory.
     """
     data = subject.data
+    if hasattr(subject.task, "tokens"):
+        rows = token_rows(subject)
+        return [*rows, _final_loss(subject, next(r for r in rows if r.measure == "train_loss"))]
 
     def answers(split: Split) -> Answers:
         paired = torch.equal(split.index, data.test.index)

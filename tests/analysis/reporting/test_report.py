@@ -43,7 +43,7 @@ class Links(HTMLParser):
 
 def test_every_figure_and_table_is_a_file(page):
     names = {p.relative_to(page.parent).as_posix() for p in page.parent.rglob("*") if p.is_file()}
-    wanted = {"report.html", "report.md", "numbers.tex"}
+    wanted = {"report.html", "report.md", "numbers.tex", "explorer.html"}
     wanted |= {f"figures/{n}.{s}" for n in FIGURES for s in ("pdf", "png")}
     wanted |= {f"tables/{n}.{s}" for n in TABLES for s in ("csv", "tex")}
     assert names == wanted
@@ -62,7 +62,8 @@ def test_the_page_stands_alone(page):
     assert {tag for tag, _, _ in parser.found} == {"img", "source", "a"}
     assert all(v.startswith("data:image/png;base64,") for tag, _, v in parser.found if tag != "a")
     anchors = [v for tag, _, v in parser.found if tag == "a"]
-    assert all(v.startswith("#") and f'id="{v[1:]}"' in text for v in anchors)
+    assert anchors.count("explorer.html") == 1  # which lies beside it
+    assert all(v.startswith("#") and f'id="{v[1:]}"' in text for v in anchors if v != "explorer.html")
     assert not re.search(r"https?://|url\(|@import|<script", text)
     assert str(page.parent) not in text
 

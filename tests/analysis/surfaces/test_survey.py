@@ -536,3 +536,35 @@ def test_the_command_line(copies, capsys):
         main(["surface", str(copies["sam"].folder), "--cost", "--no-numbers"])
     assert stop.value.code == 0
     assert "2601 points of" in capsys.readouterr().out
+
+
+def test_a_model_in_memory(tmp_path):
+    """L(w) = mean (x w - y)² with x = ±1, y = x is (w - 1)², at every point of a line along its only direction."""
+    x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    torch.nn.init.constant_(model.weight, 3.0)
+    found = surface(model, torch.nn.functional.mse_loss, (x, x), axes="gradient", points=5, radius=1.0, out=tmp_path)
+    (one,) = found.surfaces.values()
+    at = 3.0 + one.grid.coordinates[0]  # the gradient points up
+    torch.testing.assert_close(one.values["train loss"], (at - 1) ** 2, rtol=1e-12, atol=1e-12)
+    assert one.context["second_order"]["curvature"] == [[pytest.approx(2.0)]]
+    assert found._repr_html_().count("<img") == 1
+    assert found.folder == tmp_path
+    assert float(model.weight.detach()) == 3.0
+    data = (torch.randn(20, 1, dtype=torch.float64), torch.zeros(20, dtype=torch.long))
+    classes = surface(torch.nn.Linear(1, 3).double(), torch.nn.functional.cross_entropy, data, points=3, numbers=False)
+    assert classes.surfaces["Linear"].metrics == ["train loss", "train error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "match"),
+    [
+        ((), {}, r"has 1 parts: give analysis.surface\(model, loss, data\)"),
+        ((torch.nn.functional.mse_loss, ()), {"split": "train"}, "`split` is no option of a surface around a model in"),
+        ((torch.nn.functional.mse_loss, ()), {"normalize": "none"}, "Did you mean 'normalise'"),
+        ((torch.nn.functional.mse_loss, (torch.ones(2, 1),) * 2), {"axes": "pca"}, "`axes` has 'pca', which needs the"),
+    ],
+)
+def test_what_a_model_in_memory_does_not_have(given, options, match):
+    with pytest.raises(ValueError, match=match):
+        surface(torch.nn.Linear(1, 1), *given, **options)

@@ -277,7 +277,7 @@ def test_what_does_not_fit_the_data_is_refused_at_the_start(names, x, message):
 def test_without_torchvision_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.transforms", None)
     for name in ("randaugment", "resized_crop", f"{V2}Grayscale"):
-        with pytest.raises(ImportError, match=r"needs torchvision: pip install 'landscape\[vision\]'"):
+        with pytest.raises(ImportError, match=r"needs torchvision: pip install 'landscape-lab\[vision\]'"):
             augmentation([name], split_of(images()), classes=4, seed=0)
     assert augmentation(["crop", "flip"], split_of(images()), classes=4, seed=0)[0].batch == (Crop(), Flip())
 

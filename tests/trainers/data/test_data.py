@@ -292,7 +292,7 @@ def test_missing_package_is_named(monkeypatch):
     DATASETS["mnist1d"].read.cache_clear()
     monkeypatch.setitem(sys.modules, "mnist1d", None)
     monkeypatch.setitem(sys.modules, "mnist1d.data", None)
-    with pytest.raises(ImportError, match=r"pip install 'landscape\[mnist1d\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'landscape-lab\[mnist1d\]'"):
         load_dataset("mnist1d")
 
 

@@ -552,7 +552,7 @@ def test_wrong_data_of_the_hub_are_refused(hub, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"text cannot be read \(.*\): save it anew"):
         load_dataset(f"hf:{tmp_path}/text")
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"needs `datasets`: pip install 'landscape\[data\]'"):
+    with pytest.raises(ImportError, match=r"needs `datasets`: pip install 'landscape-lab\[data\]'"):
         load_dataset(f"hf:{tmp_path}/secret")
 
 

@@ -138,7 +138,7 @@ def test_folders_that_are_none_are_refused_and_nothing_is_downloaded(tmp_path):
 )
 def test_a_library_that_is_not_installed_is_named_with_its_extra(name, module, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install 'landscape\[{extra}\]'"):
+    with pytest.raises(ImportError, match=rf"pip install 'landscape-lab\[{extra}\]'"):
         make(name)
 
 

@@ -32,6 +32,11 @@ VARIANTS = {
         "model_options": {"width": 2, "blocks": 1}, "checkpoints": [],
     },
     "balanced": {"method": "obf", "m": 7, "class_weights": "balanced", "sampler": "balanced", "train_size": 120},
+    "tokens": {
+        "task": "language", "dataset": "pydoc", "model": "gpt", "method": "obf", "base": "adamw", "label_noise": 0,
+        "task_options": {"context": 16}, "model_options": {"width": 8, "depth": 1, "heads": 2, "dropout": 0.1},
+        "lr": 0.001,
+    },
     "nodes of a graph": {"task": "nodes", "dataset": "csbm", "model": "gcn", "method": "sam"},
 }  # fmt: skip
 NEEDS = {

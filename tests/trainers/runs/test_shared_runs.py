@@ -72,6 +72,25 @@ def test_ranks_train_what_one_process_trains(tmp_path, changes, same):
         assert (run.correctness("sweep") == one.correctness("sweep")).all()
 
 
+def test_ranks_weigh_sequences_by_their_tokens(tmp_path):
+    text = tmp_path / "lines.txt"
+    text.write_text("".join("ab c"[i % 3 :] + "x" * (i * 7 % 23) + "\n" for i in range(60)))
+    changes = {
+        "task": "language", "dataset": f"text:{text}", "model": "gpt", "method": "sam", "sharing": "global",
+        "model_options": {"width": 8, "depth": 1, "heads": 2}, "task_options": {"context": 32, "packing": "padded"},
+        "train_size": 37, "label_noise": 0, "lr": 0.02,
+    }  # fmt: skip
+    run = Run(Path(together(2, "trained", out=str(tmp_path / "2"), changes=changes)[2]))
+    one = fit({**BASE, **changes}, out=tmp_path / "1", trust=True)
+    assert one.run_id == run.run_id
+    ours, theirs = (read_weights(r.checkpoint(max(r.checkpoints())) / "params.safetensors") for r in (run, one))
+    for name, tensor in theirs.items():
+        assert_close(ours[name], tensor, rtol=1e-9, atol=1e-11)
+    for name in one.history().columns.difference(["seconds", "m", "m_global"]):
+        assert_close(torch.tensor(run.history()[name]), torch.tensor(one.history()[name]), rtol=1e-9, atol=1e-9,
+                     equal_nan=True)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of two ranks that nothing disturbed; dropout draws on each."""

@@ -31,14 +31,14 @@ def test_an_unknown_tracker_is_refused(tmp_path):
 def test_a_missing_package_is_named_with_the_line_that_installs_it(name, module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
-        ImportError, match=rf"`track` '{name}' needs the package {name}: pip install 'landscape\[track\]'"
+        ImportError, match=rf"`track` '{name}' needs the package {name}: pip install 'landscape-lab\[track\]'"
     ):
         fit(SMALL, out=tmp_path, track=[name])
     assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard_shows_the_history_and_the_steps_also_after_a_stop(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install 'landscape[track]'")
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra: pip install 'landscape-lab[track]'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = {**SMALL, "method": "sam"}

@@ -9,6 +9,7 @@ import torch
 from networks import flat, network
 
 from trainers import Objective, make_optimizer
+from trainers.config import train_config
 from trainers.sharpness_aware.optimizers import optimizer_of
 from trainers.sharpness_aware.spec import MethodSpec
 
@@ -92,3 +93,23 @@ def test_it_is_checked_when_it_is_made(settings, message):
     given = {"lr": 0.1} | settings
     with pytest.raises(ValueError, match=message):
         MethodSpec.of("sam", given.pop("base", "sgd"), given)
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "message"),
+    [
+        (
+            "sgd",
+            "adamw",
+            "steps with, which is 'sgd': leave `base` out, or take method 'adamw' for that optimizer alone",
+        ),
+        ("bsam", "adamw", "steps with, which is 'bsam': leave `base` out"),
+    ],
+)
+def test_a_base_that_the_method_does_not_step_with_is_refused(method, base, message):
+    """It was left aside without a word: AdamW in name, SGD in fact."""
+    with pytest.raises(ValueError, match=message):
+        MethodSpec(method=method, base=base, lr=0.1, examples=5)
+    with pytest.raises(ValueError, match=message):
+        train_config({"method": method, "base": base})
+    assert MethodSpec(method="adamw", base="adamw", lr=0.1).base == "adamw"

@@ -314,6 +314,14 @@ def test_nothing_is_left_to_train():
         optimizer.step(lambda: model(torch.ones(1, 6).double()).sum())
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("model", [network(norm=None).requires_grad_(False), torch.nn.Identity()])
+def test_a_model_without_anything_to_train_is_refused(model, weight_decay):
+    for base in ("sgd", "adamw"):
+        with pytest.raises(ValueError, match="`model` has no parameter that requires a gradient"):
+            make_optimizer("sam", model, base, lr=0.1, weight_decay=weight_decay)
+
+
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 

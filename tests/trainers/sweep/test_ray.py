@@ -24,7 +24,7 @@ from trainers.sweep.running import expand, train_all
 TINY = {"train_size": 40, "validation_size": 20, "test_size": 20, "epochs": 1, "model_options": {"width": 4}}
 INSTALLED = importlib.util.find_spec("ray") is not None
 
-needs_ray = pytest.mark.skipif(not INSTALLED, reason="Ray is not installed: pip install 'landscape[ray]'")
+needs_ray = pytest.mark.skipif(not INSTALLED, reason="Ray is not installed: pip install 'landscape-lab[ray]'")
 pytestmark = [
     pytest.mark.xdist_group("ray"),
     # Ray leaves sockets and processes of its cluster to the garbage collector
@@ -240,7 +240,7 @@ def test_no_cluster_is_one_clear_error(tmp_path, monkeypatch):
 
 def test_where_ray_is_not_installed_the_error_says_how_to(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ImportError, match=r"needs Ray .*pip install 'landscape\[ray\]', on every machine"):
+    with pytest.raises(ImportError, match=r"needs Ray .*pip install 'landscape-lab\[ray\]', on every machine"):
         list(train_all([train_config(TINY)], out=tmp_path, executor="ray"))
 
 

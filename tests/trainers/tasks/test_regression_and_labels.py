@@ -20,6 +20,7 @@ from trainers import Multilabel, Regression, check_task, fit, load_dataset
 from trainers.config import train_config
 from trainers.data.loading import noisy_targets
 from trainers.tasks.multilabel import average_precision
+from trainers.tasks.task import measured
 
 TASKS = {
     "squared": Regression(), "absolute": Regression(loss_name="absolute"),
@@ -74,6 +75,36 @@ def test_scores_and_numbers_of_a_set():
     found = Regression(loss_name="gaussian").of_set(sure, y)
     assert float(found["variance_ratio"]) == pytest.approx(4, rel=0.1)
     assert float(found["coverage_error"]) == pytest.approx(0.95 - 0.673, abs=0.03)  # P(|z| < 0.98)
+
+
+@pytest.mark.parametrize(("given", "weights"), [(3.0, [3.0, 3.0]), ("4, 0.5", [4.0, 0.5])])
+def test_marks_may_weigh_more(given, weights):
+    task = Multilabel(pos_weight=given)
+    out, y = examples(task)
+    expected = F.binary_cross_entropy_with_logits(out, y, pos_weight=torch.tensor(weights, dtype=torch.float64))
+    assert_close(task.loss(out, y), expected)
+    p = out.sigmoid()
+    by_hand = -(torch.tensor(weights) * y * p.log() + (1 - y) * (1 - p).log()).mean(1)
+    assert_close(task.each(out, y), by_hand)
+    assert measured(task) == Multilabel()
+    assert not check_task(task, out, y)
+    risk = EmpiricalRisk(lambda theta, x: x + theta["b"], task.loss, [(out, y)], {"b": torch.zeros(2).double()})
+    curved = (torch.where(y > 0, torch.tensor(weights).double(), 1.0) * p * (1 - p)).mean(0) / 2
+    assert_close(Hessian(risk).dense(), torch.diag(curved))
+
+
+def test_weights_of_marks_that_do_not_fit():
+    for wrong in (0.0, float("nan"), "1, -2", "much"):
+        with pytest.raises(ValueError, match="`pos_weight` must be a finite number above 0, or one a label as text"):
+            Multilabel(pos_weight=wrong)
+    with pytest.raises(ValueError, match="`pos_weight` '1, 2, 3' has 3 weights, and there are 2 labels"):
+        Multilabel(pos_weight="1, 2, 3").check_targets(torch.ones(4, 2), "here")
+    usual = {"task": "multilabel", "dataset": "digit_marks", "seed": 0}
+    assert train_config(usual).resolved().run_id == "af835a1dcc36"  # from before there were weights
+    weighted = train_config({**usual, "task_options": {"pos_weight": 2}}).resolved()
+    assert weighted.run_id != "af835a1dcc36"
+    with pytest.raises(ValueError, match="`pos_weight` must be"):
+        train_config({"task": "multilabel", "dataset": "digit_marks", "task_options": {"pos_weight": -1}, "seed": 0})
 
 
 def test_two_labels_by_hand():

@@ -85,7 +85,7 @@ def test_a_task_is_imported_only_where_it_is_trusted():
 def test_what_needs_labels_is_refused(key, value):
     with pytest.raises(ValueError, match=f"`{key}` needs labels, that is `task` 'classification'"):
         train_config({**LINE, key: value})
-    with pytest.raises(ValueError, match="`ascent` needs labels"):
+    with pytest.raises(ValueError, match="`method` 'obf' ascends an objective that needs labels"):
         train_config({**LINE, "method": "obf"})
     with pytest.raises(ValueError, match=r"`task` 'regresion' is unknown; .* Did you mean 'regression'"):
         train_config({**LINE, "task": "regresion"})

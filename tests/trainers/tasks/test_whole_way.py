@@ -16,6 +16,7 @@ from analysis.measures.subject import Subject
 from analysis.measures.taking import measure_subject
 from analysis.score import Score, is_share
 from analysis.surfaces.files import read_surface
+from analysis.table import variant
 from trainers import fit, read_weights
 from trainers.runs.folder import Run, load_data
 
@@ -57,6 +58,8 @@ def test_measures_of_a_task_without_classes(run):
         "perturbed_forgetting": {"providers": ("sam", "obf"), "batches": 2, "m": 30},
     }  # fmt: skip
     rows = measure_subject(subject, plan(names))
+    named = [variant(row.measure, row.options, row.split) for each in rows.values() for row in each]
+    assert len(set(named)) == len(named)  # `correlate` refuses two numbers under one name
     found = {row.measure: row for each in rows.values() for row in each}
     with torch.no_grad():
         z, y = subject.model(data.test.x), data.test.y

@@ -93,7 +93,7 @@ def mnist1d() -> Source:
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError as error:
-        raise ImportError("the data set 'mnist1d' needs its package: pip install 'landscape[mnist1d]'.") from error
+        raise ImportError("the data set 'mnist1d' needs its package: pip install 'landscape-lab[mnist1d]'.") from error
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the package seeds the global one
     try:
         raw = make_dataset(get_dataset_args())

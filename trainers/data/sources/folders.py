@@ -15,6 +15,7 @@ from landscape.memory import free_bytes
 from trainers.data.items import MEMORY_SHARE, ItemInputs, Pixels
 from trainers.data.sources.files import Files, stamps
 from trainers.data.sources.source import Source, bounds, held_out
+from trainers.data.sources.text import TextReading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,11 +38,13 @@ class Reading:
             None takes them as they are.
         on_corrupt: "refuse" stops at images that cannot be read, "skip" leaves them out.
         columns: Those of a table that are targets; empty is the last one.
+        text: How text becomes sequences; None where the task takes none.
     """
 
     size: int | None = None
     on_corrupt: str = "refuse"
     columns: tuple[str, ...] = ()
+    text: TextReading | None = None
 
 
 def find(name: str, rest: str) -> Files:

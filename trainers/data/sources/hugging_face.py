@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from trainers.data.sources.files import Files
 from trainers.data.sources.folders import Reading, image_of, source_of_images
 from trainers.data.sources.source import Source, held_out
+from trainers.data.sources.text import TextReading, of_documents
 
 PARTS = {
     "train": ("train",),
@@ -18,6 +19,7 @@ PARTS = {
     "test": ("test",),
 }
 LABELS = ("label", "labels", "fine_label")  # which column, where several could be meant
+TEXT = "text"
 KEPT = ("data-*.arrow", "dataset_info.json")  # what was saved; other files are of caches
 
 
@@ -50,12 +52,14 @@ def load(name: str, files: Files, reading: Reading) -> Source:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"`dataset` {name!r} needs `datasets`: pip install 'landscape[data]'.") from error
+        raise ImportError(f"`dataset` {name!r} needs `datasets`: pip install 'landscape-lab[data]'.") from error
     try:
         found = datasets.load_from_disk(str(files.root))
     except Exception as error:  # a damaged folder fails in any way
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"`dataset` {name!r}: {files.root} cannot be read ({said}): save it anew.") from None
+    if reading.text is not None:
+        return _text(name, files, found, reading.text, datasets)
     parts = {"train": found}
     if isinstance(found, datasets.DatasetDict):
         there = {part: next((key for key in keys if key in found), None) for part, keys in PARTS.items()}
@@ -75,6 +79,27 @@ def load(name: str, files: Files, reading: Reading) -> Source:
                 f"data without these."
             )
     return source_of_images(name, sets, classes, reading)
+
+
+def _text(name: str, files: Files, found: Any, reading: TextReading, datasets: Any) -> Source:
+    """The rows of the one column of text, each a document."""
+    whole = isinstance(found, datasets.DatasetDict)
+    there = {part: next((k for k in keys if k in found), None) for part, keys in PARTS.items()} if whole else {}
+    parts = {part: found[key] for part, key in there.items() if key is not None} if whole else {"train": found}
+    if "train" not in parts:
+        raise ValueError(f"`dataset` {name!r}: {files.root} has the splits {', '.join(found)}, but no train.")
+    kinds = parts["train"].features
+    columns = [key for key, kind in kinds.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    columns = [TEXT] if TEXT in columns else columns
+    if len(columns) != 1:
+        raise ValueError(
+            f"`dataset` {name!r}: there must be one column of text, or one called text; got {', '.join(kinds)}: choose "
+            f"by select_columns, and save anew."
+        )
+    return of_documents(
+        name, {part: [text for text in rows[columns[0]][:] if text and text.strip()] for part, rows in parts.items()},
+        reading,
+    )  # fmt: skip
 
 
 class HubImages(Dataset[tuple[Tensor, int]]):

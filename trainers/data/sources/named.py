@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainers.data.sources import arrays, folders, hugging_face, tables
+from trainers.data.sources import arrays, folders, hugging_face, tables, text
 from trainers.data.sources.files import Files, stamps
 from trainers.data.sources.folders import Reading
 from trainers.data.sources.source import Source
 from trainers.data.sources.standard import STANDARD
 from trainers.reference import DATA_SCHEMES, scheme_of
 
+TEXTS = ("pydoc", "text", "hf")  # what `task` language can read
 Find = Callable[[str, str], Files]
 
 
@@ -77,7 +78,8 @@ SCHEMES: dict[str, Scheme] = {name: _standard(name) for name in STANDARD} | {
     "hf": Scheme(
         hugging_face.find,
         lambda name, files, reading, *, labels: hugging_face.load(name, files, reading),  # noqa: ARG005
-        "hf:PATH. Images of Hugging Face's datasets, in a folder that `save_to_disk` made; needs landscape[data].",
+        "hf:PATH. Images, or text for `task` language, of Hugging Face's datasets, in a folder that `save_to_disk` "
+        "made; needs landscape-lab[data].",
         _of_files(hugging_face.find),
         images=True,
     ),
@@ -87,6 +89,19 @@ SCHEMES: dict[str, Scheme] = {name: _standard(name) for name in STANDARD} | {
         "csv:FILE. A table of numbers as text, one example a line; `target_columns` names the targets, by default the "
         "last column. Standardised on the training part.",
         _of_files(tables.find),
+    ),
+    "pydoc": Scheme(
+        text.find_pydoc,
+        lambda name, files, reading, *, labels: text.load_pydoc(name, files, reading.text),  # noqa: ARG005
+        "pydoc. Python's own documentation, for `task` language: the language's reference, with the library's as a "
+        "shifted set; another text in each version of Python.",
+        _of_files(text.find_pydoc),
+    ),
+    "text": Scheme(
+        text.find_text,
+        lambda name, files, reading, *, labels: text.load_text(name, files, reading.text),  # noqa: ARG005
+        "text:FILE. A text in UTF-8, for `task` language.",
+        _of_files(text.find_text),
     ),
 }
 assert tuple(SCHEMES) == DATA_SCHEMES
@@ -164,6 +179,10 @@ def from_files(name: str, reading: Reading, *, labels: bool = True, digest: str 
     if reading.columns and scheme is not SCHEMES["csv"]:
         raise ValueError(
             f"`target_columns` {list(reading.columns)} is for csv:FILE, got `dataset` {name!r}: leave it out."
+        )
+    if reading.text is not None and name.partition(":")[0] not in TEXTS:
+        raise ValueError(
+            f"`task` language learns text, and `dataset` {name!r} is none: take pydoc, text:FILE or hf:PATH."
         )
     try:
         files = scheme.find(name, absolute(name).partition(":")[2])

@@ -23,7 +23,7 @@ def karate() -> Source:
     try:
         import networkx
     except ImportError as error:
-        raise ImportError("the data set 'karate' needs networkx: pip install 'landscape[graphs]'.") from error
+        raise ImportError("the data set 'karate' needs networkx: pip install 'landscape-lab[graphs]'.") from error
     club = networkx.karate_club_graph()
     pairs = torch.tensor(sorted(club.edges()), dtype=torch.int64).T
     y = torch.tensor([int(club.nodes[i]["club"] == "Officer") for i in range(len(club))])

@@ -11,6 +11,7 @@ from trainers.data.items import ItemInputs, Pixels
 
 if TYPE_CHECKING:
     from trainers.data.graphs import Graph
+    from trainers.data.sources.text import TextReading
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Source:
         standardise: Whether inputs, and targets that are numbers, are brought to mean 0 and deviation 1 by the mean and
             deviation of the training examples.
         graph: Whose nodes the examples are, for the model; None for other data.
+        registers: Inputs and targets of further test sets of the data's own, by name, such as another kind of text.
+        text: How text became sequences; None for other data.
         shared: Whether the inputs belong to others too; those of a single owner are put in the order of the splits in
             place, so that they are never in memory twice.
     """
@@ -75,6 +78,8 @@ class Source:
     shared: bool = True
     standardise: bool = False
     graph: "Graph | None" = None
+    registers: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    text: "TextReading | None" = None
 
     @property
     def shape(self) -> tuple[int, ...]:

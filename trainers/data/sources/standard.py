@@ -115,7 +115,7 @@ class Standard:
         try:
             from torchvision import datasets
         except ImportError as error:
-            raise ImportError("`--download` needs torchvision: pip install 'landscape[vision]'.") from error
+            raise ImportError("`--download` needs torchvision: pip install 'landscape-lab[vision]'.") from error
         root = Path(rest)
         if root.name in self.folders:  # torchvision adds the folder's name itself
             root = root.parent
