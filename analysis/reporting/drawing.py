@@ -145,7 +145,8 @@ def written(results: StudyResults, name: str, edition: Edition, folder: Path) ->
 def dark(png: bytes) -> bytes:
     """The same picture for a dark page: lightness turned round, hue and chroma kept (in Ottosson's OKLab, 2020)."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").filter(_turned()).quantize(128).save(buffer, "png")
+    turned = Image.open(io.BytesIO(png)).convert("RGB").filter(_turned())
+    turned.quantize(128, method=Image.Quantize.FASTOCTREE).save(buffer, "png")
     return buffer.getvalue()
 
 
