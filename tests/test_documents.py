@@ -61,7 +61,7 @@ def run(kernel, code):
 
 LINES = {  # of code, where a notebook has more than 40; they are to come down
     "02_curvature": 84, "03_sam_family": 109, "04_perturbed_forgetting": 184, "05_correlation_study": 129,
-    "06_surfaces": 79,
+    "06_surfaces": 79, "08_policy": 59,
 }  # fmt: skip
 SMALLER = {  # what a notebook says, and what is run of it here: every cell, with fewer steps and points
     "02_curvature": {"STEPS = 600": "STEPS = 60"},

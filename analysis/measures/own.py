@@ -113,8 +113,8 @@ def _row(name: str, value: Any, reference: str) -> Row:
 
 def _check_name(name: str, what: str, taken: Mapping[str, str]) -> None:
     if not NAME.fullmatch(name) or SCORES.fullmatch(name) or name in taken:
-        why = f"which `{taken[name]}` makes" if name in taken else "which no measure can have"
+        cause = f"which `{taken[name]}` makes" if name in taken else "which no measure can have"
         raise ValueError(
-            f"{what} makes rows called {name!r}, {why}: take a name of letters, digits and _ that does not begin as "
+            f"{what} makes rows called {name!r}, {cause}: take a name of letters, digits and _ that does not begin as "
             f"the scores do (train_, validation_, test_, gap_, ood_)."
         )

@@ -212,7 +212,10 @@ def _start(space: Krylov, start: Tensor | None) -> Tensor | None:
         )
     rows = space.random_rows().to(space.A.device)
     rows[0] /= torch.linalg.vector_norm(rows[0])
-    rows[0] += (start.double() / length).to(rows)
+    wanted = (start.double() / length).to(rows)
+    rows[0] += wanted
+    if not bool(rows[0].any()):  # opposite to each other, as half of all are where p is 1
+        rows[0] = wanted
     return rows
 
 

@@ -57,8 +57,8 @@ def test_a_notebook_has_one_bar_that_moves(published, capsys, monkeypatch):
     monkeypatch.setattr(progress, "BAR_SECONDS", 0.0)
     assert list(progress.track("abc", "runs < 4", 3)) == ["a", "b", "c"]
     assert published[0] == ("", False)
-    assert [update for _, update in published[1:]] == [True] * 3
-    assert published[2][0].startswith('<progress value="2" max="3"></progress> runs &lt; 4: 2 of 3 after 0 s')
+    assert [update for _, update in published[1:]] == [True] * 4  # from 0 of 3 on
+    assert published[3][0].startswith('<progress value="2" max="3"></progress> runs &lt; 4: 2 of 3 after 0 s')
     published.clear()
     tell = progress.shown("points")
     tell(1, 2)

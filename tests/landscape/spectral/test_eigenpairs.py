@@ -595,3 +595,14 @@ def test_the_curvature_of_a_risk_starts_from_its_gradient():
 def test_a_start_that_is_none_is_refused(start):
     with pytest.raises(ValueError, match=r"`start` must be a finite vector of shape \(5,\) that is not zero"):
         top_eigenpairs(torch.eye(5), start=start, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_parameter_whatever_the_start(seed):
+    """A random direction and the operator's guess are opposite to each other in half of all cases."""
+    x = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    torch.nn.init.constant_(model.weight, 0.5 if seed % 2 else -0.5)
+    hessian = Hessian(EmpiricalRisk.from_model(model, torch.nn.functional.mse_loss, (x, 0 * x)))  # L = 2.5 w²
+    found = top_eigenpairs(hessian, generator=torch.Generator().manual_seed(seed))
+    assert found.values.tolist() == pytest.approx([5.0])

@@ -75,7 +75,7 @@ def test_mlp_is_linear_and_relu_in_turn(generator):
     assert_close(model(x), h @ model[5].weight.T + model[5].bias, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if not entry.graph])
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if name != "gpt" and not entry.graph])
 def test_initialisation_is_decided_by_the_seed_alone(name):
     torch.rand(3)
     before = torch.get_rng_state()

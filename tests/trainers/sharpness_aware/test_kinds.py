@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import OWN_BASE, PERTURBED, closures_of, data, flat, make, network
+from networks import PERTURBED, closures_of, data, flat, make, network
 from torch import nn
 from torch.testing import assert_close
 
@@ -41,7 +41,7 @@ class Waves(nn.Module):
 @pytest.mark.parametrize("base", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_complex_weights_are_their_real_and_imaginary_parts(method, base):
-    if method in OWN_BASE and base != "sgd":
+    if base != "sgd" and METHODS[method].base not in (None, base):
         pytest.skip("the method fixes its base")
     ends = []
     for pairs in (False, True):
@@ -80,7 +80,7 @@ def walk(optimizer, model, kind):
 @pytest.mark.parametrize("base", ["sgd", "adamw"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_the_model_may_change_its_type_between_steps(method, base):
-    if method in OWN_BASE and base != "sgd":
+    if base != "sgd" and METHODS[method].base not in (None, base):
         pytest.skip("the method fixes its base")
     model = network(norm=nn.LayerNorm, dtype=NARROW)
     optimizer = make(method, model, base, **({"shrink_perturb": 0.1} if method == "sam" else {}))
