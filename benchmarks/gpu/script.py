@@ -131,7 +131,7 @@ def _carried_out(context: Any, part: Part, outcome: Outcome, place: tuple[str, b
                 return
         outcome.failure = late
     except EOFError:
-        process.join(5)
+        process.join(30)  # on a busy machine its end takes a while
         outcome.failure = f"its process died with exit code {process.exitcode}"
     finally:
         process.join(0 if outcome.failure else 10)

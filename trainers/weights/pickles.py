@@ -7,6 +7,8 @@ weights is on a list here, and is read as a blank: nothing of that name is impor
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,28 @@ ALLOWED: list[Any] = [
 ]
 
 
+@contextmanager
+def _allowed() -> Iterator[None]:
+    """Let torch read what is on the list, and nothing under its names that others have allowed, such as NumPy's types.
+
+    torch keeps a set: of two things of one name either might be taken.
+    """
+    theirs = torch.serialization.get_safe_globals()
+    ours = {name for _, name in ALLOWED}
+    try:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals([*(one for one in theirs if _name(one) not in ours), *ALLOWED])
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(theirs)
+
+
+def _name(allowed: Any) -> str:
+    """What a file calls something that torch may read."""
+    return str(allowed[1]) if isinstance(allowed, tuple) else f"{allowed.__module__}.{allowed.__qualname__}"
+
+
 def load_pickle(path: Path) -> Any:
     """What a file of `torch.save` holds; no code of it is run, and nothing that it names is imported.
 
@@ -94,7 +118,7 @@ def load_pickle(path: Path) -> Any:
         ValueError: If it is damaged, or holds objects that are not on the list, with the way to convert it.
     """
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
+        with warnings.catch_warnings(), _allowed():
             warnings.simplefilter("ignore")  # of the pickle's version
             return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place, without code
     except Exception as error:  # torch raises many kinds here
