@@ -16,6 +16,17 @@ def knobs(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
+def require_typed(function: Callable[..., Any], what: str) -> None:
+    """Check that the knobs of a user's function can be validated.
+
+    Raises:
+        ValueError: If one has no type or no default.
+    """
+    for option, parameter in knobs(function).items():
+        if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
+            raise ValueError(f"{what}: option `{option}` needs a type and a default, such as `{option}: float = 1`.")
+
+
 def checked(
     function: Callable[..., Any],
     options: Mapping[str, Any],

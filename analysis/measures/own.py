@@ -14,7 +14,7 @@ from analysis.measures.measure import Family, Measure, Rows
 from analysis.measures.needs import Need
 from analysis.table import Row
 from landscape.estimate import Estimate
-from trainers.options import knobs
+from trainers.options import require_typed
 from trainers.reference import call, load_reference, source_digest
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -64,12 +64,7 @@ def own_measure(reference: str, taken: Mapping[str, str]) -> Measure:
     function = load_reference(reference, key="measures")
     name = getattr(function, "__name__", reference.rpartition(":")[2].rpartition(".")[2])
     _check_name(name, f"`measures` {reference!r}", taken)
-    for option, parameter in knobs(function).items():
-        if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
-            raise ValueError(
-                f"`measures` {reference!r}: option `{option}` needs a type and a default, such as "
-                f"`{option}: float = 1`."
-            )
+    require_typed(function, f"`measures` {reference!r}")
 
     @wraps(function)
     def rows(subject: Any, **options: Any) -> Rows:

@@ -200,7 +200,8 @@ def _sections(
     """The sections with what they hold; and titles of what there is nothing to show of, with the reason."""
     wanted = [name for names in SECTIONS.values() for name in names if name in FIGURES]
     share = max(1, min(cores() if jobs is None else jobs, len(wanted)))
-    sent = copy.deepcopy(results)  # what is drawn here meanwhile keeps more in `results`, which must not change then
+    # what is drawn here meanwhile keeps more in `results`, which must not change then
+    sent = copy.deepcopy(results) if share > 1 else results
     shares = [(sent if i else results, wanted[i::share], edition, folder / "figures") for i in range(share)]
     with ThreadPoolExecutor(1) as beside:  # waits for the other processes, while this one works too
         others = beside.submit(list, in_parallel(_draw_some, shares[1:], jobs=share, isolate=share > 1))

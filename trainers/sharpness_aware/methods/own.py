@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from trainers.naming import nearest
-from trainers.options import checked, knobs
+from trainers.options import checked, require_typed
 from trainers.reference import is_reference, load_reference, well_formed
 from trainers.sharpness_aware.methods.registry import METHODS, Method, Setting
 
@@ -53,11 +53,7 @@ def _import(names: list[str], *, trust: bool) -> None:
         if name in METHODS or not is_reference(name):
             continue
         function = load_reference(name, trust=trust, key="method")
-        for option, parameter in knobs(function).items():
-            if parameter.annotation is parameter.empty or parameter.default is parameter.empty:
-                raise ValueError(
-                    f"`method` {name!r}: option `{option}` needs a type and a default, such as `{option}: float = 1`."
-                )
+        require_typed(function, f"`method` {name!r}")
         says = (inspect.getdoc(function) or "One's own.").partition("\n")[0]
         METHODS[name] = Method(function, says, "not known", name, "ours")
 
