@@ -33,10 +33,10 @@ from analysis.statistics.correlation_rows import UNKNOWN, completed
 from analysis.style import EXPOSURES, counted, family, interval, measure_name, method_labels
 from analysis.surfaces.files import read_surface
 from analysis.table import COLUMNS, SEED_COLUMNS, join_config, last_step, read, with_variant
+from landscape.naming import nearest
 from landscape.showing import html_table
 from landscape.surfaces import Surface
 from trainers.files.reading import Shape, read_json, read_table
-from trainers.naming import nearest
 from trainers.runs.folder import HISTORY as RECORDED
 from trainers.runs.folder import Run
 

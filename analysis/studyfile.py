@@ -13,10 +13,10 @@ from analysis.measures.plan import plan
 from analysis.measures.registry import entry_of, names
 from analysis.style import method_label
 from analysis.surfaces.recipe import recipe
+from landscape.naming import nearest
 from trainers.config import Strict, TrainConfig
 from trainers.data.shifted import check_shifted
 from trainers.files.reading import read_yaml
-from trainers.naming import nearest
 from trainers.reference import is_reference, load_reference
 from trainers.sharpness_aware.methods.own import import_methods
 from trainers.sweep.conditions import Condition

@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from landscape.naming import nearest
 from trainers.files.reading import read_table
 from trainers.files.writing import write_atomically
-from trainers.naming import nearest
 from trainers.weights.places import ENDINGS, ending
 
 WEIGHTS = ENDINGS  # of files of weights from elsewhere

@@ -13,13 +13,13 @@ import pydantic
 import pydantic_core
 from pydantic import ConfigDict, Field
 
+from landscape.naming import nearest
 from trainers.data.augmentation import MIXING, spelled
 from trainers.data.loading import DATASETS
 from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.files.reading import explain
 from trainers.models.building import MODELS, model_options
 from trainers.models.libraries import in_library
-from trainers.naming import nearest
 from trainers.options import checked, refuse_booleans
 from trainers.randomness import derive
 from trainers.reference import MODEL_SCHEMES, is_reference, scheme_of, well_formed

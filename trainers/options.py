@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pydantic
 
+from landscape.naming import nearest
 from trainers.files.reading import short
-from trainers.naming import nearest
 
 
 def knobs(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 
 # What may stand before a colon and is no module: `scheme:rest` names data by their path, or models of a library.
 DATA_SCHEMES = (

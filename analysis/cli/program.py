@@ -73,7 +73,7 @@ def _command(arguments: list[str]) -> int:
         print(f"landscape {version()}")
         return 0
     if name not in COMMANDS:
-        from trainers.naming import nearest
+        from landscape.naming import nearest
 
         raise ValueError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.{nearest(name, COMMANDS)}")
     if {"-h", "--help"} & set(arguments[1:]):

@@ -7,7 +7,7 @@ import yaml
 
 from analysis.measures.measure import Measure
 from analysis.measures.registry import BUILT_IN, MEASURES, entry_of, names
-from trainers.naming import nearest
+from landscape.naming import nearest
 from trainers.options import checked, knobs
 from trainers.reference import is_reference, load_reference
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 
 MOST = 1_000_000  # resamples or permutations: more would not fit in memory
 

@@ -27,7 +27,7 @@ from analysis.statistics.resampling import (
 )
 from analysis.statistics.strata import CELL_MINIMUM, Strata, stratified_kendall
 from analysis.statistics.units import Units, single, without_rounding
-from trainers.naming import nearest
+from landscape.naming import nearest
 
 COLUMNS = (
     *("forgetting", "sharpness", "target", "pairs", "tau_forgetting", "tau_sharpness", "difference", "low", "high"),

@@ -14,7 +14,7 @@ from analysis.measures.registry import entry_of
 from analysis.statistics.evidence import Evidence, Rows, joined
 from analysis.statistics.statistic import Cell, Statistic, chance, number, whole, words
 from analysis.style import FAMILIES, family, interval
-from trainers.naming import nearest
+from landscape.naming import nearest
 
 # The usual measure of each family, named before any target was seen; the first that was taken stands for it.
 REPRESENTATIVES: Mapping[str, Sequence[str]] = {

@@ -14,9 +14,9 @@ from analysis.surfaces.recipe import recipe
 from analysis.surfaces.sheets import Sheet
 from analysis.surfaces.survey import Survey
 from landscape import EmpiricalRisk
+from landscape.naming import nearest
 from landscape.surfaces import scan
 from trainers.data.splits import DataBundle
-from trainers.naming import nearest
 
 OPTIONS = ("axes", "normalise", "radius", "points", "metrics", "mode", "seed", "batch", "rho", "numbers")
 

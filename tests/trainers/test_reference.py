@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 from trainers.randomness import derive, seeded, stream
 from trainers.reference import is_reference, load_reference
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Generator, Tensor
 
+from landscape.naming import nearest
 from trainers.data.mixing import CutMix, Mixing, MixUp
 from trainers.data.rereading import other_randomness
 from trainers.data.transforms import (
@@ -30,7 +31,6 @@ from trainers.data.transforms import (
     torchvision_transform,
     torchvision_v2,
 )
-from trainers.naming import nearest
 from trainers.options import checked, knobs
 from trainers.randomness import ExampleDraws, derive, stream
 from trainers.reference import call, is_reference, load_reference

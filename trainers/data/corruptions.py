@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from landscape.naming import nearest
 from landscape.randomness import source_of
-from trainers.naming import nearest
 
 
 def gaussian_noise(x: Tensor, sigma: float, *, generator: Generator) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Generator, Tensor
 
+from landscape.naming import nearest
 from landscape.randomness import source_of
 from trainers.data.corruptions import CORRUPTIONS, corrupt
 from trainers.data.graphs import Graph
@@ -22,7 +23,6 @@ from trainers.data.sources.text import TextReading
 from trainers.data.splits import DataBundle, ShiftedSplits, Split, stratified_order
 from trainers.data.spurious import patch_codes, stamp
 from trainers.data.standardising import standardised
-from trainers.naming import nearest
 from trainers.randomness import check_seed, stream
 from trainers.reference import is_reference, load_reference, well_formed
 

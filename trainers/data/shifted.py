@@ -15,6 +15,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from landscape.naming import nearest
 from trainers.data.corruptions import CORRUPTIONS
 from trainers.data.items import ItemInputs
 from trainers.data.loading import DATASETS, read_source
@@ -24,7 +25,6 @@ from trainers.data.sources.named import SCHEMES, absolute, fingerprint, named
 from trainers.data.sources.source import Source
 from trainers.data.sources.text import TextReading
 from trainers.data.splits import DataBundle, ShiftedSplits, Split
-from trainers.naming import nearest
 from trainers.randomness import stream
 from trainers.reference import call, is_reference, load_reference, source_digest, well_formed
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pydantic
 import yaml
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 
 AGAIN = "delete it and run the same command again"
 DEEPEST = 50  # levels of a YAML file

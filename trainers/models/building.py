@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from landscape.naming import nearest
 from trainers.data.graphs import Graph
 from trainers.models.gcn import gcn
 from trainers.models.gpt import gpt
 from trainers.models.libraries import LIBRARIES, in_library, library_model
 from trainers.models.resnet import resnet18, resnet20, wide_resnet
 from trainers.models.vit import vit
-from trainers.naming import nearest
 from trainers.options import checked
 from trainers.randomness import check_seed, seeded
 from trainers.reference import call, is_reference, load_reference, well_formed

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from landscape.naming import nearest
 from trainers.files.reading import read_json
 from trainers.models.resnet import images
-from trainers.naming import nearest
 
 Options = Mapping[str, bool | int | float | str]
 

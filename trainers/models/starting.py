@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 from trainers.weights.foreign import ForeignWeights, place, read_foreign
 
 CLASSIFIERS = ("classifier", "fc", "head", "heads", "lm_head", "score")  # what libraries call it

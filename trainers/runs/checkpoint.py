@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from landscape.naming import nearest
 from trainers.data.loading import read_graph
 from trainers.files.kept import sealed
 from trainers.files.reading import Shape, check_shape, read_json
@@ -16,7 +17,6 @@ from trainers.files.writing import DAMAGED, check_digest, digest, write_atomical
 from trainers.models.averaging import WeightAverage
 from trainers.models.building import build_model, takes_graph
 from trainers.models.starting import freeze
-from trainers.naming import nearest
 from trainers.weights.foreign import read_foreign
 from trainers.weights.places import AVERAGE, META, PARAMS, WAY_OUT, read_content
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, Protocol
 
+from landscape.naming import nearest
 from trainers.config import TrainConfig
-from trainers.naming import nearest
 from trainers.runs.folder import Run
 
 TrackerName = Literal["tensorboard", "wandb"]

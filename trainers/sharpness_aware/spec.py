@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 from trainers.options import Frozen, validated
 from trainers.sharpness_aware.arguments import (
     check_base,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pydantic
 
+from landscape.naming import nearest
 from trainers.config import TrainConfig
 from trainers.models.building import MODELS
-from trainers.naming import nearest
 from trainers.options import knobs
 from trainers.sharpness_aware.methods import METHODS
 from trainers.sharpness_aware.methods.own import method_named

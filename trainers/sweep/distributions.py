@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 
 
 class Distribution(Protocol):

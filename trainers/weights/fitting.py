@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 from trainers.weights.search import StateDict, bare, is_average
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

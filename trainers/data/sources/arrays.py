@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainers.data.items import Pixels, targets_as_stored
-from trainers.data.sources.files import Files
+from trainers.data.sources.files import Files, single_file
 from trainers.data.sources.source import Shades, Source, bounds, held_out
 
 # The names of inputs and targets by part: Keras', medMNIST's, and those of a file that is not split.
@@ -36,17 +36,13 @@ def find(name: str, rest: str) -> Files:
         ValueError: If none is given, or it is of another kind.
         FileNotFoundError: If it is not there.
     """
-    path = Path(rest)
-    if not rest:
-        raise ValueError(f"`dataset` {name!r} needs a file: write npz:FILE.")
-    if not path.is_file():
-        raise FileNotFoundError(f"`dataset` {name!r}: there is no file {path}: give a .npz file of arrays.")
+    files, path = single_file(name, rest, "a .npz file of arrays"), Path(rest)
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"`dataset` {name!r}: {path} is not a whole .npz file: write one with numpy.savez(FILE, x_train=..., "
             f"y_train=..., x_test=..., y_test=...)."
         )
-    return Files(path.parent, (path.name,))
+    return files
 
 
 def load(name: str, files: Files, *, labels: bool = True) -> Source:

@@ -65,6 +65,26 @@ class Files:
         return _known[key]
 
 
+def single_file(name: str, rest: str, wanted: str) -> Files:
+    """The file that a data set's name gives the path of.
+
+    Args:
+        name: Of the data set, `scheme:FILE`.
+        rest: What stands after the colon.
+        wanted: What the file should be, for messages.
+
+    Raises:
+        ValueError: If none is given.
+        FileNotFoundError: If it is not there.
+    """
+    path = Path(rest)
+    if not rest:
+        raise ValueError(f"`dataset` {name!r} needs a file: write {name.partition(':')[0]}:FILE.")
+    if not path.is_file():
+        raise FileNotFoundError(f"`dataset` {name!r}: there is no file {path}: give {wanted}.")
+    return Files(path.parent, (path.name,))
+
+
 def _spread(n: int) -> Sequence[int]:
     return sorted({i * (n - 1) // max(1, min(n, SAMPLED) - 1) for i in range(min(n, SAMPLED))})
 

@@ -7,27 +7,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from landscape.naming import nearest
 from trainers.data.items import targets_as_stored
-from trainers.data.sources.files import Files
+from trainers.data.sources.files import Files, single_file
 from trainers.data.sources.source import Source, bounds
-from trainers.naming import nearest
 
 SEPARATORS = (",", ";", "\t")
 
 
 def find(name: str, rest: str) -> Files:
-    """The file.
-
-    Raises:
-        ValueError: If none is given.
-        FileNotFoundError: If it is not there.
-    """
-    path = Path(rest)
-    if not rest:
-        raise ValueError(f"`dataset` {name!r} needs a file: write csv:FILE.")
-    if not path.is_file():
-        raise FileNotFoundError(f"`dataset` {name!r}: there is no file {path}: give a table of numbers as text.")
-    return Files(path.parent, (path.name,))
+    """The file, see `single_file`."""
+    return single_file(name, rest, "a table of numbers as text")
 
 
 def load(name: str, files: Files, columns: Sequence[str] = (), *, labels: bool = True) -> Source:

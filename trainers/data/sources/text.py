@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from landscape.labels import IGNORED
-from trainers.data.sources.files import Files
+from trainers.data.sources.files import Files, single_file
 from trainers.data.sources.source import Source, bounds, held_out
 
 BYTES = 256
@@ -70,18 +70,8 @@ def find_pydoc(name: str, rest: str) -> Files:
 
 
 def find_text(name: str, rest: str) -> Files:
-    """The file.
-
-    Raises:
-        ValueError: If none is given.
-        FileNotFoundError: If it is not there.
-    """
-    path = Path(rest)
-    if not rest:
-        raise ValueError(f"`dataset` {name!r} needs a file: write text:FILE.")
-    if not path.is_file():
-        raise FileNotFoundError(f"`dataset` {name!r}: there is no file {path}: give a text in UTF-8.")
-    return Files(path.parent, (path.name,))
+    """The file, see `single_file`."""
+    return single_file(name, rest, "a text in UTF-8")
 
 
 def load_pydoc(name: str, _files: Files, reading: TextReading | None) -> Source:

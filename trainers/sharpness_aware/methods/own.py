@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from trainers.naming import nearest
+from landscape.naming import nearest
 from trainers.options import checked, require_typed
 from trainers.reference import is_reference, load_reference, well_formed
 from trainers.sharpness_aware.methods.registry import METHODS, Method, Setting
