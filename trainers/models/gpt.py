@@ -7,26 +7,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); with `causal` a place sees those before it alone."""
-
-    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool) -> None:
-        super().__init__()
-        self.heads, self.causal = heads, causal
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        """The tokens after attention and the layer of width 4d."""
-        n, t, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(n, t, d)))
-        out: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
-        return out
+from trainers.models.vit import EncoderBlock
 
 
 class Transformer(nn.Module):
@@ -47,7 +28,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width)
         self.positions = nn.Parameter(torch.empty(context, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, dropout, causal=causal) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(EncoderBlock(width, heads, dropout, causal=causal) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
         nn.init.normal_(self.positions, std=0.02)

@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm form, with a GELU layer of four times the width."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the pre-norm form, with a GELU layer of four times the width.
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    With `causal` a token sees those before it alone.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.causal = heads, dropout, causal
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
@@ -28,7 +31,7 @@ class EncoderBlock(nn.Module):
         """The tokens after attention and the layer of width 4d."""
         n, t, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         mixed = self.out(mixed.transpose(1, 2).reshape(n, t, d))
         if self.dropout > 0:
             mixed = nn.functional.dropout(mixed, self.dropout, self.training)
