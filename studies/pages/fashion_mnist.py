@@ -10,13 +10,9 @@ from studies.pages.predictors import (
     BASELINES,
     FLATNESS,
     able_to_decide,
-    comparison_table,
-    decided,
-    differences,
-    given,
+    against,
     in_cells,
     of_hypothesis,
-    strongest,
 )
 
 STUDY = "fashion_mnist"
@@ -35,12 +31,9 @@ def answer(folders: Folders) -> Answer:
         comparisons[words] = rows
         inside.append(f"with {words} {in_cells(rows)}")
         body += ["", f"## {words[0].upper()}{words[1:]}", ""]
-        for question, others in QUESTIONS.items():
-            outcome = decided(rows, others)
-            counted.append(f"{outcome.lower()} for {words} against {question}")
-            body.append(f"- **{outcome}**: against {question}: {differences(rows, others)}")
-        body += ["", *comparison_table(rows), "", *strongest(results, HYPOTHESIS, target)]
-        body += given(results, HYPOTHESIS, target)
+        found, shown = against(results, rows, QUESTIONS, HYPOTHESIS, target)
+        counted += [f"{outcome.lower()} for {words} against {question}" for question, outcome in found.items()]
+        body += shown
     short = (
         f"Is forgetting the better predictor on real images? {'; '.join(counted).capitalize()}. "
         f"{able_to_decide(comparisons)} Inside cells of equal architecture and learning rate, tau_b is: "

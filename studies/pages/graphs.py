@@ -10,13 +10,9 @@ from studies.pages.predictors import (
     HYPOTHESIS,
     TARGET,
     able_to_decide,
-    comparison_table,
-    decided,
-    differences,
-    given,
+    against,
     in_cells,
     of_hypothesis,
-    strongest,
 )
 
 STUDIES = {"graphs_csbm": "the generated graph", "graphs_karate": "the karate club"}
@@ -32,12 +28,9 @@ def answer(folders: Folders) -> Answer:
         comparisons[words] = rows
         inside.append(f"on {words} {in_cells(rows)}")
         body += ["", f"## {words[0].upper()}{words[1:]}", ""]
-        for question, others in QUESTIONS.items():
-            outcome = decided(rows, others)
-            counted.append(f"{outcome.lower()} on {words} against {question}")
-            body.append(f"- **{outcome}**: against {question}: {differences(rows, others)}")
-        body += ["", *comparison_table(rows), "", *strongest(results, HYPOTHESIS, TARGET)]
-        body += given(results, HYPOTHESIS, TARGET)
+        found, shown = against(results, rows, QUESTIONS, HYPOTHESIS, TARGET)
+        counted += [f"{outcome.lower()} on {words} against {question}" for question, outcome in found.items()]
+        body += shown
         runs = outcomes(folders[study], [])
         body += ["", "| method | test error, % | runs |", "|---|---:|---:|"]
         for method, mine in runs.groupby("method", sort=True):

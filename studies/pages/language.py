@@ -10,13 +10,9 @@ from studies.pages.page import Answer, Folders, Page
 from studies.pages.predictors import (
     FLATNESS,
     able_to_decide,
-    comparison_table,
-    decided,
-    differences,
-    given,
+    against,
     in_cells,
     of_hypothesis,
-    strongest,
 )
 from studies.pages.verdicts import Contrast, Hypothesis, Verdict, decide, listed, reach
 
@@ -40,12 +36,9 @@ def answer(folders: Folders) -> Answer:
     for study, words in STUDIES.items():
         inside.append(f"on {words} {in_cells(rows[study], others)}")
         body += ["", f"## {words[0].upper()}{words[1:]}", "", *losses(runs[study]), ""]
-        for question, these in QUESTIONS.items():
-            outcome = decided(rows[study], these)
-            counted.append(f"{outcome.lower()} on {words} against {question}")
-            body.append(f"- **{outcome}**: against {question}: {differences(rows[study], these)}")
-        body += ["", *comparison_table(rows[study]), "", *strongest(results[study], HYPOTHESIS, TARGET, others)]
-        body += given(results[study], HYPOTHESIS, TARGET)
+        found, shown = against(results[study], rows[study], QUESTIONS, HYPOTHESIS, TARGET)
+        counted += [f"{outcome.lower()} on {words} against {question}" for question, outcome in found.items()]
+        body += shown
     able = able_to_decide({words: rows[study] for study, words in STUDIES.items()}, others)
     short = (
         f"Is the loss on held-out text lower than after AdamW? {listed(methods)} Is forgetting the better predictor of "

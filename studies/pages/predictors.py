@@ -1,6 +1,6 @@
 """Forgetting against flatness, and against what training and validation data say already."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -97,6 +97,30 @@ def decided(rows: pd.DataFrame, others: Sequence[str], sign: int = -1) -> str:
     if min(lows) > 0 and (sign * compared["tau_forgetting"]).min() > 0:
         return "Holds"
     return "Does not hold" if min(highs) < INTEREST else "Inconclusive"
+
+
+def against(
+    results: StudyResults, rows: pd.DataFrame, questions: Mapping[str, Sequence[str]], hypothesis: str, target: str,
+    sign: int = -1,
+) -> tuple[dict[str, str], list[str]]:  # fmt: skip
+    """What came of each question, and the lines and tables that show it.
+
+    Args:
+        results: Of the study.
+        rows: Of the hypothesis with the target, see `of_hypothesis`.
+        questions: What the hypothesis is compared with, by the words for it.
+        hypothesis: Its variant.
+        target: What is told.
+        sign: That tau_b must have.
+    """
+    outcomes = {question: decided(rows, others, sign) for question, others in questions.items()}
+    lines = [
+        f"- **{outcome}**: against {question}: {differences(rows, questions[question])}"
+        for question, outcome in outcomes.items()
+    ]
+    others = [other for some in questions.values() for other in some]
+    shown = ["", *comparison_table(rows), "", *strongest(results, hypothesis, target, others)]
+    return outcomes, [*lines, *shown, *given(results, hypothesis, target)]
 
 
 def in_cells(rows: pd.DataFrame, others: Sequence[str] = OTHERS) -> str:

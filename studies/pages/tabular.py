@@ -10,13 +10,9 @@ from studies.pages.page import Answer, Folders, Page
 from studies.pages.predictors import (
     FLATNESS,
     able_to_decide,
-    comparison_table,
-    decided,
-    differences,
-    given,
+    against,
     in_cells,
     of_hypothesis,
-    strongest,
 )
 from studies.pages.verdicts import Contrast, Hypothesis, Verdict, decide, listed, reach
 
@@ -33,7 +29,7 @@ def answer(folders: Folders) -> Answer:
     """The page's answer."""
     results = StudyResults.load(folders[STUDY])
     rows, others = of_hypothesis(results, HYPOTHESIS, TARGET), (*FLATNESS, *BASELINES)
-    outcomes = {question: decided(rows, these, sign=1) for question, these in QUESTIONS.items()}
+    outcomes, shown = against(results, rows, QUESTIONS, HYPOTHESIS, TARGET, sign=1)
     methods = verdicts(compared(results)[1])
     counted = "; ".join(f"{outcome.lower()} against {question}" for question, outcome in outcomes.items())
     short = (
@@ -41,13 +37,7 @@ def answer(folders: Folders) -> Answer:
         f"{able_to_decide({'the regression': rows}, others)} Inside cells of equal width and learning rate, tau_b is: "
         f"{in_cells(rows, others)}. Is the error lower than after SGD? {listed(methods)}"
     )
-    body = ["## Predictors", ""]
-    body += [
-        f"- **{outcome}**: against {question}: {differences(rows, QUESTIONS[question])}"
-        for question, outcome in outcomes.items()
-    ]
-    body += ["", *comparison_table(rows), "", *strongest(results, HYPOTHESIS, TARGET, others)]
-    body += given(results, HYPOTHESIS, TARGET)
+    body = ["## Predictors", "", *shown]
     body += ["", "## Methods", "", *(verdict.line for verdict in methods), "", reach(methods)]
     return Answer(short, CHANGED, [*body, "", to_markdown(better(results))])
 
